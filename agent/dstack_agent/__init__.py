@@ -1,0 +1,1 @@
+"""The daemon: serves peers, runs jobs, keeps bytes."""

@@ -1,0 +1,1 @@
+"""Ways to run a job, and the shim that owns a job's output."""

@@ -1,0 +1,70 @@
+"""What the agent asks of an executor: launch a job under a shim, wait for it, stop it.
+
+A job lives in a folder of its own and its shim outlives the agent, so every method but `launch` works
+on any folder of an earlier life of the agent. The folder is the protocol between agent and shim; only
+the executor package knows its files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from dstack_mesh.machine import ExecutorKind, Gpu
+from dstack_scheduler.job import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A job, ready to start.
+
+    Attributes:
+        folder: The job's folder; only the agent and the shim write at its top level.
+        work: The work directory: code and inputs are in place.
+        spec: The job.
+        gpus: Cards that were granted.
+        env: The whole environment that the job sees, but for secrets.
+        secrets: Values by name; go to memory only, never to a file, argv or `docker inspect`.
+    """
+
+    folder: Path
+    work: Path
+    spec: JobSpec
+    gpus: tuple[Gpu, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the commands ended.
+
+    Attributes:
+        exit_code: The job's own; 128+n for signal n; None if it never started or nobody knows.
+        reason: "" for an ordinary exit, else a stable word: out-of-memory, time-limit, stopped,
+            aborted, image-missing, command-not-found, docker-error, shim-lost.
+        cause: A sentence for people; empty for exit 0.
+    """
+
+    exit_code: int | None
+    reason: str = ""
+    cause: str = ""
+
+
+class Executor(Protocol):
+    """One way to run jobs."""
+
+    @property
+    def kind(self) -> ExecutorKind: ...
+
+    async def launch(self, launch: Launch) -> None:
+        """Starts the job under a shim and returns once the shim has it. Raises MeshError."""
+        ...
+
+    async def wait(self, folder: Path) -> Ended:
+        """Waits until the job ended, whoever launched it and when."""
+        ...
+
+    async def stop(self, folder: Path, abort: bool) -> None:
+        """Asks the shim to end the whole process tree: politely first, or at once. Idempotent."""
+        ...

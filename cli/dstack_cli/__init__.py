@@ -1,0 +1,1 @@
+"""The person's side: what somebody wants, and what they see."""

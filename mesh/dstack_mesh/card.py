@@ -1,0 +1,43 @@
+"""What a peer says of itself to members of its mesh, and what a peer answers to Hello."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from dstack_mesh.ids import Address, MeshId, PeerId
+from dstack_mesh.machine import AgentState, Machine, RunningJob
+
+PROTOCOL = 1
+"""Newest version of the protocol that this software speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCard:
+    """Who a peer is. `mesh_id` is empty for a private agent, `addresses` for a peer that only dials."""
+
+    peer_id: PeerId
+    mesh_id: MeshId
+    name: str
+    addresses: tuple[Address, ...]
+    version: str
+    agent: bool
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHint:
+    """Where an agent may be found. Never more than a hint: TLS proves who answers."""
+
+    peer_id: PeerId
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HelloAnswer:
+    """What a peer answered to Hello."""
+
+    card: PeerCard
+    state: AgentState
+    machine: Machine
+    running: tuple[RunningJob, ...]
+    known: tuple[PeerHint, ...]
+    now: datetime

@@ -1,0 +1,70 @@
+"""Where a peer keeps what it must remember: everything of one peer below one folder.
+
+`DSTACK_HOME` (or `--home`) moves it; two homes on one machine are two peers. Import this module from
+anywhere: it opens nothing and imports nothing heavy.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The layout of a peer's folder. Only paths; nothing is made until `prepare`."""
+
+    root: Path
+
+    @classmethod
+    def of_environment(cls, override: str | None = None) -> "Home":
+        """The home that a flag, `DSTACK_HOME` or the user's directories name, in this order."""
+        chosen = override or os.environ.get("DSTACK_HOME")
+        if chosen:
+            return cls(Path(chosen).expanduser().absolute())
+        data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        return cls(Path(data).expanduser() / "dstack")
+
+    def prepare(self) -> None:
+        """Makes the folder, readable by its owner alone. Idempotent."""
+        for folder in (self.root, self.keys, self.state, self.sockets, self.chunks, self.jobs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def keys(self) -> Path:
+        """Private key, certificates, mesh membership."""
+        return self.root / "keys"
+
+    @property
+    def state(self) -> Path:
+        """SQLite databases and remembered peers."""
+        return self.root / "state"
+
+    @property
+    def sockets(self) -> Path:
+        """Unix sockets of the agent that runs in this home."""
+        return self.root / "run"
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the agent of this home serves its owner."""
+        return self.sockets / "agent.sock"
+
+    @property
+    def chunks(self) -> Path:
+        """The chunk store."""
+        return self.root / "chunks"
+
+    @property
+    def jobs(self) -> Path:
+        """One folder an attempt: work directory, log, what the shim wrote."""
+        return self.root / "jobs"
+
+    @property
+    def saved_peers(self) -> Path:
+        """Peers that were reached before."""
+        return self.state / "peers.json"
+
+    @property
+    def config(self) -> Path:
+        """What a person set: seeds, name, placement."""
+        return self.root / "config.yaml"

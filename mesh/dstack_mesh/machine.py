@@ -1,0 +1,66 @@
+"""What a machine has and what of it is free, as jobs can get it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dstack_mesh.ids import RunName
+
+
+class ExecutorKind(Enum):
+    """A way to run a job."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A card, or a MIG slice of one.
+
+    Attributes:
+        uuid: NVML's uuid; "SIM-…" for a declared card.
+        name: Model as the driver says it, as "Tesla V100-SXM2-16GB".
+        memory_bytes: Memory of the card.
+        simulated: Declared for tests; there is no such card.
+        holder: Who has it: a run's name or "pid 42 (ana)"; empty while it is free.
+    """
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    simulated: bool = False
+    holder: str = ""
+
+    @property
+    def free(self) -> bool:
+        return not self.holder
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A reading of a machine. `gpus` carry who holds them; memory and disk are of this moment."""
+
+    cpus: int
+    memory_bytes: int
+    memory_free_bytes: int
+    disk_free_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+    executors: frozenset[ExecutorKind] = frozenset({ExecutorKind.PROCESS})
+    pythons: tuple[str, ...] = ()
+
+
+class AgentState(Enum):
+    """Whether an agent takes jobs."""
+
+    ALIVE = "alive"
+    DRAINING = "draining"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningJob:
+    """A job that runs on an agent now."""
+
+    run_name: RunName
+    job: int
+    gpu_uuids: tuple[str, ...] = ()

@@ -1,0 +1,149 @@
+"""What a driver, a command or another agent can ask of an agent.
+
+The one border between deciding and the network: `dstack_scheduler.wire` implements it over gRPC, and
+tests implement it in memory. Every method raises a `MeshError`; `Unreachable` means that the agent did
+not answer, never that it is dead.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from dstack_mesh.card import HelloAnswer, PeerCard
+from dstack_mesh.ids import Digest, HoldId, RunId, RunName
+from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.job import (
+    ArtifactSaved,
+    EndOfLog,
+    Fin,
+    Gap,
+    JobKey,
+    JobSpec,
+    LogFrame,
+    RunRecord,
+    Source,
+    StateChange,
+    TagRecord,
+)
+from dstack_scheduler.needs import Needs
+from dstack_scheduler.verdict import Bid
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of every feasible agent."""
+
+    key: JobKey
+    run_name: RunName
+    needs: Needs
+    executor: ExecutorKind
+    python: str = ""
+    input_digests: tuple[Digest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Resources held for a short time; renewed by reserving again."""
+
+    hold_id: HoldId
+    expires_in_seconds: float
+    gpu_uuids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Runs and tags as far as one agent knows them."""
+
+    runs: tuple[RunRecord, ...]
+    tags: tuple[TagRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DrivenJob:
+    """A job of a run that is handed over.
+
+    Attributes:
+        spec: Its key carries the next attempt to make; inputs from jobs of this run are not in it.
+        after: Indexes of jobs of this run that must be done before, whose artifacts it takes.
+        placement: "", "local", "remote" or an agent's id or name.
+        awarded: Where it runs or ran already; None if it was not awarded.
+    """
+
+    spec: JobSpec
+    after: tuple[int, ...] = ()
+    placement: str = ""
+    awarded: Source | None = None
+
+
+AttachEvent = LogFrame | Gap | StateChange | ArtifactSaved | Fin | EndOfLog
+
+
+class Attachment(Protocol):
+    """An open Attach stream. Events end without Fin when the connection broke (`Unreachable`)."""
+
+    async def follow(
+        self, key: JobKey, stdout_offset: int = 0, stderr_offset: int = 0, until_now: bool = False
+    ) -> None:
+        """Starts following a job; attempt 0 is the newest one the agent knows."""
+        ...
+
+    async def ack(self, key: JobKey, stdout_offset: int, stderr_offset: int) -> None:
+        """Says which bytes the reader has safely."""
+        ...
+
+    async def stop(self, key: JobKey, abort: bool, cause: str) -> None:
+        """Asks for a stop on this stream."""
+        ...
+
+    async def want(self, digests: Sequence[Digest]) -> None:
+        """Asks for chunks of artifacts; they are put into the caller's store as they arrive."""
+        ...
+
+    def events(self) -> AsyncIterator[AttachEvent]:
+        """What the agent sends, in order."""
+        ...
+
+
+class Agent(Protocol):
+    """An agent that can be talked to."""
+
+    @property
+    def card(self) -> PeerCard: ...
+
+    @property
+    def local(self) -> bool:
+        """Whether it is the agent of this home, reached by its Unix socket."""
+        ...
+
+    async def hello(self) -> HelloAnswer: ...
+
+    async def ask(self, question: Question) -> Bid: ...
+
+    async def reserve(self, question: Question, epoch: int) -> Hold:
+        """Raises Busy (not free any more) or Conflict (a higher epoch was seen)."""
+        ...
+
+    async def commit(
+        self, hold_id: HoldId, epoch: int, spec: JobSpec, secrets: Mapping[str, str]
+    ) -> None: ...
+
+    async def release(self, hold_id: HoldId) -> None: ...
+
+    def attach(self) -> AbstractAsyncContextManager[Attachment]: ...
+
+    async def list_runs(self, runs: Sequence[str] = ()) -> Listing: ...
+
+    async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int: ...
+
+    async def drive(self, record: RunRecord, jobs: Sequence[DrivenJob], epoch: int) -> None: ...
+
+    async def tag(self, tag: TagRecord) -> None: ...
+
+    async def send_tree(self, digest: Digest) -> int:
+        """Brings the manifest and its chunks from the caller's store; returns bytes sent."""
+        ...
+
+    async def fetch_tree(self, digest: Digest) -> int:
+        """Brings the manifest and its chunks into the caller's store; returns bytes received."""
+        ...

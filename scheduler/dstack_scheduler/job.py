@@ -1,0 +1,250 @@
+"""A job as everybody must know it: its key, its specification, its states, what it kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
+from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.needs import Needs
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class JobKey:
+    """Names an attempt at a job: the run, the job's index in it, the attempt counted from 1."""
+
+    run_id: RunId
+    job: int
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An agent that has some bytes; without addresses it cannot be dialled."""
+
+    peer_id: PeerId
+    addresses: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Something to lay into the work directory before the job starts.
+
+    Attributes:
+        digest: Manifest of the files.
+        path: Where it goes: the path that the producer saved it under, relative to the consumer's
+            working directory or absolute.
+        sources: Agents that have the bytes.
+        origin: For people: "calm-ibex-1 (prepare)" or ":v1".
+        size_bytes: Bytes of the files.
+    """
+
+    digest: Digest
+    path: str
+    sources: tuple[Source, ...] = ()
+    origin: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Where code comes from. Empty fields are unknown; `repo` never carries credentials."""
+
+    repo: str = ""
+    branch: str = ""
+    commit: str = ""
+    dirty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Everything an agent must know to run a job. Secret values travel beside it, never in it.
+
+    Attributes:
+        commands: Lines for one shell, in order; the first failure ends the job. Empty: the image's
+            own command.
+        image: Container image; empty for a process on the host.
+        env: What the workflow asks for, values as written.
+        working_dir: Relative to the root of the code; "" is the root.
+        artifacts: Folders to keep: relative to the working directory, absolute, or below "~/".
+        inputs: Laid into the work directory in order.
+        code_digest: Manifest of the code.
+        python: "3.11"; empty for any.
+        stop_grace_seconds: Between the polite and the impolite signal.
+        max_duration_seconds: None for no limit.
+        owner: For display: "name@machine".
+        secret_names: Secrets that the job gets.
+    """
+
+    key: JobKey
+    run_name: RunName
+    workflow: str
+    provider: str
+    commands: tuple[str, ...]
+    needs: Needs
+    code_digest: Digest
+    submitted_at: datetime
+    image: str = ""
+    entrypoint: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    working_dir: str = ""
+    artifacts: tuple[str, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    python: str = ""
+    stop_grace_seconds: float = 10.0
+    max_duration_seconds: float | None = None
+    owner: str = ""
+    revision: Revision = Revision()
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    secret_names: tuple[str, ...] = ()
+
+    @property
+    def executor(self) -> ExecutorKind:
+        return ExecutorKind.DOCKER if self.image else ExecutorKind.PROCESS
+
+
+class JobState(Enum):
+    """States of a job; the value is the word that JSON shows."""
+
+    SUBMITTED = "submitted"
+    WAITING = "waiting"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    SAVING = "saving"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    ABORTING = "aborting"
+    ABORTED = "aborted"
+    LOST = "lost"
+
+    @property
+    def ended(self) -> bool:
+        return self in ENDED
+
+
+ENDED = frozenset(
+    {JobState.DONE, JobState.FAILED, JobState.STOPPED, JobState.ABORTED, JobState.LOST}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """A state of an attempt and when it began.
+
+    Attributes:
+        cause: For people; empty if it needs no words.
+        reason: Stable word of the cause, as "out-of-memory"; empty if it needs none.
+        exit_code: The job's own exit code where it has one; 128+n for signal n.
+    """
+
+    key: JobKey
+    state: JobState
+    at: datetime
+    cause: str = ""
+    reason: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactSaved:
+    """An artifact of an attempt. `path` is as the workflow names it; `complete` once the job ended."""
+
+    key: JobKey
+    path: str
+    digest: Digest
+    files: int
+    size_bytes: int
+    complete: bool
+
+
+class LogStream(Enum):
+    """Which stream of a job."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class LogFrame:
+    """Bytes of a stream as the job wrote them, at an absolute offset, at most 64 KiB."""
+
+    key: JobKey
+    stream: LogStream
+    offset_bytes: int
+    data: bytes
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Bytes [from, to) of a stream do not exist any more."""
+
+    key: JobKey
+    stream: LogStream
+    from_bytes: int
+    to_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fin:
+    """The last word on an attempt: how it ended, length and BLAKE3 of both streams, what was kept."""
+
+    key: JobKey
+    state: StateChange
+    stdout_bytes: int
+    stdout_digest: Digest
+    stderr_bytes: int
+    stderr_digest: Digest
+    artifacts: tuple[ArtifactSaved, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfLog:
+    """Everything that exists was sent, and the job goes on."""
+
+    key: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job of a run as far as one peer knows it: its newest attempt."""
+
+    key: JobKey
+    workflow: str
+    provider: str
+    state: StateChange
+    agent_id: PeerId | None = None
+    agent_name: str = ""
+    gpu_uuids: tuple[str, ...] = ()
+    artifacts: tuple[ArtifactSaved, ...] = ()
+    copies: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as far as one peer knows it. `job_count` is how many jobs it has in all."""
+
+    run_id: RunId
+    run_name: RunName
+    target: str
+    owner: str
+    submitted_at: datetime
+    job_count: int
+    revision: Revision = Revision()
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    jobs: tuple[JobRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TagRecord:
+    """A name for a run within a repository; `run_id` None: the name was taken back."""
+
+    repo: str
+    tag: str
+    run_id: RunId | None
+    run_name: str
+    at: datetime

@@ -1,0 +1,26 @@
+"""What a job needs. Every number is a minimum; zero or empty asks for nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Resources of one job.
+
+    Attributes:
+        cpus: Logical processors.
+        memory_bytes: Memory; a decimal size from the workflow (16GB = 16 * 10**9).
+        gpus: Number of cards.
+        gpu_name: Words that each card's model must contain as whole tokens, as "V100".
+        gpu_memory_bytes: Memory of each card.
+        shm_bytes: Size of /dev/shm; counts against memory.
+        interruptible: May run where the owner can take the machine back.
+    """
+
+    cpus: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+    gpu_name: str = ""
+    gpu_memory_bytes: int = 0
+    shm_bytes: int = 0
+    interruptible: bool = False

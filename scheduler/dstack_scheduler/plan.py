@@ -1,0 +1,65 @@
+"""A run before it runs: jobs in order, each with what must be done before it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dstack_scheduler.needs import Needs
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """An input that exists already: nothing is started for it (`deps`, `x:tag`).
+
+    Attributes:
+        workflow: Take the newest done run of this workflow, or only its jobs within the tag.
+        tag: Take the run behind this tag; "latest" falls back to the newest done run.
+        repo: "owner/repo" of another repository; empty for this one.
+        text: As the person wrote it, for messages.
+    """
+
+    workflow: str = ""
+    tag: str = ""
+    repo: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job of a plan, everything decided but where and when.
+
+    Attributes:
+        index: Position in the plan; jobs come after everything they need.
+        after: Indexes of jobs of this plan whose artifacts this one takes, ancestors included, in
+            declared order.
+        reuses: Inputs that exist already.
+        python: Version that was asked for; empty for any.
+        ports: Number of ports asked for.
+    """
+
+    index: int
+    workflow: str
+    provider: str
+    commands: tuple[str, ...]
+    needs: Needs = Needs()
+    image: str = ""
+    entrypoint: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    working_dir: str = ""
+    artifacts: tuple[str, ...] = ()
+    after: tuple[int, ...] = ()
+    reuses: tuple[Reuse, ...] = ()
+    python: str = ""
+    nodes: int = 1
+    ports: tuple[int, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    secret_names: tuple[str, ...] = ()
+    max_duration_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one `dstack run` will do. The requested job is the last one."""
+
+    target: str
+    jobs: tuple[PlannedJob, ...]
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])

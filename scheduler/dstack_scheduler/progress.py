@@ -1,0 +1,88 @@
+"""What a driver tells whoever watches it: events for people and scripts, in the order they happened."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dstack_mesh.card import PeerCard
+from dstack_mesh.ids import RunName
+from dstack_scheduler.job import ArtifactSaved, Fin, Gap, LogFrame, StateChange
+from dstack_scheduler.verdict import Bid, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Agents answered an ask. `silent` did not within the deadline."""
+
+    job: int
+    bids: tuple[tuple[PeerCard, Bid], ...]
+    silent: tuple[PeerCard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nobody can take the job now: why, per agent's name. Said again only when it changes."""
+
+    job: int
+    reasons: tuple[tuple[str, tuple[Reason, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """Bytes on their way to the winner."""
+
+    job: int
+    agent: PeerCard
+    what: str
+    sent_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Awarded:
+    """The job is the agent's. `why` is one clause for people: "only free GPU"."""
+
+    job: int
+    attempt: int
+    agent: PeerCard
+    local: bool
+    gpu_uuids: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The agent that has the job does not answer; the reader keeps trying."""
+
+    job: int
+    agent: PeerCard
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """All jobs ended. The run's exit code is that of the job that decided it."""
+
+    run_name: RunName
+    state: StateChange
+
+
+Progress = (
+    Asked
+    | Waiting
+    | Sending
+    | Awarded
+    | Unheard
+    | StateChange
+    | LogFrame
+    | Gap
+    | ArtifactSaved
+    | Fin
+    | RunEnded
+)
+
+
+class Watcher(Protocol):
+    """Somebody who watches a run."""
+
+    async def saw(self, event: Progress) -> None:
+        """Takes an event. A slow watcher slows the reading of logs, never the job."""
+        ...

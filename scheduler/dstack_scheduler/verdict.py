@@ -1,0 +1,72 @@
+"""A typed answer to "could you run this job", with reasons.
+
+Why typed: a bare yes or no makes "try again", "never" and "when that run ends" look alike, and people
+cannot act on it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason.
+
+    Attributes:
+        code: Stable word: gpu-busy, gpu-foreign, gpu-too-few, gpu-name, gpu-memory, cpu-too-few,
+            cpu-busy, memory-too-small, memory-busy, disk-full, no-docker, no-process, no-python,
+            paused, draining, too-many-jobs, no-answer, excluded.
+        message: A sentence for people, with the value seen.
+        hint: What would change the answer; may be empty.
+    """
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Could start at once.
+
+    Attributes:
+        gpu_uuids: Cards it would give.
+        gpus_left: Cards free afterwards; smaller is a tighter fit.
+        running: Jobs that run there now.
+    """
+
+    gpu_uuids: tuple[str, ...] = ()
+    gpus_left: int = 0
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Could run once something ends; `wait_seconds` is None if nobody can say when."""
+
+    reasons: tuple[Reason, ...]
+    wait_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotNow:
+    """Does not take the job at present, for a reason that may pass."""
+
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """This machine cannot run the job."""
+
+    reasons: tuple[Reason, ...]
+
+
+Verdict = Now | Later | NotNow | Never
+
+
+@dataclass(frozen=True, slots=True)
+class Bid:
+    """An agent's answer to an ask."""
+
+    verdict: Verdict
+    missing_bytes: int = 0
