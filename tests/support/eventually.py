@@ -22,7 +22,9 @@ def eventually(look: Callable[[], T], within: float, every: float = 0.02) -> T:
     return seen
 
 
-async def eventually_async(look: Callable[[], Awaitable[T]], within: float, every: float = 0.02) -> T:
+async def eventually_async(
+    look: Callable[[], Awaitable[T]], within: float, every: float = 0.02
+) -> T:
     """The same for something that is awaited."""
     deadline = time.monotonic() + within
     while not (seen := await look()):

@@ -1,0 +1,98 @@
+"""What is going on with an attempt, finer than the states that people see."""
+
+from dataclasses import dataclass
+
+from dstack_scheduler.job import JobState
+
+LEGAL: dict[JobState, frozenset[JobState]] = {
+    JobState.SUBMITTED: frozenset({JobState.PREPARING, JobState.STOPPED, JobState.ABORTED}),
+    JobState.PREPARING: frozenset(
+        {
+            JobState.PREPARING,
+            JobState.RUNNING,
+            JobState.STOPPING,
+            JobState.ABORTING,
+            JobState.FAILED,
+            JobState.STOPPED,
+            JobState.ABORTED,
+            JobState.LOST,
+        }
+    ),
+    JobState.RUNNING: frozenset({JobState.STOPPING, JobState.ABORTING, JobState.SAVING}),
+    JobState.STOPPING: frozenset(
+        {JobState.ABORTING, JobState.SAVING, JobState.STOPPED, JobState.LOST}
+    ),
+    JobState.ABORTING: frozenset({JobState.ABORTED}),
+    JobState.SAVING: frozenset(
+        {JobState.DONE, JobState.FAILED, JobState.STOPPED, JobState.ABORTED, JobState.LOST}
+    ),
+    JobState.DONE: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.STOPPED: frozenset(),
+    JobState.ABORTED: frozenset(),
+    JobState.LOST: frozenset(),
+}
+"""States that may follow a state on one agent. WAITING belongs to the driver alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How the attempt will have ended once its artifacts are saved."""
+
+    state: JobState
+    reason: str = ""
+    cause: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order to end: by a person (`stopped`, `aborted`) or by the clock (`time-limit`)."""
+
+    abort: bool
+    reason: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Accepted; nothing done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """Code and inputs are on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launching:
+    """A shim is being started, which cannot be taken back half-way: an order waits for it."""
+
+    order: Order | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The commands run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The commands were told to end."""
+
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """The commands ended; artifacts are being saved."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Nothing follows."""
+
+
+Phase = Fresh | Preparing | Launching | Running | Ending | Saving | Over

@@ -1,0 +1,1 @@
+"""What a person or a script sees: data on standard output, talk on standard error."""

@@ -1,0 +1,81 @@
+"""Trouble at the end of a command: told to a person or to a script, and turned into an exit code."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+
+import click
+
+from dstack_cli import exit_codes
+from dstack_mesh.faults import EXIT_CODES, Fault, MeshError
+from dstack_mesh.trouble import render
+
+
+class Misused(MeshError):
+    """The command line or the workflow files are wrong; nothing was started. Exits with 2."""
+
+    fault = Fault.INVALID
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Trouble in the shape that both a person and a script get."""
+
+    code: str
+    message: str
+    hint: str
+    text: str
+    exit_code: int
+
+
+def report(error: Exception, as_json: bool, follows: bool) -> int:
+    """Tells about the trouble; returns the exit code."""
+    if os.environ.get("DSTACK_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error, file=sys.stderr)
+    told = _told(_innermost(error), follows)
+    if as_json:
+        shape = {"code": told.code, "message": told.message, "hint": told.hint}
+        click.echo(json.dumps({"error": shape}))
+    else:
+        click.echo(told.text, err=True)
+    return told.exit_code
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first piece of trouble within a group of a task group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _told(error: BaseException, follows: bool) -> Told:
+    match error:
+        case Misused():
+            return Told(error.code, str(error), error.hint, render(error), exit_codes.USAGE)
+        case MeshError():
+            code = exit_codes.of_error(error, follows)
+            return Told(error.code, str(error), error.hint, render(error), code)
+        case click.UsageError():
+            return _usage(error)
+        case click.ClickException():
+            message = error.format_message()
+            return Told("usage", message, "", message, exit_codes.USAGE)
+        case _:
+            return _bug(error, follows)
+
+
+def _usage(error: click.UsageError) -> Told:
+    message = error.format_message()
+    path = error.ctx.command_path if error.ctx is not None else "dstack"
+    hint = f"{path} --help"
+    return Told("usage", message, hint, f"{message}\n  fix: {hint}", exit_codes.USAGE)
+
+
+def _bug(error: BaseException, follows: bool) -> Told:
+    what = f"dstack has a bug: {type(error).__name__}: {error}".rstrip(": ")
+    hint = "run it again with DSTACK_DEBUG=1 and report what it prints"
+    code = exit_codes.OURS if follows else EXIT_CODES[Fault.BROKEN]
+    return Told(Fault.BROKEN.value, what, hint, f"{what}\n  fix: {hint}", code)

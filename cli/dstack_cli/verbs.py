@@ -1,0 +1,71 @@
+"""The table of verbs: what `dstack --help` shows and where each verb lives.
+
+Help and suggestions are made from this table alone; a verb's module is imported only when it runs.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb.
+
+    Attributes:
+        help: One line of at most 60 characters.
+        aliases: Old spellings that keep working.
+        function: Name of the command in the module, if it is not the verb's.
+        follows: Its exit code is that of a job, so our own trouble is 125.
+    """
+
+    name: str
+    group: str
+    module: str
+    help: str
+    aliases: tuple[str, ...] = ()
+    function: str = ""
+    follows: bool = False
+
+    @property
+    def attribute(self) -> str:
+        return self.function or self.name
+
+
+RUN, LOOK, DATA, SET_UP = "Run", "Look", "Data", "Set up"
+
+VERBS: tuple[Verb, ...] = (
+    Verb("run", RUN, "run", "Run a workflow or a provider, here or on the mesh", follows=True),
+    Verb("stop", RUN, "stop", "Stop a run gracefully; -x kills it at once"),
+    Verb("wait", RUN, "wait", "Wait for a run to end; exits with its exit code", follows=True),
+    Verb("attach", RUN, "attach", "Come back to a run: its log from the start, live", follows=True),
+    Verb("validate", RUN, "validate", "Check the workflow files; nothing is started"),
+    Verb("ps", LOOK, "ps", "List runs: unfinished ones, or the last", ("runs",)),
+    Verb("status", LOOK, "ps", "List runs and their jobs, one line each"),
+    Verb("logs", LOOK, "logs", "Show the log of a run; -f follows it", follows=True),
+    Verb("agents", LOOK, "agents", "List the agents of the mesh and what is free", ("runners",)),
+    Verb("ls", DATA, "ls", "List what a run or a :tag kept"),
+    Verb("artifacts", DATA, "artifacts", "List or download artifacts, spelled as before"),
+    Verb("cp", DATA, "cp", "Copy files of a run or a :tag to this machine"),
+    Verb("tag", DATA, "tag", "Name a run: dstack tag RUN TAG"),
+    Verb("untag", DATA, "tag", "Take a name back"),
+    Verb("tags", DATA, "tag", "List the names of runs"),
+    Verb("init", SET_UP, "init", "Write a first .dstack/workflows.yaml"),
+    Verb("mesh", SET_UP, "mesh", "Make, join and look at a mesh"),
+    Verb("doctor", SET_UP, "doctor", "Check this machine and the way to the agents"),
+    Verb("completion", SET_UP, "completion", "Print the script that completes names on TAB"),
+    Verb("version", SET_UP, "version", "Print the version"),
+)
+
+GROUPS = (RUN, LOOK, DATA, SET_UP)
+
+
+def find(name: str) -> Verb | None:
+    """The verb of this name or alias."""
+    for verb in VERBS:
+        if name == verb.name or name in verb.aliases:
+            return verb
+    return None
+
+
+def spellings() -> list[str]:
+    """Every name and alias, for suggestions."""
+    return [name for verb in VERBS for name in (verb.name, *verb.aliases)]

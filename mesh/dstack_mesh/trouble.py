@@ -1,0 +1,11 @@
+"""How trouble is told to a person, the same by every command."""
+
+from dstack_mesh.faults import MeshError
+
+
+def render(error: MeshError) -> str:
+    """What happened and its code, why, and what would fix it; a line each, without a final newline."""
+    lines = [f"{error.what.rstrip('.')} ({error.code})."]
+    lines += [f"  {line}" for line in error.why.splitlines()]
+    lines += [f"  fix: {line}" for line in error.hint.splitlines()]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""How peers talk: the only place, beside servicers, that knows gRPC and generated code."""

@@ -1,0 +1,1 @@
+"""The scheduler's side of the wire: domain types to messages and back, and the client of an agent."""

@@ -1,0 +1,26 @@
+"""Fixtures that every kind of test may use, and the rule for parts that are missing here."""
+
+import os
+import socket
+
+import pytest
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(  # type: ignore[no-untyped-def]
+    item: pytest.Item, call: pytest.CallInfo[None]
+):
+    """Where all real parts are promised, a test that skips for want of one has failed."""
+    report = yield
+    promised = os.environ.get("DSTACK_TEST_ALL_PARTS") == "1"
+    if report.skipped and promised and item.get_closest_marker("may_skip") is None:
+        report.outcome = "failed"
+    return report
