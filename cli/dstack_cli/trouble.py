@@ -3,13 +3,18 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import click
 
 from dstack_cli import exit_codes
+from dstack_cli.output import problems
+from dstack_cli.output.escapes import plain
+from dstack_cli.output.port import Json
 from dstack_mesh.faults import EXIT_CODES, Fault, MeshError
 from dstack_mesh.trouble import render
+from dstack_scheduler.workflow.problem import WorkflowProblems
 
 
 class Misused(MeshError):
@@ -27,6 +32,7 @@ class Told:
     hint: str
     text: str
     exit_code: int
+    more: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
 def report(error: Exception, as_json: bool, follows: bool) -> int:
@@ -37,10 +43,10 @@ def report(error: Exception, as_json: bool, follows: bool) -> int:
         traceback.print_exception(error, file=sys.stderr)
     told = _told(_innermost(error), follows)
     if as_json:
-        shape = {"code": told.code, "message": told.message, "hint": told.hint}
+        shape = {"code": told.code, "message": told.message, "hint": told.hint, **told.more}
         click.echo(json.dumps({"error": shape}))
     else:
-        click.echo(told.text, err=True)
+        click.echo(plain(told.text), err=True)
     return told.exit_code
 
 
@@ -55,6 +61,8 @@ def _told(error: BaseException, follows: bool) -> Told:
     match error:
         case Misused():
             return Told(error.code, str(error), error.hint, render(error), exit_codes.USAGE)
+        case WorkflowProblems():
+            return _written_wrongly(error)
         case MeshError():
             code = exit_codes.of_error(error, follows)
             return Told(error.code, str(error), error.hint, render(error), code)
@@ -65,6 +73,12 @@ def _told(error: BaseException, follows: bool) -> Told:
             return Told("usage", message, "", message, exit_codes.USAGE)
         case _:
             return _bug(error, follows)
+
+
+def _written_wrongly(error: WorkflowProblems) -> Told:
+    text = f"{problems.told(error.problems)}\nNothing was sent. Check again: dstack validate"
+    more = {"problems": [problems.shape(problem) for problem in error.problems]}
+    return Told(error.code, error.what, error.hint, text, exit_codes.USAGE, more)
 
 
 def _usage(error: click.UsageError) -> Told:

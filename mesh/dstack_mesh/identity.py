@@ -1,7 +1,7 @@
 """Who this peer is: a P-256 key that never leaves its home, and an id that is the key's hash.
 
-Reading the id needs no cryptography: it stands in a file of its own beside the key. Ed25519 would be
-smaller, but gRPC's TLS refuses such certificates.
+Reading the id needs no cryptography: it stands in a file of its own beside the key. Ed25519 would
+be smaller, but gRPC's TLS refuses such certificates.
 """
 
 import base64
@@ -27,7 +27,7 @@ ID_CHARACTERS = 32
 
 
 def id_of_key(public_der: bytes) -> str:
-    """The id of a key, given its SubjectPublicKeyInfo in DER: the hash's first 20 bytes in base32."""
+    """The id of a key given in DER (SubjectPublicKeyInfo): 20 bytes of its hash in base32."""
     return base64.b32encode(hashlib.sha256(public_der).digest()[:20]).decode().lower()
 
 

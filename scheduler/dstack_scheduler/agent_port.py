@@ -1,17 +1,17 @@
 """What a driver, a command or another agent can ask of an agent.
 
-The one border between deciding and the network: `dstack_scheduler.wire` implements it over gRPC, and
-tests implement it in memory. Every method raises a `MeshError`; `Unreachable` means that the agent did
-not answer, never that it is dead.
+The one border between deciding and the network: `dstack_scheduler.wire` implements it over gRPC,
+and tests implement it in memory. Every method raises a `MeshError`; `Unreachable` means that the
+agent did not answer, never that it is dead.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from dstack_mesh.card import HelloAnswer, PeerCard
-from dstack_mesh.ids import Digest, HoldId, RunId, RunName
+from dstack_mesh.ids import Digest, HoldId, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.job import (
     ArtifactSaved,
@@ -32,7 +32,12 @@ from dstack_scheduler.verdict import Bid
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of every feasible agent."""
+    """What is asked of every feasible agent.
+
+    Attributes:
+        input_digests: Manifests that the job reads.
+        input_sizes_bytes: Bytes of the files of each, in the same order, as far as they are known.
+    """
 
     key: JobKey
     run_name: RunName
@@ -40,6 +45,7 @@ class Question:
     executor: ExecutorKind
     python: str = ""
     input_digests: tuple[Digest, ...] = ()
+    input_sizes_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class Attachment(Protocol):
         """Asks for chunks of artifacts; they are put into the caller's store as they arrive."""
         ...
 
-    def events(self) -> AsyncIterator[AttachEvent]:
+    def events(self) -> AsyncGenerator[AttachEvent, None]:
         """What the agent sends, in order."""
         ...
 
@@ -146,4 +152,16 @@ class Agent(Protocol):
 
     async def fetch_tree(self, digest: Digest) -> int:
         """Brings the manifest and its chunks into the caller's store; returns bytes received."""
+        ...
+
+
+class Directory(Protocol):
+    """Which agents there are right now."""
+
+    def agents(self) -> AsyncGenerator[Agent, None]:
+        """Agents as they are found, each once; ends when nobody else is expected at present."""
+        ...
+
+    async def find(self, peer_id: PeerId) -> Agent | None:
+        """The agent at the address it has now; None while it is not known."""
         ...

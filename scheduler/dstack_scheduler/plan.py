@@ -33,7 +33,9 @@ class PlannedJob:
             declared order.
         reuses: Inputs that exist already.
         python: Version that was asked for; empty for any.
-        ports: Number of ports asked for.
+        ports: A port of the job each; 0 is any free one, the first of them `$PORT_0`.
+        place: "local" for this machine only, "remote" for any other one, empty for wherever it fits.
+        variables: All that the job works with, values as written.
     """
 
     index: int
@@ -54,11 +56,15 @@ class PlannedJob:
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     secret_names: tuple[str, ...] = ()
     max_duration_seconds: float | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one `dstack run` will do. The requested job is the last one."""
+    """What one `dstack run` will do. The requested job is the last one.
+
+    `variables` are those that the command line gave.
+    """
 
     target: str
     jobs: tuple[PlannedJob, ...]

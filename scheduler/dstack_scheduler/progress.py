@@ -1,5 +1,6 @@
-"""What a driver tells whoever watches it: events for people and scripts, in the order they happened."""
+"""What a driver tells whoever watches it: events for people and scripts, as they happened."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,6 +59,15 @@ class Unheard:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """A second copy of a job's artifacts is on this machine now."""
+
+    job: int
+    agent: PeerCard
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     """All jobs ended. The run's exit code is that of the job that decided it."""
 
@@ -71,6 +81,7 @@ Progress = (
     | Sending
     | Awarded
     | Unheard
+    | Kept
     | StateChange
     | LogFrame
     | Gap
@@ -78,6 +89,9 @@ Progress = (
     | Fin
     | RunEnded
 )
+
+Tell = Callable[[Progress], Awaitable[None]]
+"""Takes an event; awaited before the next one."""
 
 
 class Watcher(Protocol):

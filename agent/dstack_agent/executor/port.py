@@ -1,8 +1,8 @@
 """What the agent asks of an executor: launch a job under a shim, wait for it, stop it.
 
-A job lives in a folder of its own and its shim outlives the agent, so every method but `launch` works
-on any folder of an earlier life of the agent. The folder is the protocol between agent and shim; only
-the executor package knows its files.
+A job lives in a folder of its own and its shim outlives the agent, so every method but `launch`
+works on any folder of an earlier life of the agent. The folder is the protocol between agent and
+shim; only the executor package knows its files.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
     submitted → preparing → running → saving → done | failed
                     │           │        │
-                    │           └→ stopping → saving → stopped | failed (time limit)
+                    │           └→ stopping → saving → stopped
                     ├→ failed   └→ aborting → aborted        └→ lost
                     └→ stopped | aborted
 
@@ -40,7 +40,6 @@ from dstack_agent.jobs.event import (
     Prepared,
     Saved,
     StopAsked,
-    TimeUp,
 )
 from dstack_agent.jobs.phase import (
     Ending,
@@ -55,7 +54,6 @@ from dstack_agent.jobs.phase import (
     Verdict,
 )
 from dstack_scheduler.job import JobState
-
 
 FRESH = Fresh()
 
@@ -76,8 +74,6 @@ def step(attempt: Attempt, event: Event) -> Step:
     match event:
         case StopAsked():
             return _ordered(attempt, order_of(event))
-        case TimeUp(seconds):
-            return _time_up(attempt, seconds)
         case Begin() | Noted() | Prepared() | NotPrepared():
             return _prepared(attempt, event)
         case Launched() | NotLaunched():
@@ -91,13 +87,6 @@ def step(attempt: Attempt, event: Event) -> Step:
 
 def order_of(event: StopAsked) -> Order:
     return Order(event.abort, "aborted" if event.abort else "stopped", event.cause)
-
-
-def _time_up(attempt: Attempt, seconds: float) -> Step:
-    if not isinstance(attempt.phase, Running):
-        return attempt, ()
-    cause = f"The job ran for its whole max_duration of {seconds:g} s."
-    return _end_running(attempt, Order(False, "time-limit", cause))
 
 
 def _ordered(attempt: Attempt, order: Order) -> Step:
@@ -179,8 +168,6 @@ def _launched(attempt: Attempt, event: Launched | NotLaunched) -> Step:
 
 def ordered_verdict(order: Order, exit_code: int | None) -> Verdict:
     state = JobState.ABORTED if order.abort else JobState.STOPPED
-    if order.reason == "time-limit":
-        state = JobState.FAILED
     return Verdict(state, order.reason, order.cause, exit_code)
 
 

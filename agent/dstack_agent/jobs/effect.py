@@ -28,7 +28,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Attend:
-    """Wait for the end of the commands, watch artifacts, keep the time."""
+    """Wait for the end of the commands and watch the artifacts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,13 +59,6 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class TimeUp:
-    """The job ran as long as it may."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Saved:
     """Artifacts are durable. `warning` says what people should know about them."""
 
@@ -89,7 +82,6 @@ Event = (
     | NotLaunched
     | CommandsEnded
     | StopAsked
-    | TimeUp
     | Saved
     | NotSaved
 )

@@ -47,7 +47,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order to end: by a person (`stopped`, `aborted`) or by the clock (`time-limit`)."""
+    """A person's order to end; `reason` is `stopped` or `aborted`."""
 
     abort: bool
     reason: str

@@ -97,3 +97,11 @@ class EscapeFilter:
             return ""
         self.coloured = params not in ("", "0")
         return f"\x1b[{params}m"
+
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """Text that somebody else wrote, fit to stand in our own: control characters shown as dots."""
+    return _CONTROL.sub("·", text)

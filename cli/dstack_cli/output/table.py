@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dstack_cli.output.escapes import plain
+
 GAP = "  "
 SHORTEST = 6
 
@@ -40,7 +42,7 @@ def draw(table: Table, width: int | None) -> list[str]:
 
 
 def _lines_of(row: Sequence[str]) -> list[list[str]]:
-    split = [cell.split("\n") for cell in row]
+    split = [plain(cell).split("\n") for cell in row]
     height = max((len(lines) for lines in split), default=1)
     return [[lines[at] if at < len(lines) else "" for lines in split] for at in range(height)]
 
@@ -48,7 +50,7 @@ def _lines_of(row: Sequence[str]) -> list[list[str]]:
 def _natural(table: Table, index: int, floor: bool) -> int:
     """The width a column wants, or the least it can be cut to."""
     column = table.columns[index]
-    lines = [line for row in table.rows for line in row[index].split("\n")]
+    lines = [line for row in table.rows for line in plain(row[index]).split("\n")]
     wanted = max([len(column.title), *(len(line) for line in lines)])
     if floor and column.rank:
         return min(wanted, max(len(column.title), SHORTEST))

@@ -1,13 +1,14 @@
-"""Cuts files into content-defined chunks, so that an edit changes the chunks it touches and no other.
+"""Cuts files by content, so that an edit changes the chunks it touches and no others.
 
 Rules: a file of at most `WHOLE_BYTES` is one chunk. Anything longer is cut by FastCDC (Xia et al.,
-"The Design of Fast Content Defined Chunking", 2020) with the sizes below; where a cut falls depends on
-the bytes since the cut before it alone, so cutting block by block gives the same chunks as at once.
+"The Design of Fast Content Defined Chunking", 2020) with the sizes below. Where a cut falls depends
+on the bytes since the cut before it alone, so cutting block by block gives what cutting at once
+gives.
 
 The sizes: effect, how much of a file travels again after an edit; formula, an edit of 4 KiB costs
-about one average chunk; trade-off, 36 bytes of manifest and one index row a chunk. 16 KiB sends 8 % of a
-file with 1 % of scattered 4 KiB edits, 32 KiB 12 %, 64 KiB 21 %; cutting and hashing run at 2.1, 2.4 and
-2.9 GB/s a core.
+about one average chunk; trade-off, 36 bytes of manifest and one index row a chunk. 16 KiB sends 8 %
+of a file with 1 % of scattered 4 KiB edits, 32 KiB 12 %, 64 KiB 21 %; cutting and hashing run at
+2.1, 2.4 and 2.9 GB/s a core.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,22 +20,15 @@ WHOLE_BYTES = AVERAGE_BYTES
 BLOCK_BYTES = 4 << 20
 
 
-def cut(read_into: Callable[[memoryview], int]) -> Iterator[memoryview]:
-    """The chunks of a stream, in constant memory.
+def cut_blocks(read_into: Callable[[memoryview], int]) -> Iterator[list[memoryview]]:
+    """The chunks of a stream in batches, in constant memory.
 
     Args:
         read_into: Fills a buffer and returns how much of it, as `readinto` does; 0 at the end.
 
     Yields:
-        Views into one buffer: use each batch before asking for a chunk of the next block, so copy
-        what has to live longer than `BLOCK_BYTES - MAX_BYTES` of stream.
+        Views into one buffer, valid until the next batch is asked for.
     """
-    for batch in cut_blocks(read_into):
-        yield from batch
-
-
-def cut_blocks(read_into: Callable[[memoryview], int]) -> Iterator[list[memoryview]]:
-    """The same in batches; the views of a batch are valid until the next one is asked for."""
     buffer = memoryview(bytearray(BLOCK_BYTES))
     filled = 0
     ended = False
@@ -55,9 +49,7 @@ def _cut_block(block: memoryview, last: bool) -> tuple[list[memoryview], int]:
     # Imported here: it costs 10 ms, and a command whose files are small or unchanged never cuts.
     from pyfastcdc import FastCDC
 
-    cutter = FastCDC(
-        AVERAGE_BYTES, min_size=MIN_BYTES, max_size=MAX_BYTES, normalized_chunking=2
-    )
+    cutter = FastCDC(AVERAGE_BYTES, min_size=MIN_BYTES, max_size=MAX_BYTES, normalized_chunking=2)
     batch: list[memoryview] = []
     used = 0
     for chunk in cutter.cut_buf(block):

@@ -14,6 +14,4 @@ def digest_of(data: bytes | bytearray | memoryview) -> Digest:
 
 def split_digests(joined: bytes) -> list[Digest]:
     """Digests that lie one after the other, as they travel. The length must be a multiple of 32."""
-    return [
-        Digest(joined[at : at + DIGEST_BYTES]) for at in range(0, len(joined), DIGEST_BYTES)
-    ]
+    return [Digest(joined[at : at + DIGEST_BYTES]) for at in range(0, len(joined), DIGEST_BYTES)]

@@ -1,1 +1,1 @@
-"""The scheduler's side of the wire: domain types to messages and back, and the client of an agent."""
+"""The scheduler on the wire: domain types to messages and back, and the client of an agent."""

@@ -1,4 +1,4 @@
-"""Reads single fields of messages: a valid value comes back, or `Invalid` says which field is wrong.
+"""Reads single fields of messages: a valid value comes back, or `Invalid` names the wrong field.
 
 Limits are there so that a peer cannot fill memory or disk with a field; they are far above what
 people write.
@@ -166,7 +166,7 @@ def instant_to_wire(at: datetime) -> Timestamp:
 
 def instant_from_wire(wire: Timestamp) -> datetime:
     """A time in UTC, to the microsecond."""
-    if not 0 <= wire.seconds <= _LAST_SECOND or not 0 <= wire.nanos < _NANOS:
+    if not 0 < wire.seconds <= _LAST_SECOND or not 0 <= wire.nanos < _NANOS:
         raise refuse("The time", (wire.seconds, wire.nanos), "it lies between 1970 and 9999")
     return _EPOCH + timedelta(seconds=wire.seconds, microseconds=wire.nanos // 1000)
 

@@ -34,7 +34,7 @@ CORPUS: list[tuple[str, bytes, bytes]] = [
     ("a string that another escape ends", b"\x1b]0;t\x1b[31mred\x1b[0m", b"\x1b[31mred\x1b[0m"),
     ("a cancelled string", b"\x1b]0;t\x18x", b"x"),
     ("an unfinished sequence", b"x\x1b[31", b"x"),
-    ("a malformed sequence", b"\x1b[31\nx", b"[31\nx"),
+    ("a malformed sequence", b"\x1b[31\nx", b"31\nx"),
     ("two escapes", b"\x1b\x1b[2Jx", b"x"),
     ("umlauts and CJK", "grün 訓練".encode(), "grün 訓練".encode()),
     ("bytes that are no UTF-8", b"a\xffb", "a\ufffdb".encode()),

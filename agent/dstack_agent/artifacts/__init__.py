@@ -1,0 +1,1 @@
+"""What a job leaves: watched while it runs, saved at its end."""

@@ -1,0 +1,224 @@
+"""Answers asks, holds what was won, and takes jobs over: an agent's counter in the auction.
+
+The same rule (`dstack_scheduler.fit`) answers an ask and guards a hold within the ledger's
+transaction, so what was answered a moment ago is never trusted. A commit answers only once the job
+is durable here, and is carried out to its end even if the caller goes away meanwhile.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from dstack_agent.lease import Award, Claim
+from dstack_agent.ledger import Ledger
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.faults import Refused
+from dstack_mesh.ids import Digest, HoldId, PeerId
+from dstack_mesh.machine import AgentState, Machine, RunningJob
+from dstack_scheduler.agent_port import Hold, Question
+from dstack_scheduler.fit import Policy, Taken, fit, occupied
+from dstack_scheduler.job import JobSpec
+from dstack_scheduler.verdict import Bid, Verdict
+
+THREADS = 4
+"""Threads of its own, so that bids do not queue behind the copying of files."""
+
+T = TypeVar("T")
+
+Accept = Callable[[JobSpec, tuple[str, ...], Mapping[str, str]], Awaitable[None]]
+"""Makes a job this agent's, given its cards and secrets. Durable on return; idempotent by key."""
+
+
+class Store(Protocol):
+    """What is asked of the chunk store."""
+
+    def missing_manifest(self, digest: Digest) -> bool: ...
+
+
+class BidDesk:
+    """Asks, holds and awards of one agent.
+
+    Args:
+        machine: Reads the machine; called in a thread.
+        ledger: Who has what of it.
+        store: Which code and inputs are here.
+        accept: Takes a job over.
+        state: Whether the agent takes jobs now.
+        policy: What the owner allows.
+        name_of: A peer's name for people; empty if it is not known.
+    """
+
+    def __init__(
+        self,
+        machine: Callable[[], Machine],
+        ledger: Ledger,
+        store: Store,
+        accept: Accept,
+        state: Callable[[], AgentState] = lambda: AgentState.ALIVE,
+        policy: Policy | None = None,
+        name_of: Callable[[PeerId], str] = str,
+    ) -> None:
+        self._machine = machine
+        self._ledger = ledger
+        self._store = store
+        self._accept = accept
+        self._state = state
+        self._policy = policy or Policy()
+        self._name_of = name_of
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bids")
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Ends holds on time and carries awards out, until cancelled. Commits need it running."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                await self._expire()
+        finally:
+            self._group = None
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def ask(self, question: Question) -> Bid:
+        """Whether the agent could run the job. Changes nothing."""
+        return await self._in_thread(lambda: self._bid(question))
+
+    async def reserve(self, question: Question, epoch: int, peer: PeerId) -> Hold:
+        """Holds what the job needs, or renews the hold. Raises Busy with reasons, or Conflict."""
+        claim = Claim(
+            key=question.key,
+            run_name=question.run_name,
+            needs=question.needs,
+            executor=question.executor,
+            epoch=epoch,
+            peer=peer,
+            owner=self._name_of(peer) if peer else "",
+        )
+        return await self._in_thread(lambda: self._reserve(question, claim))
+
+    async def commit(
+        self, hold_id: HoldId, epoch: int, spec: JobSpec, secrets: Mapping[str, str]
+    ) -> None:
+        """Turns a hold into this agent's job.
+
+        Raises:
+            Missing: The hold is gone.
+            Conflict: A higher epoch was seen, or the job was awarded otherwise.
+            Refused: The code has not arrived.
+        """
+        if self._group is None:
+            raise Refused("The agent is starting or stopping.", hint="try again", code="not-ready")
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._group.create_task(self._award(answer, hold_id, epoch, spec, secrets))
+        await asyncio.shield(answer)
+
+    async def release(self, hold_id: HoldId) -> None:
+        """Gives a hold back; what is not held stays as it is."""
+        await self._in_thread(lambda: self._ledger.release(hold_id))
+
+    def machine(self) -> Machine:
+        """The machine with the holders of its cards, as it is told to others. Blocks."""
+        return occupied(self._machine(), self._ledger.taken())
+
+    def running(self) -> tuple[RunningJob, ...]:
+        """The jobs that run here. Blocks."""
+        return tuple(
+            RunningJob(lease.run_name, lease.key.job, lease.gpu_uuids)
+            for lease in self._ledger.leases()
+        )
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _verdict(self, question: Question, machine: Machine, taken: tuple[Taken, ...]) -> Verdict:
+        return fit(question, machine, taken, self._state(), self._policy)
+
+    def _bid(self, question: Question) -> Bid:
+        verdict = self._verdict(question, self._machine(), self._ledger.taken())
+        inputs = zip(question.input_digests, question.input_sizes_bytes, strict=False)
+        absent = (size for digest, size in inputs if self._store.missing_manifest(digest))
+        return Bid(verdict, sum(absent))
+
+    def _reserve(self, question: Question, claim: Claim) -> Hold:
+        machine = self._machine()
+        return self._ledger.reserve(claim, lambda taken: self._verdict(question, machine, taken))
+
+    async def _award(
+        self,
+        answer: "asyncio.Future[None]",
+        hold_id: HoldId,
+        epoch: int,
+        spec: JobSpec,
+        secrets: Mapping[str, str],
+    ) -> None:
+        try:
+            await self._take_over(_award(hold_id, epoch, spec), spec, secrets)
+        except Exception as error:  # whoever asked gets it; the agent and its jobs go on
+            if not answer.cancelled():
+                answer.set_exception(error)
+        else:
+            if not answer.cancelled():
+                answer.set_result(None)
+        finally:
+            answer.cancel()
+
+    async def _take_over(self, award: Award, spec: JobSpec, secrets: Mapping[str, str]) -> None:
+        await self._in_thread(lambda: self._check_code(spec))
+        lease = await self._in_thread(lambda: self._ledger.commit(award))
+        if lease.ended:
+            return
+        try:
+            await self._accept(spec, lease.gpu_uuids, secrets)
+        except Exception:  # whatever it was, a lease without a job would hold its cards for ever
+            await self._in_thread(lambda: self._ledger.withdraw(spec.key))
+            raise
+
+    def _check_code(self, spec: JobSpec) -> None:
+        if spec.code_digest and self._store.missing_manifest(spec.code_digest):
+            raise Refused(
+                "The code of the job has not arrived.",
+                f"Its list of files {spec.code_digest.hex()[:16]}… is not here.",
+                "send the code, then commit again",
+                "code-missing",
+            )
+
+    async def _expire(self) -> None:
+        while True:
+            seen = self._ledger.changes.strokes
+            pause = await self._in_thread(self._ledger.expire)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._ledger.changes.later_than(seen)
+
+
+def spec_digest(spec: JobSpec) -> Digest:
+    """Names what a specification says; where its inputs can be had is no part of it."""
+    inputs = tuple(replace(each, sources=()) for each in spec.inputs)
+    said = asdict(replace(spec, inputs=inputs))
+    return digest_of(json.dumps(said, sort_keys=True, default=_plain).encode())
+
+
+def _plain(value: object) -> str:
+    match value:
+        case bytes():
+            return value.hex()
+        case datetime():
+            return value.isoformat()
+        case _:
+            raise TypeError(f"{value!r} has no place in a specification")
+
+
+def _award(hold_id: HoldId, epoch: int, spec: JobSpec) -> Award:
+    return Award(
+        hold_id=hold_id,
+        epoch=epoch,
+        key=spec.key,
+        needs=spec.needs,
+        executor=spec.executor,
+        spec_digest=spec_digest(spec),
+        owner=spec.owner,
+    )

@@ -1,0 +1,119 @@
+"""The runs that this agent drives, as its database keeps them."""
+
+import sqlite3
+from dataclasses import dataclass
+
+from dstack_agent.database import Database
+from dstack_agent.wire import stored
+from dstack_mesh.faults import Conflict
+from dstack_mesh.ids import RunId
+from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.job import RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DrivenRun:
+    """A run that is driven here.
+
+    Attributes:
+        stop_cause: Why a person wants it to end; None while nobody does.
+    """
+
+    record: RunRecord
+    jobs: tuple[DrivenJob, ...]
+    epoch: int
+    stop_cause: str | None = None
+    abort: bool = False
+    over: bool = False
+
+
+class DrivenRuns:
+    """Runs that were handed over, with how far they have come."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def take(self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int) -> bool:
+        """Writes down durably that the run is driven here; False if that was known.
+
+        Raises:
+            Conflict: A higher epoch was seen.
+        """
+        request = stored.pack_drive(record, jobs, epoch)
+
+        def change(connection: sqlite3.Connection) -> bool:
+            row = connection.execute(
+                "SELECT epoch FROM driven WHERE run_id = ?", (record.run_id,)
+            ).fetchone()
+            if row is not None and row[0] > epoch:
+                raise Conflict(
+                    "Another driver has taken the run over.",
+                    f"Its epoch is {row[0]}, that of this call {epoch}.",
+                    code="epoch",
+                )
+            if row is not None and row[0] == epoch:
+                return False
+            connection.execute(
+                "INSERT OR REPLACE INTO driven (run_id, epoch, request) VALUES (?, ?, ?)",
+                (record.run_id, epoch, request),
+            )
+            return True
+
+        return await self._database.write(change, durable=True)
+
+    async def progress(self, run: DrivenRun) -> None:
+        """Writes down how far the run has come."""
+        row = (
+            stored.pack_drive(run.record, run.jobs, run.epoch),
+            int(run.over),
+            run.record.run_id,
+            run.epoch,
+        )
+        await self._database.write(
+            lambda db: db.execute(
+                "UPDATE driven SET request = ?, over = ? WHERE run_id = ? AND epoch = ?", row
+            ),
+            durable=True,
+        )
+
+    async def order_stop(self, run_id: RunId, abort: bool, cause: str) -> None:
+        """Writes down durably that a person wants the run to end; an abort is never softened."""
+        row = (int(abort), cause, run_id)
+        await self._database.write(
+            lambda db: db.execute(
+                "UPDATE driven SET abort = max(abort, ?), stop_cause = ? WHERE run_id = ?", row
+            ),
+            durable=True,
+        )
+
+    def unfinished(self) -> list[DrivenRun]:
+        """Runs that are still to be driven."""
+        return self._select("over = 0", ())
+
+    def find(self, run_id: RunId) -> DrivenRun | None:
+        """A run that is or was driven here."""
+        return next(iter(self._select("run_id = ?", (run_id,))), None)
+
+    def records(self, names: tuple[str, ...] = ()) -> list[RunRecord]:
+        """What is known of the runs: all, or those named by id or by a beginning of their name."""
+        found = [run.record for run in self._select("1", ())]
+        return [
+            record
+            for record in found
+            if not names
+            or any(record.run_id == name or record.run_name.startswith(name) for name in names)
+        ]
+
+    def _select(self, where: str, values: tuple[object, ...]) -> list[DrivenRun]:
+        rows = self._database.read(
+            f"SELECT request, stop_cause, abort, over FROM driven WHERE {where}", values
+        )
+        return [_driven(row) for row in rows]
+
+
+def _driven(row: tuple[object, ...]) -> DrivenRun:
+    request, stop_cause, abort, over = row
+    assert isinstance(request, bytes)
+    record, jobs, epoch = stored.unpack_drive(request)
+    cause = None if stop_cause is None else str(stop_cause)
+    return DrivenRun(record, jobs, epoch, cause, bool(abort), bool(over))

@@ -1,0 +1,154 @@
+"""The environment variables of a job.
+
+Later ones win: the base of the executor; what the run is called; `env` of the workflow, names as
+written; its variables, names in upper case with `_` for what no name may hold; the cards. Secrets
+are added by the executor at the very end. A variable never replaces a name of the base (one called
+`path` must not take away PATH), and nothing replaces the cards: they say what the job was granted.
+"""
+
+import os
+import pwd
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstack_agent.executor import pythons
+from dstack_mesh.faults import Refused
+from dstack_mesh.machine import ExecutorKind, Gpu
+from dstack_scheduler.job import JobSpec
+
+CONTAINER_HOME = "/home/dstack"
+"""What "~" is in a container."""
+
+BIN = "bin"
+"""Folder of a job for the Python that it asked for."""
+
+TMP = "tmp"
+"""Folder of a job for its temporary files."""
+
+_PASSED_ON = re.compile(
+    r"LANG|LC_\w+|TZ|SHELL|LD_LIBRARY_PATH|SSL_CERT_(FILE|DIR)|(HTTP|HTTPS|NO|ALL|FTP)_PROXY",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a job runs.
+
+    Attributes:
+        agent: Name of the agent.
+        address: Host under which other machines reach it.
+    """
+
+    agent: str
+    address: str
+
+
+def environment_of(
+    spec: JobSpec, gpus: Sequence[Gpu], site: Site, folder: Path, ambient: Mapping[str, str]
+) -> dict[str, str]:
+    """All that a job sees but for secrets.
+
+    Args:
+        folder: The job's folder.
+        ambient: The agent's own environment; little of it is passed on, and none to containers.
+
+    Raises:
+        Refused: The Python that the job asks for is not here.
+    """
+    base = (
+        process_base(spec, folder, ambient)
+        if spec.executor is ExecutorKind.PROCESS
+        else container_base()
+    )
+    named = base | _names(spec, len(gpus), site)
+    variables = {_variable(name): value for name, value in spec.variables.items()}
+    kept = {name: value for name, value in variables.items() if name not in named}
+    return named | dict(spec.env) | kept | _cards(gpus)
+
+
+def process_base(spec: JobSpec, folder: Path, ambient: Mapping[str, str]) -> dict[str, str]:
+    """The clean base of a process: no agents of SSH or GPG, no credentials of the daemon."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    search = (*_python_first(spec.python, folder, ambient), ambient.get("PATH") or os.defpath)
+    passed = {name: value for name, value in ambient.items() if _PASSED_ON.fullmatch(name)}
+    return {
+        "LANG": "C.UTF-8",
+        **passed,
+        "PATH": os.pathsep.join(search),
+        "HOME": ambient.get("HOME") or str(Path.home()),
+        "USER": user,
+        "LOGNAME": user,
+        "TMPDIR": str(folder / TMP),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def container_base() -> dict[str, str]:
+    """The base of a container, on top of what the image sets."""
+    return {
+        "LANG": "C.UTF-8",
+        "HOME": CONTAINER_HOME,
+        "USER": "dstack",
+        "LOGNAME": "dstack",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _python_first(wanted: str, folder: Path, ambient: Mapping[str, str]) -> list[str]:
+    """Folders in front of the PATH, so that `python` is what was asked for or the agent's own."""
+    own = str(Path(sys.executable).parent)
+    if not wanted:
+        return [own]
+    found = pythons.find(wanted, ambient)
+    if found is None:
+        raise Refused(
+            f"Python {wanted} is not on this machine.",
+            f"There is {', '.join(pythons.available(ambient))}.",
+            "Install it there, or ask for one of these with `python:`.",
+            "no-python",
+        )
+    if str(found.path) == sys.executable:
+        return [own]
+    return [str(link_python(found, folder / BIN)), str(found.path.parent), own]
+
+
+def link_python(found: pythons.Interpreter, folder: Path) -> Path:
+    """A folder in which `python` and `python3` are this interpreter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("python", "python3"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(found.path.resolve())
+    return folder
+
+
+def _names(spec: JobSpec, gpus: int, site: Site) -> dict[str, str]:
+    job = f"{spec.key.run_id}.{spec.key.job}"
+    return {
+        "RUN_NAME": spec.run_name,
+        "JOB_ID": job,
+        "JOB_HOSTNAME": site.address,
+        "HOSTNAME": site.address,
+        "DSTACK_RUN_NAME": spec.run_name,
+        "DSTACK_RUN_ID": spec.key.run_id,
+        "DSTACK_JOB_ID": job,
+        "DSTACK_ATTEMPT": str(spec.key.attempt),
+        "DSTACK_WORKFLOW": spec.workflow,
+        "DSTACK_AGENT": site.agent,
+        "DSTACK_GPUS_NUM": str(gpus),
+    }
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"\W", "_", name, flags=re.ASCII).upper()
+
+
+def _cards(gpus: Sequence[Gpu]) -> dict[str, str]:
+    real = [gpu.uuid for gpu in gpus if not gpu.simulated]
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in gpus),
+        "NVIDIA_VISIBLE_DEVICES": ",".join(real) or "void",
+    }

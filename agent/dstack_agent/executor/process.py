@@ -1,0 +1,124 @@
+"""Runs jobs as processes of the agent's user."""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from dstack_agent.executor import tree
+from dstack_agent.executor.environment import TMP
+from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.executor.starting import start_shim
+from dstack_agent.executor.task import Task
+from dstack_agent.executor.watching import (
+    Shim,
+    ask_to_end,
+    find_shim,
+    read_exit,
+    until_gone,
+    write_lost,
+)
+from dstack_mesh.faults import Invalid, Refused
+from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.shell import script
+
+MARK = "DSTACK_JOB_FOLDER"
+"""In the environment of every process of a job: how they are found once the shim is dead."""
+
+_LONGEST_ARGUMENT = 100_000
+_CLEAN_SECONDS = 10.0
+
+
+class ProcessExecutor:
+    """Runs jobs as processes. Has no state of its own: the job's folder has it.
+
+    Args:
+        wake: The agent's datagram socket, for shims to poke; None for no pokes.
+    """
+
+    def __init__(self, wake: Path | None = None) -> None:
+        self._wake = wake
+
+    @property
+    def kind(self) -> ExecutorKind:
+        return ExecutorKind.PROCESS
+
+    async def launch(self, launch: Launch) -> None:
+        """Starts the job and returns once its shim has it.
+
+        Raises:
+            Refused: It was started before, a card is in use, or there is no shell.
+            Invalid: A NUL character is in the commands or the environment.
+        """
+        task = await asyncio.to_thread(_prepare, launch, self._wake)
+        await start_shim(launch.folder, self.kind, task)
+
+    async def wait(self, folder: Path) -> Ended:
+        """Waits until the job ended; one whose shim died is ended and called lost."""
+        shim = await asyncio.to_thread(find_shim, folder)
+        await until_gone(shim)
+        return await asyncio.to_thread(_ended, folder, shim)
+
+    async def stop(self, folder: Path, abort: bool) -> None:
+        """SIGTERM to the whole tree and SIGKILL after the grace; or SIGKILL at once."""
+        await asyncio.to_thread(ask_to_end, folder, abort)
+
+
+def shell() -> str:
+    """The shell that runs commands here: bash, or sh where there is none. Raises Refused."""
+    found = shutil.which("bash") or shutil.which("sh", path=os.defpath)
+    if found is None:
+        raise Refused("There is no shell on this machine.", hint="Install bash.", code="no-shell")
+    return found
+
+
+def _prepare(launch: Launch, wake: Path | None) -> bytes:
+    spec = launch.spec
+    (launch.folder / TMP).mkdir(mode=0o700, exist_ok=True)
+    task = Task(
+        argv=_command(launch),
+        cwd=str(launch.work / spec.working_dir),
+        env={**launch.env, **launch.secrets, MARK: str(launch.folder)},
+        grace_seconds=spec.stop_grace_seconds,
+        limit_seconds=spec.max_duration_seconds or 0.0,
+        wake=str(wake or ""),
+        locks=[gpu.uuid for gpu in launch.gpus if not gpu.simulated],
+    )
+    try:
+        return task.encode()
+    except ValueError as error:
+        raise Invalid("The job cannot be started.", f"There is {error}.") from error
+
+
+def _command(launch: Launch) -> list[str]:
+    commands = script(launch.spec.commands)
+    if len(commands.encode()) <= _LONGEST_ARGUMENT:
+        return [shell(), "-c", commands]
+    path = launch.folder / "commands.sh"
+    path.write_text(commands)
+    return [shell(), "-c", '. "$0"', str(path)]
+
+
+def _ended(folder: Path, shim: Shim) -> Ended:
+    recorded = read_exit(folder)
+    if recorded is not None:
+        return recorded
+    if not shim.pid:
+        return write_lost(folder, "The agent ended before the job was started.")
+    if not shim.of_this_boot:
+        return write_lost(folder, "The machine was restarted while the job ran.")
+    left = _end_orphans(folder)
+    also = f" Processes that could not be ended: {sorted(left)}." if left else ""
+    return write_lost(folder, f"The process that kept the job's output was killed.{also}")
+
+
+def _end_orphans(folder: Path) -> set[int]:
+    """Kills what a dead shim left; returns what would not die."""
+    mark = f"{MARK}={folder}".encode()
+    until = time.monotonic() + _CLEAN_SECONDS
+    while (left := tree.holders_of(mark)) and time.monotonic() < until:
+        tree.send(left, signal.SIGKILL)
+        time.sleep(0.02)
+    return left

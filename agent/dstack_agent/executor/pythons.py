@@ -1,0 +1,89 @@
+"""Python interpreters that jobs can ask for with `python: "3.11"`.
+
+Looked for by name, none is run: this agent's own, `pythonX.Y` on the PATH, versions that pyenv and
+uv installed.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_ON_PATH = re.compile(r"python(\d+\.\d+)")
+_MANAGED = re.compile(r"(?:cpython-)?(\d+\.\d+\.\d+)(?:-.*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python. The version has two parts where the name does not tell the third."""
+
+    version: str
+    path: Path
+
+
+def available(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Versions that jobs can have here, the agent's own first, then the newest first."""
+    own, *others = interpreters(environment)
+    versions = sorted({each.version for each in others}, key=_parts, reverse=True)
+    full = {each for each in (own.version, *versions) if each.count(".") > 1}
+    return tuple(
+        dict.fromkeys(
+            each
+            for each in (own.version, *versions)
+            if each in full or not any(version_fits(each, known) for known in full)
+        )
+    )
+
+
+def find(wanted: str, environment: Mapping[str, str] = os.environ) -> Interpreter | None:
+    """An interpreter of the version, the agent's own where it fits, then the newest."""
+    own, *others = interpreters(environment)
+    ordered = (own, *sorted(others, key=lambda each: _parts(each.version), reverse=True))
+    return next((each for each in ordered if version_fits(wanted, each.version)), None)
+
+
+def version_fits(wanted: str, version: str) -> bool:
+    """Whether a version is what was asked for, as far as both are known: 3.11 fits 3.11.7."""
+    return all(a == b for a, b in zip(wanted.split("."), version.split("."), strict=False))
+
+
+def interpreters(environment: Mapping[str, str] = os.environ) -> list[Interpreter]:
+    """All that are found, this agent's own first."""
+    own = Interpreter(".".join(map(str, sys.version_info[:3])), Path(sys.executable))
+    home = Path(environment.get("HOME") or Path.home())
+    pyenv = Path(environment.get("PYENV_ROOT") or home / ".pyenv") / "versions"
+    data = Path(environment.get("XDG_DATA_HOME") or home / ".local/share")
+    uv = Path(environment.get("UV_PYTHON_INSTALL_DIR") or data / "uv/python")
+    return [own, *_managed(pyenv), *_managed(uv), *_on_path(environment.get("PATH", ""))]
+
+
+def _managed(folder: Path) -> Iterator[Interpreter]:
+    for each in _listing(folder):
+        named = _MANAGED.fullmatch(each.name)
+        if named is None or each.is_symlink():
+            continue
+        path = each / "bin" / f"python{'.'.join(named[1].split('.')[:2])}"
+        if os.access(path, os.X_OK):
+            yield Interpreter(named[1], path)
+
+
+def _on_path(search: str) -> Iterator[Interpreter]:
+    for folder in map(Path, filter(None, search.split(os.pathsep))):
+        # What pyenv puts there answers only for versions that were activated.
+        for each in () if folder.name == "shims" else _listing(folder, "python*"):
+            named = _ON_PATH.fullmatch(each.name)
+            if named is not None and os.access(each, os.X_OK):
+                yield Interpreter(named[1], each)
+
+
+def _listing(folder: Path, pattern: str = "*") -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))

@@ -1,0 +1,65 @@
+"""What a shim is told over its standard input. Standard library only: the shim imports it.
+
+Fields are separated by NUL, which neither arguments nor the environment can hold, so nothing is
+escaped and nothing heavy is imported before the job runs. The last field says that all came: a
+launcher that dies half-way starts nothing.
+"""
+
+_END = "end"
+
+
+class Task:
+    """A job for a shim.
+
+    Attributes:
+        argv: Program and arguments.
+        cwd: Where it starts; made if missing.
+        env: Its whole environment, secrets too.
+        grace_seconds: Between the polite and the impolite signal.
+        limit_seconds: Longest run; 0 for no limit.
+        wake: The agent's datagram socket; empty for none.
+        locks: Names of host-wide locks to hold while the job runs.
+    """
+
+    __slots__ = ("argv", "cwd", "env", "grace_seconds", "limit_seconds", "locks", "wake")
+
+    def __init__(
+        self,
+        argv: list[str],
+        cwd: str,
+        env: dict[str, str],
+        grace_seconds: float = 10.0,
+        limit_seconds: float = 0.0,
+        wake: str = "",
+        locks: list[str] | None = None,
+    ) -> None:
+        self.argv = argv
+        self.cwd = cwd
+        self.env = env
+        self.grace_seconds = grace_seconds
+        self.limit_seconds = limit_seconds
+        self.wake = wake
+        self.locks = locks or []
+
+    def encode(self) -> bytes:
+        """The bytes for the shim. Raises ValueError if a field holds NUL."""
+        pairs = [part for pair in self.env.items() for part in pair]
+        fields = [self.cwd, repr(self.grace_seconds), repr(self.limit_seconds), self.wake]
+        for group in (self.argv, pairs, self.locks):
+            fields += [str(len(group)), *group]
+        fields.append(_END)
+        if any("\0" in field for field in fields):
+            raise ValueError("a NUL character in the commands or the environment")
+        return "\0".join(fields).encode("utf-8", "surrogateescape")
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Task":
+        """The task in the bytes. Raises ValueError if they are not a whole one."""
+        fields = data.decode("utf-8", "surrogateescape").split("\0")
+        if fields[-1] != _END:
+            raise ValueError("the task is cut off")
+        cwd, grace, limit, wake = fields[:4]
+        rest = iter(fields[4:])
+        argv, pairs, locks = ([next(rest) for _ in range(int(next(rest)))] for _ in range(3))
+        env = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        return cls(argv, cwd, env, float(grace), float(limit), wake, locks)

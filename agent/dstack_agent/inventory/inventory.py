@@ -1,0 +1,105 @@
+"""A reading of the machine, put together from its parts, each read as often as it changes."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+from dstack_agent.inventory.cpu_memory import CpuMemory, read_cpu_memory
+from dstack_agent.inventory.source import GpuSource
+from dstack_mesh.clock import Clock
+from dstack_mesh.machine import ExecutorKind, Gpu, Machine
+
+GPU_SECONDS = 2.0
+"""How old the cards of a reading may be: a few milliseconds of driver calls for each."""
+
+DOCKER_SECONDS = 10.0
+"""How old the knowledge may be that Docker answers."""
+
+PYTHON_SECONDS = 60.0
+"""How old the list of Python versions may be."""
+
+T = TypeVar("T")
+
+
+class Fresh(Generic[T]):
+    """A value that is read again once it is too old."""
+
+    def __init__(self, read: Callable[[], T], seconds: float, clock: Clock) -> None:
+        self._read = read
+        self._seconds = seconds
+        self._clock = clock
+        self._kept: tuple[float, T] | None = None
+
+    def get(self) -> T:
+        now = self._clock.elapsed()
+        if self._kept is None or now - self._kept[0] >= self._seconds:
+            self._kept = (now, self._read())
+        return self._kept[1]
+
+
+class Inventory:
+    """What this machine has. Thread-safe; `read` blocks for milliseconds, so call it in a thread.
+
+    Args:
+        folder: Where jobs work; its disk is the one that counts.
+        clock: Tells the age of what was read.
+        sources: Where cards come from; of two with the same uuid the first counts.
+        docker: Whether a Docker engine answers.
+        pythons: Python versions that jobs can use.
+        cpu_memory: Processors and memory.
+        allow_process: Whether jobs may run as processes of the host.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        sources: Sequence[GpuSource] = (),
+        docker: Callable[[], bool] = lambda: False,
+        pythons: Callable[[], tuple[str, ...]] = tuple,
+        cpu_memory: Callable[[], CpuMemory] = read_cpu_memory,
+        allow_process: bool = True,
+    ) -> None:
+        self._folder = folder
+        self._sources = tuple(sources)
+        self._cpu_memory = cpu_memory
+        self._allow_process = allow_process
+        self._gpus = Fresh(self._read_gpus, GPU_SECONDS, clock)
+        self._docker = Fresh(docker, DOCKER_SECONDS, clock)
+        self._pythons = Fresh(pythons, PYTHON_SECONDS, clock)
+        self._lock = Lock()
+
+    def read(self) -> Machine:
+        """The machine now. Cards carry a holder only where strangers use them."""
+        with self._lock:
+            part = self._cpu_memory()
+            return Machine(
+                cpus=part.cpus,
+                memory_bytes=part.memory_bytes,
+                memory_free_bytes=part.memory_free_bytes,
+                disk_free_bytes=_disk_free(self._folder),
+                gpus=self._gpus.get(),
+                executors=self._executors(),
+                pythons=self._pythons.get(),
+            )
+
+    def _read_gpus(self) -> tuple[Gpu, ...]:
+        found: dict[str, Gpu] = {}
+        for source in self._sources:
+            for gpu in source.cards():
+                found.setdefault(gpu.uuid, gpu)
+        return tuple(found.values())
+
+    def _executors(self) -> frozenset[ExecutorKind]:
+        kinds = {ExecutorKind.PROCESS} if self._allow_process else set[ExecutorKind]()
+        if self._docker.get():
+            kinds.add(ExecutorKind.DOCKER)
+        return frozenset(kinds)
+
+
+def _disk_free(folder: Path) -> int:
+    """Free bytes for this user on the disk of a folder, or of the first parent that exists."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free

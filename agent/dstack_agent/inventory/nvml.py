@@ -1,0 +1,174 @@
+"""NVIDIA cards, by the driver's own library.
+
+- No library or no driver: no cards, quietly. Any other trouble: said once, and tried again at every
+  reading, so a driver that is installed later is found.
+- A card in MIG mode is its slices. A card that fell off the bus is left out.
+- Only compute processes count as use: the display of a workstation lives on its card all day.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, cast
+
+from dstack_mesh.machine import Gpu
+
+log = logging.getLogger(__name__)
+
+
+class Memory(Protocol):
+    """What NVML says of a card's memory."""
+
+    total: int
+
+
+class Process(Protocol):
+    """What NVML says of a process on a card."""
+
+    pid: int
+
+
+class Nvml(Protocol):
+    """The part of the module `pynvml` that is used; handles are opaque."""
+
+    NVMLError: type[Exception]
+    NVML_ERROR_LIBRARY_NOT_FOUND: int
+    NVML_ERROR_DRIVER_NOT_LOADED: int
+
+    def nvmlInit(self) -> None: ...
+    def nvmlShutdown(self) -> None: ...
+    def nvmlDeviceGetCount(self) -> int: ...
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any: ...
+    def nvmlDeviceGetName(self, handle: Any) -> str: ...
+    def nvmlDeviceGetUUID(self, handle: Any) -> str: ...
+    def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Memory: ...
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> Sequence[Process]: ...
+    def nvmlDeviceGetMigMode(self, handle: Any) -> Sequence[int]: ...
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: Any) -> int: ...
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: Any, index: int) -> Any: ...
+
+
+def installed_nvml() -> Nvml:
+    """The real library; imported here because it takes 24 ms."""
+    import pynvml  # pyright: ignore[reportMissingTypeStubs]
+
+    return cast(Nvml, pynvml)
+
+
+def user_of(pid: int) -> str:
+    """Whose process it is; empty if it is gone or in another namespace."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).username()
+    except (psutil.Error, KeyError):
+        return ""
+
+
+class NvmlSource:
+    """Cards as NVML sees them.
+
+    Args:
+        nvml: The library.
+        our_pids: Processes of this agent's jobs, whole trees; they are not strangers.
+        user_of: Whose a process is.
+    """
+
+    def __init__(
+        self,
+        nvml: Nvml,
+        our_pids: Callable[[], frozenset[int]] = frozenset,
+        user_of: Callable[[int], str] = user_of,
+    ) -> None:
+        self._nvml = nvml
+        self._our_pids = our_pids
+        self._user_of = user_of
+        self._ready = False
+        self._problem = ""
+        self._said: set[str] = set()
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the driver, for people; empty if nothing is."""
+        return self._problem
+
+    def cards(self) -> tuple[Gpu, ...]:
+        try:
+            if not self._ready:
+                self._nvml.nvmlInit()
+                self._ready = True
+            count = self._nvml.nvmlDeviceGetCount()
+        except self._nvml.NVMLError as error:
+            self._broken(error)
+            return ()
+        self._problem = ""
+        ours = self._our_pids()
+        return tuple(card for index in range(count) for card in self._card(index, ours))
+
+    def _broken(self, error: Exception) -> None:
+        if self._ready:
+            self._ready = False
+            try:
+                self._nvml.nvmlShutdown()
+            except self._nvml.NVMLError as again:
+                log.debug("NVML could not be shut down: %s", again)
+        absent = (
+            self._nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+            self._nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        )
+        if getattr(error, "value", None) not in absent:
+            self._problem = f"The NVIDIA driver does not answer: {error}."
+            self._say(f"{self._problem} No card is offered until it does.")
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            log.warning(message)
+
+    def _card(self, index: int, ours: frozenset[int]) -> Iterator[Gpu]:
+        """The card, its slices in MIG mode, or nothing if it does not answer."""
+        try:
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+            if not self._sliced(handle):
+                yield self._gpu(handle, ours)
+                return
+            slices = list(self._slices(handle))
+        except self._nvml.NVMLError as error:
+            self._say(f"GPU {index} does not answer and is not offered: {error}.")
+            return
+        for each in slices:
+            try:
+                yield self._gpu(each, ours)
+            except self._nvml.NVMLError as error:
+                self._say(f"A MIG slice of GPU {index} does not answer: {error}.")
+
+    def _sliced(self, handle: Any) -> bool:
+        try:
+            return self._nvml.nvmlDeviceGetMigMode(handle)[0] == 1
+        except self._nvml.NVMLError:
+            return False  # Most models know no MIG and say "not supported".
+
+    def _slices(self, handle: Any) -> Iterator[Any]:
+        for index in range(self._nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            try:
+                yield self._nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            except self._nvml.NVMLError:
+                continue  # Slices need not be numbered without holes.
+
+    def _gpu(self, handle: Any, ours: frozenset[int]) -> Gpu:
+        return Gpu(
+            uuid=self._nvml.nvmlDeviceGetUUID(handle),
+            name=self._nvml.nvmlDeviceGetName(handle),
+            memory_bytes=int(self._nvml.nvmlDeviceGetMemoryInfo(handle).total),
+            holder=self._stranger(handle, ours),
+        )
+
+    def _stranger(self, handle: Any, ours: frozenset[int]) -> str:
+        try:
+            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        except self._nvml.NVMLError:
+            return ""  # Not every platform tells; then jobs find out for themselves.
+        pids = sorted({process.pid for process in processes} - ours)
+        if not pids:
+            return ""
+        user = self._user_of(pids[0])
+        return f"pid {pids[0]} ({user})" if user else f"pid {pids[0]}"

@@ -1,0 +1,261 @@
+"""Lives one attempt: carries out what the core decides, and tells it what happened."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+
+from dstack_agent.artifacts.saving import Saver
+from dstack_agent.executor.port import Executor
+from dstack_agent.executor.port import Launch as LaunchOrder
+from dstack_agent.jobs.attempt import Attempt, step
+from dstack_agent.jobs.chronicle import Chronicle
+from dstack_agent.jobs.effect import (
+    Attend,
+    Drop,
+    Effect,
+    EndCommands,
+    Enter,
+    Finish,
+    Forget,
+    Launch,
+    Prepare,
+    Save,
+)
+from dstack_agent.jobs.event import (
+    CommandsEnded,
+    Event,
+    Launched,
+    Noted,
+    NotLaunched,
+    NotPrepared,
+    NotSaved,
+    Prepared,
+    Saved,
+)
+from dstack_agent.jobs.phase import Over, Verdict
+from dstack_agent.jobs.preparing import Preparation, reason_of
+from dstack_agent.jobs.resume import resume
+from dstack_agent.logs.journal import JournalReader
+from dstack_agent.logs.wake import Wake
+from dstack_agent.records import Accepted, Records
+from dstack_mesh.clock import Clock
+from dstack_mesh.faults import MeshError
+from dstack_scheduler.job import ArtifactSaved, Fin, JobState, StateChange
+
+log = logging.getLogger(__name__)
+
+CAUSE_CHARACTERS = 4000
+"""What is longer of a cause is cut off."""
+
+UNASKED_SECONDS = 0.5
+"""How late output is seen at most whose poke was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What an attempt is lived with.
+
+    Attributes:
+        order: Makes the launch order: environment and cards. Raises MeshError.
+        journal: Where the shim writes the log.
+        end_lease: Gives the machine's resources back; idempotent.
+    """
+
+    folder: Path
+    journal: Path
+    executor: Executor
+    preparation: Callable[[Callable[[str], Awaitable[None]]], Preparation]
+    saver: Saver
+    order: Callable[[Mapping[str, str]], Awaitable[LaunchOrder]]
+    end_lease: Callable[[], Awaitable[None]]
+    wake: Wake
+    records: Records
+    clock: Clock
+
+
+@dataclass(slots=True)
+class LiveAttempt:
+    """An attempt that has not ended. `run` returns when it has."""
+
+    accepted: Accepted
+    chronicle: Chronicle
+    means: Means
+    secrets: Mapping[str, str]
+    # Each producer waits for room: what waits here is a handful of facts of one attempt.
+    _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue[Event](64))
+    _doing: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+
+    async def tell(self, event: Event) -> None:
+        """Lets the attempt know that something happened."""
+        await self._events.put(event)
+
+    async def run(self, launched: bool) -> None:
+        """Lives the attempt from where it stands to its end.
+
+        Args:
+            launched: Whether a shim has, or had, the job.
+        """
+        history = [told for told in self.chronicle.since(0) if isinstance(told, StateChange)]
+        attempt, effects = resume(history, self.accepted.order, launched)
+        async with asyncio.TaskGroup() as group:
+            await self._carry_out(effects, group)
+            while not isinstance(attempt.phase, Over):
+                attempt = await self._next(attempt, group)
+            self._drop()
+
+    async def _next(self, attempt: Attempt, group: asyncio.TaskGroup) -> Attempt:
+        event = await self._events.get()
+        attempt, effects = step(attempt, event)
+        await self._carry_out(effects, group)
+        return attempt
+
+    async def _carry_out(self, effects: tuple[Effect, ...], group: asyncio.TaskGroup) -> None:
+        for effect in effects:
+            match effect:
+                case Enter():
+                    await self._enter(effect)
+                case Forget():
+                    await self.means.records.forget_artifacts(self.accepted.key)
+                case Finish(verdict):
+                    await self._finish(verdict)
+                case Drop():
+                    self._drop()
+                case _:
+                    for work in self._works(effect):
+                        self._do(group, work)
+
+    def _works(
+        self, effect: Prepare | Launch | Attend | EndCommands | Save
+    ) -> list[Coroutine[None, None, None]]:
+        """What an effect begins that takes its time."""
+        match effect:
+            case Prepare():
+                return [self._prepare()]
+            case Launch():
+                return [self._launch()]
+            case Attend():
+                return [self._await_end(), self._watch(), self._hear()]
+            case EndCommands(abort):
+                return [self._end_commands(abort)]
+            case Save(complete):
+                return [self._save(complete)]
+        assert_never(effect)
+
+    def _do(self, group: asyncio.TaskGroup, work: Coroutine[None, None, None]) -> None:
+        task = group.create_task(work)
+        self._doing.add(task)
+        task.add_done_callback(self._doing.discard)
+
+    def _drop(self) -> None:
+        for task in self._doing:
+            task.cancel()
+
+    async def _enter(self, effect: Enter) -> None:
+        change = self._change(effect.state, effect.cause, effect.reason, effect.exit_code)
+        await self.means.records.enter(change)
+        self.chronicle.tell(change)
+
+    def _change(
+        self, state: JobState, cause: str, reason: str, exit_code: int | None
+    ) -> StateChange:
+        now = self.means.clock.now()
+        key = self.accepted.key
+        return StateChange(key, state, now, cause[:CAUSE_CHARACTERS], reason, exit_code)
+
+    async def _prepare(self) -> None:
+        async def note(cause: str) -> None:
+            await self.tell(Noted(cause))
+
+        try:
+            await self.means.preparation(note).run()
+        except MeshError as error:
+            await self.tell(NotPrepared(*reason_of(error)))
+        else:
+            await self.tell(Prepared())
+
+    async def _launch(self) -> None:
+        try:
+            order = await self.means.order(self.secrets)
+            await self.means.records.launching(self.accepted.key)
+            await self.means.executor.launch(order)
+        except MeshError as error:
+            await self.tell(NotLaunched(*reason_of(error)))
+        else:
+            await self.tell(Launched())
+
+    async def _await_end(self) -> None:
+        ended = await self.means.executor.wait(self.means.folder)
+        await self.tell(CommandsEnded(ended))
+
+    async def _hear(self) -> None:
+        """Rings for readers when the shim wrote; now and then unasked, for pokes may be lost."""
+        with self.means.wake.following(self.means.folder.name) as poked:
+            while True:
+                await first_of(poked, UNASKED_SECONDS)
+                poked.clear()
+                self.chronicle.bell.ring()
+
+    async def _watch(self) -> None:
+        async for artifact in self.means.saver.changes():
+            await self.means.records.save_artifact(artifact)
+            self.chronicle.tell(artifact)
+
+    async def _end_commands(self, abort: bool) -> None:
+        try:
+            await self.means.executor.stop(self.means.folder, abort)
+        except MeshError as error:
+            # The shim ends by itself or is gone; waiting for it says which.
+            log.warning("job %s: %s", self.means.folder.name, error)
+
+    async def _save(self, complete: bool) -> None:
+        try:
+            artifacts, warning = await self.means.saver.last(complete)
+        except MeshError as error:
+            await self.tell(NotSaved(*reason_of(error)))
+        except OSError as error:
+            await self.tell(NotSaved("not-saved", f"The artifacts cannot be read: {error}."))
+        else:
+            for artifact in artifacts:
+                await self.means.records.save_artifact(artifact)
+                self.chronicle.tell(artifact)
+            await self.tell(Saved(warning))
+
+    async def _finish(self, verdict: Verdict) -> None:
+        change = self._change(verdict.state, verdict.cause, verdict.reason, verdict.exit_code)
+        kept = tuple(self.means.records.artifacts(self.accepted.key))
+        fin = await asyncio.to_thread(last_word, self.means.journal, change, kept)
+        await self.means.records.finish(fin)
+        await self.means.end_lease()
+        self.chronicle.tell(change)
+        self.chronicle.tell(fin)
+
+
+async def first_of(event: asyncio.Event, seconds: float) -> None:
+    """Returns when the event is set, or after the time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def last_word(journal: Path, change: StateChange, kept: tuple[ArtifactSaved, ...]) -> Fin:
+    """The last word on an attempt whose log is complete. Reads the whole log."""
+    reader = JournalReader(journal)
+    try:
+        stdout_bytes, stderr_bytes = reader.lengths()
+        stdout_digest, stderr_digest = reader.digests()
+    finally:
+        reader.close()
+    return Fin(
+        key=change.key,
+        state=change,
+        stdout_bytes=stdout_bytes,
+        stdout_digest=stdout_digest,
+        stderr_bytes=stderr_bytes,
+        stderr_digest=stderr_digest,
+        artifacts=kept,
+    )

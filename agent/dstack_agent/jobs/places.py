@@ -1,0 +1,96 @@
+"""Where the files of an attempt lie on this machine.
+
+A path of a workflow is relative to the job's working directory, below "~/", or absolute. A process
+sees the machine's own paths, so an absolute one must lie where the machine's owner allows it. A
+container sees its own: what it has at an absolute path lies below the job's folder here.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from dstack_mesh.faults import Refused
+from dstack_mesh.ids import RunId
+from dstack_scheduler.job import JobKey
+
+
+def folder_of(jobs: Path, key: JobKey) -> Path:
+    """The folder of an attempt below the folder of all jobs."""
+    return jobs / f"{key.run_id}.{key.job}.{key.attempt}"
+
+
+def key_of(folder: Path) -> JobKey | None:
+    """The attempt whose folder this is; None if it is no such folder."""
+    parts = folder.name.split(".")
+    if len(parts) != 3 or not (parts[1].isdigit() and parts[2].isdigit()):
+        return None
+    return JobKey(RunId(parts[0]), int(parts[1]), int(parts[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path lies.
+
+    Attributes:
+        within: A folder above it that no job can replace by a link.
+    """
+
+    path: Path
+    within: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the paths of one job lie.
+
+    Attributes:
+        work: Root of the code.
+        working_dir: Of the job, relative to `work`.
+        home: What "~" is on this machine.
+        outside: Absolute paths of a container lie below it; None for a process.
+        allowed: Where a process may have absolute paths.
+    """
+
+    work: Path
+    working_dir: str
+    home: Path
+    outside: Path | None = None
+    allowed: tuple[Path, ...] = ()
+
+    @property
+    def start(self) -> Path:
+        """The job's working directory."""
+        return self.work / self.working_dir
+
+    def of(self, path: str) -> Place:
+        """Where a path of the workflow lies. Raises Refused if it must not be touched."""
+        if path == "~" or path.startswith("~/"):
+            return Place(self.home / _inside(path[2:], path), self.home)
+        if path.startswith("/"):
+            return self._absolute(PurePosixPath(os.path.normpath(path)))
+        return Place(self.work / _inside(f"{self.working_dir}/{path}", path), self.work)
+
+    def _absolute(self, path: PurePosixPath) -> Place:
+        if self.outside is not None:
+            return Place(self.outside / path.relative_to("/"), self.outside)
+        for allowed in self.allowed:
+            if path.is_relative_to(allowed):
+                return Place(Path(path), allowed)
+        raise Refused(
+            f"The path {path} is not allowed for a process on this machine.",
+            f"Allowed are {', '.join(map(str, self.allowed)) or 'no absolute paths'}.",
+            "Use a path relative to the working directory, or run it in a container with `image:`.",
+            "path-not-allowed",
+        )
+
+
+def _inside(path: str, shown: str) -> str:
+    """The path without dots. Raises Refused if it leads out of where it starts."""
+    normal = os.path.normpath(path.lstrip("/") or ".")
+    if normal == ".." or normal.startswith("../"):
+        raise Refused(
+            f"The path {shown} leads out of the job's folder.",
+            hint="Remove the `..` from it.",
+            code="path-not-allowed",
+        )
+    return "" if normal == "." else normal

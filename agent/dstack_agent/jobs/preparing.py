@@ -1,0 +1,106 @@
+"""Makes everything ready that a job needs: its folder, its code, its inputs, room on the disk."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstack_agent.artifacts.saving import Saver
+from dstack_agent.jobs.bringing import Bringer
+from dstack_agent.jobs.places import Places
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.chunks.tree import lay_tree
+from dstack_mesh.faults import Busy, MeshError, Refused
+from dstack_scheduler.job import Input, JobSpec
+
+Note = Callable[[str], Awaitable[None]]
+
+GIB = 1 << 30
+RESERVED_PART = 0.05
+RESERVED_BYTES = GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Prepares one attempt; can be begun anew at any time before the launch.
+
+    Attributes:
+        note: Tells people what is going on.
+    """
+
+    folder: Path
+    spec: JobSpec
+    places: Places
+    store: ChunkStore
+    bringer: Bringer
+    saver: Saver
+    note: Note
+
+    async def run(self) -> None:
+        """Returns when the job can be launched. Raises MeshError with the reason as its code."""
+        try:
+            await asyncio.to_thread(self._make_folder)
+            await asyncio.to_thread(self._lay_code)
+            for each in self.spec.inputs:
+                await self._lay_input(each)
+            await asyncio.to_thread(self._make_artifact_folders)
+        except OSError as error:
+            raise Refused(
+                "The job's folder cannot be prepared.", str(error), code="folder-not-prepared"
+            ) from error
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _clear(self.places.work)
+        if self.places.outside is not None:
+            _clear(self.places.outside)
+        check_room(self.folder, sum(each.size_bytes for each in self.spec.inputs))
+
+    def _lay_code(self) -> None:
+        lay_tree(self.store, self.spec.code_digest, self.places.work)
+        self.places.start.mkdir(parents=True, exist_ok=True)
+
+    async def _lay_input(self, each: Input) -> None:
+        what = each.origin or each.path
+        place = self.places.of(each.path)
+        await self.note(f"Bringing {what}.")
+        await self.bringer.bring(each.digest, each.sources, what)
+        await asyncio.to_thread(lay_tree, self.store, each.digest, place.path)
+
+    def _make_artifact_folders(self) -> None:
+        try:
+            self.saver.make_folders()
+        except FileExistsError as error:
+            raise Refused(
+                "An artifact's folder cannot be made.",
+                f"{error.filename} is a file.",
+                "Artifacts are folders; name the folder that the file is in.",
+                "artifact-is-file",
+            ) from error
+
+
+def _clear(folder: Path) -> None:
+    """An empty folder, whatever an earlier life of the agent left there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+
+
+def check_room(folder: Path, wanted_bytes: int) -> None:
+    """Raises Busy unless the disk has room for the bytes and a reserve of 5 %, at least 1 GiB."""
+    usage = shutil.disk_usage(folder)
+    reserve = max(int(usage.total * RESERVED_PART), RESERVED_BYTES)
+    if usage.free < reserve + wanted_bytes:
+        raise Busy(
+            "The disk of the machine is full.",
+            f"{usage.free / GIB:.1f} GiB are free where {folder.parent} is; the job needs "
+            f"{wanted_bytes / GIB:.1f} and {reserve / GIB:.1f} are kept in reserve.",
+            "Free some space there (`dstack prune`), or run it elsewhere with `--agent`.",
+            "disk-full",
+        )
+
+
+def reason_of(error: MeshError) -> tuple[str, str]:
+    """The stable word and the sentence that a failed preparation is told by."""
+    return error.code, f"{error} {error.hint}".strip()

@@ -1,0 +1,154 @@
+"""Owns every attempt on this machine: takes new ones and old ones up, finds them for readers."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dstack_agent.bell import Bell
+from dstack_agent.jobs.chronicle import Chronicle, Followed, Told
+from dstack_agent.jobs.event import StopAsked
+from dstack_agent.jobs.live import LiveAttempt, last_word
+from dstack_agent.jobs.workshop import Workshop
+from dstack_agent.records import Accepted
+from dstack_mesh.ids import RunId
+from dstack_mesh.machine import RunningJob
+from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobSpec, JobState, StateChange
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The attempts that have not ended, each in a task of its own. Use from one event loop.
+
+    Attributes:
+        launched: Whether a shim has, or had, the job of a folder.
+        changes: Rings when an attempt begins or ends.
+    """
+
+    workshop: Workshop
+    launched: Callable[[Path], Awaitable[bool]]
+    changes: Bell = field(default_factory=Bell)
+    _live: dict[JobKey, LiveAttempt] = field(default_factory=dict[JobKey, LiveAttempt])
+    _group: asyncio.TaskGroup | None = None
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Takes unfinished attempts up again, says `ready`, then lives them until cancelled.
+
+        Jobs go on when this is cancelled: their shims own them.
+        """
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await self._recover()
+            ready.set()
+            await asyncio.Event().wait()
+
+    async def _recover(self) -> None:
+        await asyncio.to_thread(self._end_stale_leases)
+        for accepted in self.workshop.records.unfinished():
+            self._begin(accepted, {})
+
+    def _end_stale_leases(self) -> None:
+        """Ends leases whose job ended, or was never written down, when the agent died between."""
+        unfinished = {accepted.key for accepted in self.workshop.records.unfinished()}
+        for lease in self.workshop.ledger.leases():
+            if lease.key not in unfinished:
+                self.workshop.ledger.end(lease.key)
+
+    async def accept(
+        self, spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str]
+    ) -> None:
+        """Makes the job this agent's. Durable on return; the same job again changes nothing."""
+        if await self.workshop.records.accept(spec, gpu_uuids):
+            self._begin(self.workshop.records.find(spec.key), secrets)
+
+    def _begin(self, accepted: Accepted, secrets: Mapping[str, str]) -> None:
+        assert self._group is not None, "accept() before run()"
+        told: list[Told] = [*self.workshop.records.history(accepted.key)]
+        told += self.workshop.records.artifacts(accepted.key)
+        means = self.workshop.means(accepted)
+        live = LiveAttempt(accepted, Chronicle(told), means, secrets)
+        self._live[accepted.key] = live
+        self._group.create_task(self._live_out(live))
+        self.changes.ring()
+
+    async def _live_out(self, live: LiveAttempt) -> None:
+        folder = live.means.folder
+        try:
+            await live.run(live.accepted.launching and await self.launched(folder))
+        except Exception:  # a bug in one attempt must not take the others down
+            log.exception("attempt %s broke", folder.name)
+            await self._give_up(live)
+        finally:
+            self._live.pop(live.accepted.key, None)
+            self.changes.ring()
+        await self._clean(live)
+
+    async def _give_up(self, live: LiveAttempt) -> None:
+        means = live.means
+        if live.chronicle.over:
+            return
+        cause = f"The agent failed inside; its log says more under {means.folder.name}."
+        with contextlib.suppress(Exception):
+            await means.executor.stop(means.folder, True)
+        now = means.clock.now()
+        change = StateChange(live.accepted.key, JobState.FAILED, now, cause, "agent-failed")
+        fin = await asyncio.to_thread(last_word, means.journal, change, ())
+        await means.records.finish(fin)
+        await means.end_lease()
+        live.chronicle.tell(change)
+        live.chronicle.tell(fin)
+
+    async def _clean(self, live: LiveAttempt) -> None:
+        """Removes the work directory of a job that is done; its log stays."""
+        last = live.chronicle.since(0)[-1:]
+        if last and isinstance(last[0], Fin) and last[0].state.state is JobState.DONE:
+            await asyncio.to_thread(remove_work, live.means.folder)
+
+    async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
+        """Writes down that the jobs of a run shall end; how many it concerns. Idempotent."""
+        order = StopAsked(abort, cause)
+        concerned = [
+            live
+            for key, live in self._live.items()
+            if key.run_id == run_id and job in (None, key.job)
+        ]
+        for live in concerned:
+            await self.workshop.records.order_stop(live.accepted.key, order)
+            await live.tell(order)
+        return len(concerned)
+
+    def follow(self, key: JobKey) -> Followed:
+        """What a reader of an attempt needs; attempt 0 is the newest. Raises Missing."""
+        accepted = self.workshop.records.find(key)
+        live = self._live.get(accepted.key)
+        chronicle = live.chronicle if live else self._past(accepted)
+        return Followed(accepted.key, chronicle, self.workshop.journal(accepted))
+
+    def _past(self, accepted: Accepted) -> Chronicle:
+        history = self.workshop.records.history(accepted.key)
+        kept: list[ArtifactSaved] = self.workshop.records.artifacts(accepted.key)
+        fin = [accepted.fin] if accepted.fin else []
+        return Chronicle([*history[:-1], *kept, *history[-1:], *fin])
+
+    def running(self) -> list[RunningJob]:
+        """The attempts that have not ended."""
+        return [
+            RunningJob(live.accepted.spec.run_name, live.accepted.key.job, live.accepted.gpu_uuids)
+            for live in self._live.values()
+        ]
+
+
+def remove_work(folder: Path) -> None:
+    """Removes what a job worked in; what cannot be removed stays and is logged."""
+    for part in ("work", "outside"):
+        if (folder / part).exists():
+            shutil.rmtree(folder / part, onerror=_not_removed)
+
+
+def _not_removed(_: object, path: str, error: object) -> None:
+    log.warning("%s was not removed: %s", path, error)

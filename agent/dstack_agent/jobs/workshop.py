@@ -1,0 +1,122 @@
+"""Gathers what an attempt is lived with: its folder, places, executor, cards, environment."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstack_agent.artifacts.saving import Saver
+from dstack_agent.executor.port import Executor, Launch
+from dstack_agent.jobs.bringing import Bringer
+from dstack_agent.jobs.live import Means
+from dstack_agent.jobs.places import Places, folder_of
+from dstack_agent.jobs.preparing import Preparation
+from dstack_agent.ledger import Ledger
+from dstack_agent.logs.wake import Wake
+from dstack_agent.records import Accepted, Records
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.clock import Clock
+from dstack_mesh.faults import Refused
+from dstack_mesh.machine import ExecutorKind, Gpu, Machine
+from dstack_scheduler.job import JobSpec
+
+Environment = Callable[[JobSpec, Places, tuple[Gpu, ...]], Mapping[str, str]]
+"""What a job sees as its environment, but for secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Everything that attempts share.
+
+    Attributes:
+        jobs: One folder an attempt below it.
+        machine: The cards as they are now.
+        allowed: Where a process may have absolute paths.
+        user_home: What "~" is for a process.
+    """
+
+    jobs: Path
+    journal_name: str
+    records: Records
+    ledger: Ledger
+    executors: Mapping[ExecutorKind, Executor]
+    store: ChunkStore
+    bringer: Bringer
+    wake: Wake
+    clock: Clock
+    machine: Callable[[], Machine]
+    environment: Environment
+    allowed: tuple[Path, ...]
+    user_home: Path
+
+    def folder(self, accepted: Accepted) -> Path:
+        return folder_of(self.jobs, accepted.key)
+
+    def journal(self, accepted: Accepted) -> Path:
+        return self.folder(accepted) / self.journal_name
+
+    def places(self, spec: JobSpec) -> Places:
+        """Where the paths of a job lie."""
+        folder = folder_of(self.jobs, spec.key)
+        work = folder / "work"
+        if spec.executor is ExecutorKind.DOCKER:
+            outside = folder / "outside"
+            return Places(work, spec.working_dir, outside / "root", outside)
+        return Places(work, spec.working_dir, self.user_home, None, self.allowed)
+
+    def means(self, accepted: Accepted) -> Means:
+        """What this attempt is lived with."""
+        spec = accepted.spec
+        folder = self.folder(accepted)
+        places = self.places(spec)
+        saver = Saver(spec.key, spec.artifacts, places, self.store)
+
+        def preparation(note: Callable[[str], Awaitable[None]]) -> Preparation:
+            return Preparation(folder, spec, places, self.store, self.bringer, saver, note)
+
+        async def end_lease() -> None:
+            await asyncio.to_thread(self.ledger.end, spec.key)
+
+        async def order(secrets: Mapping[str, str]) -> Launch:
+            gpus = await asyncio.to_thread(self._cards, accepted.gpu_uuids)
+            lost = set(spec.secret_names) - set(secrets)
+            if lost:
+                raise _secrets_lost(lost)
+            env = self.environment(spec, places, gpus)
+            return Launch(folder, places.work, spec, gpus, env, secrets)
+
+        return Means(
+            folder=folder,
+            journal=self.journal(accepted),
+            executor=self.executors[spec.executor],
+            preparation=preparation,
+            saver=saver,
+            order=order,
+            end_lease=end_lease,
+            wake=self.wake,
+            records=self.records,
+            clock=self.clock,
+        )
+
+    def _cards(self, uuids: tuple[str, ...]) -> tuple[Gpu, ...]:
+        if not uuids:
+            return ()
+        present = {gpu.uuid: gpu for gpu in self.machine().gpus}
+        gone = [uuid for uuid in uuids if uuid not in present]
+        if gone:
+            raise Refused(
+                "A card that was granted is not there any more.",
+                f"{', '.join(gone)} fell off the bus or was taken out.",
+                code="gpu-gone",
+            )
+        return tuple(present[uuid] for uuid in uuids)
+
+
+def _secrets_lost(names: set[str]) -> Refused:
+    return Refused(
+        "The job's secrets are gone.",
+        f"The agent restarted before the job did start; {', '.join(sorted(names))} "
+        "were in its memory only.",
+        "Run it again.",
+        "secrets-lost",
+    )

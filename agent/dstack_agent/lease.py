@@ -1,0 +1,70 @@
+"""What is said at the ledger's counter: claims, awards, leases, and a refusal with its reasons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dstack_mesh.faults import Busy
+from dstack_mesh.ids import Digest, HoldId, PeerId, RunName
+from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.job import JobKey
+from dstack_scheduler.needs import Needs
+from dstack_scheduler.verdict import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody wants to hold.
+
+    Attributes:
+        epoch: Of the run's driver.
+        peer: Who asks, as TLS proved it; empty for the owner of this home.
+        owner: Who asks, for people; may be empty.
+    """
+
+    key: JobKey
+    run_name: RunName
+    needs: Needs
+    executor: ExecutorKind
+    epoch: int
+    peer: PeerId
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Award:
+    """What somebody wants to turn a hold into."""
+
+    hold_id: HoldId
+    epoch: int
+    key: JobKey
+    needs: Needs
+    executor: ExecutorKind
+    spec_digest: Digest
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A job's lease. `ended` is only true of the answer to a commit that was repeated late."""
+
+    key: JobKey
+    hold_id: HoldId
+    run_name: RunName
+    owner: str
+    peer: PeerId
+    executor: ExecutorKind
+    needs: Needs
+    epoch: int
+    spec_digest: Digest
+    gpu_uuids: tuple[str, ...] = ()
+    ended: bool = False
+
+
+class NotFree(Busy):
+    """What was asked for is not free; `reasons` say who has it."""
+
+    def __init__(self, reasons: Sequence[Reason]) -> None:
+        first = reasons[0]
+        why = " ".join(reason.message for reason in reasons)
+        super().__init__("This agent cannot take the job now.", why, first.hint, first.code)
+        self.reasons = tuple(reasons)

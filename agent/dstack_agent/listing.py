@@ -1,0 +1,89 @@
+"""What this agent knows of runs, for whoever lists them: those it executes, executed or drives."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from dstack_agent.driven import DrivenRuns
+from dstack_agent.records import Accepted, Records
+from dstack_agent.tags import Tags
+from dstack_mesh.card import PeerCard
+from dstack_mesh.ids import RunId
+from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.job import (
+    ArtifactSaved,
+    JobRecord,
+    JobState,
+    RunRecord,
+    Source,
+    StateChange,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Listings:
+    """Puts runs together from what the agent remembers. `card` is who we are."""
+
+    records: Records
+    driven: DrivenRuns
+    tags: Tags
+    card: Callable[[], PeerCard]
+
+    def listing(self, names: tuple[str, ...]) -> Listing:
+        """Runs newest first: all, or those named by id or by the beginning of their name."""
+        executed = {run_id: self._executed(run_id) for run_id in self.records.run_ids(names)}
+        driven = {record.run_id: record for record in self.driven.records(names)}
+        known = sorted({*executed, *driven}, reverse=True)
+        runs = tuple(_merged(driven.get(run_id), executed.get(run_id)) for run_id in known)
+        return Listing(runs, self.tags.all())
+
+    def _executed(self, run_id: RunId) -> RunRecord:
+        attempts = self.records.of_run(run_id)
+        newest = [list(group)[-1] for _, group in groupby(attempts, lambda each: each.key.job)]
+        spec = newest[-1].spec
+        return RunRecord(
+            run_id=run_id,
+            run_name=spec.run_name,
+            target=spec.workflow or spec.provider,
+            owner=spec.owner,
+            submitted_at=spec.submitted_at,
+            job_count=newest[-1].key.job + 1,
+            revision=spec.revision,
+            variables=spec.variables,
+            jobs=tuple(self._job(each) for each in newest),
+        )
+
+    def _job(self, accepted: Accepted) -> JobRecord:
+        card, spec = self.card(), accepted.spec
+        history = self.records.history(spec.key)
+        first = StateChange(spec.key, JobState.SUBMITTED, spec.submitted_at)
+        artifacts = tuple(self.records.artifacts(spec.key))
+        return JobRecord(
+            key=spec.key,
+            workflow=spec.workflow,
+            provider=spec.provider,
+            state=history[-1] if history else first,
+            agent_id=card.peer_id,
+            agent_name=card.name,
+            gpu_uuids=accepted.gpu_uuids,
+            artifacts=artifacts,
+            copies=_copies(artifacts, Source(card.peer_id, card.addresses)),
+        )
+
+
+def _copies(artifacts: Iterable[ArtifactSaved], here: Source) -> tuple[Source, ...]:
+    return (here,) if any(artifact.complete for artifact in artifacts) else ()
+
+
+def _merged(driven: RunRecord | None, executed: RunRecord | None) -> RunRecord:
+    """A run that is driven here, with what is known first-hand of its jobs that run here."""
+    if driven is None or executed is None:
+        found = driven or executed
+        assert found is not None
+        return found
+    jobs = {job.key.job: job for job in driven.jobs}
+    for job in executed.jobs:
+        told = jobs.get(job.key.job)
+        if told is None or told.key.attempt <= job.key.attempt:
+            jobs[job.key.job] = job
+    return replace(driven, jobs=tuple(jobs[index] for index in sorted(jobs)))

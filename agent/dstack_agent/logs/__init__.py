@@ -1,0 +1,1 @@
+"""What jobs wrote: the journal of a job's output, and being told that it grew."""

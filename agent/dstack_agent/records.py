@@ -1,0 +1,201 @@
+"""What the agent must remember of jobs: specifications, states, artifacts, ends. Never a secret.
+
+`kill -9` anywhere leaves whole facts. A job is accepted and ended durably; states between are as
+safe as the process. All reads answer at once from the last commit; all writes are awaited.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+
+from dstack_agent.database import Database
+from dstack_agent.jobs.event import StopAsked
+from dstack_agent.wire import stored
+from dstack_mesh.faults import Missing
+from dstack_mesh.ids import RunId
+from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobSpec, StateChange
+
+_OF_KEY = "run_id = ? AND job = ? AND attempt = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that this agent has or had.
+
+    Attributes:
+        order: What a person asked for, if anything.
+        launching: Whether a shim may have been started.
+        fin: The last word; None while it goes on.
+    """
+
+    spec: JobSpec
+    gpu_uuids: tuple[str, ...]
+    order: StopAsked | None
+    launching: bool
+    fin: Fin | None
+
+    @property
+    def key(self) -> JobKey:
+        return self.spec.key
+
+
+def _values(key: JobKey) -> tuple[str, int, int]:
+    return key.run_id, key.job, key.attempt
+
+
+class Records:
+    """Jobs of this agent."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def accept(self, spec: JobSpec, gpu_uuids: tuple[str, ...]) -> bool:
+        """Writes a new job down durably; False if it was known already."""
+        row = (*_values(spec.key), spec.run_name, stored.pack_spec(spec), ",".join(gpu_uuids))
+
+        def change(connection: sqlite3.Connection) -> bool:
+            inserted = connection.execute(
+                "INSERT OR IGNORE INTO job (run_id, job, attempt, run_name, spec, gpu_uuids)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
+            return inserted.rowcount == 1
+
+        return await self._database.write(change, durable=True)
+
+    async def order_stop(self, key: JobKey, order: StopAsked) -> None:
+        """Writes down durably that a person wants an end; an abort is never softened."""
+        await self._update(
+            key,
+            "stop_cause = CASE WHEN stop_cause IS NULL OR ? > abort THEN ? ELSE stop_cause END,"
+            " abort = max(abort, ?)",
+            (int(order.abort), order.cause, int(order.abort)),
+            durable=True,
+        )
+
+    async def launching(self, key: JobKey) -> None:
+        """Writes down, before it happens, that a shim is started."""
+        await self._update(key, "launching = 1", ())
+
+    async def acknowledge(self, key: JobKey, stdout_bytes: int, stderr_bytes: int) -> None:
+        """Remembers which bytes some reader has safely. Cumulative."""
+        await self._update(
+            key,
+            "stdout_acked = max(stdout_acked, ?), stderr_acked = max(stderr_acked, ?)",
+            (stdout_bytes, stderr_bytes),
+        )
+
+    async def _update(
+        self, key: JobKey, assignment: str, values: tuple[object, ...], durable: bool = False
+    ) -> None:
+        row = (*values, *_values(key))
+        await self._database.write(
+            lambda db: db.execute(f"UPDATE job SET {assignment} WHERE {_OF_KEY}", row), durable
+        )
+
+    async def enter(self, change: StateChange) -> None:
+        """Writes a state down."""
+        row = (*_values(change.key), stored.pack_state(change))
+        await self._database.write(lambda db: _insert_state(db, row))
+
+    async def save_artifact(self, artifact: ArtifactSaved) -> None:
+        """Writes down that this is the newest version of an artifact."""
+        row = (*_values(artifact.key), artifact.path, stored.pack_artifact(artifact))
+        await self._database.write(
+            lambda db: db.execute("INSERT OR REPLACE INTO artifact VALUES (?, ?, ?, ?, ?)", row)
+        )
+
+    async def forget_artifacts(self, key: JobKey) -> None:
+        """Takes back what was saved of an attempt that was aborted."""
+        row = _values(key)
+        await self._database.write(
+            lambda db: db.execute(f"DELETE FROM artifact WHERE {_OF_KEY}", row)
+        )
+
+    async def finish(self, fin: Fin) -> None:
+        """Writes the last state and the last word down, durably and together."""
+        state = (*_values(fin.key), stored.pack_state(fin.state))
+        row = (stored.pack_fin(fin), *_values(fin.key))
+
+        def change(connection: sqlite3.Connection) -> None:
+            _insert_state(connection, state)
+            connection.execute(f"UPDATE job SET fin = ? WHERE {_OF_KEY}", row)
+
+        await self._database.write(change, durable=True)
+
+    def find(self, key: JobKey) -> Accepted:
+        """A job; attempt 0 is the newest one known here. Raises Missing."""
+        rows = self._database.read(
+            f"SELECT {_COLUMNS} FROM job WHERE run_id = ? AND job = ? AND attempt >= ?"
+            " ORDER BY attempt DESC",
+            (key.run_id, key.job, key.attempt),
+        )
+        found = [_accepted(row) for row in rows]
+        for job in found:
+            if key.attempt in (0, job.key.attempt):
+                return job
+        raise Missing(
+            "This agent knows no such job.",
+            f"It was asked for job {key.job}, attempt {key.attempt} of run {key.run_id}.",
+            code="no-such-job",
+        )
+
+    def unfinished(self) -> list[Accepted]:
+        """Jobs without a last word."""
+        return [
+            _accepted(row)
+            for row in self._database.read(f"SELECT {_COLUMNS} FROM job WHERE fin IS NULL")
+        ]
+
+    def of_run(self, run_id: RunId) -> list[Accepted]:
+        """All attempts of a run, by job and attempt."""
+        rows = self._database.read(
+            f"SELECT {_COLUMNS} FROM job WHERE run_id = ? ORDER BY job, attempt", (run_id,)
+        )
+        return [_accepted(row) for row in rows]
+
+    def run_ids(self, names: tuple[str, ...] = ()) -> list[RunId]:
+        """Runs, newest first: all, or those whose id or beginning of a name is among `names`."""
+        wanted = " OR ".join(["run_id = ? OR substr(run_name, 1, length(?)) = ?"] * len(names))
+        where = f" WHERE {wanted}" if names else ""
+        values = [value for name in names for value in (name, name, name)]
+        rows = self._database.read(
+            f"SELECT DISTINCT run_id FROM job{where} ORDER BY run_id DESC", values
+        )
+        return [RunId(str(row[0])) for row in rows]
+
+    def history(self, key: JobKey) -> list[StateChange]:
+        """States of an attempt, oldest first."""
+        rows = self._database.read(
+            f"SELECT change FROM state WHERE {_OF_KEY} ORDER BY seq", _values(key)
+        )
+        return [stored.unpack_state(_blob(row[0])) for row in rows]
+
+    def artifacts(self, key: JobKey) -> list[ArtifactSaved]:
+        """Newest versions of an attempt's artifacts."""
+        rows = self._database.read(
+            f"SELECT saved FROM artifact WHERE {_OF_KEY} ORDER BY path", _values(key)
+        )
+        return [stored.unpack_artifact(_blob(row[0])) for row in rows]
+
+
+_COLUMNS = "spec, gpu_uuids, stop_cause, abort, launching, fin"
+
+
+def _insert_state(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:
+    connection.execute("INSERT INTO state (run_id, job, attempt, change) VALUES (?, ?, ?, ?)", row)
+
+
+def _blob(value: object) -> bytes:
+    assert isinstance(value, bytes)
+    return value
+
+
+def _accepted(row: tuple[object, ...]) -> Accepted:
+    spec, gpu_uuids, stop_cause, abort, launching, fin = row
+    return Accepted(
+        spec=stored.unpack_spec(_blob(spec)),
+        gpu_uuids=tuple(each for each in str(gpu_uuids).split(",") if each),
+        order=None if stop_cause is None else StopAsked(bool(abort), str(stop_cause)),
+        launching=bool(launching),
+        fin=None if fin is None else stored.unpack_fin(_blob(fin)),
+    )

@@ -1,0 +1,1 @@
+"""What the agent serves to others: from the wire, ask, to the wire."""

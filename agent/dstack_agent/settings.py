@@ -1,0 +1,317 @@
+"""How the daemon of one home behaves: flags, then environment, then `config.yaml`, then defaults.
+
+`TABLE` is the one list of settings: the command, its help and the documentation are made of it or
+tested against it.
+"""
+
+import math
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from dstack_mesh.discovery.seeds import all_seeds
+from dstack_mesh.faults import Invalid
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Address
+from dstack_scheduler.gpus import DeclaredGpu, parse_declared
+
+T = TypeVar("T")
+
+DEFAULT_PORT = 7420
+
+DEFAULT_IDLE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, as the documentation shows it.
+
+    Attributes:
+        name: Key in `config.yaml` and field of `Settings`.
+        flag: Of `dstack-runner start`.
+        env: Its twin.
+        default: For people.
+        effect: What it does, and its trade-off where it has one.
+        unit: Of the value; empty where there is none.
+        repeated: May be given several times; in the environment separated by commas.
+        switch: Is on or off; the flag's opposite begins with "--no-".
+    """
+
+    name: str
+    flag: str
+    env: str
+    default: str
+    effect: str
+    unit: str = ""
+    repeated: bool = False
+    switch: bool = False
+
+
+TABLE = (
+    Setting(
+        "home",
+        "--home",
+        "DSTACK_HOME",
+        "~/.local/share/dstack",
+        "Where everything of this peer is kept. Two homes on one machine are two peers.",
+        "folder",
+    ),
+    Setting(
+        "name",
+        "--name",
+        "DSTACK_NAME",
+        "the machine's host name",
+        "What members of the mesh call this agent.",
+    ),
+    Setting(
+        "listen",
+        "--listen",
+        "DSTACK_LISTEN",
+        f"0.0.0.0:{DEFAULT_PORT}",
+        "Where other peers reach this agent. Port 0 takes any free one, which seeds cannot name.",
+        "HOST:PORT",
+    ),
+    Setting(
+        "seeds",
+        "--seed",
+        "DSTACK_SEEDS",
+        "none",
+        "Peers to ask for others, for networks that drop multicast. Flags, environment and"
+        " config.yaml add up.",
+        "HOST:PORT",
+        repeated=True,
+    ),
+    Setting(
+        "mdns",
+        "--mdns",
+        "DSTACK_MDNS",
+        "on",
+        "Find and be found by multicast on the local network. Off: seeds and memory only.",
+        switch=True,
+    ),
+    Setting(
+        "gpus",
+        "--gpu",
+        "DSTACK_GPUS",
+        "none",
+        "Declares simulated cards, for tests. Jobs get no real card by it.",
+        "NAME:MEMORY[:COUNT]",
+        repeated=True,
+    ),
+    Setting(
+        "private",
+        "--private",
+        "DSTACK_PRIVATE",
+        "off",
+        "Open no port: only the owner of this home reaches the agent, by a Unix socket.",
+        switch=True,
+    ),
+    Setting(
+        "idle",
+        "--idle",
+        "DSTACK_IDLE",
+        f"{DEFAULT_IDLE_SECONDS:.0f} for a private agent, else never",
+        "Leave after this time without jobs and callers. 0 is never.",
+        "seconds",
+    ),
+    Setting(
+        "max_jobs",
+        "--max-jobs",
+        "DSTACK_MAX_JOBS",
+        "4 or twice the processors, whichever is more",
+        "Jobs at once, however little they ask for. Larger packs more, and shares the disk more.",
+        "jobs",
+    ),
+    Setting(
+        "process",
+        "--process",
+        "DSTACK_PROCESS",
+        "on",
+        "Run jobs without an image as processes of this user. Off: containers only.",
+        switch=True,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a daemon was told.
+
+    Attributes:
+        host: Interface to listen on; unused by a private agent.
+        port: 0 for any free port.
+        idle_seconds: None to stay for ever.
+        max_jobs: None for the default of `dstack_scheduler.fit.Policy`.
+    """
+
+    home: Home
+    name: str
+    host: str = "0.0.0.0"
+    port: int = DEFAULT_PORT
+    seeds: tuple[Address, ...] = ()
+    mdns: bool = True
+    gpus: tuple[DeclaredGpu, ...] = ()
+    private: bool = False
+    idle_seconds: float | None = None
+    max_jobs: int | None = None
+    allow_process: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value and who gave it."""
+
+    value: object
+    origin: str
+
+
+def read_settings(
+    flags: Mapping[str, object], environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings in effect.
+
+    Args:
+        flags: Values by `Setting.name`; None or an empty tuple is a flag that was not given.
+        environment: Where the `DSTACK_…` twins are looked up.
+
+    Raises:
+        Invalid: A value is wrong; the message names it, where it came from and what would be right.
+    """
+    home = _home(flags, environment)
+    config = _read_config(home)
+    given = {each.name: _given(each, flags, environment, config, home) for each in TABLE}
+    host, port = _read(given["listen"], _listen, ("0.0.0.0", DEFAULT_PORT))
+    private = _read(given["private"], _switch, False)
+    idle = _read(given["idle"], _seconds, DEFAULT_IDLE_SECONDS if private else 0.0)
+    return Settings(
+        home=home,
+        name=_read(given["name"], _name, socket.gethostname()),
+        host=host,
+        port=port,
+        seeds=all_seeds(_texts(flags.get("seeds") or ()), environment, home.config),
+        mdns=_read(given["mdns"], _switch, True),
+        gpus=_read(given["gpus"], _gpus, ()),
+        private=private,
+        idle_seconds=idle or None,
+        max_jobs=_read(given["max_jobs"], _jobs, None),
+        allow_process=_read(given["process"], _switch, True),
+    )
+
+
+def _home(flags: Mapping[str, object], environment: Mapping[str, str]) -> Home:
+    chosen = flags.get("home") or environment.get("DSTACK_HOME")
+    return Home.of_environment(str(chosen) if chosen else None)
+
+
+def _read_config(home: Home) -> Mapping[str, object]:
+    try:
+        text = home.config.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"{home.config} cannot be read.", f"{error}.") from error
+    # Most homes have no such file, and the parser takes 20 ms to load.
+    import yaml
+
+    try:
+        loaded: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Invalid(f"{home.config} is not valid YAML.", f"{error}.") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise Invalid(f"{home.config} must be a map of settings.", hint="seeds: [ws-1:7420]")
+    return cast(dict[str, object], loaded)
+
+
+def _given(
+    setting: Setting,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    config: Mapping[str, object],
+    home: Home,
+) -> _Given | None:
+    """The first that says something: flag, environment, config."""
+    flag = flags.get(setting.name)
+    if flag is not None and flag != ():
+        return _Given(flag, setting.flag)
+    if environment.get(setting.env):
+        return _Given(environment[setting.env], setting.env)
+    if config.get(setting.name) is not None:
+        return _Given(config[setting.name], f"{setting.name} in {home.config}")
+    return None
+
+
+def _read(given: _Given | None, parse: Callable[[object], T], default: T) -> T:
+    if given is None:
+        return default
+    try:
+        return parse(given.value)
+    except ValueError as error:
+        shown = f'"{given.value}"' if isinstance(given.value, str) else str(given.value)
+        raise Invalid(f"{given.origin} cannot be {shown}.", f"{error}.", code="setting") from error
+
+
+def _texts(value: object) -> list[str]:
+    """The elements of a list, or of a text with commas."""
+    if isinstance(value, str):
+        return [part for part in (part.strip() for part in value.split(",")) if part]
+    if isinstance(value, Sequence):
+        return [str(part) for part in cast(Sequence[object], value)]
+    raise ValueError("It must be a list")
+
+
+def _listen(value: object) -> tuple[str, int]:
+    text = str(value).strip()
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError("It must be HOST:PORT, as 0.0.0.0:7420 or [::]:7420")
+    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ValueError(f'"{port}" is not a port; 0 (any free one) to 65535 are')
+    if host.startswith("[") and host.endswith("]"):
+        return host[1:-1], int(port)
+    if ":" in host:
+        raise ValueError("An IPv6 address stands in brackets, as [::]:7420")
+    return host, int(port)
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    match str(value).strip().lower():
+        case "1" | "true" | "on" | "yes":
+            return True
+        case "0" | "false" | "off" | "no":
+            return False
+        case _:
+            raise ValueError("It is 1 (on) or 0 (off)")
+
+
+def _seconds(value: object) -> float:
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        raise ValueError("It must be a number of seconds, as 600") from None
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError("It must be a number of seconds from 0 on")
+    return seconds
+
+
+def _jobs(value: object) -> int | None:
+    text = str(value).strip()
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10_000):
+        raise ValueError("It must be a whole number from 1 to 10000")
+    return int(text)
+
+
+def _name(value: object) -> str:
+    name = str(value).strip()
+    if not name or len(name) > 63 or not name.isprintable() or any(map(str.isspace, name)):
+        raise ValueError("A name has 1 to 63 characters and no blanks")
+    return name
+
+
+def _gpus(value: object) -> tuple[DeclaredGpu, ...]:
+    return tuple(parse_declared(text) for text in _texts(value))

@@ -1,0 +1,1 @@
+"""Messages that the agent keeps for itself."""

@@ -1,0 +1,66 @@
+"""Domain values as the bytes that the agent's database keeps.
+
+They are the messages of the protocol, so that a newer agent reads what an older one wrote by the
+same rules by which peers understand each other.
+"""
+
+from collections.abc import Sequence
+
+from dstack_mesh.v1 import job_pb2, run_pb2
+from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.job import ArtifactSaved, Fin, JobSpec, RunRecord, StateChange, TagRecord
+from dstack_scheduler.wire import convert
+
+
+def pack_spec(spec: JobSpec) -> bytes:
+    return convert.spec_to_wire(spec).SerializeToString()
+
+
+def unpack_spec(stored: bytes) -> JobSpec:
+    return convert.spec_from_wire(job_pb2.JobSpec.FromString(stored))
+
+
+def pack_state(change: StateChange) -> bytes:
+    return convert.state_to_wire(change).SerializeToString()
+
+
+def unpack_state(stored: bytes) -> StateChange:
+    return convert.state_from_wire(job_pb2.StateChange.FromString(stored))
+
+
+def pack_artifact(artifact: ArtifactSaved) -> bytes:
+    return convert.artifact_to_wire(artifact).SerializeToString()
+
+
+def unpack_artifact(stored: bytes) -> ArtifactSaved:
+    return convert.artifact_from_wire(run_pb2.ArtifactSaved.FromString(stored))
+
+
+def pack_fin(fin: Fin) -> bytes:
+    return convert.fin_to_wire(fin).SerializeToString()
+
+
+def unpack_fin(stored: bytes) -> Fin:
+    return convert.fin_from_wire(run_pb2.Fin.FromString(stored))
+
+
+def pack_tag(tag: TagRecord) -> bytes:
+    return convert.tag_to_wire(tag).SerializeToString()
+
+
+def unpack_tag(stored: bytes) -> TagRecord:
+    return convert.tag_from_wire(run_pb2.TagRecord.FromString(stored))
+
+
+def pack_drive(record: RunRecord, jobs: Sequence[DrivenJob], epoch: int) -> bytes:
+    return run_pb2.DriveRequest(
+        record=convert.run_record_to_wire(record),
+        jobs=[convert.driven_to_wire(job) for job in jobs],
+        epoch=epoch,
+    ).SerializeToString()
+
+
+def unpack_drive(stored: bytes) -> tuple[RunRecord, tuple[DrivenJob, ...], int]:
+    wire = run_pb2.DriveRequest.FromString(stored)
+    jobs = tuple(convert.driven_from_wire(job) for job in wire.jobs)
+    return convert.run_record_from_wire(wire.record), jobs, wire.epoch

@@ -1,0 +1,34 @@
+"""What a check found."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Grade(Enum):
+    """How it is."""
+
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's result. `fix` can be pasted where that is possible."""
+
+    check: str
+    grade: Grade
+    message: str
+    fix: str = ""
+
+
+def passed(check: str, message: str) -> Finding:
+    return Finding(check, Grade.PASS, message)
+
+
+def warned(check: str, message: str, fix: str = "") -> Finding:
+    return Finding(check, Grade.WARN, message, fix)
+
+
+def failed(check: str, message: str, fix: str = "") -> Finding:
+    return Finding(check, Grade.FAIL, message, fix)

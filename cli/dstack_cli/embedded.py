@@ -1,0 +1,105 @@
+"""The agent of this home: used if one runs, else a private one is started, as a process of its own.
+
+A private agent serves its owner alone, on a Unix socket, and leaves when it was idle for a while. Two
+commands may start one at once: the agent itself lets only one live, and both commands use that one.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstack_mesh.faults import Unreachable
+from dstack_mesh.home import Home
+
+READY_WITHIN_SECONDS = 10.0
+LOOK_EVERY_SECONDS = 0.01
+TAIL_LINES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """An agent that was started and does not answer yet."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    log_from: int
+
+
+def answers(home: Home) -> bool:
+    """Whether an agent of this home listens now."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(home.agent_socket))
+        except OSError:
+            return False
+    return True
+
+
+def start(home: Home) -> Starting:
+    """Starts a private agent that outlives this command; it is not waited for."""
+    home.prepare()
+    log = home.state / "agent.log"
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            (
+                sys.executable,
+                *("-m", "dstack_agent.command"),
+                *("start", "--private", "--home", str(home.root)),
+            ),
+            cwd=home.root,
+            env=os.environ | {"DSTACK_HOME": str(home.root)},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+        return Starting(process, log, sink.tell())
+
+
+def wait_until_ready(home: Home, starting: Starting) -> None:
+    """Returns once the agent answers.
+
+    Raises:
+        Unreachable: It ended, or it does not answer in time; the end of its log is told.
+    """
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
+    while not answers(home):
+        ended = starting.process.poll()
+        if ended not in (None, 0) and not answers(home) and not _another_starts(home, deadline):
+            raise _did_not_start(starting, f"It ended with exit code {ended}.")
+        if time.monotonic() > deadline:
+            raise _did_not_start(starting, f"It did not answer in {READY_WITHIN_SECONDS:.0f} s.")
+        time.sleep(LOOK_EVERY_SECONDS)
+
+
+def ensure(home: Home) -> None:
+    """Makes sure that an agent of this home answers."""
+    if not answers(home):
+        wait_until_ready(home, start(home))
+
+
+def _another_starts(home: Home, deadline: float) -> bool:
+    """Whether an agent that somebody else started at the same moment comes up after all."""
+    patience = min(deadline, time.monotonic() + 1.0)
+    while time.monotonic() < patience:
+        if answers(home):
+            return True
+        time.sleep(LOOK_EVERY_SECONDS)
+    return False
+
+
+def _did_not_start(starting: Starting, why: str) -> Unreachable:
+    with starting.log.open("rb") as log:
+        log.seek(starting.log_from)
+        tail = log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+    said = "\n".join(["The last it said:", *(f"  {line}" for line in tail)] if tail else [])
+    return Unreachable(
+        "The agent of this machine did not start.",
+        f"{why}\n{said}".strip(),
+        f"the whole log is in {starting.log}; dstack doctor checks this machine",
+        code="agent-did-not-start",
+    )

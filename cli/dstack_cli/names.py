@@ -1,0 +1,72 @@
+"""Which run or agent a person means: `@`, `@2`, a name, or any unique prefix of a name or id."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dstack_cli.trouble import Misused
+from dstack_mesh.faults import Missing
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Something that can be called by its name or its id."""
+
+    name: str
+    id: str
+
+
+def find(text: str, known: Sequence[Named], what: str) -> Named:
+    """The one that is meant. `known` has the newest first; `what` is "run" or "agent".
+
+    Raises:
+        Missing: There is none; close spellings are in the hint.
+        Misused: Several are possible; they are listed.
+    """
+    if text.startswith("@"):
+        return _counted(text, known, what)
+    for one in known:
+        if text in (one.name, one.id):
+            return one
+    matching = [one for one in known if one.name.startswith(text) or one.id.startswith(text)]
+    match matching:
+        case [one]:
+            return one
+        case []:
+            raise _missing(text, known, what)
+        case _:
+            raise Misused(
+                f"{text!r} could be several {what}s.",
+                f"They are {listed(one.name for one in matching)}.",
+                f"give more letters of the name, as {matching[0].name}",
+                code="ambiguous",
+            )
+
+
+def _counted(text: str, known: Sequence[Named], what: str) -> Named:
+    digits = text[1:] or "1"
+    if not digits.isascii() or not digits.isdigit() or digits.strip("0") == "":
+        raise Misused(f"{text!r} names no {what}.", "@ is the last one, @2 the one before.")
+    place = int(digits)
+    if place > len(known):
+        raise Missing(
+            f"There is no {what} {text}.",
+            f"{len(known)} {what}s are known.",
+            "dstack ps -a" if what == "run" else "dstack agents",
+        )
+    return known[place - 1]
+
+
+def _missing(text: str, known: Sequence[Named], what: str) -> Missing:
+    close = difflib.get_close_matches(text, [one.name for one in known], n=3, cutoff=0.6)
+    listing = "dstack ps -a" if what == "run" else "dstack agents"
+    hint = f"did you mean {listed(close, 'or')}?" if close else f"{listing} lists them"
+    return Missing(f"There is no {what} {text!r}.", f"{len(known)} are known.", hint)
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """Words as a sentence lists them: "a", "a and b", "a, b and c"."""
+    all_words = list(words)
+    if len(all_words) < 2:
+        return "".join(all_words)
+    return f"{', '.join(all_words[:-1])} {last} {all_words[-1]}"

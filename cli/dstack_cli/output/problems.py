@@ -1,0 +1,42 @@
+"""Mistakes in what a person wrote, as they see them: place, line, caret, what would fix it."""
+
+from collections.abc import Sequence
+
+from dstack_cli.output.escapes import plain
+from dstack_cli.output.port import Json
+from dstack_scheduler.workflow.problem import Place, Problem
+
+SCHEMA = "dstack.problems/v1"
+
+
+def told(problems: Sequence[Problem]) -> str:
+    """All mistakes for people."""
+    return "\n".join(line for problem in problems for line in _lines(problem))
+
+
+def shape(problem: Problem) -> dict[str, Json]:
+    """A mistake for scripts."""
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "workflow": problem.workflow,
+        "key": problem.key,
+        "code": problem.code.value,
+        "message": problem.message,
+        "hint": problem.hint,
+    }
+
+
+def _lines(problem: Problem) -> list[str]:
+    place = Place(problem.file, problem.line, problem.column)
+    lines = [f"{place}: {plain(problem.message)} ({problem.code.value})"]
+    if problem.source:
+        number = str(problem.line)
+        marked = problem.source.replace("\t", " ")
+        caret = " " * max(0, problem.column - 1) + "^" * max(1, problem.length)
+        lines.append(f"  {number} | {plain(marked).rstrip()}")
+        lines.append(f"  {' ' * len(number)} | {caret}")
+    if problem.hint:
+        lines.append(f"  fix: {plain(problem.hint)}")
+    return lines

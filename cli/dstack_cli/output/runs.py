@@ -1,0 +1,173 @@
+"""Runs as tables and as JSON."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from dstack_cli import exit_codes
+from dstack_cli.output.port import Json, Listing
+from dstack_cli.output.table import Column, Table
+from dstack_cli.output.words import ago
+from dstack_cli.picture import RunPicture
+from dstack_mesh.ids import RunId
+from dstack_scheduler.job import JobRecord, RunRecord
+
+SCHEMA = "dstack.runs/v1"
+NONE = "<none>"
+
+PS_COLUMNS = (
+    Column("RUN"),
+    Column("WORKFLOW", 1),
+    Column("VARIABLES", 4),
+    Column("WHERE", 2),
+    Column("STATUS"),
+    Column("SUBMITTED", 3),
+    Column("OWNER", 6),
+    Column("TAG", 5),
+)
+STATUS_COLUMNS = (
+    Column("RUN"),
+    Column("TAG", 3),
+    Column("JOB", 4),
+    Column("WORKFLOW", 1),
+    Column("VARIABLES", 5),
+    Column("SUBMITTED", 6),
+    Column("RUNNER", 2),
+    Column("STATUS"),
+)
+
+
+def job_id(run_id: RunId, index: int) -> str:
+    """The 12 hex digits that name a job in the table of `dstack status`."""
+    return hashlib.sha256(f"{run_id}-{index}".encode()).hexdigest()[:12]
+
+
+def ps_listing(pictures: Sequence[RunPicture], now: datetime) -> Listing:
+    """One line for each run."""
+    rows = tuple(_ps_row(picture, now) for picture in pictures)
+    return _listing(pictures, Table(PS_COLUMNS, rows))
+
+
+def status_listing(pictures: Sequence[RunPicture], now: datetime) -> Listing:
+    """A line for each run, and below it one for each of its jobs."""
+    rows = [row for picture in pictures for row in _status_rows(picture, now)]
+    return _listing(pictures, Table(STATUS_COLUMNS, tuple(rows)))
+
+
+def run_item(picture: RunPicture) -> dict[str, Json]:
+    """A run for scripts."""
+    record, end = picture.record, picture.deciding
+    return {
+        "run": record.run_name,
+        "id": record.run_id,
+        "workflow": record.target,
+        "tag": picture.tags[0] if picture.tags else None,
+        "tags": list(picture.tags),
+        "owner": record.owner,
+        "repo": record.revision.repo,
+        "submitted_at": rfc3339(record.submitted_at),
+        "status": picture.status.value,
+        "exit_code": exit_codes.of_end(end) if end is not None else None,
+        "reason": (end.reason or end.cause) if end is not None else "",
+        "heard": picture.heard,
+        "variables": dict(record.variables),
+        "jobs": [_job_item(record.run_id, job) for job in record.jobs],
+    }
+
+
+def rfc3339(at: datetime) -> str:
+    """A time for scripts, in UTC."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def variables_text(variables: Mapping[str, str], between: str = " ") -> str:
+    """Variables as they would be typed."""
+    return between.join(f"--{name} {value}" for name, value in variables.items())
+
+
+def where(record: RunRecord) -> str:
+    """The agent that has the newest job; "" while none has."""
+    return next((job.agent_name for job in reversed(record.jobs) if job.agent_name), "")
+
+
+def _listing(pictures: Sequence[RunPicture], table: Table) -> Listing:
+    return Listing(
+        schema=SCHEMA,
+        items=[run_item(picture) for picture in pictures],
+        table=table,
+        names=[picture.record.run_name for picture in pictures],
+        empty="There are no runs yet. Start one: dstack run",
+    )
+
+
+def _job_item(run_id: RunId, job: JobRecord) -> dict[str, Json]:
+    end = job.state if job.state.state.ended else None
+    return {
+        "job": job.key.job,
+        "id": job_id(run_id, job.key.job),
+        "workflow": job.workflow,
+        "provider": job.provider,
+        "agent": job.agent_name or None,
+        "attempt": job.key.attempt,
+        "status": job.state.state.value,
+        "exit_code": exit_codes.of_end(end) if end is not None else None,
+        "reason": job.state.reason or job.state.cause,
+        "gpus": list(job.gpu_uuids),
+    }
+
+
+def _ps_row(picture: RunPicture, now: datetime) -> tuple[str, ...]:
+    record = picture.record
+    return (
+        record.run_name,
+        record.target,
+        variables_text(record.variables),
+        where(record) or "-",
+        _status_text(picture),
+        ago(record.submitted_at, now),
+        record.owner,
+        ", ".join(picture.tags),
+    )
+
+
+def _status_text(picture: RunPicture) -> str:
+    if not picture.heard:
+        return "? (its agents do not answer)"
+    end = picture.deciding
+    code = exit_codes.of_end(end) if end is not None else 0
+    return picture.status.value + (f" ({code})" if code else "")
+
+
+def _status_rows(picture: RunPicture, now: datetime) -> list[tuple[str, ...]]:
+    record = picture.record
+    variables = variables_text(record.variables, "\n") or NONE
+    submitted = ago(record.submitted_at, now)
+    first = (
+        record.run_name,
+        _tag(picture),
+        "",
+        record.target,
+        variables,
+        submitted,
+        where(record) or NONE,
+        picture.status.value.upper() if picture.heard else "?",
+    )
+    jobs = [
+        (
+            "",
+            "",
+            job_id(record.run_id, job.key.job),
+            job.workflow or job.provider,
+            variables,
+            submitted,
+            job.agent_name or NONE,
+            job.state.state.value.upper(),
+        )
+        for job in record.jobs
+    ]
+    return [first, *jobs]
+
+
+def _tag(picture: RunPicture) -> str:
+    shown = ["*" if tag == picture.record.run_name else tag for tag in picture.tags]
+    return ", ".join(shown) or NONE

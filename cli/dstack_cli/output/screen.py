@@ -1,0 +1,152 @@
+"""What somebody sees while a run goes on: talk, a live line, and the job's own output between them.
+
+The job's bytes go to the stream the job wrote them to, unchanged where that is no terminal. On a
+terminal one line at the bottom lives: it is taken away before anything else is written, and comes
+back only where a line begins, so that it never mixes with a half line or a progress bar of the job.
+"""
+
+import asyncio
+import os
+import select
+
+from dstack_cli.output.escapes import EscapeFilter, plain
+from dstack_cli.output.terminal import Terminal
+from dstack_cli.output.words import duration
+from dstack_scheduler.job import LogStream
+
+PIECE_BYTES = 4096
+"""A pipe that polls as writable takes this much without blocking (PIPE_BUF)."""
+TERMINAL_PIECE_BYTES = 256
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+PLAIN_EVERY_SECONDS = 30.0
+QUIET_SECONDS = 1.0
+"""How long a job must be silent before the live line comes back."""
+
+
+class Screen:
+    """Writes to the streams of this process. One task at a time may write a job's output."""
+
+    def __init__(self, terminal: Terminal, job_output: bool = True, talks: bool = True) -> None:
+        self._terminal = terminal
+        self._job_output = job_output
+        self._talks = talks
+        self._filters = {
+            LogStream.STDOUT: EscapeFilter(terminal.colour) if terminal.stdout else None,
+            LogStream.STDERR: EscapeFilter(terminal.colour) if terminal.stderr else None,
+        }
+        self._descriptors = {LogStream.STDOUT: 1, LogStream.STDERR: 2}
+        self._live = ""
+        self._live_since = 0.0
+        self._drawn = False
+        self._at_line_start = True
+        self._last_written = 0.0
+        self._frame = 0
+
+    @classmethod
+    def for_scripts(cls, terminal: Terminal) -> "Screen":
+        """Standard output stays free for a document: all output of the job goes to standard error."""
+        screen = cls(terminal)
+        screen._descriptors = {LogStream.STDOUT: 2, LogStream.STDERR: 2}
+        screen._filters[LogStream.STDOUT] = EscapeFilter() if terminal.stderr else None
+        return screen
+
+    def say(self, text: str) -> None:
+        """A line of talk."""
+        if not self._talks:
+            return
+        self._undraw()
+        newline = "" if self._at_line_start else "\n"
+        self._write_talk(f"{newline}{plain(text)}\n")
+        self._at_line_start = True
+
+    def live(self, text: str, now: float) -> None:
+        """What goes on now; "" for nothing. Shown as a live line, or a plain one where none can be."""
+        if text == self._live:
+            return
+        self._live, self._live_since = text, now
+        self._last_written = now
+        if text and self._terminal.stderr and self._talks:
+            self._draw(now)
+        elif not text:
+            self._undraw()
+
+    def tick(self, now: float) -> None:
+        """Keeps the live line alive; call it a few times a second."""
+        if not self._live or not self._talks:
+            return
+        if not self._terminal.stderr:
+            if now - self._last_written >= PLAIN_EVERY_SECONDS:
+                self._last_written = now
+                self.say(f"{self._live} ({duration(now - self._live_since)})")
+        elif self._at_line_start and now - self._last_written >= QUIET_SECONDS:
+            self._draw(now)
+
+    async def job_bytes(self, stream: LogStream, data: bytes, now: float) -> None:
+        """The next bytes of a job's stream."""
+        if not self._job_output or not data:
+            return
+        self._undraw()
+        self._last_written = now
+        strip = self._filters[stream]
+        shown = data if strip is None else strip.feed(data)
+        if shown:
+            await write_all(self._descriptors[stream], shown)
+            if self._on_terminal(stream):
+                self._at_line_start = shown.endswith(b"\n")
+
+    async def job_ended(self) -> None:
+        """Puts off what the job left on."""
+        for stream, strip in self._filters.items():
+            if strip is not None and (rest := strip.finish()):
+                await write_all(self._descriptors[stream], rest)
+
+    def _on_terminal(self, stream: LogStream) -> bool:
+        if self._descriptors[stream] == 1:
+            return self._terminal.stdout
+        return self._terminal.stderr
+
+    def _draw(self, now: float) -> None:
+        self._frame += 1
+        spinner = SPINNER[self._frame % len(SPINNER)]
+        width = (self._terminal.width or 80) - 1
+        line = f"{spinner} {plain(self._live)} {duration(now - self._live_since)}"[:width]
+        self._write_talk(f"\r\x1b[K{line}")
+        self._drawn = True
+
+    def _undraw(self) -> None:
+        if self._drawn:
+            self._write_talk("\r\x1b[K")
+            self._drawn = False
+
+    def _write_talk(self, text: str) -> None:
+        data = text.encode(errors="replace")
+        while data:
+            data = data[os.write(2, data) :]
+
+
+async def write_all(descriptor: int, data: bytes) -> None:
+    """Writes everything without ever blocking the loop: a reader that is slow is waited for."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    size = TERMINAL_PIECE_BYTES if os.isatty(descriptor) else PIECE_BYTES
+    view = memoryview(data)
+    while view:
+        while not poll.poll(0):
+            await _writable(descriptor)
+        written = os.write(descriptor, view[:size])
+        view = view[written:]
+
+
+async def _writable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(descriptor, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(descriptor)

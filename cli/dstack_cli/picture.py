@@ -1,0 +1,160 @@
+"""All runs as several agents tell them, put together: pure, and the same whoever answered first."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC
+
+from dstack_cli.remembered import Submitted
+from dstack_mesh.ids import PeerId, RunId, RunName
+from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.job import (
+    JobRecord,
+    JobState,
+    Revision,
+    RunRecord,
+    Source,
+    StateChange,
+    TagRecord,
+)
+from dstack_scheduler.resolve import merged_tags
+
+_ORDER = {state: place for place, state in enumerate(JobState)}
+_ACTIVE = (
+    JobState.ABORTING,
+    JobState.STOPPING,
+    JobState.SAVING,
+    JobState.RUNNING,
+    JobState.PREPARING,
+)
+_BAD_ENDS = (JobState.FAILED, JobState.ABORTED, JobState.STOPPED, JobState.LOST)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPicture:
+    """A run as far as anybody who answered knows it.
+
+    Attributes:
+        record: The run, each job with its newest attempt.
+        tags: Names it has, newest first.
+        heard: Whether an agent told of it now; otherwise only this home remembers it.
+        tellers: Agents that know of it, those that have its jobs first.
+    """
+
+    record: RunRecord
+    tags: tuple[str, ...] = ()
+    heard: bool = True
+    tellers: tuple[PeerId, ...] = ()
+
+    @property
+    def status(self) -> JobState:
+        return status_of(self.record)
+
+    @property
+    def deciding(self) -> StateChange | None:
+        """The end of the job that decided the run; None while it goes on."""
+        return deciding_end(self.record)
+
+
+def put_together(
+    listings: Sequence[tuple[PeerId, Listing]], remembered: Iterable[Submitted] = ()
+) -> list[RunPicture]:
+    """All runs, newest first."""
+    told: dict[RunId, list[tuple[PeerId, RunRecord]]] = {}
+    for peer_id, listing in listings:
+        for run in listing.runs:
+            told.setdefault(run.run_id, []).append((peer_id, run))
+    tags = tags_by_run(listing for _, listing in listings)
+    pictures = [_picture(tellings, tags) for tellings in told.values()]
+    pictures += [_unheard(run) for run in remembered if run.run_id not in told]
+    return sorted(pictures, key=lambda run: (run.record.submitted_at, run.record.run_id), reverse=True)
+
+
+def current_tags(listings: Iterable[Listing]) -> list[TagRecord]:
+    """The names that hold now, newest first."""
+    kept = [tag for tag in merged_tags(listings).values() if tag.run_id is not None]
+    return sorted(kept, key=lambda tag: (tag.at, tag.tag), reverse=True)
+
+
+def tags_by_run(listings: Iterable[Listing]) -> dict[RunId, tuple[str, ...]]:
+    """The names of each run."""
+    found: dict[RunId, tuple[str, ...]] = {}
+    for tag in current_tags(listings):
+        if tag.run_id is not None:
+            found[tag.run_id] = (*found.get(tag.run_id, ()), tag.tag)
+    return found
+
+
+def status_of(run: RunRecord) -> JobState:
+    """One word for a run: what goes on now, else how it ended, else what it waits for."""
+    states = [job.state.state for job in run.jobs]
+    for state in _ACTIVE:
+        if state in states:
+            return state
+    for state in _BAD_ENDS:
+        if state in states:
+            return state
+    if run.job_count and len(states) == run.job_count and set(states) == {JobState.DONE}:
+        return JobState.DONE
+    return JobState.WAITING if states else JobState.SUBMITTED
+
+
+def deciding_end(run: RunRecord) -> StateChange | None:
+    """The end that decides a run that ended: the first bad one, else the last."""
+    if not status_of(run).ended:
+        return None
+    bad = [job.state for job in run.jobs if job.state.state in _BAD_ENDS]
+    return bad[0] if bad else max(run.jobs, key=lambda job: job.key.job).state
+
+
+def _picture(
+    tellings: Sequence[tuple[PeerId, RunRecord]], tags: dict[RunId, tuple[str, ...]]
+) -> RunPicture:
+    jobs: dict[int, tuple[PeerId, JobRecord]] = {}
+    copies: dict[int, dict[PeerId, Source]] = {}
+    for teller, run in tellings:
+        for job in run.jobs:
+            copies.setdefault(job.key.job, {}).update({s.peer_id: s for s in job.copies})
+            held = jobs.get(job.key.job)
+            if held is None or _knows_more((teller, job), held):
+                jobs[job.key.job] = (teller, job)
+    newest = max((run for _, run in tellings), key=lambda run: (run.job_count, len(run.jobs)))
+    whole = tuple(
+        replace(job, copies=tuple(copies[index][peer] for peer in sorted(copies[index])))
+        for index, (_, job) in sorted(jobs.items())
+    )
+    having = [job.agent_id for job in whole if job.agent_id is not None]
+    tellers = [peer_id for peer_id, _ in tellings]
+    return RunPicture(
+        record=replace(newest, jobs=whole),
+        tags=tags.get(newest.run_id, ()),
+        tellers=tuple(dict.fromkeys([*(p for p in having if p in tellers), *sorted(tellers)])),
+    )
+
+
+def _knows_more(one: tuple[PeerId, JobRecord], other: tuple[PeerId, JobRecord]) -> bool:
+    """The newer attempt; of one attempt the word of the agent that has it; else the later state."""
+    return _weight(one) > _weight(other)
+
+
+def _weight(telling: tuple[PeerId, JobRecord]) -> tuple[int, bool, bool, int, str]:
+    teller, job = telling
+    state = job.state.state
+    return (job.key.attempt, job.agent_id == teller, state.ended, _ORDER[state], teller)
+
+
+def _unheard(run: Submitted) -> RunPicture:
+    return RunPicture(
+        record=RunRecord(
+            run_id=RunId(run.run_id),
+            run_name=RunName(run.run_name),
+            target=run.target,
+            owner=run.owner,
+            submitted_at=run.at.astimezone(UTC),
+            job_count=0,
+            revision=Revision(repo=run.repo),
+            variables=run.variables,
+        ),
+        heard=False,
+    )
+
+

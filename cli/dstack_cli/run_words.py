@@ -1,0 +1,139 @@
+"""Which words of `dstack run …` are ours, and which belong to the workflow.
+
+Our flags are found before and after the name, up to a `--`; everything else after the name goes on to
+the workflow language unchanged and in order: variables, its own flags, arguments of the script.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from dstack_cli.trouble import Misused
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a person asked for.
+
+    Attributes:
+        target: The workflow or provider; "" to list them.
+        words: Everything that is the workflow's.
+        placement: "" for this machine first, "local", "remote", or an agent's name or id.
+        help: Wants to be told, about the target if there is one.
+    """
+
+    target: str = ""
+    words: tuple[str, ...] = ()
+    detach: bool = False
+    quiet: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+    placement: str = ""
+    tag: str = ""
+    home: str | None = None
+    help: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag of ours: its spellings, what it does, the word for its value if it takes one."""
+
+    spellings: tuple[str, ...]
+    help: str
+    value: str = ""
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag(("-d", "--detach"), "Submit and return; the run goes on without you."),
+    Flag(("-q", "--quiet"), "With -d print the run's name alone; else say nothing of our own."),
+    Flag(("-t", "--tag"), "Name the run.", "NAME"),
+    Flag(("--dry-run",), "Show what would run and who would take it; start nothing."),
+    Flag(("--json",), "Print JSON; the output of the job goes to standard error."),
+    Flag(("-l", "--local"), "Run on this machine only."),
+    Flag(("--remote",), "Run on another machine only (--remote=NAME: on that one)."),
+    Flag(("--agent",), "Run on this agent only.", "NAME"),
+    Flag(("-f", "--follow"), "Follow the run; that is what happens anyway."),
+    Flag(("--home",), "Keep everything below DIR (also DSTACK_HOME).", "DIR"),
+    Flag(("-h", "--help"), "Tell about this verb, or about the workflow whose name comes before."),
+)
+
+_BY_SPELLING = {spelling: flag for flag in FLAGS for spelling in flag.spellings}
+
+_SET: dict[str, Callable[[Asked, str], Asked]] = {
+    "-d": lambda asked, _: replace(asked, detach=True),
+    "-q": lambda asked, _: replace(asked, quiet=True),
+    "-t": lambda asked, value: replace(asked, tag=value),
+    "--dry-run": lambda asked, _: replace(asked, dry_run=True),
+    "--json": lambda asked, _: replace(asked, as_json=True),
+    "-l": lambda asked, _: _placed(asked, "local"),
+    "--remote": lambda asked, value: _placed(asked, value or "remote"),
+    "--agent": lambda asked, value: _placed(asked, value),
+    "-f": lambda asked, _: replace(asked, detach=False),
+    "--home": lambda asked, value: replace(asked, home=value),
+    "-h": lambda asked, _: replace(asked, help=True),
+}
+
+
+def read(args: Sequence[str]) -> Asked:
+    """What the words ask for.
+
+    Raises:
+        Misused: A flag lacks its value, or flags contradict each other.
+    """
+    asked = Asked()
+    words: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        if word == "--" and asked.target:
+            words += [word, *rest]
+            break
+        name, equals, value = word.partition("=")
+        flag = _BY_SPELLING.get(name)
+        if flag is not None:
+            asked = _set(asked, flag, name, value if equals else None, rest)
+        elif asked.target:
+            words.append(word)
+        elif word.startswith("-") and word != "--":
+            raise _not_ours(word)
+        elif word != "--":
+            asked = replace(asked, target=word)
+    return replace(asked, words=tuple(words))
+
+
+def _set(asked: Asked, flag: Flag, spelling: str, value: str | None, rest: list[str]) -> Asked:
+    if flag.value and value is None:
+        if not rest:
+            raise Misused(f"{spelling} needs a value.", "", f"{spelling} {flag.value}", code="usage")
+        value = rest.pop(0)
+    if value is not None and not flag.value and "--remote" not in flag.spellings:
+        raise Misused(f"{spelling} takes no value.", f"It was given {value!r}.", code="usage")
+    return _SET[flag.spellings[0]](asked, value or "")
+
+
+def _placed(asked: Asked, placement: str) -> Asked:
+    if asked.placement == "remote" and placement != "local":
+        return replace(asked, placement=placement)
+    if asked.placement and asked.placement != placement and placement != "remote":
+        raise Misused(
+            "The flags say two places.",
+            f"They are {asked.placement} and {placement}.",
+            "give one of --local, --remote and --agent NAME",
+            code="usage",
+        )
+    if asked.placement == "local" and placement == "remote":
+        raise Misused("--local and --remote contradict each other.", code="usage")
+    return asked if asked.placement else replace(asked, placement=placement)
+
+
+def _not_ours(word: str) -> Misused:
+    name = word.partition("=")[0]
+    known = [spelling for flag in FLAGS for spelling in flag.spellings if spelling[:2] == "--"]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"dstack run WORKFLOW {word} …"
+    return Misused(
+        f"No such option {name}.",
+        "Flags of a workflow come after its name.",
+        hint,
+        code="usage",
+    )

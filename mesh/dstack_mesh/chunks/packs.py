@@ -1,0 +1,221 @@
+"""Pack files: chunks one after the other, written once, never changed.
+
+Each writer has packs of its own, so processes that share a folder never write to the same file.
+Bytes past the last row of the index are the tail of a writer that died: nobody refers to them.
+After a failed fsync the kernel may have dropped the bytes and forgotten the error (PostgreSQL's
+"fsyncgate", 2018), so that pack is never written or promised again.
+"""
+
+import errno
+import os
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstack_mesh.faults import Busy, Damaged, MeshError, Refused
+
+PACK_BYTES = 256 << 20
+"""A pack is closed once it is this long. Larger: fewer files; smaller: space comes back sooner."""
+
+OPEN_PACKS = 64
+"""Packs that a reader keeps open."""
+
+VECTOR = 512
+"""Buffers in one write; Linux takes 1,024."""
+
+Bytes = bytes | bytearray | memoryview
+
+sync_data = getattr(os, "fdatasync", os.fsync)
+"""Makes the bytes of an open file durable. macOS has only the stronger call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a chunk lies."""
+
+    pack: str
+    offset: int
+    length: int
+
+
+class PackWriter:
+    """Appends to packs of its own. Not thread-safe: the store holds a lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer = secrets.token_hex(8)
+        self._number = 0
+        self._open: _OpenPack | None = None
+        self._lost: set[str] = set()
+
+    def append(self, chunks: Sequence[Bytes]) -> list[Place]:
+        """Where each chunk was written. Promises nothing before `sync`."""
+        pack = self._room()
+        places: list[Place] = []
+        at = pack.end
+        for chunk in chunks:
+            places.append(Place(pack.name, at, len(chunk)))
+            at += len(chunk)
+        try:
+            _write_all(pack.fd, chunks, pack.end)
+        except OSError as error:
+            raise trouble(error, self._folder) from error
+        pack.end = at
+        return places
+
+    def sync(self, packs: set[str]) -> None:
+        """Returns once everything appended to these packs survives a loss of power.
+
+        Raises:
+            Busy: The disk is full.
+            Refused: The disk does not take the bytes, now or at an earlier sync of one of them.
+        """
+        if self._open and self._open.name in packs:
+            self._sync_open()
+        if packs & self._lost:
+            raise Refused(
+                f"The disk did not keep chunks below {self._folder}.",
+                "An earlier write to it failed.",
+                "Check the disk, then send them again.",
+            )
+
+    def close(self) -> None:
+        """Closes the open pack, which is removed if nothing was ever written to it."""
+        if self._open:
+            os.close(self._open.fd)
+            if self._open.end == 0:
+                (self._folder / self._open.name).unlink()
+            self._open = None
+
+    def _room(self) -> "_OpenPack":
+        if self._open and self._open.end >= PACK_BYTES:
+            self._sync_open()
+            self.close()
+        if self._open is None:
+            name = f"{self._writer}-{self._number:06}.pack"
+            self._number += 1
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._open = _OpenPack(name, os.open(self._folder / name, flags, 0o600))
+            except OSError as error:
+                raise trouble(error, self._folder) from error
+        return self._open
+
+    def _sync_open(self) -> None:
+        pack = self._open
+        assert pack is not None
+        try:
+            sync_data(pack.fd)
+            if not pack.known:
+                sync_folder(self._folder)
+                pack.known = True
+        except OSError as error:
+            self._lost.add(pack.name)
+            os.close(pack.fd)
+            self._open = None
+            raise trouble(error, self._folder) from error
+
+
+@dataclass(slots=True)
+class _OpenPack:
+    """The pack that is written now; `known` once its name is durable."""
+
+    name: str
+    fd: int
+    end: int = 0
+    known: bool = False
+
+
+class PackReader:
+    """Reads from packs of any writer. Thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._files: OrderedDict[str, _File] = OrderedDict()
+
+    def read(self, pack: str, offset: int, length: int) -> bytes:
+        """Bytes of a pack, unverified.
+
+        Raises:
+            Damaged: They are not all there or the disk has lost them.
+            Refused: They cannot be read now, as with too many open files.
+        """
+        try:
+            data = os.pread(self._file(pack).fd, length, offset)
+        except OSError as error:
+            lost = error.errno in (errno.EIO, errno.ENOENT)
+            kind = Damaged if lost else Refused
+            raise kind(f"The pack {self._folder / pack} cannot be read.", str(error)) from error
+        if len(data) != length:
+            raise Damaged(
+                f"The pack {self._folder / pack} is too short.",
+                f"{len(data)} of {length} bytes at {offset}.",
+            )
+        return data
+
+    def close(self) -> None:
+        """Lets go of all files."""
+        with self._lock:
+            self._files.clear()
+
+    def _file(self, pack: str) -> "_File":
+        with self._lock:
+            file = self._files.pop(pack, None)
+            if file is None:
+                file = _File(self._folder / pack)
+            self._files[pack] = file
+            if len(self._files) > OPEN_PACKS:
+                self._files.popitem(last=False)
+            return file
+
+
+class _File:
+    """A descriptor that is closed when the last reader lets go of it, not when the table does."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = -1
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def trouble(error: OSError, folder: Path) -> MeshError:
+    """The error of a write in words: a full disk is `Busy`, everything else `Refused`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        state = os.statvfs(folder)
+        free = state.f_bavail * state.f_frsize
+        return Busy(
+            f"The disk of {folder} is full.",
+            f"{free:,} bytes and {state.f_favail:,} files are free.",
+            "Make room there, or move DSTACK_HOME to a larger disk.",
+            code="disk-full",
+        )
+    return Refused(f"Cannot write below {folder}.", str(error), "Check the disk and its rights.")
+
+
+def _write_all(fd: int, chunks: Sequence[Bytes], offset: int) -> None:
+    """Writes the chunks side by side, going on after short writes."""
+    for begin in range(0, len(chunks), VECTOR):
+        part = chunks[begin : begin + VECTOR]
+        size = sum(len(chunk) for chunk in part)
+        done = os.pwritev(fd, part, offset)
+        if done < size:
+            rest = memoryview(b"".join(part))
+            while done < size:
+                done += os.pwrite(fd, rest[done:], offset + done)
+        offset += size

@@ -1,0 +1,283 @@
+"""Writes chunks straight into the files of a tree, as they arrive.
+
+Rules: names are opened as `laying` does; each chunk is verified and written to the place of its first
+use, its other uses are copied from there at the end; a file gets its name once it is whole. On return
+from `finish` everything survives a loss of power.
+"""
+
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.folders import Folders, split
+from dstack_mesh.chunks.laying import draft_name, lay_link, pwrite_all
+from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, Manifest
+from dstack_mesh.chunks.packs import trouble
+from dstack_mesh.chunks.syncing import LARGE_BYTES, Syncer
+from dstack_mesh.faults import Busy, Damaged, MeshError, Missing, Refused
+from dstack_mesh.ids import Digest
+
+OPEN_FILES = 32
+"""Files that are open for writing at a time."""
+
+SYNC_BYTES = 64 << 20
+"""A large file is synced each time this much of it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was written.
+
+    Attributes:
+        received_bytes: How much of it came over the network.
+        path: Where it is: the folder, or the file if one was asked for.
+    """
+
+    files: int
+    size_bytes: int
+    received_bytes: int
+    path: Path
+
+
+@dataclass(slots=True)
+class _Part:
+    """A file that is written under the name `draft` until it is whole; then `draft` is ""."""
+
+    entry: FileEntry
+    missing_bytes: int
+    draft: str = ""
+    fd: int = -1
+    unsynced_bytes: int = 0
+    copies: list[tuple[int, Digest]] = field(default_factory=list[tuple[int, Digest]])
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """Where a chunk is used first."""
+
+    part: _Part
+    offset: int
+    size: int
+
+
+class Receiver:
+    """The files of a manifest, or of what lies below one of its paths, on their way to disk.
+
+    For one thread at a time. Call `finish` at the end, and `close` in any case: it removes what is not
+    whole. Every method raises Busy if the disk is full and Refused if a name is in the way.
+    """
+
+    def __init__(self, manifest: Manifest, target: Path, prefix: str = "") -> None:
+        """Makes the folder and plans; no file yet.
+
+        Args:
+            target: The folder to lay a folder out in. For a file, its new path or a folder for it.
+            prefix: A file or folder of the manifest; "" is the whole tree.
+
+        Raises:
+            Missing: The manifest has nothing of that name.
+            Busy: There is not enough room on the disk.
+        """
+        self._root, self._path, entries = _choose(manifest, prefix.strip("/"), target)
+        self._uses: dict[Digest, _Use] = {}
+        self._open: OrderedDict[str, _Part] = OrderedDict()
+        self._parts = [self._plan(entry) for entry in entries if isinstance(entry, FileEntry)]
+        self._rest = [entry for entry in entries if not isinstance(entry, FileEntry)]
+        self._size = sum(part.missing_bytes for part in self._parts)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            _check_room(self._root, self._size)
+            self._folders = Folders(self._root)
+        except OSError as error:
+            raise _in_words(error, self._root) from error
+        self._syncer = Syncer()
+
+    @property
+    def wanted(self) -> list[Digest]:
+        """The chunks it takes, each once, best sent in this order."""
+        return list(self._uses)
+
+    def wanted_bytes(self, digests: Sequence[Digest]) -> int:
+        """Bytes of some of them."""
+        return sum(self._uses[digest].size for digest in digests)
+
+    def take(self, digests: Sequence[Digest], data: memoryview) -> None:
+        """Verifies and writes chunks that lie side by side in `data`.
+
+        Raises:
+            Damaged: A chunk is not what was wanted.
+        """
+        runs = list(self._runs(digests, data))
+        try:
+            for part, offset, piece in runs:
+                self._write(part, offset, piece)
+        except OSError as error:
+            raise _in_words(error, self._root) from error
+
+    def finish(self, received_bytes: int) -> Fetched:
+        """Copies what is used twice, makes links and returns once everything is durable."""
+        try:
+            for part in self._parts:
+                self._complete(part)
+            for entry in self._rest:
+                if isinstance(entry, FolderEntry):
+                    self._folders.enter(entry.path, make=True)
+                else:
+                    lay_link(entry, self._folders)
+            entries = [part.entry for part in self._parts]
+            large = {entry.path for entry in entries if entry.size_bytes >= LARGE_BYTES}
+            small = [entry.path for entry in entries if entry.path not in large]
+            self._syncer.finish(self._folders, large, small)
+        except OSError as error:
+            raise _in_words(error, self._root) from error
+        return Fetched(len(self._parts), self._size, received_bytes, self._path)
+
+    def close(self) -> None:
+        """Lets go of everything and removes files that are not whole."""
+        for part in self._parts:
+            if part.fd >= 0:
+                os.close(part.fd)
+                part.fd = -1
+            if part.draft:
+                with suppress(OSError):
+                    folder, _ = split(part.entry.path)
+                    os.unlink(part.draft, dir_fd=self._folders.enter(folder))
+        self._syncer.close()
+        self._folders.close()
+
+    def _plan(self, entry: FileEntry) -> _Part:
+        part = _Part(entry, entry.size_bytes)
+        offset = 0
+        for digest, size in entry.chunks():
+            if digest in self._uses:
+                part.copies.append((offset, digest))
+            else:
+                self._uses[digest] = _Use(part, offset, size)
+            offset += size
+        return part
+
+    def _runs(
+        self, digests: Sequence[Digest], data: memoryview
+    ) -> Iterator[tuple[_Part, int, memoryview]]:
+        """Verified pieces, as long as they lie side by side in one file."""
+        part: _Part | None = None
+        offset = begin = at = 0
+        for digest in digests:
+            use = self._uses.get(digest)
+            if use is None or digest_of(data[at : at + use.size]) != digest:
+                raise Damaged("A chunk arrived damaged.", digest.hex(), "Fetch it again.")
+            if use.part is not part or use.offset != offset + (at - begin):
+                if part:
+                    yield part, offset, data[begin:at]
+                part, offset, begin = use.part, use.offset, at
+            at += use.size
+        if part:
+            yield part, offset, data[begin:at]
+
+    def _write(self, part: _Part, offset: int, piece: memoryview) -> None:
+        pwrite_all(self._opened(part), piece, offset)
+        part.missing_bytes -= len(piece)
+        part.unsynced_bytes += len(piece)
+        if part.missing_bytes == 0:
+            self._name(part)
+        elif part.unsynced_bytes >= SYNC_BYTES:
+            self._syncer.begin(part.fd)
+            part.unsynced_bytes = 0
+
+    def _opened(self, part: _Part) -> int:
+        """The file, open for writing; the one used longest ago is closed instead."""
+        path = part.entry.path
+        if part.fd < 0:
+            folder_path, _ = split(path)
+            folder = self._folders.enter(folder_path, make=True)
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            if not part.draft:
+                part.draft = draft_name()
+                flags |= os.O_CREAT | os.O_EXCL
+            part.fd = os.open(part.draft, flags, 0o600, dir_fd=folder)
+            if len(self._open) >= OPEN_FILES:
+                _, oldest = self._open.popitem(last=False)
+                os.close(oldest.fd)
+                oldest.fd = -1
+        self._open[path] = part
+        self._open.move_to_end(path)
+        return part.fd
+
+    def _name(self, part: _Part) -> None:
+        """Gives a whole file its name."""
+        folder_path, name = split(part.entry.path)
+        file = self._opened(part)
+        os.fchmod(file, 0o755 if part.entry.executable else 0o644)
+        folder = self._folders.enter(folder_path)
+        os.rename(part.draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+        part.draft = ""
+        if part.entry.size_bytes >= LARGE_BYTES:
+            self._syncer.begin(file)
+        os.close(file)
+        part.fd = -1
+        del self._open[part.entry.path]
+
+    def _complete(self, part: _Part) -> None:
+        """Writes what the file has in common with what was written before."""
+        if not part.entry.sizes:
+            self._name(part)
+        for offset, digest in part.copies:
+            self._write(part, offset, memoryview(self._written(self._uses[digest])))
+        if part.missing_bytes:
+            raise Missing("Bytes of a file did not arrive.", part.entry.path, "Fetch it again.")
+
+    def _written(self, use: _Use) -> bytes:
+        """The bytes of a chunk, from where it was written."""
+        part = use.part
+        if part.fd >= 0:
+            return os.pread(part.fd, use.size, use.offset)
+        folder, name = split(part.entry.path)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(part.draft or name, flags, dir_fd=self._folders.enter(folder))
+        try:
+            return os.pread(file, use.size, use.offset)
+        finally:
+            os.close(file)
+
+
+def _choose(manifest: Manifest, prefix: str, target: Path) -> tuple[Path, Path, list[Entry]]:
+    """The folder to write in, where the result is, and entries named from that folder."""
+    for entry in manifest.entries:
+        if entry.path == prefix and not isinstance(entry, FolderEntry):
+            path = target / split(prefix)[1] if target.is_dir() else target
+            return path.parent, path, [replace(entry, path=path.name)]
+    below = f"{prefix}/" if prefix else ""
+    chosen = [
+        replace(entry, path=entry.path.removeprefix(below))
+        for entry in manifest.entries
+        if entry.path.startswith(below)
+    ]
+    if not chosen and FolderEntry(prefix) not in manifest.entries and manifest.entries:
+        raise Missing(f'There is no "{prefix}" in it.', "", "List what there is with `dstack ls`.")
+    return target, target, chosen
+
+
+def _check_room(folder: Path, wanted_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < wanted_bytes:
+        raise Busy(
+            f"The disk of {folder} is full.",
+            f"{free:,} bytes are free and {wanted_bytes:,} are needed.",
+            "Make room there, or choose another folder.",
+            code="disk-full",
+        )
+
+
+def _in_words(error: OSError, root: Path) -> MeshError:
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        return Refused(
+            f"The files do not fit into {root}.",
+            f"{error.filename or root}: {error.strerror}.",
+            "Choose an empty folder.",
+        )
+    return trouble(error, root)

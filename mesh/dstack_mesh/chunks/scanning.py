@@ -1,0 +1,185 @@
+"""Finds what is in a folder and brings its bytes into the store.
+
+Rules: regular files, folders with nothing in them and links that stay inside are kept, with the
+owner's execute bit; everything else is left out and named with the reason. Every name is opened
+beneath a directory handle, so whatever the tree's owner swaps meanwhile, nothing outside the root
+is read. Files that did not change since they were read the last time are not read again.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dstack_mesh.chunks.cache import Cut, Stamp
+from dstack_mesh.chunks.digest import split_digests
+from dstack_mesh.chunks.folders import Folders, split
+from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry
+from dstack_mesh.chunks.paths import link_fault, path_fault
+from dstack_mesh.chunks.reading import executable, read_file, stamp_of
+from dstack_mesh.chunks.store import Batch, ChunkStore
+from dstack_mesh.faults import Missing, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was left out, and why, in words that follow its name."""
+
+    path: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Scan:
+    """What was found below a root; its chunks are in the store."""
+
+    entries: list[Entry] = field(default_factory=list[Entry])
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
+    changed: list[str] = field(default_factory=list[str])
+
+    def skip(self, path: str, reason: str) -> None:
+        """Leaves something out. Bytes of a name that are no text are shown as escapes."""
+        shown = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        self.skipped.append(Skipped(shown, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A regular file that was seen and not yet read."""
+
+    path: str
+    stamp: Stamp
+    executable: bool
+
+
+def scan(
+    store: ChunkStore,
+    root: Path,
+    paths: Iterable[str] | None = None,
+    within: Path | None = None,
+) -> Scan:
+    """What is in a folder, or what is listed of it; arguments and errors as `tree.save_tree`."""
+    found = Scan()
+    try:
+        folders = Folders(root, within)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Missing(f"There is no folder {root}.", error.strerror or "") from error
+    except (OSError, ValueError) as error:
+        raise Refused(f"The folder {root} cannot be read.", str(error)) from error
+    with folders:
+        seen = _walk(folders, found) if paths is None else _look_up(folders, paths, found)
+        _take(store, folders, list(seen), found)
+    return found
+
+
+def _look_up(folders: Folders, paths: Iterable[str], found: Scan) -> Iterator[_File]:
+    """The files among the listed paths."""
+    for path in sorted(set(paths), key=split):
+        fault = path_fault(path)
+        if fault:
+            found.skip(path, fault)
+            continue
+        folder, name = split(path)
+        try:
+            handle = folders.enter(folder)
+            state = os.stat(name, dir_fd=handle, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            found.skip(path, f"it cannot be read: {error.strerror}")
+            continue
+        if stat.S_ISDIR(state.st_mode):
+            found.skip(path, "it is a folder")
+        else:
+            yield from _sort(path, name, handle, state, found)
+
+
+def _walk(folders: Folders, found: Scan) -> Iterator[_File]:
+    """All files below the root, folder by folder."""
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            handle = folders.enter(folder)
+            names = sorted(os.listdir(handle))  # noqa: PTH208 (a handle)
+        except OSError as error:
+            found.skip(folder, f"it cannot be read: {error.strerror}")
+            continue
+        if folder and not names:
+            found.entries.append(FolderEntry(folder))
+        below: list[str] = []
+        for name in names:
+            path = f"{folder}/{name}" if folder else name
+            fault = path_fault(path)
+            if fault:
+                found.skip(path, fault)
+                continue
+            try:
+                state = os.stat(name, dir_fd=handle, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISDIR(state.st_mode):
+                below.append(path)
+            else:
+                yield from _sort(path, name, handle, state, found)
+        waiting.extend(reversed(below))
+
+
+def _sort(path: str, name: str, folder: int, state: os.stat_result, found: Scan) -> Iterator[_File]:
+    """Files are yielded, links are kept at once, everything else is left out."""
+    if stat.S_ISREG(state.st_mode):
+        yield _File(path, stamp_of(state), executable(state))
+    elif stat.S_ISLNK(state.st_mode):
+        try:
+            target = os.readlink(name, dir_fd=folder)
+        except OSError as error:
+            found.skip(path, f"it cannot be read: {error.strerror}")
+            return
+        fault = link_fault(path, target)
+        if fault:
+            found.skip(path, fault)
+        else:
+            found.entries.append(LinkEntry(path, target))
+    else:
+        found.skip(path, "it is no regular file, folder or link")
+
+
+def _take(store: ChunkStore, folders: Folders, files: list[_File], found: Scan) -> None:
+    """Adds files, from memory where they did not change, else by reading them."""
+    known = store.cache.find([file.stamp for file in files])
+    lost = set(store.missing(d for cut in known.values() for d in split_digests(cut.digests)))
+    batch = Batch(store)
+    began_ns = time.time_ns()
+    fresh: list[tuple[Stamp, Cut]] = []
+    for file in files:
+        cut = known.get(file.stamp)
+        if cut and not (lost and lost.intersection(split_digests(cut.digests))):
+            found.entries.append(FileEntry(file.path, cut.sizes, cut.digests, file.executable))
+        else:
+            fresh.extend(_read(folders, file.path, batch, began_ns, found))
+    batch.commit()
+    store.cache.remember(fresh)
+
+
+def _read(
+    folders: Folders, path: str, batch: Batch, began_ns: int, found: Scan
+) -> Iterator[tuple[Stamp, Cut]]:
+    """Adds a file by reading it; yields what may be remembered of it."""
+    folder, name = split(path)
+    try:
+        read = read_file(folders.enter(folder), name, batch)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        found.skip(path, f"it cannot be read: {error.strerror}")
+        return
+    if read is None:
+        found.skip(path, "something else took its place while it was read")
+        return
+    found.entries.append(FileEntry(path, read.cut.sizes, read.cut.digests, read.executable))
+    if read.torn:
+        found.changed.append(path)
+    elif read.stamp.settled(began_ns):
+        yield read.stamp, read.cut

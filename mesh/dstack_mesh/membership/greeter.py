@@ -1,0 +1,41 @@
+"""The border between calling the roll and the network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dstack_mesh.card import HelloAnswer, PeerHint
+from dstack_mesh.ids import Address
+from dstack_mesh.membership.known import Target
+
+
+class Greeter(Protocol):
+    """Says Hello; `dstack_mesh.wire.greeter.GrpcGreeter` does it over gRPC."""
+
+    async def hello(self, target: Target, known: Sequence[PeerHint], within: float) -> HelloAnswer:
+        """Who answers.
+
+        Raises:
+            Refused: Somebody answers who is not of our mesh.
+            MeshError: Nobody answers, or not that peer.
+        """
+        ...
+
+    async def forget(self, target: Target) -> None:
+        """Lets go of what is kept for a target."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where to look for agents.
+
+    Attributes:
+        seeds: Addresses that a person gave.
+        mdns: Whether multicast may be used.
+        port: The port to announce; None for a peer that only dials.
+    """
+
+    seeds: tuple[Address, ...] = ()
+    mdns: bool = True
+    port: int | None = None

@@ -1,0 +1,58 @@
+"""An agent as somebody who looks for agents sees it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
+from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.machine import AgentState
+
+FoundBy = Literal["mdns", "seed", "peer", "saved", "local"]
+"""How an agent was found: multicast, a person's list, another agent, our memory, our own socket."""
+
+Standing = Literal["alive", "suspect", "gone", "draining", "paused"]
+"""Whether it answers, and if so whether it takes jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to greet: an address, and who must answer there (None: any member, to ask who it is)."""
+
+    address: Address
+    peer_id: PeerId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAgent:
+    """An agent, where it is and what it last said.
+
+    Attributes:
+        card: What it said of itself; for one that never answered, what is remembered of it.
+        addresses: Where it can be dialled, the one that works first.
+        found_by: How.
+        state: Whether it answers and takes jobs.
+        answer: Its newest answer; None if it did not answer yet.
+        local: It is the agent of this home, reached by its Unix socket.
+    """
+
+    card: PeerCard
+    addresses: tuple[Address, ...]
+    found_by: FoundBy
+    state: Standing
+    answer: HelloAnswer | None
+    local: bool = False
+
+    @property
+    def hint(self) -> PeerHint:
+        return PeerHint(self.card.peer_id, self.addresses)
+
+
+def standing_of(state: AgentState) -> Standing:
+    """The standing of an agent that answers."""
+    match state:
+        case AgentState.ALIVE:
+            return "alive"
+        case AgentState.DRAINING:
+            return "draining"
+        case AgentState.PAUSED:
+            return "paused"

@@ -1,0 +1,67 @@
+"""Who calls: taken from the connection, never from a field of a message."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import grpc
+
+from dstack_mesh.faults import Forbidden
+from dstack_mesh.identity import id_of_key, public_der
+from dstack_mesh.ids import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The person whose agent this is, over the Unix socket that only she can open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of the mesh, proved by TLS."""
+
+    peer_id: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Somebody without a certificate; only the listener of an invitation hears such callers."""
+
+
+Caller = Owner | Member | Stranger
+
+
+def caller(context: "grpc.aio.ServicerContext[Any, Any]") -> Caller:
+    """Who is at the other end of this call. Raises Forbidden for TLS older than 1.3."""
+    facts = context.auth_context()
+    transport = _first(facts.get("transport_security_type"))
+    if transport == b"local":
+        return Owner()
+    if transport != b"ssl":
+        raise Forbidden("This connection is not encrypted.", code="plaintext")
+    version = _first(facts.get("ssl_tls_version"))
+    if version != b"TLSv1.3":
+        raise Forbidden(
+            "This connection uses an old TLS.",
+            f"It speaks {version.decode(errors='replace')}.",
+            "Update the calling software; TLS 1.3 is required.",
+            code="old-tls",
+        )
+    certificate = _first(facts.get("x509_pem_cert"))
+    return _member(certificate) if certificate else Stranger()
+
+
+def _first(values: Any) -> bytes:
+    return next(iter(values), b"") if values is not None else b""
+
+
+@lru_cache(maxsize=1024)
+def _member(certificate_pem: bytes) -> Member:
+    # The id is computed from the key, so an authority's mistake cannot give away a peer's name.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+    key = x509.load_pem_x509_certificate(certificate_pem).public_key()
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise Forbidden("The caller's certificate is of a kind that no member has.")
+    return Member(PeerId(id_of_key(public_der(key))))

@@ -1,0 +1,100 @@
+"""One channel for each peer, dialled by identity: the address is a hint, TLS proves who answers.
+
+Needs no cryptography: gRPC reads the PEM files itself.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.trust.membership import Membership
+from dstack_mesh.wire.keepalive import KEEPALIVE
+
+OPTIONS: list[tuple[str, int]] = [
+    *KEEPALIVE,
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    # Also bounds how long one attempt to connect may take; the default is 20 s.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # Peers are on this network; an http_proxy of the environment is not for them.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config_disable_resolution", 1),
+]
+
+ANY_MEMBER = "mesh"
+"""Name that every member's certificate carries, for the first contact."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    target: str
+    name: str
+
+
+def _name(peer_id: PeerId | None) -> str:
+    return ANY_MEMBER if peer_id is None else f"{peer_id}.mesh"
+
+
+class Channels:
+    """The channels of one process. Cheap until used; one connection for each peer and address.
+
+    Use from one event loop. `close` them all at the end.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._open: dict[_Key, grpc.aio.Channel] = {}
+        self._credentials: grpc.ChannelCredentials | None = None
+
+    def to_peer(self, peer_id: PeerId, address: Address) -> grpc.aio.Channel:
+        """A channel that only the named peer can answer. Raises Refused outside a mesh."""
+        if address.startswith("unix:"):
+            return self.to_local(Path(address.removeprefix("unix:")))
+        return self._secure(address, _name(peer_id))
+
+    def to_unknown(self, address: Address) -> grpc.aio.Channel:
+        """A channel that any member of our mesh can answer, to ask who it is."""
+        return self._secure(address, _name(None))
+
+    def to_local(self, socket: Path) -> grpc.aio.Channel:
+        """A channel to the agent of a home on this machine, over its Unix socket."""
+        key = _Key(f"unix:{socket}", "")
+        if key not in self._open:
+            local = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
+            self._open[key] = grpc.aio.secure_channel(key.target, local, options=OPTIONS)
+        return self._open[key]
+
+    async def drop(self, address: Address, peer_id: PeerId | None) -> None:
+        """Closes the channel to a peer at an address, or to whoever is there, if there is one."""
+        channel = self._open.pop(_Key(address, _name(peer_id)), None)
+        if channel is not None:
+            await channel.close()
+
+    async def close(self) -> None:
+        """Closes everything; calls in flight are cancelled."""
+        channels = list(self._open.values())
+        self._open.clear()
+        await asyncio.gather(*(channel.close() for channel in channels))
+
+    def _secure(self, address: str, name: str) -> grpc.aio.Channel:
+        key = _Key(address, name)
+        if key not in self._open:
+            options = [*OPTIONS, ("grpc.ssl_target_name_override", name)]
+            self._open[key] = grpc.aio.secure_channel(address, self._member(), options=options)
+        return self._open[key]
+
+    def _member(self) -> grpc.ChannelCredentials:
+        if self._credentials is None:
+            membership = Membership.require(self._home)
+            membership.check_valid(datetime.now(UTC))
+            self._credentials = grpc.ssl_channel_credentials(
+                root_certificates=membership.root_path.read_bytes(),
+                private_key=membership.key_path.read_bytes(),
+                certificate_chain=membership.certificate_path.read_bytes(),
+            )
+        return self._credentials

@@ -1,0 +1,217 @@
+"""Trouble on the wire: a MeshError raised in a servicer is raised again, the same, in the caller.
+
+A servicer raises; `GuardInterceptor` turns that into a status and trailing metadata; `translated`
+turns it back. Anything that is not a MeshError reaches the caller as INTERNAL with the id of a log
+line: grpc.aio would otherwise send the text of a bug to the peer.
+"""
+
+import asyncio
+import inspect
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING, Any, Never
+
+import grpc
+
+from dstack_mesh.faults import ERRORS, Broken, Fault, MeshError
+from dstack_mesh.wire.caller import caller
+from dstack_mesh.wire.rights import check_right
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[Fault, grpc.StatusCode] = {
+    Fault.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Fault.DAMAGED: grpc.StatusCode.DATA_LOSS,
+    Fault.MISSING: grpc.StatusCode.NOT_FOUND,
+    Fault.UNREACHABLE: grpc.StatusCode.UNAVAILABLE,
+    Fault.BROKEN: grpc.StatusCode.INTERNAL,
+    Fault.TOO_LATE: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Fault.BUSY: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Fault.CONFLICT: grpc.StatusCode.ABORTED,
+    Fault.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    Fault.REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""The status of each fault, both ways."""
+
+FAULT_OF_STATUS: dict[grpc.StatusCode, Fault] = {
+    grpc.StatusCode.OK: Fault.BROKEN,
+    grpc.StatusCode.CANCELLED: Fault.UNREACHABLE,
+    grpc.StatusCode.UNKNOWN: Fault.BROKEN,
+    grpc.StatusCode.ALREADY_EXISTS: Fault.CONFLICT,
+    grpc.StatusCode.OUT_OF_RANGE: Fault.INVALID,
+    grpc.StatusCode.UNIMPLEMENTED: Fault.REFUSED,
+    grpc.StatusCode.UNAUTHENTICATED: Fault.FORBIDDEN,
+} | {status: fault for fault, status in STATUS.items()}
+"""The fault of every status that a peer or gRPC itself may send."""
+
+_LONGEST = 1500
+"""Bytes of one text in the trailing metadata, which may be 8 KiB in all."""
+
+if TYPE_CHECKING:
+    # Generic only in the stubs.
+    _Context = grpc.aio.ServicerContext[Any, Any]
+_Handler = Callable[[Any, Any], Any]
+
+
+class GuardInterceptor(grpc.aio.ServerInterceptor):
+    """Stands before every method: who calls, may they, and what reaches them when it goes wrong."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        guarded = _guarded(handler_call_details.method, _inner(handler))
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+
+def _inner(handler: Any) -> _Handler:
+    return (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+
+
+def _guarded(method: str, inner: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def run(request: Any, context: Any) -> Any:
+        try:
+            check_right(method, caller(context))
+            if inspect.isasyncgenfunction(inner):
+                async with aclosing(inner(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+                return None
+            return await inner(request, context)
+        except grpc.aio.AbortError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the caller is gone
+                raise
+            # Otherwise the caller would wait for its deadline.
+            await context.abort(grpc.StatusCode.CANCELLED, "cancelled inside the server")
+        except Exception as trouble:  # the one place that must let nothing through
+            await _abort(context, method, trouble)
+
+    return run
+
+
+async def _abort(context: "_Context", method: str, trouble: Exception) -> Never:
+    error = mesh_error_in(trouble)
+    if error is None:
+        log_id = secrets.token_hex(4)
+        log.error("%s failed [%s]", method, log_id, exc_info=trouble)
+        error = Broken(
+            f"{method.rpartition('/')[2]} failed inside the answering peer.",
+            f"Its log says more under {log_id}.",
+            "Report it with that log.",
+        )
+    await context.abort(STATUS[error.fault], _short(error.what).decode(), to_metadata(error))
+
+
+def mesh_error_in(trouble: BaseException) -> MeshError | None:
+    """The MeshError that this is, or that a TaskGroup wrapped; None if there is none."""
+    if isinstance(trouble, MeshError):
+        return trouble
+    if isinstance(trouble, BaseExceptionGroup):
+        found = (mesh_error_in(one) for one in trouble.exceptions)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+        return next((error for error in found if error), None)
+    return None
+
+
+def to_metadata(error: MeshError) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata that carries an error whole."""
+    return (
+        ("fault", error.fault.value),
+        ("code-bin", _short(error.code)),
+        ("what-bin", _short(error.what)),
+        ("why-bin", _short(error.why)),
+        ("hint-bin", _short(error.hint)),
+    )
+
+
+def _short(text: str) -> bytes:
+    return text.encode()[:_LONGEST].decode(errors="ignore").encode()
+
+
+@contextmanager
+def translated(peer: str) -> Generator[None]:
+    """Within it, a failed call raises the MeshError that the peer raised.
+
+    Args:
+        peer: What a person calls the other side, as "ws-2" or "10.0.0.7:7420".
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as failed:
+        raise from_rpc_error(failed, peer) from failed
+
+
+def from_rpc_error(failed: "grpc.aio.AioRpcError", peer: str) -> MeshError:
+    """What a failed call means."""
+    sent = {key: value for key, value in failed.trailing_metadata() or ()}
+    word = sent.get("fault")
+    if isinstance(word, str) and word in {fault.value for fault in Fault}:
+        return ERRORS[Fault(word)](
+            _text(sent, "what-bin"),
+            _text(sent, "why-bin"),
+            _text(sent, "hint-bin"),
+            _text(sent, "code-bin"),
+        )
+    return _of_status(failed, peer)
+
+
+def _text(sent: dict[str, Any], key: str) -> str:
+    value = sent.get(key, b"")
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _of_status(failed: "grpc.aio.AioRpcError", peer: str) -> MeshError:
+    status, details = failed.code(), failed.details() or ""
+    fault = FAULT_OF_STATUS[status]
+    error = ERRORS[fault]
+    match status:
+        case grpc.StatusCode.UNAVAILABLE:
+            return _unavailable(error, details, peer)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return error(f"{peer} did not answer in time.", details)
+        case grpc.StatusCode.CANCELLED:
+            return error(f"{peer} broke off the call.", details)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return error(
+                f"{peer} does not know this call.",
+                details,
+                "Update the software there.",
+                code="too-old",
+            )
+        case _:
+            return error(f"{peer} could not serve the call.", f"{status.name}: {details}")
+
+
+def _unavailable(error: type[MeshError], details: str, peer: str) -> MeshError:
+    what = f"{peer} cannot be reached."
+    if "CERTIFICATE_VERIFY_FAILED" in details or "verification check failed" in details:
+        return error(
+            what,
+            "Whoever answers there is not that peer of this mesh, or its certificate is not valid "
+            "now.",
+            "Compare the clocks of both machines; the peer may belong to another mesh.",
+            code="not-that-peer",
+        )
+    if "Socket closed" in details:
+        return error(
+            what,
+            "It closed the connection.",
+            "It refuses certificates that are expired or of another mesh; compare the clocks.",
+        )
+    return error(what, details.removeprefix("failed to connect to all addresses; last error: "))

@@ -1,0 +1,78 @@
+"""Who may call what: one row for every method, and no for everything else.
+
+A test enumerates the methods from the descriptors and fails without a row.
+"""
+
+from enum import Enum
+from typing import assert_never
+
+from dstack_mesh.faults import Forbidden
+from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
+
+
+class Audience(Enum):
+    """For whom a method is."""
+
+    OWNER = "the owner of this machine, over its Unix socket"
+    MEMBERS = "members of the mesh and the owner"
+    NEWCOMERS = "somebody who was invited and has no certificate yet"
+
+
+_PACKAGE = "dstack_mesh.v1"
+
+RIGHTS: dict[str, Audience] = {
+    f"/{_PACKAGE}.AdmissionService/Greet": Audience.NEWCOMERS,
+    f"/{_PACKAGE}.AdmissionService/Join": Audience.NEWCOMERS,
+    f"/{_PACKAGE}.InvitationService/Invite": Audience.OWNER,
+    f"/{_PACKAGE}.MembershipService/Hello": Audience.MEMBERS,
+    f"/{_PACKAGE}.AuctionService/Ask": Audience.MEMBERS,
+    f"/{_PACKAGE}.AuctionService/Reserve": Audience.MEMBERS,
+    f"/{_PACKAGE}.AuctionService/Commit": Audience.MEMBERS,
+    f"/{_PACKAGE}.AuctionService/Release": Audience.MEMBERS,
+    f"/{_PACKAGE}.RunService/Attach": Audience.MEMBERS,
+    f"/{_PACKAGE}.RunService/List": Audience.MEMBERS,
+    f"/{_PACKAGE}.RunService/Stop": Audience.MEMBERS,
+    f"/{_PACKAGE}.RunService/Drive": Audience.MEMBERS,
+    f"/{_PACKAGE}.RunService/Tag": Audience.MEMBERS,
+    f"/{_PACKAGE}.TransferService/Missing": Audience.MEMBERS,
+    f"/{_PACKAGE}.TransferService/Push": Audience.MEMBERS,
+    f"/{_PACKAGE}.TransferService/Fetch": Audience.MEMBERS,
+    f"/{_PACKAGE}.TransferService/Manifest": Audience.MEMBERS,
+    "/grpc.health.v1.Health/Check": Audience.MEMBERS,
+    "/grpc.health.v1.Health/List": Audience.MEMBERS,
+    "/grpc.health.v1.Health/Watch": Audience.MEMBERS,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Audience.MEMBERS,
+}
+
+
+def check_right(method: str, caller: Caller) -> None:
+    """Raises Forbidden unless the table says that this caller may call this method."""
+    audience = RIGHTS.get(method)
+    if audience is None or not _belongs(caller, audience):
+        raise Forbidden(
+            f"{method.rpartition('/')[2]} is not for this caller.",
+            f"It is for {audience.value}." if audience else "No rule allows it.",
+            code="no-right",
+        )
+
+
+def services_for_members() -> tuple[str, ...]:
+    """Full names of the services that an agent serves, for reflection."""
+    names = {
+        method.split("/")[1]
+        for method, audience in RIGHTS.items()
+        if audience is not Audience.NEWCOMERS
+    }
+    return tuple(sorted(names))
+
+
+def _belongs(caller: Caller, audience: Audience) -> bool:
+    match caller:
+        case Owner():
+            return audience in (Audience.OWNER, Audience.MEMBERS)
+        case Member():
+            return audience is Audience.MEMBERS
+        case Stranger():
+            return audience is Audience.NEWCOMERS
+        case _:
+            assert_never(caller)

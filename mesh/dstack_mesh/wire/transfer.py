@@ -1,0 +1,373 @@
+"""Moves trees between this peer's store, or its folders, and another peer.
+
+Only what is missing travels, every chunk is verified on arrival, and a transfer that broke is simply
+begun again with what is missing then. Disk and network work at the same time: a few packs wait between
+them, never more than `WINDOW_BYTES`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from dstack_mesh.chunks.digest import digest_of, split_digests
+from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest
+from dstack_mesh.chunks.receiving import Fetched, Receiver
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.faults import Damaged, TooLate, Unreachable
+from dstack_mesh.ids import Digest
+from dstack_mesh.v1 import transfer_pb2_grpc
+from dstack_mesh.v1.transfer_pb2 import (
+    FetchRequest,
+    FetchResponse,
+    ManifestPiece,
+    ManifestRequest,
+    MissingRequest,
+    Pack,
+    PushRequest,
+    Want,
+)
+from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.overlap import Hand, one_error, read_ahead
+from dstack_mesh.wire.packing import PACK_BYTES, open_pack, pack_chunks, unpack
+
+if TYPE_CHECKING:
+    # Generic only in the stubs.
+    from grpc.aio import StreamStreamCall
+
+    FetchCall = StreamStreamCall[FetchRequest, FetchResponse]
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+
+__all__ = ["TransferClient", "pack_chunks", "unpack"]
+
+ASK_SECONDS = 60.0
+"""Deadline of a question about many digests."""
+
+IDLE_SECONDS = 60.0
+"""A stream on which nothing moves for so long is given up."""
+
+SLOWEST_BYTES_PER_SECOND = 64 << 10
+"""A stream's deadline is what it would take at this speed."""
+
+MISSING_DIGESTS = 65_536
+"""Digests in one question."""
+
+WANT_DIGESTS = 16_384
+"""Digests in one wish; two wishes are out at a time."""
+
+WINDOW_BYTES = 32 << 20
+"""Bytes that may be under way or unwritten. More than the fastest network holds, little memory."""
+
+BATCH_PACKS = 16
+"""Packs that are made durable together, if so many wait."""
+
+
+class TransferClient:
+    """One other peer's chunks and manifests. For one event loop; calls may run at the same time."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, store: ChunkStore, peer: str = "The agent"
+    ) -> None:
+        """Args:
+        peer: What errors call the other side, as "ws-2".
+        """
+        self._stub = transfer_pb2_grpc.TransferServiceStub(channel)
+        self._store = store
+        self._peer = peer
+
+    async def send_tree(self, digest: Digest) -> int:
+        """Brings a tree from our store to the peer, where it is durable on return.
+
+        Returns:
+            Bytes of chunks that were sent; 0 if the peer had everything.
+
+        Raises:
+            Missing: Our store has not the tree.
+            Unreachable: The peer went away; what it acknowledged stays there.
+        """
+        encoded = await asyncio.to_thread(self._store.get_encoded, digest)
+        manifest = await asyncio.to_thread(Manifest.decode, encoded)
+        lacking = await self._lacking_there(digest, manifest.chunk_digests())
+        if lacking is None:
+            return 0
+        sizes = manifest.chunk_sizes()
+        total = sum(sizes[chunk] for chunk in lacking)
+        await self._push(lacking, digest, encoded, total)
+        return total
+
+    async def fetch_tree(self, digest: Digest) -> int:
+        """Brings a tree from the peer to our store, where it is durable on return.
+
+        Returns:
+            Bytes of chunks that were received; 0 if we had everything.
+
+        Raises:
+            Missing: The peer has not the tree, or not all of it.
+            Damaged: A chunk arrived damaged.
+            Unreachable: The peer went away; what was received stays.
+        """
+        if not await asyncio.to_thread(self._store.missing_manifest, digest):
+            return 0
+        encoded = await self._fetch_encoded(digest)
+        manifest = await asyncio.to_thread(Manifest.decode, encoded)
+        sizes = manifest.chunk_sizes()
+        lacking = await asyncio.to_thread(self._store.missing, sizes)
+        total = sum(sizes[chunk] for chunk in lacking)
+
+        def keep(packs: Sequence[Pack]) -> int:
+            chunks = [chunk for pack in packs for chunk in unpack(pack)]
+            self._store.put(chunks)
+            return sum(len(data) for _, data in chunks)
+
+        hand = Hand()
+        try:
+            await self._fetch(lacking, total, keep, hand)
+        finally:
+            hand.close()
+        await asyncio.to_thread(self._store.put_manifest, encoded)
+        return total
+
+    async def fetch_manifest(self, digest: Digest) -> Manifest:
+        """What a tree of the peer holds. It is not kept."""
+        if not await asyncio.to_thread(self._store.missing_manifest, digest):
+            return await asyncio.to_thread(self._store.get_manifest, digest)
+        return await asyncio.to_thread(Manifest.decode, await self._fetch_encoded(digest))
+
+    async def fetch_into(
+        self,
+        digest: Digest,
+        target: Path,
+        prefix: str = "",
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Fetched:
+        """Brings a tree of the peer, or what is below `prefix`, straight into files; durable on return.
+
+        Args:
+            target: The folder to lay a folder out in. For a file, its new path or a folder for it.
+            prefix: A file or folder of the tree; "" is all of it.
+            on_bytes: Called, in a thread, with the bytes written each time some were.
+
+        Raises:
+            Missing: The peer has not the tree, or it has nothing of that name.
+            Damaged: A chunk arrived damaged.
+            Busy: Our disk is full.
+            Unreachable: The peer went away; whole files stay.
+        """
+        manifest = await self.fetch_manifest(digest)
+        told = on_bytes or _nobody
+        hand = Hand()
+        receiver = await hand.do(Receiver, manifest, target, prefix)
+        try:
+            wanted = receiver.wanted
+            lacking = await hand.do(self._store.missing, wanted)
+            if len(lacking) < len(wanted):
+                here = set(wanted).difference(lacking)
+                ours = [chunk for chunk in wanted if chunk in here]
+                await hand.do(_copy, self._store, ours, receiver, told)
+
+            def write(packs: Sequence[Pack]) -> int:
+                return sum(_take(receiver, pack, told) for pack in packs)
+
+            total = receiver.wanted_bytes(lacking)
+            await self._fetch(lacking, total, write, hand)
+            return await hand.do(receiver.finish, total)
+        finally:
+            # On the same thread, so after a write that is still going on.
+            await hand.do(receiver.close)
+            hand.close()
+
+    async def _lacking_there(
+        self, digest: Digest, chunks: Sequence[Digest]
+    ) -> list[Digest] | None:
+        """Chunks that the peer lacks; None if it has the manifest and so everything."""
+        lacking: list[Digest] = []
+        for begin in range(0, max(len(chunks), 1), MISSING_DIGESTS):
+            request = MissingRequest(
+                chunk_digests=b"".join(chunks[begin : begin + MISSING_DIGESTS]),
+                manifest_digests=digest,
+            )
+            with translated(self._peer):
+                response = await self._stub.Missing(request, timeout=ASK_SECONDS)
+            if not response.manifest_digests:
+                return None
+            lacking.extend(split_digests(response.chunk_digests))
+        return lacking
+
+    async def _fetch_encoded(self, digest: Digest) -> bytes:
+        encoded = bytearray()
+        request = ManifestRequest(digest=digest)
+        with translated(self._peer):
+            call = self._stub.Manifest(request, timeout=_deadline(MANIFEST_BYTES))
+            async for response in call:
+                encoded += response.data
+                if len(encoded) > MANIFEST_BYTES:
+                    call.cancel()
+                    break
+        if digest_of(encoded) != digest:
+            raise Damaged(f"A list of files from {self._peer} is damaged.", digest.hex())
+        return bytes(encoded)
+
+    async def _fetch(
+        self,
+        digests: Sequence[Digest],
+        total: int,
+        take: Callable[[Sequence[Pack]], int],
+        hand: Hand,
+    ) -> None:
+        """Receives chunks in the order given; `take` has them in the thread of `hand`."""
+        if not digests:
+            return
+        call = self._stub.Fetch(timeout=_deadline(total))
+        arrived: asyncio.Queue[Pack | None] = asyncio.Queue(BATCH_PACKS)
+        try:
+            with one_error():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._receive(call, digests, arrived))
+                    group.create_task(self._consume(call, digests, arrived, take, hand))
+        finally:
+            call.cancel()
+
+    async def _receive(
+        self, call: "FetchCall", digests: Sequence[Digest], arrived: "asyncio.Queue[Pack | None]"
+    ) -> None:
+        """Passes packs on until all chunks are here, in the order wanted."""
+        position = 0
+        while position < len(digests):
+            pack = (await self._read(call)).pack
+            count = len(pack.sizes_bytes)
+            expected = b"".join(digests[position : position + count])
+            if count == 0 or pack.digests != expected:
+                raise Damaged(f"{self._peer} sent other chunks than were asked for.")
+            position += count
+            await arrived.put(pack)
+        await arrived.put(None)
+
+    async def _consume(
+        self,
+        call: "FetchCall",
+        digests: Sequence[Digest],
+        arrived: "asyncio.Queue[Pack | None]",
+        take: Callable[[Sequence[Pack]], int],
+        hand: Hand,
+    ) -> None:
+        """Asks for chunks, takes what arrives and gives credit for what was taken."""
+        wishes = [
+            Want(digests=b"".join(digests[begin : begin + WANT_DIGESTS]))
+            for begin in range(0, len(digests), WANT_DIGESTS)
+        ]
+        asked, taken, credit = 0, 0, WINDOW_BYTES
+        while True:
+            if asked < len(wishes) and asked * WANT_DIGESTS - taken < WANT_DIGESTS:
+                await self._write(call, FetchRequest(want=wishes[asked], credit_bytes=credit))
+                asked, credit = asked + 1, 0
+                continue
+            if credit:
+                await self._write(call, FetchRequest(credit_bytes=credit))
+            packs = await _waiting(arrived)
+            if packs:
+                credit = await hand.do(take, packs)
+                taken += sum(len(pack.sizes_bytes) for pack in packs)
+            if len(packs) == 0 or taken == len(digests):
+                with translated(self._peer):
+                    await call.done_writing()
+                return
+
+    async def _push(
+        self, digests: Sequence[Digest], digest: Digest, encoded: bytes, total: int
+    ) -> None:
+        call = self._stub.Push(timeout=_deadline(total + len(encoded)))
+        under_way = 0
+        durable = 0
+        try:
+            async with aclosing(read_ahead(pack_chunks(self._store, digests))) as packs:
+                async for pack in packs:
+                    await self._write(call, PushRequest(pack=pack))
+                    under_way += len(pack.data)
+                    while under_way - durable > WINDOW_BYTES:
+                        durable = (await self._read(call)).durable_bytes
+            for piece in _pieces(digest, encoded):
+                await self._write(call, PushRequest(manifest=piece))
+            with translated(self._peer):
+                await call.done_writing()
+            while (await self._read(call)).manifests == 0:
+                pass
+        finally:
+            call.cancel()
+
+    async def _read(self, call: "StreamStreamCall[Any, R]") -> R:
+        """The next message. Raises Unreachable if there is none, TooLate if nothing moves."""
+        with translated(self._peer):
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    message = await call.read()
+            except TimeoutError as error:
+                raise TooLate(f"{self._peer} sent nothing for {IDLE_SECONDS:.0f} s.") from error
+        if not isinstance(message, Message):
+            raise Unreachable(f"{self._peer} broke off the transfer.", "", "Try again.")
+        return message
+
+    async def _write(self, call: "StreamStreamCall[Q, Any]", message: Q) -> None:
+        """Sends a message. Raises what the peer ended the stream with, if it did."""
+        try:
+            with translated(self._peer):
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await call.write(message)
+        except TimeoutError as error:
+            raise TooLate(f"{self._peer} took nothing for {IDLE_SECONDS:.0f} s.") from error
+        except asyncio.InvalidStateError:
+            # The call is over; reading says why.
+            while True:
+                await self._read(call)
+
+
+async def _waiting(arrived: "asyncio.Queue[Pack | None]") -> list[Pack]:
+    """What has arrived: at least one pack, or nothing at the end."""
+    packs: list[Pack] = []
+    item = await arrived.get()
+    while item is not None:
+        packs.append(item)
+        if len(packs) == BATCH_PACKS or arrived.empty():
+            break
+        item = arrived.get_nowait()
+    return packs
+
+
+def _take(receiver: Receiver, pack: Pack, told: Callable[[int], None]) -> int:
+    digests, data = open_pack(pack)
+    receiver.take(digests, memoryview(data))
+    told(len(data))
+    return len(data)
+
+
+def _copy(
+    store: ChunkStore, digests: Sequence[Digest], receiver: Receiver, told: Callable[[int], None]
+) -> None:
+    """Takes from our own store what it has."""
+    for run, data in store.read_runs(digests):
+        receiver.take([digest for digest, _ in run], memoryview(data))
+        told(len(data))
+
+
+def _nobody(_: int) -> None:
+    """Tells nobody how far it is."""
+
+
+def _pieces(digest: Digest, encoded: bytes) -> Iterator[ManifestPiece]:
+    for begin in range(0, len(encoded), PACK_BYTES):
+        end = begin + PACK_BYTES
+        yield ManifestPiece(
+            digest=digest,
+            offset_bytes=begin,
+            data=encoded[begin:end],
+            last=end >= len(encoded),
+        )
+
+
+def _deadline(size: int) -> float:
+    return ASK_SECONDS + size / SLOWEST_BYTES_PER_SECOND

@@ -1,0 +1,51 @@
+"""Makes names of runs: one for people, one that is unique for ever."""
+
+from collections.abc import Callable
+
+from dstack_mesh.ids import RunId, RunName
+
+ADJECTIVES = (
+    "able agile amber ample azure bold brave breezy bright brisk calm candid careful cheerful chilly "
+    "clever cosy crisp curious dapper daring eager early easy fancy fearless fluffy fresh friendly "
+    "gentle glad golden grumpy happy hardy honest humble jolly keen kind lazy lively loyal lucky mellow "
+    "merry mighty modest neat nimble noble patient plucky polite proud quick quiet rapid shy silver "
+    "sleepy sunny swift witty"
+).split()
+
+ANIMALS = (
+    "badger bat bear beaver bee bison bobcat camel cat cheetah cobra condor cougar crab crane cricket "
+    "deer dingo dolphin donkey duck eagle eel elk falcon ferret finch fox frog gecko goat goose gopher "
+    "hare hawk heron horse hyena ibex iguana jackal jaguar koala lemur lion llama lynx mole moose mule "
+    "newt octopus otter owl panda parrot puffin quail rabbit raven robin seal tiger wombat"
+).split()
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def run_name(choose: Callable[[int], int], number: int) -> RunName:
+    """A name such as "lazy-bobcat-1".
+
+    Args:
+        choose: Gives a number from 0 up to but not including its argument, as `random.randrange` does.
+        number: Tells runs of the same two words apart; the caller knows which are taken.
+    """
+    adjective = ADJECTIVES[choose(len(ADJECTIVES))]
+    return RunName(f"{adjective}-{ANIMALS[choose(len(ANIMALS))]}-{number}")
+
+
+def run_id(milliseconds: int, randomness: bytes) -> RunId:
+    """26 characters that sort by time: 48 bits of time and 80 bits of randomness, as in a ULID.
+
+    Args:
+        milliseconds: Since 1970, at submission.
+        randomness: 10 bytes.
+    """
+    if len(randomness) != 10:
+        raise ValueError(f"run_id needs 10 random bytes, not {len(randomness)}")
+    number = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(randomness)
+    return RunId("".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5)))
+
+
+def job_id(run: RunId, index: int) -> str:
+    """What `$job_id` and `JOB_ID` say: the same in every attempt at a job."""
+    return f"{run}-{index}"

@@ -1,0 +1,33 @@
+"""`provider: bash`: commands in a shell on the machine."""
+
+from collections.abc import Mapping
+
+from dstack_scheduler.plan import PlannedJob
+from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation, with_run_args
+from dstack_scheduler.workflow.keys import COMMANDS, PORTS, PYTHON, REQUIREMENTS, SETUP
+from dstack_scheduler.workflow.model import Workflow
+
+
+def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob, ...]:
+    return one_job(workflow, variables, (*preparation(workflow), *with_run_args(workflow)))
+
+
+BASH = Provider(
+    name="bash",
+    about="Runs commands in a shell",
+    keys={
+        "commands": COMMANDS,
+        "requirements": REQUIREMENTS,
+        "before_run": SETUP,
+        "setup": SETUP,
+        "python": PYTHON,
+        "ports": PORTS,
+    },
+    required=("commands",),
+    direct=Direct(
+        flags={"-c": "commands", "--command": "commands", "-p": "ports", "--ports": "ports"},
+        usage='dstack run bash -c "COMMAND"',
+    ),
+    appends_args=False,
+    jobs=_jobs,
+)

@@ -1,0 +1,87 @@
+"""What a provider is: a table of keys, and a function from a checked workflow to jobs."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from dstack_scheduler.plan import PlannedJob
+from dstack_scheduler.workflow.environment import exported
+from dstack_scheduler.workflow.model import Key, Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """How `dstack run PROVIDER …` spells the provider's keys.
+
+    Attributes:
+        first: Keys of the words that come first, in order.
+        flags: Keys of the provider's own flags.
+        usage: For messages.
+    """
+
+    first: tuple[str, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict[str, str])
+    usage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One way to make jobs of a workflow.
+
+    Attributes:
+        name: As in `provider: NAME`.
+        about: One line for people.
+        keys: Keys besides those that every provider takes, by spelling.
+        required: Keys that must be there in one spelling or another.
+        direct: How to run it without a workflow.
+        appends_args: Arguments of the command line reach the script without `${{ run.args }}`.
+        jobs: The jobs; who plans fills in what stands in for their place in the run.
+    """
+
+    name: str
+    about: str
+    keys: Mapping[str, Key]
+    required: tuple[str, ...]
+    direct: Direct
+    appends_args: bool
+    jobs: Callable[[Workflow, Mapping[str, str]], tuple[PlannedJob, ...]]
+
+
+def one_job(
+    workflow: Workflow, variables: Mapping[str, str], commands: tuple[str, ...]
+) -> tuple[PlannedJob, ...]:
+    """A single job with everything that a workflow says but its commands.
+
+    Args:
+        variables: Go into the environment after the workflow's own `env`, so they win.
+    """
+    job = PlannedJob(
+        index=0,
+        workflow=workflow.name,
+        provider=workflow.provider,
+        commands=commands,
+        needs=workflow.needs,
+        image=workflow.image,
+        entrypoint=workflow.entrypoint,
+        env={**workflow.env, **exported(variables)},
+        working_dir=workflow.working_dir,
+        artifacts=workflow.artifacts,
+        python=workflow.python,
+        ports=workflow.ports,
+        place=workflow.place,
+        variables=dict(variables),
+    )
+    return (job,)
+
+
+def preparation(workflow: Workflow) -> tuple[str, ...]:
+    """Commands that come before the main one: requirements, then setup."""
+    install = f"python -m pip install -r {shlex.quote(workflow.requirements)}"
+    return (install, *workflow.setup) if workflow.requirements else workflow.setup
+
+
+def with_run_args(workflow: Workflow) -> tuple[str, ...]:
+    """Commands of a direct run, which find its further arguments as `$1`, `$2` … and `$@`."""
+    if not workflow.run_args:
+        return workflow.commands
+    return (f"set -- {shlex.join(workflow.run_args)}", *workflow.commands)

@@ -1,0 +1,175 @@
+"""Finds what exists already: the run behind a tag or the newest one of a workflow, as inputs.
+
+Tags and runs come from the listings of many agents. Of statements about one tag the newest counts,
+ties by the run's id; of runs the newest by time of submission, ties by id. So every peer that heard
+the same says the same, whatever the order in which it heard.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from dstack_mesh.faults import Missing
+from dstack_mesh.ids import RunId
+from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.job import Input, JobRecord, JobState, RunRecord, Source, TagRecord
+from dstack_scheduler.plan import Reuse
+
+LATEST = "latest"
+SHOWN = 5
+
+
+def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input, ...]:
+    """The artifacts that a reuse stands for, in the order of the run's jobs.
+
+    Args:
+        repo: Repository of the run that asks; the reuse may name another.
+
+    Raises:
+        Missing: There is no such run, or it kept nothing; says what there is.
+    """
+    known = list(listings)
+    repo = reuse.repo or repo
+    runs = merged_runs(known)
+    tags = merged_tags(known)
+    run = _tagged(reuse, repo, runs, tags) if reuse.tag else _newest(reuse.workflow, repo, runs)
+    if run is None:
+        raise _missing(reuse, repo, runs, tags)
+    jobs = [job for job in run.jobs if reuse.workflow in ("", job.workflow)]
+    if not reuse.workflow:
+        jobs = [job for job in jobs if job.workflow == run.target] or jobs
+    inputs = tuple(each for job in jobs for each in inputs_of(job, run))
+    if not inputs:
+        raise Missing(
+            f"{_text(reuse)} kept no artifacts.",
+            f"It is run {run.run_name}.",
+            "Give its workflow `artifacts`, or take another run.",
+            code="no-artifacts",
+        )
+    return inputs
+
+
+def inputs_of(job: JobRecord, run: RunRecord) -> tuple[Input, ...]:
+    """What a job kept, as inputs of another one."""
+    own = (Source(job.agent_id),) if job.agent_id is not None else ()
+    return tuple(
+        Input(
+            digest=artifact.digest,
+            path=artifact.path,
+            sources=job.copies or own,
+            origin=f"{run.run_name} ({job.workflow})" if job.workflow else run.run_name,
+            size_bytes=artifact.size_bytes,
+        )
+        for artifact in job.artifacts
+        if artifact.complete
+    )
+
+
+def merged_tags(listings: Iterable[Listing]) -> dict[tuple[str, str], TagRecord]:
+    """The statement that counts for each (repository, tag); names taken back are in it."""
+    newest: dict[tuple[str, str], TagRecord] = {}
+    for tag in (tag for listing in listings for tag in listing.tags):
+        place = (tag.repo, tag.tag)
+        if place not in newest or _tag_rank(tag) > _tag_rank(newest[place]):
+            newest[place] = tag
+    return newest
+
+
+def merged_runs(listings: Iterable[Listing]) -> dict[RunId, RunRecord]:
+    """Each run with the newest of what anybody knows of its jobs."""
+    heard: dict[RunId, list[RunRecord]] = {}
+    for run in (run for listing in listings for run in listing.runs):
+        heard.setdefault(run.run_id, []).append(run)
+    return {run_id: _merged(records) for run_id, records in heard.items()}
+
+
+def _merged(records: Sequence[RunRecord]) -> RunRecord:
+    jobs: dict[int, JobRecord] = {}
+    copies: dict[int, set[Source]] = {}
+    for job in (job for record in records for job in record.jobs):
+        index = job.key.job
+        copies.setdefault(index, set()).update(job.copies)
+        if index not in jobs or _job_rank(job) > _job_rank(jobs[index]):
+            jobs[index] = job
+    whole = max(records, key=lambda record: (record.job_count, record.target, record.owner))
+    return replace(
+        whole,
+        jobs=tuple(
+            replace(jobs[index], copies=tuple(sorted(copies[index], key=_source_rank)))
+            for index in sorted(jobs)
+        ),
+    )
+
+
+def _tagged(
+    reuse: Reuse,
+    repo: str,
+    runs: dict[RunId, RunRecord],
+    tags: dict[tuple[str, str], TagRecord],
+) -> RunRecord | None:
+    tag = tags.get((repo, reuse.tag))
+    if tag is not None and tag.run_id is not None:
+        return runs.get(tag.run_id)
+    return _newest(reuse.workflow, repo, runs) if reuse.tag == LATEST else None
+
+
+def _newest(workflow: str, repo: str, runs: dict[RunId, RunRecord]) -> RunRecord | None:
+    done = [run for run in runs.values() if run.revision.repo == repo and _is_done(run, workflow)]
+    return max(done, key=lambda run: (run.submitted_at, run.run_id), default=None)
+
+
+def _is_done(run: RunRecord, workflow: str) -> bool:
+    """Whether the run's jobs of a workflow, or all of them, are known to be done."""
+    jobs = [job for job in run.jobs if workflow in ("", job.workflow)]
+    whole = bool(workflow) or len(run.jobs) >= run.job_count
+    return whole and bool(jobs) and all(job.state.state is JobState.DONE for job in jobs)
+
+
+def _missing(
+    reuse: Reuse,
+    repo: str,
+    runs: dict[RunId, RunRecord],
+    tags: dict[tuple[str, str], TagRecord],
+) -> Missing:
+    where = repo or "this folder"
+    if reuse.tag and reuse.tag != LATEST:
+        names = sorted(
+            tag.tag for tag in tags.values() if tag.repo == repo and tag.run_id is not None
+        )
+        known = (
+            f"Tags of {where}: {', '.join(names[:SHOWN])}." if names else f"{where} has no tags."
+        )
+        return Missing(
+            f"There is no run behind {_text(reuse)}.",
+            known,
+            f"Tag one with: dstack tag {reuse.tag} RUN",
+            code="no-such-tag",
+        )
+    found = sorted(
+        {job.workflow for run in runs.values() if run.revision.repo == repo for job in run.jobs}
+        - {""}
+    )
+    known = f"There are runs of {', '.join(found[:SHOWN])}." if found else "There are no runs yet."
+    return Missing(
+        f"No run of {reuse.workflow or 'any workflow'} is done in {where}.",
+        known,
+        f"Run it first: dstack run {reuse.workflow}" if reuse.workflow else "",
+        code="no-such-run",
+    )
+
+
+def _text(reuse: Reuse) -> str:
+    if reuse.text:
+        return reuse.text
+    return f"{reuse.workflow}:{reuse.tag}" if reuse.tag else reuse.workflow
+
+
+def _tag_rank(tag: TagRecord) -> tuple[object, ...]:
+    return (tag.at, tag.run_id or "")
+
+
+def _job_rank(job: JobRecord) -> tuple[object, ...]:
+    return (job.key.attempt, job.state.state.ended, job.state.at, job.state.state.value)
+
+
+def _source_rank(source: Source) -> tuple[str, tuple[str, ...]]:
+    return (source.peer_id, source.addresses)

@@ -1,0 +1,290 @@
+"""A run as its driver sees it: what happened to its jobs goes in, what to do now comes out.
+
+A job starts when everything it takes artifacts from is done. The first job that ends in any other
+way decides the run: nothing further starts, and what still runs is stopped, its artifacts kept,
+since nobody will read the result. Otherwise the requested job, the last one, decides.
+
+A stop that arrives while a job is being placed takes effect wherever it can: before the award the
+job never starts; after it the agent is told. In between nobody can know, so both are done.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import assert_never
+
+from dstack_mesh.faults import MeshError
+from dstack_scheduler.job import JobKey, JobState, StateChange
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A job of the run.
+
+    Attributes:
+        key: Of the attempt that is made next, or that runs already.
+        after: Indexes of jobs that must be done before.
+        awarded: Whether an agent has it already.
+    """
+
+    key: JobKey
+    name: str
+    after: tuple[int, ...] = ()
+    awarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An agent has the job now."""
+
+    key: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """The job will not be placed: no agent takes it, or the search was given up."""
+
+    job: int
+    error: MeshError | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The agent that was to have the attempt knows for sure that it never began."""
+
+    key: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The agent tells a state of the job; an ended one is the last."""
+
+    change: StateChange
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Somebody wants the whole run to stop."""
+
+    abort: bool
+    cause: str
+    at: datetime
+
+
+Event = Placed | Unplaced | Vanished | Changed | StopAsked
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Find an agent for the attempt and award it; answered by `Placed` or `Unplaced`."""
+
+    key: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Follow the attempt at the agent that has it; answered by `Changed`."""
+
+    key: JobKey
+
+
+@dataclass(frozen=True, slots=True)
+class StopPlacing:
+    """Give up the search, unless the award is under way."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopJob:
+    """Ask the agent that has the job to stop it, until it ended."""
+
+    key: JobKey
+    abort: bool
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The run ended like the job that decided it."""
+
+    state: StateChange
+
+
+Effect = Place | Follow | StopPlacing | StopJob | End
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Placing:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    change: StateChange
+
+
+class Run:
+    """Decides. The requested job is the last part."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        if not parts:
+            raise ValueError("a run has at least one job")
+        self._parts = list(parts)
+        self._states: list[_Blocked | _Placing | _There | _Ended] = [_Blocked() for _ in parts]
+        self._stop: StopAsked | None = None
+        self._asked: dict[int, bool] = {}
+        self._decided: StateChange | None = None
+        self._over = False
+
+    def start(self) -> list[Effect]:
+        """Follows what runs already and starts what needs nothing."""
+        effects: list[Effect] = []
+        for index, part in enumerate(self._parts):
+            if part.awarded:
+                self._states[index] = _There()
+                effects.append(Follow(part.key))
+        return effects + self._start_ready()
+
+    def handle(self, event: Event) -> list[Effect]:
+        """What to do after something happened."""
+        if self._over:
+            return []
+        match event:
+            case Placed(key):
+                return self._placed(key)
+            case Unplaced(job, error, at):
+                return self._unplaced(job, error, at)
+            case Vanished(key):
+                return self._vanished(key)
+            case Changed(change):
+                return self._ended(change) if change.state.ended else []
+            case StopAsked():
+                return self._stop_asked(event)
+            case _:
+                assert_never(event)
+
+    def unplaced(self) -> list[int]:
+        """Jobs that no agent has yet."""
+        return [
+            index
+            for index, state in enumerate(self._states)
+            if isinstance(state, _Blocked | _Placing)
+        ]
+
+    def key(self, job: int) -> JobKey:
+        """The attempt that is made, or will be made next."""
+        return self._parts[job].key
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing new is to start."""
+        return self._stop is not None or self._decided is not None
+
+    def _placed(self, key: JobKey) -> list[Effect]:
+        self._states[key.job] = _There()
+        return [Follow(key), *self._stop_where_wanted()]
+
+    def _unplaced(self, job: int, error: MeshError | None, at: datetime) -> list[Effect]:
+        key = self._parts[job].key
+        if error is None:
+            cause = self._stop.cause if self._stop is not None else self._why_in_vain()
+            aborted = self._stop is not None and self._stop.abort
+            state = JobState.ABORTED if aborted else JobState.STOPPED
+            return self._ended(StateChange(key, state, at, cause, "stopped"))
+        return self._ended(StateChange(key, JobState.FAILED, at, str(error), error.code))
+
+    def _vanished(self, key: JobKey) -> list[Effect]:
+        part = self._parts[key.job]
+        if not isinstance(self._states[key.job], _There) or part.key != key:
+            return []
+        self._asked.pop(key.job, None)
+        self._parts[key.job] = replace(part, key=replace(key, attempt=key.attempt + 1))
+        self._states[key.job] = _Blocked()
+        return self._start_ready() + self._end_if_over()
+
+    def _ended(self, change: StateChange) -> list[Effect]:
+        job = change.key.job
+        if isinstance(self._states[job], _Ended):
+            return []
+        self._states[job] = _Ended(change)
+        last = job == len(self._parts) - 1
+        if self._decided is None and (last or change.state is not JobState.DONE):
+            self._decided = change if last else self._in_words(change)
+        return self._start_ready() + self._stop_where_wanted() + self._end_if_over()
+
+    def _stop_asked(self, stop: StopAsked) -> list[Effect]:
+        if self._stop is not None and (self._stop.abort or not stop.abort):
+            return []
+        self._stop = stop
+        return self._stop_where_wanted() + self._end_if_over()
+
+    def _start_ready(self) -> list[Effect]:
+        if self.stopping:
+            return []
+        ready = [
+            index
+            for index, (part, state) in enumerate(zip(self._parts, self._states, strict=True))
+            if isinstance(state, _Blocked) and all(self._is_done(job) for job in part.after)
+        ]
+        for index in ready:
+            self._states[index] = _Placing()
+        return [Place(self._parts[index].key) for index in ready]
+
+    def _stop_where_wanted(self) -> list[Effect]:
+        if not self.stopping:
+            return []
+        abort = self._stop is not None and self._stop.abort
+        cause = self._stop.cause if self._stop is not None else self._why_in_vain()
+        effects: list[Effect] = []
+        for index, state in enumerate(self._states):
+            if self._asked.get(index, False) or (index in self._asked and not abort):
+                continue
+            match state:
+                case _Placing():
+                    effects.append(StopPlacing(index))
+                case _There():
+                    self._asked[index] = abort
+                    effects.append(StopJob(self._parts[index].key, abort, cause))
+                case _Blocked() | _Ended():
+                    pass
+        return effects
+
+    def _end_if_over(self) -> list[Effect]:
+        if any(isinstance(state, _Placing | _There) for state in self._states):
+            return []
+        if self._decided is None:
+            if self._stop is None:
+                return []
+            self._decided = self._never_started(self._stop)
+        self._over = True
+        return [End(self._decided)]
+
+    def _never_started(self, stop: StopAsked) -> StateChange:
+        """The end of a run that was stopped between two jobs."""
+        state = JobState.ABORTED if stop.abort else JobState.STOPPED
+        return StateChange(self._parts[-1].key, state, stop.at, stop.cause, "stopped")
+
+    def _is_done(self, job: int) -> bool:
+        state = self._states[job]
+        return isinstance(state, _Ended) and state.change.state is JobState.DONE
+
+    def _in_words(self, change: StateChange) -> StateChange:
+        """The end of a job that others needed, saying which it was."""
+        name = self._parts[change.key.job].name or f"job {change.key.job}"
+        cause = change.cause or change.state.value
+        return replace(change, cause=f"{name}: {cause}")
+
+    def _why_in_vain(self) -> str:
+        return self._decided.cause if self._decided is not None else ""

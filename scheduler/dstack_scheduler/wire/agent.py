@@ -1,0 +1,140 @@
+"""Talks to an agent over gRPC: `GrpcAgent` implements `agent_port.Agent`.
+
+Every call has a deadline but Attach, which lasts as long as its job: keepalive ends that one when
+the agent is gone.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import grpc.aio
+
+from dstack_mesh.card import PROTOCOL, HelloAnswer, PeerCard
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.ids import Digest, HoldId, RunId
+from dstack_mesh.v1 import auction_pb2, membership_pb2, run_pb2
+from dstack_mesh.v1.auction_pb2_grpc import AuctionServiceStub
+from dstack_mesh.v1.membership_pb2_grpc import MembershipServiceStub
+from dstack_mesh.v1.run_pb2_grpc import RunServiceStub
+from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.membership import answer_from_wire
+from dstack_mesh.wire.transfer import TransferClient
+from dstack_scheduler.agent_port import Attachment, DrivenJob, Hold, Listing, Question
+from dstack_scheduler.job import JobSpec, RunRecord, TagRecord
+from dstack_scheduler.verdict import Bid
+from dstack_scheduler.wire import convert, fields, questions
+from dstack_scheduler.wire.attachment import GrpcAttachment, Requests
+
+ASK_SECONDS = 2.0
+"""Above the auction's own deadline, which decides."""
+
+QUICK_SECONDS = 5.0
+"""For what touches memory or one row on the other side."""
+
+WRITE_SECONDS = 15.0
+"""For what must be on the other side's disk."""
+
+
+class GrpcAgent:
+    """An agent behind a channel.
+
+    Args:
+        local: Whether it is the agent of this home, reached by its Unix socket.
+        store: Where trees come from and go to.
+    """
+
+    def __init__(
+        self, channel: grpc.aio.Channel, card: PeerCard, local: bool, store: ChunkStore
+    ) -> None:
+        self._card = card
+        self._local = local
+        self._store = store
+        self._membership = MembershipServiceStub(channel)
+        self._auction = AuctionServiceStub(channel)
+        self._runs = RunServiceStub(channel)
+        self._transfer = TransferClient(channel, store)
+
+    @property
+    def card(self) -> PeerCard:
+        return self._card
+
+    @property
+    def local(self) -> bool:
+        return self._local
+
+    async def hello(self) -> HelloAnswer:
+        caller = membership_pb2.PeerCard(mesh_id=self._card.mesh_id, protocol=PROTOCOL)
+        request = membership_pb2.HelloRequest(caller=caller)
+        with translated(self._card.name):
+            answer = await self._membership.Hello(request, timeout=QUICK_SECONDS)
+        return answer_from_wire(answer)
+
+    async def ask(self, question: Question) -> Bid:
+        with translated(self._card.name):
+            bid = await self._auction.Ask(questions.ask_to_wire(question), timeout=ASK_SECONDS)
+        return questions.bid_from_wire(bid)
+
+    async def reserve(self, question: Question, epoch: int) -> Hold:
+        request = questions.reserve_to_wire(question, epoch)
+        with translated(self._card.name):
+            hold = await self._auction.Reserve(request, timeout=QUICK_SECONDS)
+        return questions.hold_from_wire(hold)
+
+    async def commit(
+        self, hold_id: HoldId, epoch: int, spec: JobSpec, secrets: Mapping[str, str]
+    ) -> None:
+        request = auction_pb2.CommitRequest(
+            hold_id=hold_id, epoch=epoch, spec=convert.spec_to_wire(spec), secrets=secrets
+        )
+        with translated(self._card.name):
+            await self._auction.Commit(request, timeout=WRITE_SECONDS)
+
+    async def release(self, hold_id: HoldId) -> None:
+        request = auction_pb2.ReleaseRequest(hold_id=hold_id)
+        with translated(self._card.name):
+            await self._auction.Release(request, timeout=QUICK_SECONDS)
+
+    @asynccontextmanager
+    async def attach(self) -> AsyncIterator[Attachment]:
+        requests = Requests()
+        call = self._runs.Attach(aiter(requests))
+        try:
+            yield GrpcAttachment(call, requests, self._store, self._card.name)
+        finally:
+            call.cancel()
+
+    async def list_runs(self, runs: Sequence[str] = ()) -> Listing:
+        with translated(self._card.name):
+            listed = await self._runs.List(run_pb2.ListRequest(runs=runs), timeout=QUICK_SECONDS)
+        found = fields.items(listed.runs, "Runs")
+        tags = fields.items(listed.tags, "Tags")
+        return Listing(
+            runs=tuple(convert.run_record_from_wire(run) for run in found),
+            tags=tuple(convert.tag_from_wire(tag) for tag in tags),
+        )
+
+    async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
+        request = run_pb2.StopRequest(run_id=run_id, job=job, abort=abort, cause=cause)
+        with translated(self._card.name):
+            answer = await self._runs.Stop(request, timeout=QUICK_SECONDS)
+        return answer.jobs
+
+    async def drive(self, record: RunRecord, jobs: Sequence[DrivenJob], epoch: int) -> None:
+        request = run_pb2.DriveRequest(
+            record=convert.run_record_to_wire(record),
+            jobs=[convert.driven_to_wire(job) for job in jobs],
+            epoch=epoch,
+        )
+        with translated(self._card.name):
+            await self._runs.Drive(request, timeout=WRITE_SECONDS)
+
+    async def tag(self, tag: TagRecord) -> None:
+        request = run_pb2.TagRequest(tag=convert.tag_to_wire(tag))
+        with translated(self._card.name):
+            await self._runs.Tag(request, timeout=WRITE_SECONDS)
+
+    async def send_tree(self, digest: Digest) -> int:
+        return await self._transfer.send_tree(digest)
+
+    async def fetch_tree(self, digest: Digest) -> int:
+        return await self._transfer.fetch_tree(digest)

@@ -1,0 +1,100 @@
+"""From a workflow as it was written to one that is checked, by the keys of its provider."""
+
+from dataclasses import dataclass
+
+from dstack_scheduler.providers.port import Provider
+from dstack_scheduler.providers.registry import PROVIDERS, choose
+from dstack_scheduler.workflow.keys import COMMON, LATER
+from dstack_scheduler.workflow.model import Key, Workflow
+from dstack_scheduler.workflow.problem import Code, did_you_mean
+from dstack_scheduler.workflow.project import Written
+from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.tree import ScalarNode, shorten
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A workflow as far as it could be understood; `provider` is None if there is none for it."""
+
+    workflow: Workflow
+    provider: Provider | None
+
+
+def check(written: Written, scope: Scope) -> Checked:
+    """Reads every key of a workflow; what is wrong goes to the scope's report."""
+    provider = choose(written, scope)
+    keys = {**COMMON, **(provider.keys if provider else {})}
+    workflow = Workflow(
+        written.name, provider.name if provider else "", direct=written.direct
+    )
+    spelled: dict[str, str] = {}
+    for key, node in written.node.entries:
+        inner = scope.within(key.text)
+        row = keys.get(key.text)
+        if row is None:
+            _complain_of_key(key, provider, inner)
+        elif row.meaning in spelled:
+            _complain_of_twin(key, spelled[row.meaning], inner)
+        else:
+            spelled[row.meaning] = key.text
+            workflow = row.read(workflow, node, inner)
+    if provider:
+        _complain_of_missing(written, provider, keys, spelled, scope)
+    return Checked(workflow, provider)
+
+
+def takes(provider: Provider, meaning: str) -> bool:
+    """Whether a provider has a key of a meaning."""
+    return any(key.meaning == meaning for key in (*COMMON.values(), *provider.keys.values()))
+
+
+def _complain_of_key(key: ScalarNode, provider: Provider | None, scope: Scope) -> None:
+    name = key.text
+    if name in LATER:
+        scope.complain(
+            key,
+            Code.NOT_SUPPORTED_YET,
+            f'This version does not carry out "{name}" ({LATER[name]}) yet.',
+            "remove the line",
+        )
+    elif provider:
+        known = (*COMMON, *provider.keys)
+        takers = [other.name for other in PROVIDERS.values() if name in other.keys]
+        scope.complain(
+            key,
+            Code.UNKNOWN_KEY,
+            f'The provider {provider.name} takes no key "{shorten(name)}".',
+            f"it belongs to {' and '.join(takers)}; remove it or change the provider"
+            if takers
+            else did_you_mean(name, known),
+        )
+    # Without a provider nobody knows which other keys there are, and that is a problem already.
+
+
+def _complain_of_twin(key: ScalarNode, first: str, scope: Scope) -> None:
+    scope.complain(
+        key,
+        Code.SAID_TWICE,
+        f'"{key.text}" says the same as "{first}", which is there already.',
+        "keep one of them",
+    )
+
+
+def _complain_of_missing(
+    written: Written,
+    provider: Provider,
+    keys: dict[str, Key],
+    spelled: dict[str, str],
+    scope: Scope,
+) -> None:
+    for name in provider.required:
+        key = keys[name]
+        if key.meaning in spelled:
+            continue
+        if written.direct:
+            message = f'"dstack run {provider.name}" lacks its {name}.'
+            hint = f"write {provider.direct.usage}"
+        else:
+            message = f'The workflow "{written.name}" lacks "{name}".'
+            hint = f"add {key.example}"
+        scope.within(name).complain(written.node, Code.MISSING_KEY, message, hint)

@@ -1,0 +1,195 @@
+"""What `dstack run TARGET …` says after the target: variables, flags, and the script's own arguments.
+
+Variables come first (`--gpu 4` is the variable where the workflow has one of that name), then the flags
+below, and the rest goes to the script in its order. After `--` everything is the script's.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dstack_scheduler.workflow.commands import read_ports, read_requirements
+from dstack_scheduler.workflow.dependencies import read_reuses
+from dstack_scheduler.workflow.environment import read_env
+from dstack_scheduler.workflow.model import Reader, Workflow
+from dstack_scheduler.workflow.paths import read_artifacts, read_working_dir
+from dstack_scheduler.workflow.problem import Code, Place
+from dstack_scheduler.workflow.resources import (
+    at_least_one,
+    read_cpus,
+    read_gpu_count,
+    read_gpu_memory,
+    read_gpu_name,
+    read_interruptible,
+    read_memory,
+    read_shm_size,
+    settled,
+)
+from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode
+from dstack_scheduler.workflow.variables import find_variable
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag of every provider that takes the key it stands for.
+
+    Attributes:
+        meaning: Of the key.
+        read: Reads its value into the workflow.
+        repeats: May be given several times; its values are read as one list.
+        example: A value, for messages; empty for a flag without one.
+        about: One line for people.
+    """
+
+    meaning: str
+    read: Reader
+    about: str
+    example: str = ""
+    repeats: bool = False
+
+
+def _read_gpus(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    return settled(read_gpu_count(workflow, node, scope))
+
+
+def _for_a_card(read: Reader) -> Reader:
+    def reading(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+        return at_least_one(read(workflow, node, scope))
+
+    return reading
+
+
+def _read_deps(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    return read_reuses(replace(workflow, dependencies=()), node, scope)
+
+
+FLAGS: Mapping[str, Flag] = {
+    "--requirements": Flag("requirements", read_requirements, "File of pip requirements", "FILE"),
+    "--env": Flag("env", read_env, "Add to the environment", "NAME=VALUE", repeats=True),
+    "--artifact": Flag("artifacts", read_artifacts, "Keep this folder instead", "PATH", True),
+    "--dep": Flag("deps", _read_deps, "Take this input instead", "WORKFLOW:TAG", True),
+    "--working-dir": Flag("working_dir", read_working_dir, "Where the job works", "PATH"),
+    "--ports": Flag("ports", read_ports, "Number of ports", "1"),
+    "--cpu": Flag("resources", read_cpus, "Processors, at least", "4"),
+    "--memory": Flag("resources", read_memory, "Memory, at least", "16GB"),
+    "--shm-size": Flag("resources", read_shm_size, "Size of /dev/shm", "8GB"),
+    "--interruptible": Flag("resources", read_interruptible, "Where it may be interrupted"),
+    "--gpu-name": Flag("resources", _for_a_card(read_gpu_name), "Model of the GPUs", "V100"),
+    "--gpu-memory": Flag("resources", _for_a_card(read_gpu_memory), "Memory of each GPU", "16GB"),
+    "--gpu": Flag("resources", _read_gpus, "GPUs, at least", "1"),
+}
+"""In the order in which they are carried out: a number of cards has the last word on cards."""
+
+SHORT: Mapping[str, str] = {
+    "-r": "--requirements",
+    "-e": "--env",
+    "-a": "--artifact",
+    "-w": "--working-dir",
+    "-p": "--ports",
+    "-i": "--interruptible",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Flags that were given: long name to values, as `{"--gpu": ("1",)}`."""
+
+    given: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+
+    def over(self, other: "Overrides") -> "Overrides":
+        """Both, this one's values winning."""
+        return Overrides({**other.given, **self.given})
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A command line, taken apart.
+
+    Attributes:
+        variables: By their declared names.
+        overrides: Flags.
+        keys: Keys of the provider, given by its own flags.
+        rest: The script's, in order.
+    """
+
+    variables: Mapping[str, str]
+    overrides: Overrides
+    keys: Mapping[str, str]
+    rest: tuple[str, ...]
+
+
+def take_apart(
+    args: Sequence[str],
+    declared: Iterable[str],
+    own_flags: Mapping[str, str],
+    takes: Callable[[str], bool],
+    scope: Scope,
+) -> Typed:
+    """Sorts what was typed.
+
+    Args:
+        declared: Names of variables.
+        own_flags: Flag to key of the provider that is run directly.
+        takes: Whether the provider takes a meaning; flags for others are the script's.
+    """
+    names = tuple(declared)
+    variables: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    given: dict[str, tuple[str, ...]] = {}
+    rest: list[str] = []
+    words = list(args)[::-1]
+    while words:
+        word = words.pop()
+        if word == "--":
+            rest.extend(reversed(words))
+            break
+        flag, value = _split(word)
+        variable = find_variable(flag[2:], names) if flag.startswith("--") else None
+        long = SHORT.get(flag, flag)
+        if variable is not None:
+            variables[variable] = _value(flag, value, words, f"{flag} VALUE", scope)
+        elif flag in own_flags:
+            keys[own_flags[flag]] = _value(flag, value, words, f"{flag} VALUE", scope)
+        elif long in FLAGS and takes(FLAGS[long].meaning):
+            row = FLAGS[long]
+            usage = f"{flag} {row.example}"
+            text = _value(flag, value, words, usage, scope) if row.example else value or "true"
+            given[long] = (*given.get(long, ()), text) if row.repeats else (text,)
+        else:
+            rest.append(word)
+    return Typed(variables, Overrides(given), keys, tuple(rest))
+
+
+def override(workflow: Workflow, overrides: Overrides, scope: Scope) -> Workflow:
+    """The workflow with the flags carried out."""
+    for name, flag in FLAGS.items():
+        values = overrides.given.get(name, ())
+        if values:
+            nodes = tuple(written(value) for value in values)
+            node = ListNode(Place(), nodes) if flag.repeats else nodes[-1]
+            workflow = flag.read(workflow, node, replace(scope, key=name))
+    return workflow
+
+
+def written(text: str) -> ScalarNode:
+    """A word of the command line as a value."""
+    return ScalarNode(Place(), text)
+
+
+def _split(word: str) -> tuple[str, str | None]:
+    if not word.startswith("--"):
+        return word, None
+    flag, equals, value = word.partition("=")
+    return flag, value if equals else None
+
+
+def _value(flag: str, value: str | None, words: list[str], usage: str, scope: Scope) -> str:
+    """The value of a flag: after its `=`, or the next word, which may begin with one dash (`-1`)."""
+    if value is not None:
+        return value
+    if words and not words[-1].startswith("--"):
+        return words.pop()
+    replace(scope, key=flag).complain(
+        Place(), Code.MISSING_VALUE, f"{flag} has no value.", f"write {usage}"
+    )
+    return ""

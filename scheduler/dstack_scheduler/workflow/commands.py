@@ -1,0 +1,147 @@
+"""What a job runs: commands, scripts and their arguments, images, the Python, the ports."""
+
+import re
+import shlex
+from dataclasses import replace
+
+from dstack_scheduler.workflow.model import Workflow
+from dstack_scheduler.workflow.problem import Code, one_of
+from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode, shorten
+
+PYTHONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+"""Versions that may be asked for; which of them a machine has, its agent says."""
+
+_PORT = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?\Z")
+_MAX_PORTS = 100
+
+
+def read_help(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    return replace(workflow, help=scope.shell(node) or "")
+
+
+def read_commands(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """A list of commands, or one text that is one command however many lines it has."""
+    return replace(workflow, commands=_commands(node, scope))
+
+
+def read_setup(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """Commands before the main one."""
+    return replace(workflow, setup=_commands(node, scope))
+
+
+def read_script(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """The script's path, from the working directory."""
+    return replace(workflow, script=scope.line(node) or "")
+
+
+def read_args(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """Arguments of the script: text goes to the shell as it is, items of a list are quoted."""
+    if isinstance(node, ListNode):
+        words = [scope.shell(item) for item in node.items]
+        return replace(workflow, arguments=shlex.join(word for word in words if word is not None))
+    return replace(workflow, arguments=scope.shell(node) or "")
+
+
+def read_requirements(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """Path of a file of pip requirements."""
+    return replace(workflow, requirements=scope.line(node) or "")
+
+
+def read_image(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """A container image."""
+    image = scope.line(node)
+    if image is not None and len(image.split()) != 1:
+        scope.complain(
+            node,
+            Code.BAD_NAME,
+            f'"{shorten(image)}" is not the name of an image.',
+            "write it without spaces, as python:3.11",
+        )
+        return workflow
+    return replace(workflow, image=image or "")
+
+
+def read_entrypoint(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """What the image starts instead of its own entrypoint: a list, or text split as a shell would."""
+    if isinstance(node, ListNode):
+        words = [scope.shell(item) for item in node.items]
+        return replace(workflow, entrypoint=tuple(word for word in words if word is not None))
+    text = scope.shell(node)
+    if text is None:
+        return workflow
+    try:
+        return replace(workflow, entrypoint=tuple(shlex.split(text)))
+    except ValueError:
+        scope.complain(
+            node,
+            Code.BAD_QUOTING,
+            f'The quotes of "{shorten(text)}" do not match.',
+            "close the quote, or write a list",
+        )
+        return workflow
+
+
+def read_python(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """A version of Python as it was written: 3.10 without quotes is 3.10."""
+    text = scope.text(node)
+    if not text or text in PYTHONS:
+        return replace(workflow, python=text or "")
+    scope.complain(
+        node,
+        Code.BAD_PYTHON,
+        f'There is no Python "{shorten(text)}" to run with.',
+        f"choose one of {one_of(PYTHONS)}",
+    )
+    return workflow
+
+
+def read_ports(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """A number of free ports, or a list of ports of the job, each as `8000` or `8000:18000`."""
+    if not isinstance(node, ListNode):
+        count = scope.whole(node)
+        if count is not None and count > _MAX_PORTS:
+            scope.complain(
+                node,
+                Code.BAD_PORT,
+                f"{count} is a number of ports here, and more than {_MAX_PORTS}.",
+                f"for the port {count} write ports: [{count}]",
+            )
+            return workflow
+        return replace(workflow, ports=(0,) * (count or 0))
+    ports = [_port(item, scope) for item in node.items]
+    return replace(workflow, ports=tuple(port for port in ports if port))
+
+
+def _port(node: Node, scope: Scope) -> int:
+    text = scope.text(node)
+    if text is None:
+        return 0
+    match = _PORT.match(text.strip())
+    if match and all(0 < int(port) < 65536 for port in match.groups() if port):
+        return int(match[1])
+    scope.complain(
+        node,
+        Code.BAD_PORT,
+        f'"{shorten(text)}" is not a port.',
+        "write a number from 1 to 65535, or APP:LOCAL",
+    )
+    return 0
+
+
+def _commands(node: Node, scope: Scope) -> tuple[str, ...]:
+    if isinstance(node, ScalarNode):
+        items: tuple[Node, ...] = (node,)
+    else:
+        items = scope.items(node, "write commands: [python train.py]")
+        if not items and isinstance(node, ListNode):
+            scope.complain_empty(node)
+    return tuple(text for item in items if (text := _command(item, scope)) is not None)
+
+
+def _command(node: Node, scope: Scope) -> str | None:
+    text = scope.shell(node)
+    if text is not None and not text.strip():
+        scope.complain_empty(node)
+        return None
+    return text

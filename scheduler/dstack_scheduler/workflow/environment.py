@@ -1,0 +1,69 @@
+"""What a job finds in its environment: `env` in all its forms, and the variables."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from dstack_scheduler.workflow.model import Workflow
+from dstack_scheduler.workflow.problem import Code, Place
+from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.tree import MapNode, Node, ScalarNode, is_null, shorten
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+
+NEVER_EXPORTED = frozenset(
+    "BASH_ENV ENV HOME IFS LD_LIBRARY_PATH LD_PRELOAD OLDPWD PATH PWD PYTHONHOME PYTHONPATH SHELL".split()
+)
+"""A variable of one of these names is not exported: a workflow that calls its data `path` would else
+lose every command."""
+
+
+def read_env(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """`env:`, a list of `K=V` and bare `K`, or a mapping; extends what is there."""
+    env = dict(workflow.env)
+    if isinstance(node, MapNode):
+        for key, value in node.entries:
+            inner = scope.within(key.text)
+            text = "" if is_null(value) else inner.shell(value)
+            if _is_name(key.text, key.place, inner) and text is not None:
+                env[key.text] = text
+    else:
+        for item in scope.items(node, "write env: [NAME=value]"):
+            env |= _read_item(item, scope)
+    return replace(workflow, env=env)
+
+
+def exported(variables: Mapping[str, str]) -> dict[str, str]:
+    """Variables as the job's environment has them: `batch-size` is BATCH_SIZE."""
+    named = {re.sub(r"[^A-Z0-9]", "_", name.upper()): value for name, value in variables.items()}
+    return {name: value for name, value in named.items() if name not in NEVER_EXPORTED}
+
+
+def _read_item(item: Node, scope: Scope) -> dict[str, str]:
+    if isinstance(item, MapNode) and len(item.entries) == 1:
+        key, value = item.entries[0]
+        shown = shorten(value.text) if isinstance(value, ScalarNode) else "…"
+        scope.complain(
+            item,
+            Code.BAD_ENV,
+            f'"{shorten(key.text)}: {shown}" is a mapping, not NAME=value.',
+            f"write {key.text}={shown}, or make env: a mapping without dashes",
+        )
+        return {}
+    text = scope.shell(item)
+    if text is None:
+        return {}
+    name, _, value = text.partition("=")
+    return {name: value} if _is_name(name, item.place, scope) else {}
+
+
+def _is_name(name: str, place: Place, scope: Scope) -> bool:
+    if _NAME.match(name):
+        return True
+    scope.complain(
+        place,
+        Code.BAD_ENV,
+        f'"{shorten(name)}" cannot be the name of an environment variable.',
+        "write NAME=value; names have letters, digits and _",
+    )
+    return False

@@ -1,0 +1,78 @@
+"""The keys of a workflow: spelling to meaning. A new spelling is a row here or at its provider."""
+
+from collections.abc import Mapping
+
+from dstack_scheduler.workflow.commands import (
+    read_args,
+    read_commands,
+    read_entrypoint,
+    read_help,
+    read_image,
+    read_ports,
+    read_python,
+    read_requirements,
+    read_script,
+    read_setup,
+)
+from dstack_scheduler.workflow.dependencies import read_chain, read_reuses
+from dstack_scheduler.workflow.environment import read_env
+from dstack_scheduler.workflow.model import Key, Workflow
+from dstack_scheduler.workflow.paths import read_artifacts, read_home_dir, read_working_dir
+from dstack_scheduler.workflow.resources import read_gpu, read_nodes, read_resources
+from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.tree import Node
+
+
+def _read_elsewhere(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    # The project reads names and providers before anything else: they choose the table of keys.
+    del node, scope
+    return workflow
+
+
+ARGS = Key("arguments", read_args, "args: --lr 0.1")
+COMMANDS = Key("commands", read_commands, "commands: [python train.py]")
+ENTRYPOINT = Key("entrypoint", read_entrypoint, "entrypoint: /bin/sh -c")
+HOME_DIR = Key("home_dir", read_home_dir, "home_dir: /root")
+IMAGE = Key("image", read_image, "image: python:3.11")
+NODES = Key("nodes", read_nodes, "nodes: 1")
+PORTS = Key("ports", read_ports, "ports: 1")
+PYTHON = Key("python", read_python, 'python: "3.11"')
+REQUIREMENTS = Key("requirements", read_requirements, "requirements: requirements.txt")
+SCRIPT = Key("script", read_script, "file: train.py")
+SETUP = Key("setup", read_setup, "setup: [pip install torch]")
+_CHAIN = Key("depends-on", read_chain, "depends-on: [prepare]")
+_ENV = Key("env", read_env, "env: [NAME=value]")
+
+COMMON: Mapping[str, Key] = {
+    "name": Key("name", _read_elsewhere, "name: train"),
+    "provider": Key("provider", _read_elsewhere, "provider: bash"),
+    "help": Key("help", read_help, "help: Trains the model"),
+    "env": _ENV,
+    "environment": _ENV,
+    "working_dir": Key("working_dir", read_working_dir, "working_dir: src"),
+    "artifacts": Key("artifacts", read_artifacts, "artifacts: [data]"),
+    "depends-on": _CHAIN,
+    "dependencies": _CHAIN,
+    "deps": Key("deps", read_reuses, "deps: [prepare]"),
+    "resources": Key("resources", read_resources, "resources: {gpu: 1}"),
+    "gpu": Key("gpu", read_gpu, "gpu: 1"),
+    "nodes": NODES,
+}
+"""Keys that every provider takes."""
+
+LATER: Mapping[str, str] = {
+    "app": "applications",
+    "cache": "folders that are kept between runs",
+    "code": "links for editors",
+    "logdir": "TensorBoard",
+    "output": "downloads",
+    "prebuild": "images built from setup commands",
+    "registry_auth": "private registries",
+    "runs": "TensorBoard",
+    "ssh": "an SSH server in the job",
+    "target": "Streamlit",
+    "template": "templates",
+    "url": "downloads",
+    "uvicorn": "FastAPI",
+}
+"""Keys that the language has and this version does not carry out, and what they are about."""

@@ -1,0 +1,101 @@
+"""A checked workflow: one model, whatever dialect it was written in."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from dstack_scheduler.needs import Needs
+from dstack_scheduler.plan import Reuse
+from dstack_scheduler.workflow.problem import Place
+from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.tree import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """An input as it was written.
+
+    Attributes:
+        place: Where it stands.
+        text: As it was written, for messages.
+        workflow: May be empty where there is a tag.
+        tag: May be empty.
+        repo: "owner/repo"; empty for this one.
+        triggers: Written under a key that runs what it names, and not only looks it up.
+    """
+
+    place: Place
+    text: str
+    workflow: str = ""
+    tag: str = ""
+    repo: str = ""
+    triggers: bool = False
+
+    @property
+    def chained(self) -> bool:
+        """It becomes an earlier job of the same run."""
+        return self.triggers and not self.tag and not self.repo
+
+    @property
+    def reuse(self) -> Reuse:
+        return Reuse(self.workflow, self.tag, self.repo, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """What a workflow asks for, variables put in.
+
+    Attributes:
+        commands: For one shell, in order.
+        script: The script that the provider runs.
+        arguments: Its arguments, quoted for the shell.
+        requirements: File of pip requirements.
+        setup: Commands before the main one.
+        python: Version, as "3.11"; empty for any.
+        dependencies: In declared order.
+        ports: A port of the job each; 0 is any free one.
+        options: Keys that only the provider knows.
+        run_args: What was given on the command line for the script.
+        direct: Made by `dstack run PROVIDER`, not written in a file.
+    """
+
+    name: str
+    provider: str
+    help: str = ""
+    image: str = ""
+    entrypoint: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    script: str = ""
+    arguments: str = ""
+    requirements: str = ""
+    setup: tuple[str, ...] = ()
+    python: str = ""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    working_dir: str = ""
+    home_dir: str = ""
+    artifacts: tuple[str, ...] = ()
+    dependencies: tuple[Dependency, ...] = ()
+    needs: Needs = Needs()
+    place: str = ""
+    ports: tuple[int, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    run_args: tuple[str, ...] = ()
+    direct: bool = False
+
+
+Reader = Callable[[Workflow, Node, Scope], Workflow]
+"""Reads the value of a key into a workflow; what is wrong goes to the scope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a key means.
+
+    Attributes:
+        meaning: Keys of one meaning are spellings of each other.
+        read: Reads its value.
+        example: How to write it, for messages.
+    """
+
+    meaning: str
+    read: Reader
+    example: str

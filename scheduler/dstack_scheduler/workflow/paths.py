@@ -1,0 +1,113 @@
+"""Paths of a workflow: where it works, what it keeps."""
+
+import posixpath
+from dataclasses import replace
+
+from dstack_scheduler.workflow.model import Workflow
+from dstack_scheduler.workflow.problem import Code
+from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.tree import MapNode, Node, shorten
+
+
+def read_artifacts(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """`artifacts:`, a list of folders, as text or as `{path: data}`; each once."""
+    paths: dict[str, None] = {}
+    for item in scope.items(node, "write artifacts: [data]"):
+        path = scope.walk("", item, _ARTIFACT, "") if isinstance(item, MapNode) else None
+        if path is None:
+            path = read_artifact_path("", item, scope)
+        elif not path and not _has_path(item):
+            scope.complain(item, Code.MISSING_KEY, "The artifact has no path.", "add path: data")
+        if path:
+            paths[path] = None
+    return replace(workflow, artifacts=tuple(paths))
+
+
+def read_artifact_path(path: str, node: Node, scope: Scope) -> str:
+    """A folder as the plan names it: `./x` and `x/` are `x`; `~/x` and `/x` stay."""
+    text = scope.line(node)
+    if text is None:
+        return path
+    clean = normal_path(text)
+    if clean is None:
+        scope.complain(
+            node,
+            Code.BAD_PATH,
+            f'"{shorten(text)}" leads out of the work directory.',
+            "name a folder inside it, as data",
+        )
+        return path
+    if clean in ("", "/", "~") or (clean.startswith("~") and not clean.startswith("~/")):
+        scope.complain(
+            node,
+            Code.BAD_PATH,
+            f'"{shorten(text)}" cannot be kept as an artifact.',
+            "name a folder inside it, as data",
+        )
+        return path
+    return clean
+
+
+def read_working_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """`working_dir: src`, from the root of the repository."""
+    text = scope.text(node)
+    if text is None:
+        return workflow
+    clean = normal_path(text)
+    if clean is None or clean.startswith("~"):
+        scope.complain(
+            node,
+            Code.BAD_PATH,
+            f'The working directory "{shorten(text)}" is outside of the repository.',
+            "name a folder of the repository, as src",
+        )
+        return workflow
+    if clean.startswith("/"):
+        scope.complain(
+            node,
+            Code.NOT_SUPPORTED_YET,
+            f'This version takes no absolute working directory such as "{shorten(text)}".',
+            "name a folder of the repository, as src",
+        )
+        return workflow
+    return replace(workflow, working_dir=clean)
+
+
+def read_home_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """`home_dir: /home/app`: what `~` means in the image."""
+    text = scope.line(node)
+    if text is None:
+        return workflow
+    if not text.startswith("/") or normal_path(text) is None:
+        scope.complain(
+            node,
+            Code.BAD_PATH,
+            f'The home directory "{shorten(text)}" is not an absolute path.',
+            "write it from the root, as /root",
+        )
+        return workflow
+    return replace(workflow, home_dir=posixpath.normpath(text))
+
+
+def normal_path(text: str) -> str | None:
+    """A path without `./`, doubled and trailing slashes; "" for here, None if it leads out of here."""
+    if not text.strip():
+        return ""
+    clean = posixpath.normpath(text.strip())
+    if clean == ".." or clean.startswith("../") or clean.startswith("~/..") or "\0" in clean:
+        return None
+    return "" if clean == "." else "/" + clean.lstrip("/") if clean.startswith("/") else clean
+
+
+def _has_path(node: Node) -> bool:
+    return isinstance(node, MapNode) and any(key.text == "path" for key, _ in node.entries)
+
+
+def _read_mount(path: str, node: Node, scope: Scope) -> str:
+    # Artifacts are saved while the job runs in any case, which is what a mount was for.
+    scope.flag(node)
+    return path
+
+
+_ARTIFACT = {"path": read_artifact_path, "mount": _read_mount}
+"""Keys of an artifact."""

@@ -1,0 +1,106 @@
+"""Runs as several agents tell them."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+
+import pytest
+
+from dstack_cli.picture import current_tags, put_together, status_of
+from dstack_cli.remembered import Submitted
+from dstack_mesh.ids import PeerId, RunId, RunName
+from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.job import (
+    JobKey,
+    JobRecord,
+    JobState,
+    RunRecord,
+    Source,
+    StateChange,
+    TagRecord,
+)
+
+AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
+WS1, WS2, WS3 = PeerId("ws1"), PeerId("ws2"), PeerId("ws3")
+RUN = RunId("01A")
+
+
+def job(
+    index: int, state: JobState, agent: PeerId | None = WS1, attempt: int = 1, exit_code: int | None = None
+) -> JobRecord:
+    key = JobKey(RUN, index, attempt)
+    return JobRecord(
+        key, "train", "bash", StateChange(key, state, AT, exit_code=exit_code), agent_id=agent
+    )
+
+
+def run(*jobs: JobRecord, count: int = 1, run_id: RunId = RUN) -> RunRecord:
+    return RunRecord(run_id, RunName("calm-ibex-1"), "train", "ana@laptop", AT, count, jobs=jobs)
+
+
+def listing(*runs: RunRecord, tags: tuple[TagRecord, ...] = ()) -> Listing:
+    return Listing(runs, tags)
+
+
+def test_the_agent_that_has_a_job_knows_best_whoever_answers_first() -> None:
+    tellings = [
+        (WS2, listing(run(job(0, JobState.WAITING, agent=WS1)))),
+        (WS1, listing(run(job(0, JobState.RUNNING, agent=WS1)))),
+        (WS3, listing(run(job(0, JobState.LOST, agent=WS1)))),
+    ]
+    for order in permutations(tellings):
+        assert [picture.status for picture in put_together(order)] == [JobState.RUNNING]
+
+
+def test_a_newer_attempt_wins_over_the_old_agents_word() -> None:
+    old = listing(run(job(0, JobState.LOST, agent=WS1)))
+    new = listing(run(job(0, JobState.RUNNING, agent=WS2, attempt=2)))
+    assert put_together([(WS1, old), (WS2, new)])[0].status is JobState.RUNNING
+
+
+def test_jobs_of_a_chain_are_collected_from_their_agents() -> None:
+    first = listing(run(job(0, JobState.DONE, WS1, exit_code=0), count=2))
+    second = listing(run(job(1, JobState.FAILED, WS2, exit_code=3), count=2))
+    picture = put_together([(WS2, second), (WS1, first)])[0]
+    assert [record.key.job for record in picture.record.jobs] == [0, 1]
+    assert picture.status is JobState.FAILED
+    assert picture.deciding is not None and picture.deciding.exit_code == 3
+
+
+def test_copies_are_counted_from_everybody() -> None:
+    here = replace(job(0, JobState.DONE), copies=(Source(WS1),))
+    there = replace(job(0, JobState.DONE), copies=(Source(WS2),))
+    picture = put_together([(WS1, listing(run(here))), (WS2, listing(run(there)))])[0]
+    assert [copy.peer_id for copy in picture.record.jobs[0].copies] == [WS1, WS2]
+
+
+@pytest.mark.parametrize(
+    ("states", "count", "status"),
+    [
+        ([], 1, JobState.SUBMITTED),
+        ([JobState.WAITING], 1, JobState.WAITING),
+        ([JobState.DONE], 2, JobState.WAITING),
+        ([JobState.DONE, JobState.PREPARING], 2, JobState.PREPARING),
+        ([JobState.DONE, JobState.DONE], 2, JobState.DONE),
+        ([JobState.FAILED], 2, JobState.FAILED),
+        ([JobState.STOPPED], 1, JobState.STOPPED),
+        ([JobState.LOST], 1, JobState.LOST),
+    ],
+)
+def test_a_run_is_what_its_jobs_are(states: list[JobState], count: int, status: JobState) -> None:
+    assert status_of(run(*(job(i, s) for i, s in enumerate(states)), count=count)) is status
+
+
+def test_runs_nobody_told_of_are_remembered_and_said_to_be() -> None:
+    kept = Submitted("01B", "shy-owl-2", "train", "ana@laptop", "", AT.isoformat(), {})
+    told = put_together([(WS1, listing(run(job(0, JobState.DONE))))], [kept])
+    assert [(p.record.run_name, p.heard) for p in told] == [("shy-owl-2", False), ("calm-ibex-1", True)]
+
+
+def test_the_newest_statement_on_a_name_wins_and_can_take_it_back() -> None:
+    first = TagRecord("r", "v1", RUN, "calm-ibex-1", AT)
+    moved = TagRecord("r", "v1", RunId("01B"), "shy-owl-2", AT + timedelta(seconds=1))
+    taken = TagRecord("r", "v2", RUN, "calm-ibex-1", AT)
+    back = TagRecord("r", "v2", None, "", AT + timedelta(seconds=1))
+    for order in permutations([first, moved, taken, back]):
+        assert current_tags([Listing((), order)]) == [moved]

@@ -1,0 +1,201 @@
+"""What the agent remembers, over restarts."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dstack_agent.database import Database
+from dstack_agent.driven import DrivenRun, DrivenRuns
+from dstack_agent.jobs.event import StopAsked
+from dstack_agent.listing import Listings
+from dstack_agent.records import Records
+from dstack_agent.tags import Tags
+from dstack_mesh.card import PeerCard
+from dstack_mesh.faults import Conflict, Missing, Refused
+from dstack_mesh.ids import Digest, MeshId, PeerId, RunId, RunName
+from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.job import (
+    ArtifactSaved,
+    Fin,
+    JobKey,
+    JobSpec,
+    JobState,
+    RunRecord,
+    StateChange,
+    TagRecord,
+)
+from dstack_scheduler.needs import Needs
+
+RUN = RunId("0" * 26)
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+DIGEST = Digest(b"d" * 32)
+ME = PeerCard(PeerId("a" * 32), MeshId(""), "ws-1", (), "0", True)
+
+
+def spec(job: int = 0, attempt: int = 1, run: RunId = RUN) -> JobSpec:
+    return JobSpec(
+        key=JobKey(run, job, attempt),
+        run_name=RunName("calm-ibex-1"),
+        workflow="train",
+        provider="bash",
+        commands=("echo hi",),
+        needs=Needs(gpus=1),
+        code_digest=DIGEST,
+        submitted_at=AT,
+        secret_names=("TOKEN",),
+    )
+
+
+def change(key: JobKey, state: JobState) -> StateChange:
+    return StateChange(key, state, AT, "because", "reason", 3)
+
+
+def fin(key: JobKey) -> Fin:
+    return Fin(key, change(key, JobState.FAILED), 5, DIGEST, 0, DIGEST)
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Database]:
+    database = Database(folder / "state" / "agent.db")
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    with opened(tmp_path) as found:
+        yield found
+
+
+async def test_a_job_and_its_story_are_remembered_over_a_restart(tmp_path: Path) -> None:
+    key = spec().key
+    artifact = ArtifactSaved(key, "model", DIGEST, 3, 70, complete=False)
+    with opened(tmp_path) as database:
+        records = Records(database)
+        assert await records.accept(spec(), ("GPU-1", "GPU-2"))
+        await records.enter(change(key, JobState.PREPARING))
+        await records.launching(key)
+        await records.enter(change(key, JobState.RUNNING))
+        await records.save_artifact(artifact)
+        await records.order_stop(key, StopAsked(False, "stopped by ana"))
+    with opened(tmp_path) as database:
+        records = Records(database)
+        (accepted,) = records.unfinished()
+        assert accepted.spec == spec()
+        assert accepted.gpu_uuids == ("GPU-1", "GPU-2")
+        assert accepted.launching
+        assert accepted.order == StopAsked(False, "stopped by ana")
+        assert records.history(key) == [
+            change(key, JobState.PREPARING),
+            change(key, JobState.RUNNING),
+        ]
+        assert records.artifacts(key) == [artifact]
+
+
+async def test_accepting_the_same_job_again_changes_nothing(database: Database) -> None:
+    records = Records(database)
+    assert await records.accept(spec(), ("GPU-1",))
+    assert not await records.accept(spec(), ("GPU-2",))
+    assert records.find(spec().key).gpu_uuids == ("GPU-1",)
+
+
+async def test_an_abort_is_never_softened_to_a_stop(database: Database) -> None:
+    records = Records(database)
+    await records.accept(spec(), ())
+    await records.order_stop(spec().key, StopAsked(True, "aborted"))
+    await records.order_stop(spec().key, StopAsked(False, "stopped"))
+    assert records.find(spec().key).order == StopAsked(True, "aborted")
+
+
+async def test_the_end_is_one_with_the_last_state(database: Database) -> None:
+    records = Records(database)
+    await records.accept(spec(), ())
+    await records.finish(fin(spec().key))
+    assert records.unfinished() == []
+    assert records.find(spec().key).fin == fin(spec().key)
+    assert records.history(spec().key) == [change(spec().key, JobState.FAILED)]
+
+
+async def test_attempt_zero_is_the_newest(database: Database) -> None:
+    records = Records(database)
+    for attempt in (1, 3, 2):
+        await records.accept(spec(attempt=attempt), ())
+    assert records.find(JobKey(RUN, 0, 0)).key.attempt == 3
+    assert records.find(JobKey(RUN, 0, 2)).key.attempt == 2
+    for unknown in (JobKey(RUN, 0, 4), JobKey(RUN, 1, 0), JobKey(RunId("1" * 26), 0, 0)):
+        with pytest.raises(Missing):
+            records.find(unknown)
+
+
+async def test_artifacts_of_an_aborted_job_are_forgotten(database: Database) -> None:
+    records = Records(database)
+    await records.save_artifact(ArtifactSaved(spec().key, "m", DIGEST, 1, 1, complete=False))
+    await records.forget_artifacts(spec().key)
+    assert records.artifacts(spec().key) == []
+
+
+async def test_secret_values_have_no_place_in_the_database(tmp_path: Path) -> None:
+    with opened(tmp_path) as database:
+        await Records(database).accept(spec(), ())
+        names = [str(row[0]) for row in database.read("SELECT sql FROM sqlite_master")]
+    assert not any("secret" in name for name in names)
+
+
+def test_records_of_a_newer_version_are_left_alone(tmp_path: Path) -> None:
+    with opened(tmp_path) as database:
+        database._writing.execute("PRAGMA user_version=99")  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(Refused, match="newer version"):
+        Database(tmp_path / "state" / "agent.db")
+
+
+def tag(run_id: RunId | None, seconds: int) -> TagRecord:
+    return TagRecord("lab/repo", "v1", run_id, "calm-ibex-1", AT + timedelta(seconds=seconds))
+
+
+async def test_the_newest_statement_about_a_tag_wins_in_any_order(database: Database) -> None:
+    tags = Tags(database)
+    old, new = tag(RUN, 0), tag(None, 5)
+    await tags.state(new)
+    await tags.state(old)
+    assert tags.all() == (new,)
+    same = tag(RunId("1" * 26), 5)
+    await tags.state(same)
+    assert tags.all() == (same,)
+
+
+def driven_record(jobs: int = 2) -> RunRecord:
+    return RunRecord(RUN, RunName("calm-ibex-1"), "train", "ana@laptop", AT, jobs)
+
+
+async def test_a_driven_run_changes_hands_by_epoch(database: Database) -> None:
+    driven = DrivenRuns(database)
+    jobs = (DrivenJob(spec(0)), DrivenJob(spec(1), after=(0,)))
+    assert await driven.take(driven_record(), jobs, 2)
+    assert not await driven.take(driven_record(), jobs, 2)
+    with pytest.raises(Conflict):
+        await driven.take(driven_record(), jobs, 1)
+    await driven.order_stop(RUN, False, "stopped")
+    (run,) = driven.unfinished()
+    assert (run.jobs, run.epoch, run.stop_cause) == (jobs, 2, "stopped")
+    await driven.progress(DrivenRun(driven_record(), jobs, 2, over=True))
+    assert driven.unfinished() == []
+    assert await driven.take(driven_record(), jobs, 3)
+
+
+async def test_a_listing_joins_what_is_driven_with_what_runs_here(database: Database) -> None:
+    records, driven = Records(database), DrivenRuns(database)
+    await records.accept(spec(1), ("GPU-1",))
+    await records.enter(change(spec(1).key, JobState.RUNNING))
+    await driven.take(driven_record(), (DrivenJob(spec(0)), DrivenJob(spec(1))), 1)
+    listings = Listings(records, driven, Tags(database), lambda: ME)
+    (run,) = listings.listing(()).runs
+    assert (run.job_count, run.target) == (2, "train")
+    assert [(job.key.job, job.agent_name) for job in run.jobs] == [(1, "ws-1")]
+    assert run.jobs[0].state.state is JobState.RUNNING
+    assert [each.run_id for each in listings.listing(("calm",)).runs] == [RUN]
+    assert listings.listing(("calmer",)).runs == ()
