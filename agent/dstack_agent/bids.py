@@ -61,7 +61,7 @@ class BidDesk:
         accept: Accept,
         state: Callable[[], AgentState] = lambda: AgentState.ALIVE,
         policy: Policy | None = None,
-        name_of: Callable[[PeerId], str] = str,
+        name_of: Callable[[PeerId], str] = lambda peer: "",
     ) -> None:
         self._machine = machine
         self._ledger = ledger

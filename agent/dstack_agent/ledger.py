@@ -90,7 +90,7 @@ class Ledger:
             self._fence(db, claim.key, claim.epoch)
             lease = find_lease(db, claim.key)
             if lease is not None:
-                return _as_hold(lease)
+                return _as_hold(lease, claim)
             hold = db.execute(f"SELECT * FROM holds WHERE {KEY}", key_values(claim.key)).fetchone()
             if hold is not None and needs_of(hold) == claim.needs:
                 return self._renew(db, hold, claim)
@@ -281,7 +281,7 @@ def _check_hoarding(db: sqlite3.Connection, claim: Claim, but: HoldId) -> None:
         )
 
 
-def _as_hold(lease: Lease) -> Hold:
+def _as_hold(lease: Lease, claim: Claim) -> Hold:
     """The hold behind a lease, for a driver that did not hear that its commit succeeded."""
     if lease.ended:
         raise Conflict(
@@ -289,16 +289,24 @@ def _as_hold(lease: Lease) -> Hold:
             hint="look at how it ended, or make a new attempt",
             code="attempt-ended",
         )
+    if (lease.needs, lease.executor) != (claim.needs, claim.executor):
+        raise _otherwise(lease)
     return Hold(lease.hold_id, HOLD_SECONDS, lease.gpu_uuids)
 
 
 def _repeated(lease: Lease, award: Award) -> Lease:
-    if lease.hold_id != award.hold_id or lease.spec_digest != award.spec_digest:
-        raise Conflict(
-            f"Attempt {lease.key.attempt} of the job was awarded here with another specification.",
-            code="awarded-otherwise",
-        )
+    leased = (lease.hold_id, lease.spec_digest, lease.needs, lease.executor)
+    if leased != (award.hold_id, award.spec_digest, award.needs, award.executor):
+        raise _otherwise(lease)
     return lease
+
+
+def _otherwise(lease: Lease) -> Conflict:
+    return Conflict(
+        f"Attempt {lease.key.attempt} of the job was awarded here with another specification.",
+        f"It has needed {lease.needs} since.",
+        code="awarded-otherwise",
+    )
 
 
 def _check_award(hold: sqlite3.Row, award: Award) -> None:

@@ -4,6 +4,7 @@ WAL with `synchronous=FULL`: what a method of the ledger returned survives a los
 of one process take turns by a lock, processes by SQLite's own.
 """
 
+import fcntl
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -56,16 +57,15 @@ class LedgerFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = RLock()
-        with self._translated():
+        with self._translated(), self._alone():
             self._db = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-        try:
-            with self._translated():
+            try:
                 self._prepare()
-        except MeshError:
-            self._db.close()
-            raise
+            except (sqlite3.Error, MeshError):
+                self._db.close()
+                raise
 
     def close(self) -> None:
         with self._lock:
@@ -82,6 +82,16 @@ class LedgerFile:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Keeps other processes from opening the file meanwhile.
+
+        SQLite does not wait its turn to switch a new file to WAL: it fails.
+        """
+        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _prepare(self) -> None:
         self._db.row_factory = sqlite3.Row
@@ -106,6 +116,8 @@ class LedgerFile:
             yield
         except sqlite3.OperationalError as error:
             raise _trouble(self._path, error) from error
+        except OSError as error:
+            raise _unusable(self._path, str(error)) from error
         except sqlite3.IntegrityError as error:
             raise Broken("The ledger refused an impossible state.", f"SQLite: {error}.") from error
         except sqlite3.DatabaseError as error:
@@ -121,6 +133,10 @@ def _trouble(path: Path, error: sqlite3.OperationalError) -> MeshError:
         case sqlite3.SQLITE_FULL:
             return Refused(f"{path} cannot be written.", why, "free some disk", "disk-full")
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_IOERR:
-            return Refused(f"{path} cannot be used.", why, f"check the permissions of {path}")
+            return _unusable(path, why)
         case _:
             return Broken(f"{path} cannot be used.", why)
+
+
+def _unusable(path: Path, why: str) -> Refused:
+    return Refused(f"{path} cannot be used.", why, f"check the permissions of {path.parent}")

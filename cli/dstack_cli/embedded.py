@@ -103,3 +103,11 @@ def _did_not_start(starting: Starting, why: str) -> Unreachable:
         f"the whole log is in {starting.log}; dstack doctor checks this machine",
         code="agent-did-not-start",
     )
+
+
+def ran_before(home: Home) -> bool:
+    """Whether an agent of this home has run jobs."""
+    try:
+        return any(home.jobs.iterdir())
+    except FileNotFoundError:
+        return False

@@ -19,11 +19,8 @@ from dstack_scheduler.progress import Awarded, Progress, RunEnded, Unheard, Watc
 LOOK_EVERY_SECONDS = 0.3
 
 
-class Runs(Protocol):
+class Runs(Directory, Protocol):
     """What must be known of the mesh to follow a run."""
-
-    @property
-    def directory(self) -> Directory: ...
 
     async def again(self, picture: RunPicture) -> RunPicture:
         """The run as it is now."""
@@ -92,13 +89,13 @@ class RunFollower:
         await self._watcher.saw(
             Awarded(job.key.job, job.key.attempt, agent.card, agent.local, job.gpu_uuids, "")
         )
-        last = await _follower(job.key, agent, self._runs.directory, self._watcher.saw).run()
+        last = await _follower(job.key, agent, self._runs, self._watcher.saw).run()
         if isinstance(last, Fin):
             self._ends[job.key] = last.state
 
     async def _agent_of(self, job: JobRecord) -> Agent:
         assert job.agent_id is not None
-        while (agent := await self._runs.directory.find(job.agent_id)) is None:
+        while (agent := await self._runs.find(job.agent_id)) is None:
             await asyncio.sleep(LOOK_EVERY_SECONDS)
         return agent
 

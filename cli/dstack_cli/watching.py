@@ -115,7 +115,8 @@ class Watching:
     def _awarded(self, event: Awarded) -> None:
         again = f", attempt {event.attempt}" if event.attempt > 1 else ""
         gpus = f", {count(len(event.gpu_uuids), 'GPU')}" if event.gpu_uuids else ""
-        place = f"{self._job(event.job)} on {event.agent.name}{gpus}{again} ({event.why})"
+        why = f" ({event.why})" if event.why else ""
+        place = f"{self._job(event.job)} on {event.agent.name}{gpus}{again}{why}"
         hint = "" if self.accepted else self._hint
         self._screen.say(f"{self._name}  {place}{hint}")
         self._agents[event.job] = event.agent

@@ -20,6 +20,25 @@ from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import Busy, Conflict, MeshError, Missing, Refused, TooLate, Unreachable
 from dstack_mesh.ids import PeerId
 from dstack_scheduler.agent_port import Hold
+from dstack_scheduler.auction_events import (
+    AllFound,
+    Answered,
+    Ask,
+    Award,
+    Declined,
+    Effect,
+    Event,
+    Found,
+    GiveUp,
+    Held,
+    Look,
+    Lot,
+    Reserve,
+    Silent,
+    Tell,
+    Tick,
+    WakeAt,
+)
 from dstack_scheduler.placement import Offer, Wish, ranked, reason
 from dstack_scheduler.progress import Asked, Waiting
 from dstack_scheduler.refusal import (
@@ -54,134 +73,6 @@ SUPERSEDED = "epoch"
 def is_superseded(error: MeshError) -> bool:
     """Whether this driver is not the run's driver any more."""
     return isinstance(error, Conflict) and error.code == SUPERSEDED
-
-
-@dataclass(frozen=True, slots=True)
-class Lot:
-    """What is auctioned.
-
-    Attributes:
-        placement: "" for this machine first, "local", "remote", or an agent's id or name.
-        input_bytes: Size of all inputs.
-    """
-
-    job: int
-    workflow: str = ""
-    gpus: int = 0
-    input_bytes: int = 0
-    placement: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An agent is known, perhaps again."""
-
-    card: PeerCard
-    local: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AllFound:
-    """Nobody else is expected in this round."""
-
-    round: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An agent answered the ask of a round."""
-
-    peer: PeerId
-    round: int
-    bid: Bid
-
-
-@dataclass(frozen=True, slots=True)
-class Silent:
-    """The ask of a round failed on its way."""
-
-    peer: PeerId
-    round: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The reservation stands."""
-
-    peer: PeerId
-    hold: Hold
-
-
-@dataclass(frozen=True, slots=True)
-class Declined:
-    """The reservation or the award failed for sure: the job does not run there."""
-
-    peer: PeerId
-    error: MeshError
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time went on."""
-
-
-Event = Found | AllFound | Answered | Silent | Held | Declined | Tick
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """Find out who is there; answered by `Found` and one `AllFound`."""
-
-    round: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Ask an agent; answered by `Answered` or `Silent`."""
-
-    peer: PeerId
-    round: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Reserve at an agent; answered by `Held` or `Declined`."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Award:
-    """Bring the job to the agent that holds for it. `Declined` if that fails for sure."""
-
-    peer: PeerId
-    hold: Hold
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class WakeAt:
-    """Send `Tick` at this time."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Tell whoever watches."""
-
-    event: Asked | Waiting
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """No agent will ever take the job."""
-
-    error: MeshError
-
-
-Effect = Look | Ask | Reserve | Award | WakeAt | Tell | GiveUp
 
 
 @dataclass(frozen=True, slots=True)

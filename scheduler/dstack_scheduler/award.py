@@ -5,13 +5,13 @@ again; if the agent stays silent nobody knows whether it has the job, and that i
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from dstack_mesh.card import PeerCard
-from dstack_mesh.faults import Broken, Conflict, MeshError, Missing, TooLate, Unreachable
+from dstack_mesh.faults import Broken, Conflict, MeshError, Refused, TooLate, Unreachable
 from dstack_mesh.ids import Digest
 from dstack_scheduler.agent_port import Agent, Directory, Hold, Question
 from dstack_scheduler.job import Input, JobSpec
@@ -88,7 +88,7 @@ class Carrier:
             if found is not None:
                 await found.fetch_tree(what.digest)
                 return
-        raise Missing(
+        raise Refused(
             f"The artifacts of {what.origin or what.path} cannot be fetched.",
             "No agent that has them answers.",
             "See who is there with: dstack agents",
@@ -107,18 +107,17 @@ def can_fetch(card: PeerCard, what: Input) -> bool:
 
 
 async def renewed(
-    agent: Agent, question: Question, epoch: int, bringing: Callable[[], "asyncio.Future[None]"]
+    agent: Agent, question: Question, epoch: int, bringing: Coroutine[None, None, None]
 ) -> None:
-    """Waits for bytes while the hold is renewed. Raises what either raises."""
-    moving = bringing()
+    """Waits for bytes to arrive and renews the hold meanwhile. Raises what either raises."""
+    moving = asyncio.ensure_future(bringing)
     try:
-        while True:
-            done, _ = await asyncio.wait({moving}, timeout=RENEW_SECONDS)
-            if done:
-                return moving.result()
+        while not (await asyncio.wait({moving}, timeout=RENEW_SECONDS))[0]:
             await agent.reserve(question, epoch)
     finally:
         moving.cancel()
+        await asyncio.wait({moving})
+    moving.result()
 
 
 async def commit(

@@ -5,28 +5,32 @@ an agent has it keeps, with or without a driver.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import assert_never
 
 from dstack_mesh.clock import Clock
-from dstack_mesh.faults import Conflict, MeshError, Missing, Refused, TooLate, Unreachable
-from dstack_mesh.ids import PeerId
+from dstack_mesh.faults import MeshError, Missing, Refused, TooLate, Unreachable
 from dstack_scheduler import run as decisions
-from dstack_scheduler.agent_port import Agent, Directory, Question
-from dstack_scheduler.auction import Lot
-from dstack_scheduler.award import Carrier, Confirmation, Parcel, Trees, commit, release, renewed
+from dstack_scheduler.agent_port import Agent, Directory, DrivenJob
+from dstack_scheduler.auction import is_superseded
+from dstack_scheduler.award import Carrier, Trees, release
 from dstack_scheduler.follow import Follower
-from dstack_scheduler.job import EndOfLog, Fin, JobKey, JobSpec, JobState, StateChange
-from dstack_scheduler.keep import KEEP_BYTES, Keeper
-from dstack_scheduler.progress import Awarded, Progress, RunEnded, Watcher
-from dstack_scheduler.reuse import look_up
+from dstack_scheduler.inputs import with_inputs
+from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
+from dstack_scheduler.keep import KEEP_BYTES, KEEP_SECONDS, keep
+from dstack_scheduler.placing import Means, Outcome, Placing, confirmed
+from dstack_scheduler.progress import Progress, RunEnded, Unheard, Watcher
 from dstack_scheduler.run import Part, Run
-from dstack_scheduler.search import Search, Won
 from dstack_scheduler.submission import HandOver, Submission
-from dstack_scheduler.track import Track
+from dstack_scheduler.track import Track, awarded_key
 
-STOP_PAUSES_SECONDS = (0.1, 0.2, 0.5, 1.0)
+PAUSES_SECONDS = (0.1, 0.2, 0.5, 1.0)
+"""Between tries of a call that must be heard; the last one repeats."""
+
+DETACH_SECONDS = 1.0
+"""So long an award that is under way may still be confirmed while the driver leaves."""
 
 
 class Driver:
@@ -56,17 +60,250 @@ class Driver:
         self._watcher = watcher
         self._clock = clock
         self._random = random
-        self._carrier = Carrier(directory, store, self._tell)
-        self._keeper = Keeper(store, keep_bytes_limit)
+        self._store = store
+        self._keep_bytes_limit = keep_bytes_limit
         self._track = Track(submission)
-        self._run = Run([_part(job) for job in self._track.jobs])
+        carrier = Carrier(directory, store, self._tell)
+        self._means = Means(submission, directory, carrier, self._track, self._tell, clock, random)
+        self._run = Run([_part(job) for job in submission.jobs])
         self._telling = asyncio.Lock()
-        self._searches: dict[int, asyncio.Task[Won | MeshError]] = {}
-        self._committing: set[int] = set()
-        self._settled = asyncio.Event()
-        self._over = asyncio.Event()
-        self._result: StateChange | MeshError | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._placings: dict[int, Placing] = {}
+        self._copies: set[asyncio.Task[None]] = set()
         self._errors: dict[int, MeshError] = {}
         self._stop: decisions.StopAsked | None = None
-        self._started = False
         self._detached = False
+        self._over = asyncio.Event()
+        self._result: StateChange | MeshError | None = None
+
+    async def run(self) -> StateChange:
+        """Drives to the end, and returns how the job that decided the run ended.
+
+        After `detach` it returns the newest state of the requested job.
+
+        Raises:
+            MeshError: An input does not exist, no agent takes a job, or another driver took over.
+        """
+        self._track.jobs = await with_inputs(self._submission, self._directory)
+        async with asyncio.TaskGroup() as self._tasks:
+            self._do(self._run.start())
+            if self._stop is not None:
+                self._happened(self._stop)
+            await self._over.wait()
+            for task in self._running:
+                task.cancel()
+        if isinstance(self._result, MeshError):
+            raise self._result
+        return self._result or self._track.latest(self._last_key)
+
+    def stop(self, abort: bool, cause: str = "") -> None:
+        """Asks for the end of the whole run; `run` returns once all jobs ended."""
+        self._stop = decisions.StopAsked(abort, cause, self._clock.now())
+        if self._tasks is not None:
+            self._happened(self._stop)
+
+    async def detach(self) -> HandOver | None:
+        """Stops driving. What agents have goes on; `run` returns at once.
+
+        Returns:
+            What remains to be driven; None if every job has its agent.
+
+        Raises:
+            Refused: The run's inputs are not known yet, so nobody could take it over.
+        """
+        if self._tasks is None:
+            raise Refused(
+                "The run cannot be handed over yet.",
+                "Its inputs are still being looked up.",
+                code="not-accepted",
+            )
+        self._detached = True
+        placings = list(self._placings.values())
+        for placing in placings:
+            placing.stop()
+        async with asyncio.TaskGroup() as settling:
+            for placing in placings:
+                settling.create_task(placing.settle(DETACH_SECONDS))
+        self._over.set()
+        remains = not self._run.stopping and self._track.remains(self._unplaced())
+        return self.hand_over() if remains else None
+
+    def hand_over(self) -> HandOver:
+        """The run as it is now, for another driver or for this one after a restart."""
+        return self._track.hand_over(self._unplaced())
+
+    def _unplaced(self) -> dict[int, JobKey]:
+        """The next attempts of jobs that no agent has, as far as is known."""
+        unplaced = (job for job in self._run.unplaced() if self._track.place(job) is None)
+        return {job: self._run.key(job) for job in unplaced}
+
+    @property
+    def _last_key(self) -> JobKey:
+        return self._run.key(len(self._track.jobs) - 1)
+
+    async def _tell(self, event: Progress) -> None:
+        async with self._telling:
+            await self._watcher.saw(event)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        assert self._tasks is not None
+        task = self._tasks.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    def _happened(self, event: decisions.Event) -> None:
+        if not self._detached:
+            self._do(self._run.handle(event))
+
+    def _do(self, effects: Iterable[decisions.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case decisions.Place(key):
+                    self._spawn(self._place(key))
+                case decisions.Follow(key):
+                    self._spawn(self._follow(key))
+                case decisions.StopPlacing(job):
+                    if (placing := self._placings.get(job)) is not None:
+                        placing.stop()
+                case decisions.StopJob(key, abort, cause):
+                    self._spawn(self._stop_job(key, abort, cause))
+                case decisions.End(state):
+                    self._spawn(self._end(state))
+                case _:
+                    assert_never(effect)
+
+    def _fail(self, error: MeshError) -> None:
+        """Ends the driving, not the jobs."""
+        self._result = error
+        self._over.set()
+
+    async def _end(self, state: StateChange) -> None:
+        if self._copies:
+            await asyncio.wait(self._copies, timeout=KEEP_SECONDS)
+        await self._tell(RunEnded(self._submission.record.run_name, state))
+        self._result = self._errors.get(state.key.job, state)
+        self._over.set()
+
+    async def _place(self, key: JobKey) -> None:
+        assert self._tasks is not None
+        job = key.job
+        placing = Placing(key, self._means, self._tasks)
+        self._placings[job] = placing
+        try:
+            outcome = await placing.run()
+        finally:
+            del self._placings[job]
+        match outcome:
+            case Outcome.PLACED:
+                self._happened(decisions.Placed(key))
+            case Outcome.STOPPED:
+                self._happened(decisions.Unplaced(job, None, self._clock.now()))
+            case MeshError() as error if is_superseded(error):
+                self._fail(error)
+            case MeshError() as error:
+                self._errors[job] = error
+                self._happened(decisions.Unplaced(job, error, self._clock.now()))
+
+    async def _follow(self, key: JobKey) -> None:
+        try:
+            fin = await self._last_word(key)
+        except MeshError as error:
+            self._fail(error)
+            return
+        if fin is not None:
+            self._happened(decisions.Changed(fin.state))
+            return
+        place = self._track.place(key.job)
+        if place is not None and place.won is not None and place.confirmed:
+            lost = StateChange(
+                key,
+                JobState.LOST,
+                self._clock.now(),
+                "The agent does not know it any more.",
+                "lost",
+            )
+            await self._tell(lost)
+            self._happened(decisions.Changed(lost))
+            return
+        self._track.remove(key.job)
+        self._happened(decisions.Vanished(key))
+
+    async def _last_word(self, key: JobKey) -> Fin | None:
+        """How the attempt ended; None if its agent answers and does not know it."""
+        agent = await self._agent_of(key)
+        try:
+            return await self._followed(key, agent)
+        except Missing:
+            place = self._track.place(key.job)
+            if place is None or place.won is None or place.confirmed:
+                return None
+        # Once the hold is given back, no award that is still on its way can succeed.
+        await release(place.won.agent, place.won.hold)
+        try:
+            return await self._followed(key, agent)
+        except Missing:
+            return None
+
+    async def _followed(self, key: JobKey, agent: Agent) -> Fin | None:
+        follower = Follower(key, agent, self._directory, partial(self._saw, key), self._random)
+        last = await follower.run()
+        if not isinstance(last, Fin):
+            return None
+        self._track.ended(last, follower.agent)
+        self._copies.add(self._spawn(self._keep(follower.agent, last)))
+        return last
+
+    async def _saw(self, key: JobKey, event: Progress) -> None:
+        if not isinstance(event, Unheard):
+            await confirmed(self._means, key)
+        if isinstance(event, StateChange):
+            self._track.saw(event)
+        await self._tell(event)
+
+    async def _keep(self, agent: Agent, fin: Fin) -> None:
+        kept = await keep(agent, fin, self._store, self._keep_bytes_limit)
+        if kept is not None:
+            await self._tell(kept)
+
+    async def _agent_of(self, key: JobKey) -> Agent:
+        """The agent that has the job, once it is found."""
+        place = self._track.place(key.job)
+        if place is None:
+            raise Missing("The job has no agent.", f"It is job {key.job} of {key.run_id}.")
+        if place.agent is not None:
+            return place.agent
+        tries = 0
+        while (agent := await self._directory.find(place.source.peer_id)) is None:
+            await self._pause(tries)
+            tries += 1
+        self._track.put(key.job, replace(place, agent=agent))
+        return agent
+
+    async def _stop_job(self, key: JobKey, abort: bool, cause: str) -> None:
+        agent = await self._agent_of(key)
+        tries = 0
+        while True:
+            try:
+                await agent.stop(key.run_id, key.job, abort, cause)
+                return
+            except (Unreachable, TooLate):
+                await self._pause(tries)
+                tries += 1
+                agent = await self._directory.find(agent.card.peer_id) or agent
+            except Missing:
+                return
+            except MeshError as error:
+                self._fail(error)
+                return
+
+    async def _pause(self, tries: int) -> None:
+        longest = PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)]
+        await asyncio.sleep(longest * (0.5 + self._random() / 2))
+
+
+def _part(job: DrivenJob) -> Part:
+    spec, awarded = job.spec, job.awarded is not None
+    key = awarded_key(job) if awarded else spec.key
+    return Part(key, spec.workflow or spec.provider, job.after, awarded)

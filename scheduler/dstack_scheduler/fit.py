@@ -11,28 +11,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Machine
+from dstack_mesh.machine import AgentState, Gpu, Machine
 from dstack_scheduler.agent_port import Question
-from dstack_scheduler.gpus import memory_fits, name_fits, nominal_gb
+from dstack_scheduler.gpus import memory_fits, name_fits
 from dstack_scheduler.job import JobKey
+from dstack_scheduler.lacks import Policy, lacks_of, memory_demand
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.phrases import count, gigabytes, listing
 from dstack_scheduler.verdict import Later, Never, NotNow, Now, Reason, Verdict
+
+__all__ = ["Policy", "Taken", "fit", "occupied"]
 
 MIN_DISK_FREE_BYTES = 100 * 10**6
 """An agent with less free disk takes no jobs: code and logs would not fit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the machine's owner allows.
-
-    Attributes:
-        allow_process: Jobs may run as processes of the host.
-        max_jobs: Jobs at once; None for max(4, twice the processors).
-    """
-
-    allow_process: bool = True
-    max_jobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +77,7 @@ def fit(
     """
     policy = policy or Policy()
     place = _Place(machine, tuple(other for other in taken if other.key != question.key))
-    if never := _never(question, machine, policy):
+    if never := lacks_of(question, machine, policy):
         return Never(tuple(never))
     later = _later(question.needs, place, policy)
     not_now = _not_now(question.needs, place, state)
@@ -107,84 +98,6 @@ def occupied(machine: Machine, taken: Iterable[Taken]) -> Machine:
     holders = {uuid: other.holder for other in taken for uuid in other.gpu_uuids}
     gpus = (replace(gpu, holder=holders.get(gpu.uuid, gpu.holder)) for gpu in machine.gpus)
     return replace(machine, gpus=tuple(gpus))
-
-
-def memory_demand(needs: Needs) -> int:
-    """Memory that a job asks for; pages of /dev/shm are part of it, not beside it."""
-    return max(needs.memory_bytes, needs.shm_bytes)
-
-
-def _never(question: Question, machine: Machine, policy: Policy) -> list[Reason]:
-    return [
-        *_executor_lacks(question, machine, policy),
-        *_size_lacks(question.needs, machine),
-        *_card_lacks(question.needs, machine.gpus),
-    ]
-
-
-def _executor_lacks(question: Question, machine: Machine, policy: Policy) -> list[Reason]:
-    match question.executor:
-        case ExecutorKind.DOCKER:
-            if ExecutorKind.DOCKER in machine.executors:
-                return []
-            return [Reason("no-docker", "Docker does not answer here.", "start Docker there")]
-        case ExecutorKind.PROCESS:
-            if not policy.allow_process or ExecutorKind.PROCESS not in machine.executors:
-                why = "The owner of this machine allows jobs in containers only."
-                return [Reason("no-process", why, 'give the workflow an "image"')]
-            return _python_lacks(question.python, machine.pythons)
-
-
-def _python_lacks(wanted: str, pythons: tuple[str, ...]) -> list[Reason]:
-    if not wanted or any(_same_python(wanted, python) for python in pythons):
-        return []
-    has = _listing(pythons) if pythons else "none"
-    hint = f"python: '{pythons[0]}'" if pythons else ""
-    return [Reason("no-python", f"Python {wanted} is not here; there is {has}.", hint)]
-
-
-def _same_python(wanted: str, python: str) -> bool:
-    """Whether "3" or "3.11" or "3.11.2" is met by "3.11": the parts that both name are equal."""
-    pairs = zip(wanted.split("."), python.split("."), strict=False)
-    return all(ours == theirs for ours, theirs in pairs)
-
-
-def _size_lacks(needs: Needs, machine: Machine) -> list[Reason]:
-    lacks: list[Reason] = []
-    if needs.cpus > machine.cpus:
-        message = f"The job needs {_count(needs.cpus, 'CPU')}; the machine has {machine.cpus}."
-        lacks.append(Reason("cpu-too-few", message, f"--cpu {machine.cpus}"))
-    demand = memory_demand(needs)
-    if demand > machine.memory_bytes:
-        has = machine.memory_bytes
-        message = f"The job needs {_gb(demand)} of memory; the machine has {_gb(has)}."
-        lacks.append(Reason("memory-too-small", message, f"--memory {_floor_gb(has)}"))
-    return lacks
-
-
-def _card_lacks(needs: Needs, cards: tuple[Gpu, ...]) -> list[Reason]:
-    """What the machine's cards lack even when all of them are free."""
-    if not needs.gpus:
-        return []
-    wanted = _wanted(needs)
-    if not cards:
-        return [Reason("gpu-too-few", f"The job needs {wanted}; the machine has none.")]
-    named = [gpu for gpu in cards if name_fits(needs.gpu_name, gpu.name)]
-    if not named:
-        message = f"The job needs {wanted}; the machine has {_inventory(cards)}."
-        return [Reason("gpu-name", message, f'--gpu-name "{cards[0].name}"')]
-    lacks: list[Reason] = []
-    if len(named) < needs.gpus:
-        message = f"The job needs {wanted}; the machine has {_inventory(named)}."
-        lacks.append(Reason("gpu-too-few", message, f"--gpu {len(named)}"))
-    enough = min(needs.gpus, len(named))
-    sizes = sorted((gpu.memory_bytes for gpu in named), reverse=True)
-    if not memory_fits(needs.gpu_memory_bytes, sizes[enough - 1]):
-        each = f"{_gb(needs.gpu_memory_bytes)} of memory on each of {_count(enough, 'GPU')}"
-        message = f"The job needs {each}; the machine has {_inventory(named)}."
-        hint = f"--gpu-memory {nominal_gb(sizes[enough - 1])}GB"
-        lacks.append(Reason("gpu-memory", message, hint))
-    return lacks
 
 
 def _not_now(needs: Needs, place: _Place, state: AgentState) -> list[Reason]:
@@ -224,18 +137,19 @@ def _later(needs: Needs, place: _Place, policy: Policy) -> list[Reason]:
     reasons = _busy_cards(needs, place)
     cpus = sum(other.needs.cpus for other in place.others)
     if needs.cpus and cpus + needs.cpus > machine.cpus:
-        who = _listing(other.holder for other in place.others if other.needs.cpus)
-        message = f"{cpus} of {_count(machine.cpus, 'CPU')} are taken by {who}."
+        who = listing(other.holder for other in place.others if other.needs.cpus)
+        message = f"{cpus} of {count(machine.cpus, 'CPU')} are taken by {who}."
         reasons.append(Reason("cpu-busy", message))
     memory = sum(memory_demand(other.needs) for other in place.others)
     demand = memory_demand(needs)
     if demand and memory + demand > machine.memory_bytes:
-        who = _listing(other.holder for other in place.others if memory_demand(other.needs))
-        message = f"{_gb(memory)} of {_gb(machine.memory_bytes)} of memory are taken by {who}."
+        who = listing(other.holder for other in place.others if memory_demand(other.needs))
+        has = gigabytes(machine.memory_bytes)
+        message = f"{gigabytes(memory)} of {has} of memory are taken by {who}."
         reasons.append(Reason("memory-busy", message))
     most = max(4, 2 * machine.cpus) if policy.max_jobs is None else policy.max_jobs
     if len(place.others) >= most:
-        message = f"{_count(len(place.others), 'job')} of at most {most} run here."
+        message = f"{count(len(place.others), 'job')} of at most {most} run here."
         reasons.append(Reason("too-many-jobs", message))
     return reasons
 
@@ -287,37 +201,4 @@ def _numbers(cards: list[Gpu], place: _Place) -> str:
     numbers = [str(place.machine.gpus.index(gpu)) for gpu in cards]
     if len(numbers) == 1:
         return f"GPU {numbers[0]} is"
-    return f"GPUs {_listing(numbers)} are"
-
-
-def _wanted(needs: Needs) -> str:
-    name = f"{needs.gpu_name} " if needs.gpu_name else ""
-    return _count(needs.gpus, f"{name}GPU")
-
-
-def _inventory(cards: Sequence[Gpu]) -> str:
-    """ "2 x RTX 4090 24 GB": the cards by model."""
-    models: dict[str, int] = {}
-    for gpu in cards:
-        model = f"{gpu.name} {nominal_gb(gpu.memory_bytes)} GB"
-        models[model] = models.get(model, 0) + 1
-    return _listing(f"{count} x {model}" for model, count in models.items())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _listing(words: Iterable[str]) -> str:
-    known = list(dict.fromkeys(words))
-    return known[0] if len(known) == 1 else f"{', '.join(known[:-1])} and {known[-1]}"
-
-
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / 10**9:.3g} GB" if size_bytes < 10**12 else f"{size_bytes // 10**9} GB"
-
-
-def _floor_gb(size_bytes: int) -> str:
-    """The largest whole size that fits, ready to paste."""
-    unit, name = (10**9, "GB") if size_bytes >= 10**9 else (10**6, "MB")
-    return f"{size_bytes // unit}{name}"
+    return f"GPUs {listing(numbers)} are"

@@ -58,10 +58,14 @@ def memory_fits(wanted_bytes: int, card_bytes: int) -> bool:
 
 
 def nominal_gb(memory_bytes: int) -> int:
-    """The whole number that is on the box: 24 for 24,576 MiB, 16 for exactly 16 GB."""
+    """The whole number that is on the box: 24 for 24,576 MiB, 16 for exactly 16 GB.
+
+    A card always fits who asks for this size.
+    """
     if memory_bytes % 10**9 == 0:
         return memory_bytes // 10**9
-    return round(memory_bytes / 2**30)
+    near = round(memory_bytes / 2**30)
+    return near if memory_fits(near * 10**9, memory_bytes) else memory_bytes // 2**30
 
 
 def parse_declared(text: str) -> DeclaredGpu:

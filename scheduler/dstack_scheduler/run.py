@@ -221,7 +221,7 @@ class Run:
         self._states[job] = _Ended(change)
         last = job == len(self._parts) - 1
         if self._decided is None and (last or change.state is not JobState.DONE):
-            self._decided = change if last else self._in_words(change)
+            self._decided = change if last or self._stop else self._in_words(change)
         return self._start_ready() + self._stop_where_wanted() + self._end_if_over()
 
     def _stop_asked(self, stop: StopAsked) -> list[Effect]:

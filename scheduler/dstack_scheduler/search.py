@@ -9,9 +9,10 @@ from typing import assert_never
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, TooLate, Unreachable
 from dstack_mesh.ids import PeerId
-from dstack_scheduler import auction
+from dstack_scheduler import auction_events as auction
 from dstack_scheduler.agent_port import Agent, Directory, Hold, Question
-from dstack_scheduler.auction import Auction, Lot
+from dstack_scheduler.auction import Auction
+from dstack_scheduler.auction_events import Lot
 from dstack_scheduler.award import release
 from dstack_scheduler.progress import Tell
 from dstack_scheduler.refusal import refusal

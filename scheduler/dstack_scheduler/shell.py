@@ -4,8 +4,8 @@ The rules, for `sh` and `bash` alike:
 
 - All commands share one shell: `cd`, `export` and `conda activate` last to the end.
 - The first command that fails ends the script with its exit code, and nothing after it runs.
-- Each command is a whole: a comment, a here-document, a quote left open or a trailing backslash ends
-  with it, and one that ends in `&` goes on in the background while the next one starts.
+- Each command is a whole: a comment, a here-document, a quote left open or a trailing backslash
+  ends with it, and one that ends in `&` goes on in the background while the next one starts.
 - `set -e` in a command works as at the top of a script, which it would not inside `a && b`.
 """
 
@@ -18,8 +18,8 @@ _STOP_ON_FAILURE = "case $? in 0) ;; *) exit $? ;; esac"
 def script(commands: Sequence[str]) -> str:
     """The script that runs the commands in order; empty for no commands.
 
-    It may be longer than the 128 KiB that the kernel allows in one argument: hand it over as a file or
-    on a pipe, not after `-c`.
+    It may be longer than the 128 KiB that the kernel allows in one argument: hand it over as a file
+    or on a pipe, not after `-c`.
     """
     if not commands:
         return ""
@@ -28,5 +28,8 @@ def script(commands: Sequence[str]) -> str:
 
 
 def _whole(command: str) -> str:
-    # A command that begins with a dash would be read as an option of `eval`.
-    return "eval " + shlex.quote(f" {command}" if command.startswith("-") else command)
+    # `eval` would read a dash in front as an option. After a backslash and a single newline at its
+    # very end, bash 5.2 fails to parse the `case` on the next line.
+    start = " " if command.startswith("-") else ""
+    end = "\n\n" if command.endswith("\\") else "\n"
+    return f"eval {shlex.quote(start + command + end)}"

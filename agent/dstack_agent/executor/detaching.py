@@ -9,7 +9,11 @@ _LOCK = ".shim.lock"
 
 
 class Refusal(Exception):
-    """The job may not start, for the reason in the words."""
+    """The job may not start: a stable word, and why in a sentence."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 def detach() -> None:
@@ -17,6 +21,7 @@ def detach() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
+    os.chdir("/")
 
 
 def take(folder: str, adopt: bool = False) -> None:
@@ -33,12 +38,15 @@ def take(folder: str, adopt: bool = False) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Refusal("another shim has this job") from None
-    record.make_room(folder)
+        raise Refusal("not-started", "Another shim has this job.") from None
+    try:
+        record.make_room(folder)
+    except OSError as error:
+        raise Refusal(record.DISK_FULL, f"{folder} cannot be written: {error}.") from error
     if adopt:
         record.reclaim(folder, os.getpid())
     elif not record.claim(folder, os.getpid()):
-        raise Refusal("this job was started before")
+        raise Refusal("not-started", "This job was started before.")
 
 
 def hold(names: list[str]) -> list[object]:
@@ -57,7 +65,7 @@ def hold(names: list[str]) -> list[object]:
         try:
             lock.bind(f"\0dstack-{name}")
         except OSError as error:
-            raise Refusal(f"{name} is in use by another job on this machine") from error
+            raise Refusal("gpu-busy", f"{name} is in use by another job.") from error
         held.append(lock)
     return held
 
@@ -69,7 +77,7 @@ def say_ok() -> None:
 
 def refuse(refusal: Refusal) -> int:
     """Tells the launcher why not; returns the exit code."""
-    _answer(f"{refusal}\n".encode())
+    _answer(f"{refusal.code} {refusal}\n".encode())
     return 1
 
 

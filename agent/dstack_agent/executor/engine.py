@@ -23,21 +23,43 @@ class EngineError(Exception):
         self.status = status
 
 
+class State:
+    """How a container is: the engine's words."""
+
+    __slots__ = ("error", "exit_code", "out_of_memory", "status")
+
+    def __init__(self, status: str, exit_code: int, out_of_memory: bool, error: str) -> None:
+        self.status = status
+        self.exit_code = exit_code
+        self.out_of_memory = out_of_memory
+        self.error = error
+
+
 class Engine:
     """An engine at a socket."""
 
     def __init__(self, path: str) -> None:
         self._address, _ = socket_address(path)
 
-    def call(self, method: str, path: str) -> dict[str, object]:
-        """What the engine answers; empty if it says nothing.
+    def call(self, method: str, path: str) -> bytes:
+        """The body of what the engine answers.
 
         Raises:
             EngineError: It refused.
             OSError: It is not there.
         """
         with self.open(method, path, _CALL_SECONDS) as connection:
-            return parse_answer(read_all(connection))
+            return answer_body(read_all(connection))
+
+    def state(self, container: str) -> "State":
+        """How a container is. Raises EngineError or OSError."""
+        fields = json.loads(self.call("GET", f"/containers/{container}/json"))["State"]
+        return State(
+            str(fields["Status"]),
+            int(fields["ExitCode"]),
+            bool(fields["OOMKilled"]),
+            str(fields["Error"]),
+        )
 
     def open(self, method: str, path: str, seconds: float | None) -> socket.socket:
         """A connection on which an answer will come. Raises OSError."""
@@ -60,8 +82,8 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def parse_answer(answer: bytes) -> dict[str, object]:
-    """The JSON in a whole answer.
+def answer_body(answer: bytes) -> bytes:
+    """The body of a whole answer.
 
     Raises:
         EngineError: It is a refusal.
@@ -70,14 +92,10 @@ def parse_answer(answer: bytes) -> dict[str, object]:
     head, separator, body = answer.partition(b"\r\n\r\n")
     if not separator:
         raise ConnectionError("the engine closed the connection")
-    status = int(head.split(None, 2)[1])
-    try:
-        fields: dict[str, object] = json.loads(body) if body.strip() else {}
-    except ValueError as error:
-        raise ConnectionError("the engine closed the connection") from error
+    status = _status(head)
     if status >= 400:
-        raise EngineError(status, str(fields.get("message", head)))
-    return fields
+        raise EngineError(status, _message(body))
+    return body
 
 
 class OutputStream:
@@ -93,24 +111,23 @@ class OutputStream:
         while b"\r\n\r\n" not in self._held:
             self._fill()
         head, _, self._held = self._held.partition(b"\r\n\r\n")
-        if int(head.split(None, 2)[1]) >= 400:
-            raise EngineError(int(head.split(None, 2)[1]), _message(self._held))
+        if _status(head) >= 400:
+            raise EngineError(_status(head), _message(self._held))
         connection.setblocking(False)
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
     def read(self) -> list[tuple[int, bytes]] | None:
-        """What came, as stream and bytes in order; None at the end. Never waits."""
+        """What came, as stream and bytes in order; None at the end. Does not wait."""
         try:
             data = self._connection.recv(_READ_BYTES)
         except BlockingIOError:
-            data = b""
-            if not self._held:
-                return []
-        else:
-            if not data:
-                return None
+            return self._take_apart()
+        except ConnectionError:
+            return None
+        if not data:
+            return None
         self._held += data
         return self._take_apart()
 
@@ -118,7 +135,7 @@ class OutputStream:
         self._connection.close()
 
     def _take_apart(self) -> list[tuple[int, bytes]]:
-        pieces: list[tuple[int, bytes]] = []
+        pieces: list[tuple[int, list[bytes]]] = []
         start = 0
         held = self._held
         while len(held) >= start + _FRAME.size:
@@ -128,19 +145,22 @@ class OutputStream:
                 break
             stream = 1 if kind == 2 else 0
             payload = held[start + _FRAME.size : end]
-            if pieces and pieces[-1][0] == stream:
-                pieces[-1] = (stream, pieces[-1][1] + payload)
-            else:
-                pieces.append((stream, payload))
+            if not pieces or pieces[-1][0] != stream:
+                pieces.append((stream, []))
+            pieces[-1][1].append(payload)
             start = end
         self._held = held[start:]
-        return pieces
+        return [(stream, b"".join(parts)) for stream, parts in pieces]
 
     def _fill(self) -> None:
         data = self._connection.recv(_READ_BYTES)
         if not data:
             raise ConnectionError("the engine closed the connection")
         self._held += data
+
+
+def _status(head: bytes) -> int:
+    return int(head.split(None, 2)[1])
 
 
 def _message(body: bytes) -> str:

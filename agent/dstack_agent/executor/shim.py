@@ -16,13 +16,14 @@ def main() -> int:
     """Runs the shim for the folder and the kind of job in argv."""
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path.append(os.path.dirname(os.path.dirname(here)))  # -I and -S leave only the library
+    folder = os.path.abspath(sys.argv[1])
     if sys.argv[2] == "container":
         from dstack_agent.executor.tending import tend
 
-        return tend(sys.argv[1])
+        return tend(folder)
     from dstack_agent.executor.owning import own
 
-    return own(sys.argv[1])
+    return own(folder)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ async def start_shim(folder: Path, kind: ExecutorKind, task: bytes) -> None:
     if said == "ok":
         return
     if said:
-        raise Refused("The job was not started.", f"The shim says: {said}.", code="not-started")
+        code, _, why = said.partition(" ")
+        raise Refused("The job cannot be started.", why, code=code)
     trouble = await asyncio.to_thread(errors.read_text, errors="replace")
     raise Broken("The job's shim failed.", trouble.strip()[-1000:])

@@ -1,8 +1,8 @@
 """What a shim is told over its standard input. Standard library only: the shim imports it.
 
 Fields are separated by NUL, which neither arguments nor the environment can hold, so nothing is
-escaped and nothing heavy is imported before the job runs. The last field says that all came: a
-launcher that dies half-way starts nothing.
+escaped and nothing heavy is imported before the job runs. The first field counts them and the last
+one is a mark: a launcher that dies half-way starts nothing.
 """
 
 _END = "end"
@@ -50,13 +50,14 @@ class Task:
         fields.append(_END)
         if any("\0" in field for field in fields):
             raise ValueError("a NUL character in the commands or the environment")
+        fields.insert(0, str(len(fields)))
         return "\0".join(fields).encode("utf-8", "surrogateescape")
 
     @classmethod
     def decode(cls, data: bytes) -> "Task":
         """The task in the bytes. Raises ValueError if they are not a whole one."""
-        fields = data.decode("utf-8", "surrogateescape").split("\0")
-        if fields[-1] != _END:
+        count, *fields = data.decode("utf-8", "surrogateescape").split("\0")
+        if count != str(len(fields)) or fields[-1] != _END:
             raise ValueError("the task is cut off")
         cwd, grace, limit, wake = fields[:4]
         rest = iter(fields[4:])

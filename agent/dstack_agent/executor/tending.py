@@ -1,8 +1,8 @@
 """The life of a container below its shim. Standard library only: the shim imports it.
 
 Output is taken from before the start on, so no byte is missed. A shim that adopts a container reads
-its log from the first byte and leaves out what the journal has already, stream by stream: nothing is
-stored twice and nothing is lost. The container is removed once its exit is recorded.
+its log from the first byte and leaves out what the journal has already, stream by stream: nothing
+is stored twice and nothing is lost. The container is removed once its exit is recorded.
 """
 
 import select
@@ -14,7 +14,7 @@ import time
 from dstack_agent.executor import ending, record
 from dstack_agent.executor.container_task import ContainerTask
 from dstack_agent.executor.detaching import Refusal, detach, hold, refuse, say_ok, take
-from dstack_agent.executor.engine import Engine, EngineError, OutputStream, parse_answer
+from dstack_agent.executor.engine import Engine, EngineError, OutputStream, answer_body
 from dstack_agent.executor.output import Output
 from dstack_agent.executor.signals import ABORT, signal_pipe, signals_in
 
@@ -78,9 +78,9 @@ class Tender:
             self._drain()
             return self._summary()
         except EngineError as error:
-            return _failed(self._ended_by, f"The Docker engine says: {error}.")
+            return self._failed(f"The Docker engine says: {error}.")
         except OSError as error:
-            return _failed(self._ended_by, f"The Docker engine went away: {error}.")
+            return self._failed(f"The Docker engine went away: {error}.")
 
     def remove(self) -> None:
         """Removes the container. One that cannot be removed now is found by its labels later."""
@@ -91,7 +91,7 @@ class Tender:
 
     def _begin(self) -> None:
         if self._task.adopt:
-            self._resume()
+            self._find_again()
             return
         given = bool(self._task.given)
         flags = f"/attach?stream=1&stdout=1&stderr=1&stdin={int(given)}"
@@ -109,8 +109,7 @@ class Tender:
         """Goes on with a container that runs or ran, from where the journal ends."""
         stdout, stderr = self._output.lengths
         self._skip = [stdout, stderr]
-        state = self._state()
-        if state.get("Status") == "created":
+        if self._engine.state(self._task.container).status == "created":
             raise EngineError(0, "the container was never started")
         flags = "/logs?stdout=1&stderr=1&follow=1"
         self._stream = OutputStream(self._open("GET", flags, _START_SECONDS))
@@ -165,6 +164,8 @@ class Tender:
         except EngineError as error:
             if error.status not in (404, 409):  # gone or ended meanwhile
                 raise
+        except OSError:  # the answer to "wait" breaks off too, and then the engine is looked for
+            return
 
     def _copy(self) -> int:
         """Bytes that one read gave; forgets the stream at its end."""
@@ -195,19 +196,20 @@ class Tender:
         self._waiting.close()
         self._waiting = None
         try:
-            parse_answer(self._answer)
+            answer_body(self._answer)
             self._ended = True
         except OSError:
             self._answer = b""
             self._find_again()
 
     def _find_again(self) -> None:
-        """After the engine broke off: waits until it is back, and goes on with the container."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        """Waits until the engine is there, and goes on with the container."""
         until = time.monotonic() + _ENGINE_SECONDS
         while True:
+            for each in (self._stream, self._waiting):
+                if each is not None:
+                    each.close()
+            self._stream = self._waiting = None
             try:
                 self._resume()
                 return
@@ -223,28 +225,19 @@ class Tender:
             self._copy()
 
     def _summary(self) -> dict[str, object]:
-        state = self._state()
-        code = int(str(state["ExitCode"]))
-        reason, cause = ending.explain(code, self._ended_by, bool(state["OOMKilled"]))
-        if state.get("Error") and not reason:
-            reason, cause = record.DOCKER_ERROR, f"The Docker engine says: {state['Error']}."
+        state = self._engine.state(self._task.container)
+        code = state.exit_code
+        reason, cause = ending.explain(code, self._ended_by, state.out_of_memory)
+        if state.error and not reason:
+            reason, cause = record.DOCKER_ERROR, f"The Docker engine says: {state.error}."
         return {"exit_code": code, "reason": reason, "cause": cause}
 
-    def _state(self) -> dict[str, object]:
-        state = self._call("GET", "/json")["State"]
-        assert isinstance(state, dict)
-        return {str(name): value for name, value in _items(state)}
+    def _failed(self, cause: str) -> dict[str, object]:
+        unknown = record.SHIM_LOST if self._task.adopt else record.DOCKER_ERROR
+        return {"exit_code": None, "reason": self._ended_by or unknown, "cause": cause}
 
-    def _call(self, method: str, path: str) -> dict[str, object]:
-        return self._engine.call(method, f"/containers/{self._task.container}{path}")
+    def _call(self, method: str, path: str) -> None:
+        self._engine.call(method, f"/containers/{self._task.container}{path}")
 
     def _open(self, method: str, path: str, seconds: float | None) -> socket.socket:
         return self._engine.open(method, f"/containers/{self._task.container}{path}", seconds)
-
-
-def _items(state: dict[object, object]) -> list[tuple[object, object]]:
-    return list(state.items())
-
-
-def _failed(ended_by: str, cause: str) -> dict[str, object]:
-    return {"exit_code": None, "reason": ended_by or record.DOCKER_ERROR, "cause": cause}

@@ -96,7 +96,8 @@ def _ordered(attempt: Attempt, order: Order) -> Step:
         case Launching(earlier):
             if not _outranks(order, earlier):
                 return attempt, ()
-            return _enter(attempt, Launching(order), _ending_state(order), order)
+            ending = (EndCommands(order.abort),)
+            return _enter(attempt, Launching(order), _ending_state(order), order, ending)
         case Running():
             return _end_running(attempt, order)
         case Ending(earlier):

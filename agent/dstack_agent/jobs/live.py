@@ -92,6 +92,11 @@ class LiveAttempt:
         """Lets the attempt know that something happened."""
         await self._events.put(event)
 
+    def note(self, sentence: str) -> None:
+        """The same for something that may be left out when much else is waiting."""
+        if not self._events.full():
+            self._events.put_nowait(Noted(sentence))
+
     async def run(self, launched: bool) -> None:
         """Lives the attempt from where it stands to its end.
 

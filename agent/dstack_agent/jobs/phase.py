@@ -66,7 +66,7 @@ class Preparing:
 
 @dataclass(frozen=True, slots=True)
 class Launching:
-    """A shim is being started, which cannot be taken back half-way: an order waits for it."""
+    """A shim is being started: an order may stop it half-way, or is given again once it runs."""
 
     order: Order | None = None
 

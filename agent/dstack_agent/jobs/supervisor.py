@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dstack_agent.bell import Bell
+from dstack_agent.executor.watching import read_shim
 from dstack_agent.jobs.chronicle import Chronicle, Followed, Told
 from dstack_agent.jobs.event import StopAsked
 from dstack_agent.jobs.live import LiveAttempt, last_word
+from dstack_agent.jobs.places import key_of
 from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.records import Accepted
 from dstack_mesh.ids import RunId
@@ -20,18 +22,21 @@ from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobSpec, JobState, 
 
 log = logging.getLogger(__name__)
 
+SHIM_SECONDS = 1.0
+"""A shim whose agent was killed while starting it claims its job within this time, or never."""
+
+SHIM_LOOKS = 20
+
 
 @dataclass(slots=True)
 class Supervisor:
     """The attempts that have not ended, each in a task of its own. Use from one event loop.
 
     Attributes:
-        launched: Whether a shim has, or had, the job of a folder.
         changes: Rings when an attempt begins or ends.
     """
 
     workshop: Workshop
-    launched: Callable[[Path], Awaitable[bool]]
     changes: Bell = field(default_factory=Bell)
     _live: dict[JobKey, LiveAttempt] = field(default_factory=dict[JobKey, LiveAttempt])
     _group: asyncio.TaskGroup | None = None
@@ -48,13 +53,13 @@ class Supervisor:
             await asyncio.Event().wait()
 
     async def _recover(self) -> None:
-        await asyncio.to_thread(self._end_stale_leases)
-        for accepted in self.workshop.records.unfinished():
+        unfinished = self.workshop.records.unfinished()
+        await asyncio.to_thread(self._end_stale_leases, {each.key for each in unfinished})
+        for accepted in unfinished:
             self._begin(accepted, {})
 
-    def _end_stale_leases(self) -> None:
+    def _end_stale_leases(self, unfinished: set[JobKey]) -> None:
         """Ends leases whose job ended, or was never written down, when the agent died between."""
-        unfinished = {accepted.key for accepted in self.workshop.records.unfinished()}
         for lease in self.workshop.ledger.leases():
             if lease.key not in unfinished:
                 self.workshop.ledger.end(lease.key)
@@ -79,7 +84,7 @@ class Supervisor:
     async def _live_out(self, live: LiveAttempt) -> None:
         folder = live.means.folder
         try:
-            await live.run(live.accepted.launching and await self.launched(folder))
+            await live.run(live.accepted.launching and await was_launched(folder))
         except Exception:  # a bug in one attempt must not take the others down
             log.exception("attempt %s broke", folder.name)
             await self._give_up(live)
@@ -122,6 +127,12 @@ class Supervisor:
             await live.tell(order)
         return len(concerned)
 
+    def noted(self, folder: Path, sentence: str) -> None:
+        """Has people know what is going on before the job of a folder starts."""
+        key = key_of(folder)
+        if key is not None and (live := self._live.get(key)) is not None:
+            live.note(sentence)
+
     def follow(self, key: JobKey) -> Followed:
         """What a reader of an attempt needs; attempt 0 is the newest. Raises Missing."""
         accepted = self.workshop.records.find(key)
@@ -141,6 +152,15 @@ class Supervisor:
             RunningJob(live.accepted.spec.run_name, live.accepted.key.job, live.accepted.gpu_uuids)
             for live in self._live.values()
         ]
+
+
+async def was_launched(folder: Path) -> bool:
+    """Whether a shim has, or had, the job. One that is just starting is given the time for it."""
+    for _ in range(SHIM_LOOKS):
+        if await asyncio.to_thread(read_shim, folder) is not None:
+            return True
+        await asyncio.sleep(SHIM_SECONDS / SHIM_LOOKS)
+    return False
 
 
 def remove_work(folder: Path) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_agent.artifacts.saving import Saver
+from dstack_agent.executor.container import OUTSIDE
+from dstack_agent.executor.environment import CONTAINER_HOME
 from dstack_agent.executor.port import Executor, Launch
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.live import Means
@@ -20,8 +22,8 @@ from dstack_mesh.faults import Refused
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.job import JobSpec
 
-Environment = Callable[[JobSpec, Places, tuple[Gpu, ...]], Mapping[str, str]]
-"""What a job sees as its environment, but for secrets."""
+Environment = Callable[[JobSpec, Path, tuple[Gpu, ...]], Mapping[str, str]]
+"""What a job sees as its environment but for secrets, given its folder and cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ class Workshop:
         folder = folder_of(self.jobs, spec.key)
         work = folder / "work"
         if spec.executor is ExecutorKind.DOCKER:
-            outside = folder / "outside"
-            return Places(work, spec.working_dir, outside / "root", outside)
+            outside = folder / OUTSIDE
+            home = outside / CONTAINER_HOME.removeprefix("/")
+            return Places(work, spec.working_dir, home, outside)
         return Places(work, spec.working_dir, self.user_home, None, self.allowed)
 
     def means(self, accepted: Accepted) -> Means:
@@ -82,7 +85,7 @@ class Workshop:
             lost = set(spec.secret_names) - set(secrets)
             if lost:
                 raise _secrets_lost(lost)
-            env = self.environment(spec, places, gpus)
+            env = self.environment(spec, folder, gpus)
             return Launch(folder, places.work, spec, gpus, env, secrets)
 
         return Means(

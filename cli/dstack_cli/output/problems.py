@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from dstack_cli.output.escapes import plain
-from dstack_cli.output.port import Json
+from dstack_cli.output.port import Json, Listing
+from dstack_cli.output.table import Table
 from dstack_scheduler.workflow.problem import Place, Problem
 
 SCHEMA = "dstack.problems/v1"
@@ -26,6 +27,11 @@ def shape(problem: Problem) -> dict[str, Json]:
         "message": problem.message,
         "hint": problem.hint,
     }
+
+
+def listing(problems: Sequence[Problem]) -> Listing:
+    """All mistakes for scripts."""
+    return Listing(SCHEMA, [shape(problem) for problem in problems], Table((), ()))
 
 
 def _lines(problem: Problem) -> list[str]:

@@ -41,6 +41,7 @@ class Screen:
         self._at_line_start = True
         self._last_written = 0.0
         self._frame = 0
+        self._muted = False
 
     @classmethod
     def for_scripts(cls, terminal: Terminal) -> "Screen":
@@ -50,9 +51,18 @@ class Screen:
         screen._filters[LogStream.STDOUT] = EscapeFilter() if terminal.stderr else None
         return screen
 
+    def mute(self) -> None:
+        """Shows nothing until `unmute`: whoever sits here looks away."""
+        self.live("", 0.0)
+        self._muted = True
+
+    def unmute(self) -> None:
+        """Shows again what comes from now on."""
+        self._muted = False
+
     def say(self, text: str) -> None:
         """A line of talk."""
-        if not self._talks:
+        if not self._talks or self._muted:
             return
         self._undraw()
         newline = "" if self._at_line_start else "\n"
@@ -61,7 +71,7 @@ class Screen:
 
     def live(self, text: str, now: float) -> None:
         """What goes on now; "" for nothing. Shown as a live line, or a plain one where none can be."""
-        if text == self._live:
+        if text == self._live or self._muted:
             return
         self._live, self._live_since = text, now
         self._last_written = now
@@ -72,7 +82,7 @@ class Screen:
 
     def tick(self, now: float) -> None:
         """Keeps the live line alive; call it a few times a second."""
-        if not self._live or not self._talks:
+        if not self._live or not self._talks or self._muted:
             return
         if not self._terminal.stderr:
             if now - self._last_written >= PLAIN_EVERY_SECONDS:
@@ -83,7 +93,7 @@ class Screen:
 
     async def job_bytes(self, stream: LogStream, data: bytes, now: float) -> None:
         """The next bytes of a job's stream."""
-        if not self._job_output or not data:
+        if self._muted or not self._job_output or not data:
             return
         self._undraw()
         self._last_written = now
@@ -120,8 +130,12 @@ class Screen:
 
     def _write_talk(self, text: str) -> None:
         data = text.encode(errors="replace")
-        while data:
-            data = data[os.write(2, data) :]
+        try:
+            while data:
+                data = data[os.write(2, data) :]
+        except OSError:
+            # Nobody hears us any more: the terminal was closed. The run does not depend on it.
+            self._talks = False
 
 
 async def write_all(descriptor: int, data: bytes) -> None:

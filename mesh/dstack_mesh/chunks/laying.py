@@ -6,7 +6,6 @@ is written at all if the manifest or a chunk of it is missing.
 """
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -171,4 +170,4 @@ def pwrite_all(file: int, data: memoryview, offset: int) -> None:
 
 def draft_name() -> str:
     """A name for what is not whole yet."""
-    return f".{secrets.token_hex(8)}.new"
+    return f".{os.urandom(8).hex()}.new"

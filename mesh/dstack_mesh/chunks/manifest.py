@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import assert_never
 
 from dstack_mesh.chunks.digest import DIGEST_BYTES, digest_of, split_digests
@@ -180,11 +180,13 @@ def _without_parents(ordered: list[Entry]) -> list[Entry]:
     """Leaves out folders that have something in them. What is in one follows it directly."""
     return [
         entry
-        for entry, after in zip(ordered, [*ordered[1:], None], strict=True)
-        if not (
-            isinstance(entry, FolderEntry) and after and after.path.startswith(entry.path + "/")
-        )
+        for entry, after in zip_longest(ordered, ordered[1:])
+        if not (isinstance(entry, FolderEntry) and after and _below(entry, after))
     ]
+
+
+def _below(folder: Entry, entry: Entry) -> bool:
+    return entry.path.startswith(folder.path + "/")
 
 
 def _check(entry: Entry) -> None:

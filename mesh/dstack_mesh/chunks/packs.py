@@ -8,7 +8,6 @@ After a failed fsync the kernel may have dropped the bytes and forgotten the err
 
 import errno
 import os
-import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -46,7 +45,7 @@ class PackWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writer = secrets.token_hex(8)
+        self._writer = os.urandom(8).hex()
         self._number = 0
         self._open: _OpenPack | None = None
         self._lost: set[str] = set()

@@ -1,8 +1,8 @@
 """Writes chunks straight into the files of a tree, as they arrive.
 
-Rules: names are opened as `laying` does; each chunk is verified and written to the place of its first
-use, its other uses are copied from there at the end; a file gets its name once it is whole. On return
-from `finish` everything survives a loss of power.
+Rules: names are opened as `laying` does; each chunk is verified and written to the place of its
+first use, its other uses are copied from there at the end; a file gets its name once it is whole.
+On return from `finish` everything survives a loss of power.
 """
 
 import os
@@ -68,8 +68,8 @@ class _Use:
 class Receiver:
     """The files of a manifest, or of what lies below one of its paths, on their way to disk.
 
-    For one thread at a time. Call `finish` at the end, and `close` in any case: it removes what is not
-    whole. Every method raises Busy if the disk is full and Refused if a name is in the way.
+    For one thread at a time. Call `finish` at the end, and `close` in any case: it removes what is
+    not whole. Every method raises Busy if the disk is full and Refused if a name is in the way.
     """
 
     def __init__(self, manifest: Manifest, target: Path, prefix: str = "") -> None:

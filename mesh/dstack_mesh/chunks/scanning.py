@@ -9,7 +9,7 @@ is read. Files that did not change since they were read the last time are not re
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,8 +59,13 @@ def scan(
     root: Path,
     paths: Iterable[str] | None = None,
     within: Path | None = None,
+    judge: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Scan:
-    """What is in a folder, or what is listed of it; arguments and errors as `tree.save_tree`."""
+    """What is in a folder, or what is listed of it; arguments and errors as `tree.save_tree`.
+
+    Args:
+        judge: Is shown the size of each file before any is read; may raise to refuse.
+    """
     found = Scan()
     try:
         folders = Folders(root, within)
@@ -70,7 +75,10 @@ def scan(
         raise Refused(f"The folder {root} cannot be read.", str(error)) from error
     with folders:
         seen = _walk(folders, found) if paths is None else _look_up(folders, paths, found)
-        _take(store, folders, list(seen), found)
+        files = list(seen)
+        if judge:
+            judge({file.path: file.stamp.size for file in files})
+        _take(store, folders, files, found)
     return found
 
 

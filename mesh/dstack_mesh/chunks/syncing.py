@@ -1,7 +1,8 @@
 """Makes new files durable without making their writer wait for the disk.
 
-Large files are synced in a thread of their own while others are written. An fsync of a small file costs
-as much as writing a megabyte, so a few small files are synced at the end, and many by one `sync`.
+Large files are synced in a thread of their own while others are written. An fsync of a small file
+costs as much as writing a megabyte, so a few small files are synced at the end, and many by one
+`sync`.
 """
 
 import os
@@ -29,7 +30,8 @@ class Syncer:
         self._waiting: list[Future[None]] = []
 
     def begin(self, file: int) -> None:
-        """Begins to sync an open file; waits if too much is waiting. Raises OSError of earlier ones."""
+        """Begins to sync an open file; waits if too much is waiting. Raises OSError of earlier
+        ones."""
         self._waiting.append(self._thread.submit(_sync, os.dup(file)))
         if len(self._waiting) > BEHIND:
             self._waiting.pop(0).result()
@@ -50,8 +52,8 @@ class Syncer:
             return
         for path in small:
             folder, name = split(path)
-            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folders.enter(folder))
-            _sync(file)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            _sync(os.open(name, flags, dir_fd=folders.enter(folder)))
         for parent in sorted(_with_ancestors(parents)):
             os.fsync(folders.enter(parent))
 

@@ -15,6 +15,8 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
 def parse_seed(text: str) -> Address:
     """The address in "HOST:PORT" or "[V6]:PORT". Raises Invalid with what is wrong."""
+    if "//" in text:
+        raise _wrong(text, "It has no scheme and no path, only a host and a port.")
     host, colon, port = text.strip().rpartition(":")
     if not colon or not host:
         raise _wrong(text, "The port is missing.")

@@ -87,23 +87,14 @@ class RollCall:
         if self._membership is None:
             return
         self._membership.check_valid(self._clock.now())
-        for event in self._first_events(self._membership):
-            self._view.handle(event, self._clock.elapsed())
         async with asyncio.TaskGroup() as tasks:
             if self._sources.mdns:
                 tasks.create_task(self._multicast(self._membership))
             tasks.create_task(self._save_again_and_again(self._membership))
+            for event in self._first_events(self._membership):
+                await self._handle(event, tasks)
             while True:
-                event = await self._next_event()
-                for effect in self._view.handle(event, self._clock.elapsed()):
-                    match effect:
-                        case Dial(target):
-                            tasks.create_task(self._greet(target))
-                        case Forget(targets):
-                            for target in targets:
-                                await self._greeter.forget(target)
-                        case _:
-                            assert_never(effect)
+                await self._handle(await self._next_event(), tasks)
 
     def heard(self, hint: PeerHint) -> None:
         """Takes note of an agent that called us. Never blocks."""
@@ -203,7 +194,9 @@ class RollCall:
             for one in saved
             for address in one.addresses
         ]
-        return [Heard(Target(seed), "seed") for seed in self._sources.seeds] + remembered
+        given = [Heard(Target(seed), "seed") for seed in self._sources.seeds]
+        invited = [Heard(Target(seed), "saved") for seed in membership.seeds]
+        return given + remembered + ([] if remembered else invited)
 
     async def _multicast(
         self, membership: Membership, ask: Callable[[Heard], None] | None = None
@@ -228,6 +221,17 @@ class RollCall:
     def _put_hint(self, event: Heard) -> None:
         if not self._events.full():
             self._events.put_nowait(event)
+
+    async def _handle(self, event: Event, tasks: asyncio.TaskGroup) -> None:
+        for effect in self._view.handle(event, self._clock.elapsed()):
+            match effect:
+                case Dial(target):
+                    tasks.create_task(self._greet(target))
+                case Forget(targets):
+                    for target in targets:
+                        await self._greeter.forget(target)
+                case _:
+                    assert_never(effect)
 
     async def _next_event(self) -> Event:
         wait = self._view.next_due() - self._clock.elapsed()

@@ -4,15 +4,16 @@ The JSON file is written last, so a home is a member wholly or not at all.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from dstack_mesh.durable import write_durably
 from dstack_mesh.faults import Damaged, Refused
 from dstack_mesh.home import Home
-from dstack_mesh.ids import MeshId, PeerId
+from dstack_mesh.ids import Address, MeshId, PeerId
 
 NOT_A_MEMBER_HINT = (
     "Join with `dstack mesh join CODE`, or make a mesh with `dstack mesh create NAME`."
@@ -41,16 +42,18 @@ class Membership:
         not_before: From when this home's certificate holds.
         not_after: Until when.
         folder: Where the PEM files are.
+        seeds: Addresses of agents that the inviter knew.
     """
 
     mesh_id: MeshId
     mesh_name: str
     role: Role
     peer_id: PeerId
-    discovery_key: bytes
+    discovery_key: bytes = field(repr=False)
     not_before: datetime
     not_after: datetime
     folder: Path
+    seeds: tuple[Address, ...] = ()
 
     @property
     def key_path(self) -> Path:
@@ -146,7 +149,7 @@ def _file(home: Home) -> Path:
     return home.keys / "membership.json"
 
 
-def _fields(membership: Membership) -> dict[str, str | int]:
+def _fields(membership: Membership) -> dict[str, str | int | tuple[Address, ...]]:
     return {
         "version": 1,
         "mesh_id": membership.mesh_id,
@@ -156,10 +159,11 @@ def _fields(membership: Membership) -> dict[str, str | int]:
         "discovery_key": membership.discovery_key.hex(),
         "not_before": membership.not_before.isoformat(),
         "not_after": membership.not_after.isoformat(),
+        "seeds": membership.seeds,
     }
 
 
-def _parse(fields: dict[str, str], folder: Path) -> Membership:
+def _parse(fields: dict[str, Any], folder: Path) -> Membership:
     return Membership(
         mesh_id=MeshId(fields["mesh_id"]),
         mesh_name=fields["mesh_name"],
@@ -169,4 +173,5 @@ def _parse(fields: dict[str, str], folder: Path) -> Membership:
         not_before=datetime.fromisoformat(fields["not_before"]).astimezone(UTC),
         not_after=datetime.fromisoformat(fields["not_after"]).astimezone(UTC),
         folder=folder,
+        seeds=tuple(map(Address, fields.get("seeds", ()))),
     )

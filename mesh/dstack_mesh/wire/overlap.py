@@ -10,7 +10,8 @@ from typing import ParamSpec, TypeVar
 from dstack_mesh.wire.errors import mesh_error_in
 
 AHEAD = 4
-"""Items that are made before they are asked for. Enough to cover a slow read; more is only memory."""
+"""Items that are made before they are asked for. Enough to cover a slow read; more is only
+memory."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -56,9 +56,13 @@ SUN_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux."""
 
 
-def make_server() -> grpc.aio.Server:
-    """A server whose every method is guarded. Add servicers, then listen, then start."""
-    return grpc.aio.server(interceptors=[GuardInterceptor()], options=OPTIONS)
+def make_server(*outer: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
+    """A server whose every method is guarded. Add servicers, then listen, then start.
+
+    Args:
+        outer: Interceptors that see every call before the guard does.
+    """
+    return grpc.aio.server(interceptors=[*outer, GuardInterceptor()], options=OPTIONS)
 
 
 class Health:

@@ -1,15 +1,15 @@
 """Moves trees between this peer's store, or its folders, and another peer.
 
-Only what is missing travels, every chunk is verified on arrival, and a transfer that broke is simply
-begun again with what is missing then. Disk and network work at the same time: a few packs wait between
-them, never more than `WINDOW_BYTES`.
+Only what is missing travels, every chunk is verified on arrival, and a transfer that broke is
+simply begun again with what is missing then. Disk and network work at the same time: a few packs
+wait between them, never more than `WINDOW_BYTES`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -74,9 +74,7 @@ class TransferClient:
     def __init__(
         self, channel: grpc.aio.Channel, store: ChunkStore, peer: str = "The agent"
     ) -> None:
-        """Args:
-        peer: What errors call the other side, as "ws-2".
-        """
+        """Costs nothing until used. `peer` is what errors call the other side, as "ws-2"."""
         self._stub = transfer_pb2_grpc.TransferServiceStub(channel)
         self._store = store
         self._peer = peer
@@ -146,7 +144,8 @@ class TransferClient:
         prefix: str = "",
         on_bytes: Callable[[int], None] | None = None,
     ) -> Fetched:
-        """Brings a tree of the peer, or what is below `prefix`, straight into files; durable on return.
+        """Brings a tree of the peer, or what is below `prefix`, straight into files; durable on
+        return.
 
         Args:
             target: The folder to lay a folder out in. For a file, its new path or a folder for it.
@@ -182,9 +181,7 @@ class TransferClient:
             await hand.do(receiver.close)
             hand.close()
 
-    async def _lacking_there(
-        self, digest: Digest, chunks: Sequence[Digest]
-    ) -> list[Digest] | None:
+    async def _lacking_there(self, digest: Digest, chunks: Sequence[Digest]) -> list[Digest] | None:
         """Chunks that the peer lacks; None if it has the manifest and so everything."""
         lacking: list[Digest] = []
         for begin in range(0, max(len(chunks), 1), MISSING_DIGESTS):
@@ -308,9 +305,9 @@ class TransferClient:
                     message = await call.read()
             except TimeoutError as error:
                 raise TooLate(f"{self._peer} sent nothing for {IDLE_SECONDS:.0f} s.") from error
-        if not isinstance(message, Message):
+        if message is grpc.aio.EOF:
             raise Unreachable(f"{self._peer} broke off the transfer.", "", "Try again.")
-        return message
+        return cast("R", message)
 
     async def _write(self, call: "StreamStreamCall[Q, Any]", message: Q) -> None:
         """Sends a message. Raises what the peer ended the stream with, if it did."""

@@ -1,1 +1,1 @@
-"""Providers: each turns a checked workflow into jobs. One provider, one file; `registry` lists them."""
+"""Turns a checked workflow into jobs: one provider, one file; `registry` lists them."""

@@ -2,15 +2,18 @@
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.workflow.environment import exported
 from dstack_scheduler.workflow.model import Key, Workflow
 
+NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class Direct:
+
+class Direct(NamedTuple):
     """How `dstack run PROVIDER …` spells the provider's keys.
 
     Attributes:
@@ -20,7 +23,7 @@ class Direct:
     """
 
     first: tuple[str, ...] = ()
-    flags: Mapping[str, str] = field(default_factory=dict[str, str])
+    flags: Mapping[str, str] = NO_FLAGS
     usage: str = ""
 
 

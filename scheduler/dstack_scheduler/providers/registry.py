@@ -18,7 +18,18 @@ PROVIDERS: Mapping[str, Provider] = {
 """By name, as in `provider: NAME` and `dstack run NAME`."""
 
 LATER = frozenset(
-    "code curl fastapi gradio lab notebook ssh streamlit tensorboard torchrun".split()
+    {
+        "code",
+        "curl",
+        "fastapi",
+        "gradio",
+        "lab",
+        "notebook",
+        "ssh",
+        "streamlit",
+        "tensorboard",
+        "torchrun",
+    }
 )
 """Providers that the language has and this version does not carry out."""
 
@@ -46,7 +57,7 @@ def _named(node: Node, scope: Scope) -> Provider | None:
         scope.complain(
             node,
             Code.NOT_SUPPORTED_YET,
-            f"This version takes no provider from another repository, and this is {describe(node)}.",
+            f"A provider is a name in this version, not {describe(node)}.",
             "use bash, python or docker",
         )
         return None

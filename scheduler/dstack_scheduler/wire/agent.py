@@ -4,7 +4,7 @@ Every call has a deadline but Attach, which lasts as long as its job: keepalive 
 the agent is gone.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import grpc.aio
@@ -95,7 +95,7 @@ class GrpcAgent:
             await self._auction.Release(request, timeout=QUICK_SECONDS)
 
     @asynccontextmanager
-    async def attach(self) -> AsyncIterator[Attachment]:
+    async def attach(self) -> AsyncGenerator[Attachment]:
         requests = Requests()
         call = self._runs.Attach(aiter(requests))
         try:

@@ -1,7 +1,7 @@
 """The order of jobs: what a workflow depends on comes before it, each workflow once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dstack_scheduler.workflow.model import Dependency
 
@@ -9,8 +9,7 @@ Links = Mapping[str, Sequence[Dependency]]
 """What each workflow runs before itself. Names that are no key have no links."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cycle:
+class Cycle(NamedTuple):
     """Workflows that wait for each other; `closing` is the dependency that closes the circle."""
 
     closing: Dependency

@@ -1,19 +1,19 @@
 """From a workflow as it was written to one that is checked, by the keys of its provider."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from dstack_scheduler.providers.port import Provider
 from dstack_scheduler.providers.registry import PROVIDERS, choose
 from dstack_scheduler.workflow.keys import COMMON, LATER
 from dstack_scheduler.workflow.model import Key, Workflow
-from dstack_scheduler.workflow.problem import Code, did_you_mean
+from dstack_scheduler.workflow.problem import Code, did_you_mean, nearest
 from dstack_scheduler.workflow.project import Written
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import ScalarNode, shorten
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(NamedTuple):
     """A workflow as far as it could be understood; `provider` is None if there is none for it."""
 
     workflow: Workflow
@@ -24,23 +24,31 @@ def check(written: Written, scope: Scope) -> Checked:
     """Reads every key of a workflow; what is wrong goes to the scope's report."""
     provider = choose(written, scope)
     keys = {**COMMON, **(provider.keys if provider else {})}
-    workflow = Workflow(
-        written.name, provider.name if provider else "", direct=written.direct
-    )
+    workflow = Workflow(written.name, provider.name if provider else "", direct=written.direct)
     spelled: dict[str, str] = {}
+    misspelt: list[str] = []
     for key, node in written.node.entries:
         inner = scope.within(key.text)
         row = keys.get(key.text)
         if row is None:
             _complain_of_key(key, provider, inner)
+            misspelt.append(key.text)
         elif row.meaning in spelled:
             _complain_of_twin(key, spelled[row.meaning], inner)
         else:
             spelled[row.meaning] = key.text
             workflow = row.read(workflow, node, inner)
     if provider:
-        _complain_of_missing(written, provider, keys, spelled, scope)
+        # A misspelt key is one mistake, not a missing one as well.
+        there = {*spelled, *(_meant(word, keys) for word in misspelt)}
+        _complain_of_missing(written, provider, there, scope)
     return Checked(workflow, provider)
+
+
+def _meant(word: str, keys: Mapping[str, Key]) -> str:
+    """The meaning that a misspelt key probably has."""
+    key = keys.get(nearest(word, keys) or "")
+    return key.meaning if key else ""
 
 
 def takes(provider: Provider, meaning: str) -> bool:
@@ -50,6 +58,9 @@ def takes(provider: Provider, meaning: str) -> bool:
 
 def _complain_of_key(key: ScalarNode, provider: Provider | None, scope: Scope) -> None:
     name = key.text
+    if provider is None:
+        # Nobody knows which other keys there are, and that is a problem already.
+        return
     if name in LATER:
         scope.complain(
             key,
@@ -57,7 +68,7 @@ def _complain_of_key(key: ScalarNode, provider: Provider | None, scope: Scope) -
             f'This version does not carry out "{name}" ({LATER[name]}) yet.',
             "remove the line",
         )
-    elif provider:
+    else:
         known = (*COMMON, *provider.keys)
         takers = [other.name for other in PROVIDERS.values() if name in other.keys]
         scope.complain(
@@ -68,7 +79,6 @@ def _complain_of_key(key: ScalarNode, provider: Provider | None, scope: Scope) -
             if takers
             else did_you_mean(name, known),
         )
-    # Without a provider nobody knows which other keys there are, and that is a problem already.
 
 
 def _complain_of_twin(key: ScalarNode, first: str, scope: Scope) -> None:
@@ -83,13 +93,12 @@ def _complain_of_twin(key: ScalarNode, first: str, scope: Scope) -> None:
 def _complain_of_missing(
     written: Written,
     provider: Provider,
-    keys: dict[str, Key],
-    spelled: dict[str, str],
+    there: Collection[str],
     scope: Scope,
 ) -> None:
     for name in provider.required:
-        key = keys[name]
-        if key.meaning in spelled:
+        key = provider.keys[name]
+        if key.meaning in there:
             continue
         if written.direct:
             message = f'"dstack run {provider.name}" lacks its {name}.'

@@ -1,11 +1,13 @@
-"""What `dstack run TARGET …` says after the target: variables, flags, and the script's own arguments.
+"""What `dstack run TARGET …` says after the target: variables, flags, and the script's own
+arguments.
 
-Variables come first (`--gpu 4` is the variable where the workflow has one of that name), then the flags
-below, and the rest goes to the script in its order. After `--` everything is the script's.
+Variables come first (`--gpu 4` is the variable where the workflow has one of that name), then the
+flags below, and the rest goes to the script in its order. After `--` everything is the script's.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from dstack_scheduler.workflow.commands import read_ports, read_requirements
 from dstack_scheduler.workflow.dependencies import read_reuses
@@ -29,8 +31,7 @@ from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode
 from dstack_scheduler.workflow.variables import find_variable
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(NamedTuple):
     """A flag of every provider that takes the key it stands for.
 
     Attributes:
@@ -101,6 +102,9 @@ class Overrides:
         return Overrides({**other.given, **self.given})
 
 
+NO_OVERRIDES = Overrides()
+
+
 @dataclass(frozen=True, slots=True)
 class Typed:
     """A command line, taken apart.
@@ -112,10 +116,10 @@ class Typed:
         rest: The script's, in order.
     """
 
-    variables: Mapping[str, str]
-    overrides: Overrides
-    keys: Mapping[str, str]
-    rest: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    overrides: Overrides = NO_OVERRIDES
+    keys: Mapping[str, str] = field(default_factory=dict[str, str])
+    rest: tuple[str, ...] = ()
 
 
 def take_apart(
@@ -146,15 +150,17 @@ def take_apart(
         flag, value = _split(word)
         variable = find_variable(flag[2:], names) if flag.startswith("--") else None
         long = SHORT.get(flag, flag)
+        row = FLAGS.get(long)
         if variable is not None:
-            variables[variable] = _value(flag, value, words, f"{flag} VALUE", scope)
+            _put(variables, variable, _value(flag, value, words, "VALUE", scope))
         elif flag in own_flags:
-            keys[own_flags[flag]] = _value(flag, value, words, f"{flag} VALUE", scope)
-        elif long in FLAGS and takes(FLAGS[long].meaning):
-            row = FLAGS[long]
-            usage = f"{flag} {row.example}"
-            text = _value(flag, value, words, usage, scope) if row.example else value or "true"
-            given[long] = (*given.get(long, ()), text) if row.repeats else (text,)
+            _put(keys, own_flags[flag], _value(flag, value, words, "VALUE", scope))
+        elif row and takes(row.meaning):
+            text = (
+                _value(flag, value, words, row.example, scope) if row.example else value or "true"
+            )
+            if text is not None:
+                given[long] = (*given.get(long, ()), text) if row.repeats else (text,)
         else:
             rest.append(word)
     return Typed(variables, Overrides(given), keys, tuple(rest))
@@ -183,13 +189,20 @@ def _split(word: str) -> tuple[str, str | None]:
     return flag, value if equals else None
 
 
-def _value(flag: str, value: str | None, words: list[str], usage: str, scope: Scope) -> str:
-    """The value of a flag: after its `=`, or the next word, which may begin with one dash (`-1`)."""
+def _put(into: dict[str, str], name: str, value: str | None) -> None:
+    if value is not None:
+        into[name] = value
+
+
+def _value(
+    flag: str, value: str | None, words: list[str], example: str, scope: Scope
+) -> str | None:
+    """The value of a flag: after its `=`, or the next word, which may begin with one dash."""
     if value is not None:
         return value
     if words and not words[-1].startswith("--"):
         return words.pop()
     replace(scope, key=flag).complain(
-        Place(), Code.MISSING_VALUE, f"{flag} has no value.", f"write {usage}"
+        Place(), Code.MISSING_VALUE, f"{flag} has no value.", f"write {flag} {example}"
     )
-    return ""
+    return None

@@ -63,7 +63,7 @@ def read_image(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
 
 
 def read_entrypoint(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    """What the image starts instead of its own entrypoint: a list, or text split as a shell would."""
+    """What the image starts instead of its own: a list, or text split as a shell would."""
     if isinstance(node, ListNode):
         words = [scope.shell(item) for item in node.items]
         return replace(workflow, entrypoint=tuple(word for word in words if word is not None))
@@ -144,4 +144,4 @@ def _command(node: Node, scope: Scope) -> str | None:
     if text is not None and not text.strip():
         scope.complain_empty(node)
         return None
-    return text
+    return text and text.strip("\n")

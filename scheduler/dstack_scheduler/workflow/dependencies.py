@@ -1,9 +1,9 @@
 """Inputs: every spelling of `depends-on`, `dependencies` and `deps`.
 
-The key decides, not the value: under `depends-on` and `dependencies` a bare name is run first, as an
-earlier job of the same run; under `deps` nothing is started and the newest done run is taken. A tag is
-looked up under any key. Names split at the first colon: `prepare:v1`, `:v1`, `owner/repo/prepare`,
-`:owner/repo/v1`.
+The key decides, not the value: under `depends-on` and `dependencies` a bare name is run first, as
+an earlier job of the same run; under `deps` nothing is started and the newest done run is taken. A
+tag is looked up under any key. Names split at the first colon: `prepare:v1`, `:v1`,
+`owner/repo/prepare`, `:owner/repo/v1`.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import replace
 from dstack_scheduler.workflow.model import Dependency, Reader, Workflow
 from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.scope import Scope
-from dstack_scheduler.workflow.tree import MapNode, Node, ScalarNode, find, shorten
+from dstack_scheduler.workflow.tree import MapNode, Node, ScalarNode, shorten
 
 _NAME = re.compile(r"[^\s:/,;]+\Z")
 _EXAMPLES = "write prepare, prepare:v1, :v1 or owner/repo/prepare"
@@ -114,7 +114,8 @@ def _read_part(dependency: Dependency, node: Node, scope: Scope, colon: str) -> 
 
 
 def _read_mount(dependency: Dependency, node: Node, scope: Scope) -> Dependency:
-    # Inputs are laid into the work directory either way; how they get there is the agent's business.
+    # Inputs are laid into the work directory either way; how they get there is the agent's
+    # business.
     scope.flag(node)
     return dependency
 

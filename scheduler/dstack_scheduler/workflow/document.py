@@ -1,15 +1,17 @@
 """Reads YAML into a tree, within limits, and says in words what is wrong with it.
 
-The parser is libyaml's; the values are those of YAML 1.2 and stay as they were written. Trees are made
-from events and not by `yaml.compose`, whose recursion a file of a few kilobytes can exhaust.
+The parser is libyaml's; the values are those of YAML 1.2 and stay as they were written. Trees are
+made from events and not by `yaml.compose`, whose recursion a file of a few kilobytes can exhaust.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import yaml
 
 from dstack_scheduler.workflow.problem import Code, Place, Report
+from dstack_scheduler.workflow.syntax import in_words, tab_indentation
 from dstack_scheduler.workflow.tree import (
     Kind,
     ListNode,
@@ -24,7 +26,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_ALIASES = 100
 MAX_NODES = 50_000
-"""Values of one file with aliases written out: a few lines of aliases of aliases can stand for billions."""
+"""Values of one file, aliases written out: ten lines of aliases can stand for billions."""
 
 _TAGS = {
     "!": Kind.TEXT,
@@ -38,60 +40,11 @@ _TAGS = {
 }
 """Tags that YAML itself has, and the kind that they force; None leaves it to the text."""
 
-_SYNTAX = (
-    (
-        "mapping values are not allowed",
-        "A colon followed by a space begins a mapping here.",
-        "indent it below its key, or quote the whole value",
-    ),
-    (
-        "could not find expected ':'",
-        "There is a line without a colon where a key should be.",
-        "write `key: value`, or check the indentation",
-    ),
-    (
-        "did not find expected key",
-        "This is where a key should be.",
-        "check the indentation and the quotes of the lines before; begin list items with `- `",
-    ),
-    (
-        "did not find expected '-' indicator",
-        "This is where a list item should be.",
-        "begin it with `- `, in the column of the other items",
-    ),
-    (
-        "did not find expected ',' or",
-        "A list in brackets or a mapping in braces is not closed, or lacks a comma.",
-        "close it; quote values that hold { } [ ] or commas",
-    ),
-    (
-        "unexpected end of stream",
-        "A quoted text is never closed.",
-        "close it with the quote that it begins with",
-    ),
-    (
-        "unknown escape character",
-        "A backslash in double quotes begins an escape that does not exist.",
-        "use single quotes, or write two backslashes",
-    ),
-    (
-        "cannot start any token",
-        "No value can begin with this character.",
-        "quote the value",
-    ),
-    (
-        "control characters are not allowed",
-        "There is a control character in the file.",
-        "delete it",
-    ),
-)
-"""libyaml's words, ours, and the fix."""
-
+_parse: Callable[..., Iterator[yaml.Event]] = yaml.parse  # pyright: ignore
 _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """A file as it was read. `trouble` says why it could not be."""
 
     path: str
@@ -108,8 +61,7 @@ class _Refused(Exception):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class _Built:
+class _Built(NamedTuple):
     """A finished part, its number of values and its height, both with aliases written out."""
 
     node: Node
@@ -164,7 +116,7 @@ def read_tree(file: str, text: str, report: Report) -> Node | None:
     except yaml.MarkedYAMLError as error:
         reader.explain(error)
     except yaml.YAMLError as error:
-        report.add(Place(file, 1, 1), *_in_words(str(error)))
+        report.add(Place(file, 1, 1), *in_words(str(error)))
     return None
 
 
@@ -180,7 +132,7 @@ class _Reader:
 
     def read(self) -> Node | None:
         documents = 0
-        for event in yaml.parse(self._text, Loader=_LOADER):
+        for event in _parse(self._text, Loader=_LOADER):
             match event:
                 case yaml.DocumentStartEvent():
                     documents += 1
@@ -205,9 +157,11 @@ class _Reader:
 
     def explain(self, error: yaml.MarkedYAMLError) -> None:
         """Turns the parser's error into a problem."""
-        mark = error.problem_mark or error.context_mark
+        # Where something was opened says more than where its end was missed.
+        opened = "end of stream" in str(error.problem) or "',' or" in str(error.problem)
+        mark = (opened and error.context_mark) or error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
-        tab = _tab_indentation(self._text.splitlines(), line)
+        tab = tab_indentation(self._text.splitlines(), line)
         if tab:
             self._report.add(
                 Place(self._file, *tab),
@@ -217,7 +171,7 @@ class _Reader:
             )
             return
         self._report.add(
-            Place(self._file, line + 1, column + 1), *_in_words(str(error.problem or error.context))
+            Place(self._file, line + 1, column + 1), *in_words(str(error.problem or error.context))
         )
 
     def _place(self, event: yaml.Event, length: int = 1) -> Place:
@@ -324,7 +278,7 @@ class _Reader:
                     "for a variable write `${{ name }}`",
                 )
             elif key.node.text == "<<":
-                merged.extend(_merge_of(value.node))
+                merged.extend(self._merged(value.node))
             elif key.node.text in seen:
                 self._twice(key.node, seen[key.node.text])
             else:
@@ -335,6 +289,22 @@ class _Reader:
                 seen[key.text] = key.place
                 yield key, value
 
+    def _merged(self, node: Node) -> tuple[tuple[ScalarNode, Node], ...]:
+        """Entries behind `<<: *name` or `<<: [*a, *b]`, earlier ones first."""
+        match node:
+            case MapNode(entries=entries):
+                return entries
+            case ListNode(items=items):
+                return tuple(entry for item in items for entry in self._merged(item))
+            case ScalarNode():
+                self._report.add(
+                    node.place,
+                    Code.WRONG_TYPE,
+                    "Only a mapping can be merged with <<.",
+                    "write `<<: *name` where &name is at a mapping",
+                )
+                return ()
+
     def _twice(self, key: ScalarNode, first: Place) -> None:
         self._report.add(
             key.place,
@@ -343,37 +313,3 @@ class _Reader:
             "keep one of them",
             key=key.text,
         )
-
-
-def _merge_of(node: Node) -> tuple[tuple[ScalarNode, Node], ...]:
-    """Entries behind `<<: *name` or `<<: [*a, *b]`, earlier ones first."""
-    match node:
-        case MapNode(entries=entries):
-            return entries
-        case ListNode(items=items):
-            return tuple(
-                entry for item in items if isinstance(item, MapNode) for entry in item.entries
-            )
-        case ScalarNode():
-            return ()
-
-
-def _tab_indentation(lines: list[str], line: int) -> tuple[int, int] | None:
-    """Line and column of the tab in an indentation at or just before a line, counted from 1."""
-    for number in (line, line - 1):
-        if 0 <= number < len(lines):
-            indentation = lines[number][: len(lines[number]) - len(lines[number].lstrip())]
-            if "\t" in indentation and lines[number].strip():
-                return number + 1, indentation.index("\t") + 1
-    return None
-
-
-def _in_words(problem: str) -> tuple[Code, str, str]:
-    for words, message, hint in _SYNTAX:
-        if words in problem:
-            return Code.SYNTAX, message, hint
-    return (
-        Code.SYNTAX,
-        f"This is not YAML: {shorten(problem, 120)}.",
-        "check quotes and indentation",
-    )

@@ -12,10 +12,23 @@ from dstack_scheduler.workflow.tree import MapNode, Node, ScalarNode, is_null, s
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 NEVER_EXPORTED = frozenset(
-    "BASH_ENV ENV HOME IFS LD_LIBRARY_PATH LD_PRELOAD OLDPWD PATH PWD PYTHONHOME PYTHONPATH SHELL".split()
+    {
+        "BASH_ENV",
+        "ENV",
+        "HOME",
+        "IFS",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "OLDPWD",
+        "PATH",
+        "PWD",
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "SHELL",
+    }
 )
-"""A variable of one of these names is not exported: a workflow that calls its data `path` would else
-lose every command."""
+"""A variable of one of these names is not exported: a workflow that calls its data `path` would
+else lose every command."""
 
 
 def read_env(workflow: Workflow, node: Node, scope: Scope) -> Workflow:

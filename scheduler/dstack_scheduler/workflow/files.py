@@ -1,4 +1,4 @@
-"""Reads the files of a repository's `.dstack` folder. The only module of the language that does I/O."""
+"""Reads the files of a `.dstack` folder: the only module of the language that does I/O."""
 
 from collections.abc import Iterable
 from pathlib import Path

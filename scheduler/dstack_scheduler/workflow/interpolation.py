@@ -1,31 +1,30 @@
 """Puts values of variables into text: `$name` and `${{ name }}`.
 
 What is replaced: declared variables and `run_name`, `job_id`, `variables_as_args`; the longest name
-that fits wins. Everything else with a dollar (`$HOME`, `$1`, `$PORT_0`, `$$`, `\\$name`) is the shell's.
-Values are put in as they were written, once: a value that looks like a variable is not looked up again.
-`${{ secrets.X }}` stays, and is filled in on the machine that runs the job.
+that fits wins. Everything else with a dollar (`$HOME`, `$1`, `$PORT_0`, `$$`, `\\$name`) is the
+shell's. Values are put in as they were written, once: a value that looks like a variable is not
+looked up again. `${{ secrets.X }}` stays, and is filled in on the machine that runs the job.
 """
 
 import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 RUN_ARGS = "run.args"
 
 _SECRET = re.compile(r"secrets\.([A-Za-z_][A-Za-z0-9_]*)\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(NamedTuple):
     """Something in double braces that stands for nothing. `text` is as written, with the braces."""
 
     text: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Substituted:
+class Substituted(NamedTuple):
     """Text with its variables put in, and what was met on the way."""
 
     text: str

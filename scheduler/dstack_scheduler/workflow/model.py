@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import Reuse
@@ -74,7 +75,7 @@ class Workflow:
     home_dir: str = ""
     artifacts: tuple[str, ...] = ()
     dependencies: tuple[Dependency, ...] = ()
-    needs: Needs = Needs()
+    needs: Needs = field(default_factory=Needs)
     place: str = ""
     ports: tuple[int, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -86,8 +87,7 @@ Reader = Callable[[Workflow, Node, Scope], Workflow]
 """Reads the value of a key into a workflow; what is wrong goes to the scope."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """What a key means.
 
     Attributes:

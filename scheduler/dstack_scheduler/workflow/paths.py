@@ -90,7 +90,7 @@ def read_home_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
 
 
 def normal_path(text: str) -> str | None:
-    """A path without `./`, doubled and trailing slashes; "" for here, None if it leads out of here."""
+    """A path without `./` and needless slashes; "" for here, None if it leads out of here."""
     if not text.strip():
         return ""
     clean = posixpath.normpath(text.strip())

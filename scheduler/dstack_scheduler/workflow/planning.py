@@ -1,36 +1,170 @@
 """From a project and a command line to the jobs of one run, or to everything that is wrong."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from dstack_mesh.ids import RunId, RunName
-from dstack_scheduler.names import job_id
 from dstack_scheduler.plan import Plan, PlannedJob
-from dstack_scheduler.providers.registry import LATER, PROVIDERS
-from dstack_scheduler.workflow.chain import Cycle, Links, ancestors, ancestors_first, cycles
-from dstack_scheduler.workflow.checking import Checked, check, takes
-from dstack_scheduler.workflow.command_line import (
-    FLAGS,
-    Overrides,
-    Typed,
-    override,
-    take_apart,
-    written,
-)
-from dstack_scheduler.workflow.interpolation import RUN_ARGS, Interpolator, Values
-from dstack_scheduler.workflow.model import Workflow
+from dstack_scheduler.workflow.chain import Links, ancestors, ancestors_first, cycles
+from dstack_scheduler.workflow.checking import Checked
+from dstack_scheduler.workflow.command_line import NO_OVERRIDES, Overrides
+from dstack_scheduler.workflow.model import Dependency
 from dstack_scheduler.workflow.problem import (
     Code,
-    Place,
     Problem,
     Report,
     WorkflowProblems,
     did_you_mean,
     in_order,
-    shell_words,
 )
-from dstack_scheduler.workflow.project import Project, Written
-from dstack_scheduler.workflow.scope import Scope
-from dstack_scheduler.workflow.tree import MapNode
+from dstack_scheduler.workflow.project import Project
+from dstack_scheduler.workflow.request import NOTHING, Asked, Request, understand
 
-_NOTHING_TYPED = Typed({}, Overrides(), {}, ())
+
+def plan(
+    project: Project,
+    target: str,
+    args: Sequence[str] = (),
+    overrides: Overrides = NO_OVERRIDES,
+    *,
+    run_name: RunName,
+    run_id: RunId,
+) -> Plan:
+    """The jobs of `dstack run TARGET ARGS`, what they depend on first.
+
+    Args:
+        target: A workflow or, if there is none of that name, a provider.
+        args: As typed: variables, flags and the script's arguments in any order.
+        overrides: Flags that the caller has already; those in `args` win.
+
+    Raises:
+        WorkflowProblems: With everything that is wrong in the files and on the command line. What
+            this version cannot do yet counts only in workflows that the run needs.
+    """
+    findings = _study(project, Asked(target, args, overrides, run_name, run_id))
+    if findings.request is None or findings.problems:
+        raise WorkflowProblems(findings.problems)
+    return _jobs(findings.request, findings.links)
+
+
+def find_problems(project: Project, target: str | None = None) -> tuple[Problem, ...]:
+    """What is wrong in the files: all of it, or what keeps one workflow from running."""
+    if target is None:
+        nothing = Request(project, NOTHING)
+        return in_order((*project.problems, *_read_all(nothing).problems))
+    findings = _study(project, Asked(target))
+    needed = {"", *ancestors_first(target, findings.links)}
+    return tuple(problem for problem in findings.problems if problem.workflow in needed)
+
+
+class _Findings(NamedTuple):
+    """What a look at all workflows brought: what runs before what, and what is wrong."""
+
+    links: Links
+    problems: tuple[Problem, ...]
+    request: Request | None = None
+
+
+def _study(project: Project, asked: Asked) -> _Findings:
+    """Understands a command line and reads every workflow as it would then be."""
+    report = Report(project.sources)
+    request = understand(project, asked, report)
+    found = _read_all(request or Request(project, NOTHING))
+    if request is None and not project.whole:
+        # The target may well be in the file that could not be read.
+        report.problems.clear()
+    needed = ancestors_first(asked.target, found.links)
+    problems = (
+        problem
+        for problem in (*project.problems, *report.problems, *found.problems)
+        if problem.code is not Code.NOT_SUPPORTED_YET or problem.workflow in needed
+    )
+    return _Findings(found.links, in_order(problems), request)
+
+
+def _read_all(request: Request) -> _Findings:
+    project = request.project
+    workflows = dict(project.workflows)
+    if request.target.direct:
+        workflows[request.target.name] = request.target
+    problems: list[Problem] = []
+    checked: dict[str, Checked] = {}
+    for written in (*project.nameless, *workflows.values()):
+        report = Report(project.sources)
+        one = request.read(written, report)
+        _complain_of_unknown(one.workflow.dependencies, request, written.name, report)
+        if written not in project.nameless:
+            checked[written.name] = one
+        problems.extend(report.problems)
+    links = request.links(checked)
+    report = Report(project.sources)
+    _complain_of_cycles(links, report)
+    return _Findings(links, (*problems, *report.problems), request)
+
+
+def _complain_of_unknown(
+    dependencies: Iterable[Dependency], request: Request, workflow: str, report: Report
+) -> None:
+    """Names that are no workflow; with a tag or of another repository they may be anything."""
+    known = request.project.workflows
+    for link in dependencies:
+        if link.tag or link.repo or link.workflow in known or not request.project.whole:
+            continue
+        report.add(
+            link.place,
+            Code.UNKNOWN_WORKFLOW,
+            f'There is no workflow "{link.workflow}".',
+            did_you_mean(link.workflow, known) or "write the workflow, or name a tag as :v1",
+            workflow,
+            "depends-on" if link.triggers else "deps",
+        )
+
+
+def _complain_of_cycles(links: Links, report: Report) -> None:
+    for cycle in cycles(links):
+        itself = len(cycle.names) == 2
+        report.add(
+            cycle.closing.place,
+            Code.CYCLE,
+            f'The workflow "{cycle.names[0]}" depends on itself.'
+            if itself
+            else f"These workflows wait for each other: {' -> '.join(cycle.names)}.",
+            "write it under deps: to take its newest done run"
+            if itself
+            else "remove one of the dependencies, or write it under deps:",
+            cycle.names[-2],
+            "depends-on",
+        )
+
+
+def _jobs(request: Request, links: Links) -> Plan:
+    """The jobs of a request in which nothing is wrong."""
+    order = ancestors_first(request.target.name, links)
+    before = ancestors(order, links)
+    indexes: dict[str, list[int]] = {}
+    jobs: list[PlannedJob] = []
+    for name in order:
+        after = tuple(index for other in before[name] for index in indexes[other])
+        mine = _jobs_of(request, name, len(jobs), after)
+        indexes[name] = [job.index for job in mine]
+        jobs.extend(mine)
+    return Plan(request.target.name, tuple(jobs), request.typed.variables)
+
+
+def _jobs_of(
+    request: Request, name: str, first: int, after: tuple[int, ...]
+) -> tuple[PlannedJob, ...]:
+    report = Report(request.project.sources)
+    written = request.target if name == request.target.name else request.project.workflows[name]
+    checked = request.read(written, report, first)
+    if checked.provider is None:
+        return ()
+    reuses = tuple(link.reuse for link in checked.workflow.dependencies if not link.chained)
+    jobs = checked.provider.jobs(checked.workflow, request.variables_of(name))
+    return tuple(
+        replace(
+            job, index=first + step, after=after, reuses=reuses, secret_names=tuple(report.secrets)
+        )
+        for step, job in enumerate(jobs)
+    )

@@ -44,9 +44,9 @@ class Code(StrEnum):
     UNUSED_ARGUMENTS = "unused-arguments"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Where something stands. Lines and columns count from 1; no file and line 0 is the command line."""
+    """Where something stands, counted from 1; no file and line 0 is the command line."""
 
     file: str = ""
     line: int = 0
@@ -154,15 +154,22 @@ class Report:
         return lines[place.line - 1] if 0 < place.line <= len(lines) else ""
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A hint with the nearest known word, else the given hint, else the list of known words."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant."""
     # Only people who made a mistake pay for the import.
     from difflib import get_close_matches
 
+    cutoff = 0.6 if len(word) > 3 else 0.5
+    found = get_close_matches(word.lower(), sorted(set(known)), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A hint with the nearest known word, else the given hint, else the list of known words."""
     options = sorted(set(known))
-    nearest = get_close_matches(word.lower(), options, n=1, cutoff=0.6)
-    if nearest:
-        return f'did you mean "{nearest[0]}"?'
+    meant = nearest(word, options)
+    if meant:
+        return f'did you mean "{meant}"?'
     return otherwise or (f"known are: {one_of(options)}" if options else "")
 
 

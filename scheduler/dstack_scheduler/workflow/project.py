@@ -52,7 +52,7 @@ class Project:
 
     workflows: Mapping[str, Written] = field(default_factory=dict[str, Written])
     nameless: tuple[Written, ...] = ()
-    sections: Sections = Sections()
+    sections: Sections = field(default_factory=Sections)
     problems: tuple[Problem, ...] = ()
     whole: bool = True
     sources: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -1,4 +1,4 @@
-"""Hardware: every spelling of `resources` into `Needs`. Every number is a minimum, 0 asks for nothing."""
+"""Hardware: every spelling of `resources`. Every number is a minimum, 0 asks for nothing."""
 
 import re
 from collections.abc import Mapping

@@ -189,7 +189,7 @@ class Scope:
             did_you_mean(
                 unknown.name,
                 self.interpolator.names,
-                f"declare it in .dstack/variables.yaml under global: or {self.workflow or 'the workflow'}:",
+                f"declare it in .dstack/variables.yaml below global: or {self.workflow}:",
             ),
         )
 

@@ -39,7 +39,7 @@ def plain_kind(text: str) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class ScalarNode:
-    """A value as it was written: `text` of `3.10` is "3.10". [start, end) is its span in the file."""
+    """A value as it was written: `text` of `3.10` is "3.10"; [start, end) is its span."""
 
     place: Place
     text: str

@@ -37,7 +37,7 @@ CARDS = {
     "mig": "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
 }
 
-TABLE = {
+TABLE: dict[str, set[str]] = {
     "": set(CARDS),
     "NVIDIA": set(CARDS),
     "v100": {"v100", "v100-32"},

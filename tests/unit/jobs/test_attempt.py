@@ -94,16 +94,17 @@ STORIES: list[tuple[tuple[Event, ...], str]] = [
     ((*TO_LAUNCHING, NotLaunched("docker-error", "")), "preparing prepare launch FIN failed"),
     (
         (*TO_LAUNCHING, STOP, Launched(), KILLED, Saved()),
-        "preparing prepare launch stopping(stopped) attend terminate saving drop save FIN stopped",
+        "preparing prepare launch stopping(stopped) terminate attend terminate saving drop save"
+        " FIN stopped",
     ),
     (
         (*TO_LAUNCHING, STOP, ABORT, Launched(), KILLED),
-        "preparing prepare launch stopping(stopped) aborting(aborted) attend kill drop forget"
-        " FIN aborted",
+        "preparing prepare launch stopping(stopped) terminate aborting(aborted) kill attend kill"
+        " drop forget FIN aborted",
     ),
     (
         (*TO_LAUNCHING, STOP, NotLaunched("docker-error", "")),
-        "preparing prepare launch stopping(stopped) FIN stopped",
+        "preparing prepare launch stopping(stopped) terminate FIN stopped",
     ),
 ]
 

@@ -1,0 +1,184 @@
+"""`dstack-runner`: the daemon of a workstation, from the command line to an exit code.
+
+Loads only click and what the chosen verb needs: `--help` is instant.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dstack_agent.settings import TABLE, Setting
+
+if TYPE_CHECKING:
+    from dstack_mesh.faults import MeshError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+USAGE = 2
+BUG = 70
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from dstack_agent.version import installed_version
+
+        click.echo(f"dstack-runner {installed_version()}")
+        ctx.exit()
+
+
+@click.group()
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
+def root() -> None:
+    """Runs jobs on this machine for the members of its mesh."""
+
+
+def _flag(setting: Setting) -> Callable[[Command], Command]:
+    """The command-line option of a setting. Twins in the environment are read with the others."""
+    if setting.switch:
+        off = "" if setting.default == "off" else f"/--no-{setting.flag.removeprefix('--')}"
+        return click.option(
+            setting.flag + off, setting.name, is_flag=True, default=None, help=setting.effect
+        )
+    return click.option(
+        setting.flag,
+        setting.name,
+        multiple=setting.repeated,
+        metavar=setting.unit.upper() or "TEXT",
+        help=f"{setting.effect} Default: {setting.default}.",
+    )
+
+
+def _settings(command: Command) -> Command:
+    for setting in reversed(TABLE):
+        command = _flag(setting)(command)
+    return command
+
+
+_home = click.option("--home", metavar="DIR", help="Where everything of this peer is kept.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@root.command()
+@_settings
+@click.option("--log-json", is_flag=True, help="Write the log as JSON, a line an event.")
+def start(log_json: bool, **flags: object) -> None:
+    """Serve until stopped. In a home that joined a mesh no option is needed."""
+    from dstack_agent.settings import read_settings
+
+    settings = read_settings(flags)
+    # Both are read when grpc is loaded: jobs are started by fork and exec, which it need not know.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from dstack_agent.process import serve
+
+    serve(settings, log_json)
+
+
+@root.command()
+@click.argument("code")
+@click.argument("address", required=False, metavar="[HOST:PORT]")
+@_home
+@click.option("--yes", is_flag=True, help="Do not ask whether the four words are the same.")
+def join(code: str, address: str | None, home: str | None, yes: bool) -> None:
+    """Join the mesh that CODE invites to ("-" reads it from standard input)."""
+    import asyncio
+
+    from dstack_mesh.home import Home
+    from dstack_mesh.wire.newcomer import Words, join_mesh
+
+    def confirm(words: Words) -> bool:
+        click.echo(f"The other screen must show: {' '.join(words)}", err=True)
+        return yes or click.confirm("Does it?", err=True)
+
+    text = sys.stdin.readline().strip() if code == "-" else code
+    where = Home.of_environment(home)
+    membership = asyncio.run(join_mesh(where, text, address, confirm))
+    click.echo(f"Joined the mesh {membership.mesh_name} as {membership.role.value}.")
+    again = f" --home {where.root}" if home else ""
+    click.echo(f"Start serving it with: dstack-runner start{again}", err=True)
+
+
+@root.command()
+@_home
+@_json
+def status(home: str | None, as_json: bool) -> None:
+    """Show whether the agent of this home serves, and what it has and runs."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from dstack_agent.status import read_status, shape, told
+    from dstack_mesh.home import Home
+
+    answer = read_status(Home.of_environment(home))
+    click.echo(json.dumps(shape(answer)) if as_json else told(answer))
+
+
+@root.command()
+@_home
+@_json
+@click.option("--listen", metavar="HOST:PORT", help="Where the agent would listen.")
+def check(home: str | None, as_json: bool, listen: str | None) -> int:
+    """Show what jobs would get on this machine, and what stands in the way."""
+    from dstack_agent.checkup import examine, shape, told
+    from dstack_agent.settings import read_settings
+
+    found = examine(read_settings({"home": home, "listen": listen}))
+    click.echo(json.dumps(shape(found)) if as_json else told(found))
+    return 1 if found.problems else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns its exit code. Trouble is told in words, not as a traceback."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with root.make_context("dstack-runner", args) as ctx:
+            code: object = root.invoke(ctx)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except click.ClickException as wrong:
+        wrong.show()
+        return wrong.exit_code
+    except Exception as error:  # the last place that can turn trouble into words
+        return _report(error, "--json" in args)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, as_json: bool) -> int:
+    from dstack_mesh.faults import EXIT_CODES
+    from dstack_mesh.trouble import render
+
+    if os.environ.get("DSTACK_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error, file=sys.stderr)
+    known = _mesh_error(error)
+    if known is None:
+        what = f"dstack-runner has a bug: {type(error).__name__}: {error}".rstrip(": ")
+        click.echo(f"{what}\n  fix: run it again with DSTACK_DEBUG=1 and report it", err=True)
+        return BUG
+    if as_json:
+        told = {"code": known.code, "message": str(known), "hint": known.hint}
+        click.echo(json.dumps({"error": told}))
+    else:
+        click.echo(render(known), err=True)
+    return EXIT_CODES[known.fault]
+
+
+def _mesh_error(error: Exception) -> "MeshError | None":
+    from dstack_mesh.faults import MeshError
+
+    if isinstance(error, MeshError):
+        return error
+    from dstack_mesh.wire.errors import mesh_error_in  # a task group wrapped it: grpc is loaded
+
+    return mesh_error_in(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

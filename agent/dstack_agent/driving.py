@@ -1,0 +1,169 @@
+"""Drives runs that were handed over, as a command would, and remembers how far each has come.
+
+A run has one driver at a time, the one with the highest epoch. After a restart of the agent every
+run that is not over is driven on from what was written down; its jobs never noticed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from dstack_agent.driven import DrivenRun, DrivenRuns
+from dstack_mesh.faults import MeshError
+from dstack_mesh.ids import RunId
+from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.job import Fin, JobRecord, JobState, RunRecord, Source, StateChange
+from dstack_scheduler.progress import Awarded, Progress, Watcher
+from dstack_scheduler.submission import Submission
+
+log = logging.getLogger(__name__)
+
+
+class RunDriver(Protocol):
+    """What is asked of `dstack_scheduler.driver.Driver`."""
+
+    async def run(self) -> StateChange:
+        """Drives the run to its end. Raises MeshError if it cannot."""
+        ...
+
+    def stop(self, abort: bool, cause: str) -> None:
+        """Has the run end."""
+        ...
+
+
+MakeDriver = Callable[[Submission, Watcher], RunDriver]
+
+
+@dataclass(slots=True)
+class Driving:
+    """The runs that are driven here, each in a task of its own. Use from one event loop."""
+
+    runs: DrivenRuns
+    make: MakeDriver
+    _drives: dict[RunId, "Drive"] = field(default_factory=dict[RunId, "Drive"])
+    _group: asyncio.TaskGroup | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is driven."""
+        return bool(self._drives)
+
+    async def run(self) -> None:
+        """Goes on with runs that are not over, and drives until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            for run in self.runs.unfinished():
+                self._begin(run)
+            await asyncio.Event().wait()
+
+    async def drive(self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int) -> None:
+        """Takes a run over. Durable on return; the same hand-over again changes nothing.
+
+        Raises:
+            Conflict: A higher epoch was seen.
+        """
+        if await self.runs.take(record, jobs, epoch):
+            earlier = self._drives.pop(record.run_id, None)
+            if earlier is not None:
+                earlier.give_way()
+            self._begin(DrivenRun(record, jobs, epoch))
+
+    async def stop(self, run_id: RunId, abort: bool, cause: str) -> bool:
+        """Writes down that a driven run shall end; whether it is driven here."""
+        drive = self._drives.get(run_id)
+        if drive is None:
+            return False
+        await self.runs.order_stop(run_id, abort, cause)
+        drive.driver.stop(abort, cause)
+        return True
+
+    def _begin(self, run: DrivenRun) -> None:
+        assert self._group is not None, "drive() before run()"
+        drive = Drive(run, self.runs, self.make)
+        self._drives[run.record.run_id] = drive
+        drive.task = self._group.create_task(self._live(drive))
+
+    async def _live(self, drive: "Drive") -> None:
+        run_id = drive.run.record.run_id
+        try:
+            await drive.live()
+        except Exception:  # a bug in one run must not take the others down; it is tried again
+            log.exception("run %s could not be driven", run_id)
+        finally:
+            if self._drives.get(run_id) is drive:
+                del self._drives[run_id]
+
+
+class Drive:
+    """One run that is driven here. Also watches it: what happens is written down."""
+
+    def __init__(self, run: DrivenRun, runs: DrivenRuns, make: MakeDriver) -> None:
+        self.run = run
+        self.task: asyncio.Task[None] | None = None
+        self._runs = runs
+        self.driver = make(Submission(run.record, run.jobs, epoch=run.epoch), self)
+
+    async def live(self) -> None:
+        """Returns when the run is over or cannot go on."""
+        if self.run.stop_cause is not None:
+            self.driver.stop(self.run.abort, self.run.stop_cause)
+        try:
+            await self.driver.run()
+        except MeshError as error:
+            log.warning("run %s cannot go on: %s", self.run.record.run_name, error)
+        self.run = replace(self.run, over=True)
+        await self._runs.progress(self.run)
+
+    def give_way(self) -> None:
+        """Ends driving: another epoch took over."""
+        if self.task is not None:
+            self.task.cancel()
+
+    async def saw(self, event: Progress) -> None:
+        """Writes down what changes who has which job, and how it stands."""
+        run = after(self.run, event)
+        if run is not self.run:
+            self.run = run
+            await self._runs.progress(run)
+
+
+def after(run: DrivenRun, event: Progress) -> DrivenRun:
+    """The run as it must be driven on if the agent died now."""
+    match event:
+        case Awarded(job, attempt, card):
+            driven = run.jobs[job]
+            key = replace(driven.spec.key, attempt=attempt + 1)
+            source = Source(card.peer_id, card.addresses)
+            awarded = replace(driven, spec=replace(driven.spec, key=key), awarded=source)
+            placed = replace(_told(run, job), agent_id=card.peer_id, agent_name=card.name)
+            placed = replace(placed, gpu_uuids=event.gpu_uuids)
+            return _with(replace(run, jobs=_put(run.jobs, job, awarded)), placed)
+        case StateChange(key):
+            return _with(run, replace(_told(run, key.job), key=key, state=event))
+        case Fin(key):
+            told = replace(_told(run, key.job), key=key, state=event.state)
+            return _with(run, replace(told, artifacts=event.artifacts))
+        case _:
+            return run
+
+
+def _told(run: DrivenRun, job: int) -> JobRecord:
+    """What was told of a job so far."""
+    for told in run.record.jobs:
+        if told.key.job == job:
+            return told
+    spec = run.jobs[job].spec
+    submitted = StateChange(spec.key, JobState.SUBMITTED, spec.submitted_at)
+    return JobRecord(spec.key, spec.workflow, spec.provider, submitted)
+
+
+def _with(run: DrivenRun, told: JobRecord) -> DrivenRun:
+    others = [each for each in run.record.jobs if each.key.job != told.key.job]
+    jobs = tuple(sorted([*others, told], key=lambda each: each.key.job))
+    return replace(run, record=replace(run.record, jobs=jobs))
+
+
+def _put(jobs: tuple[DrivenJob, ...], index: int, job: DrivenJob) -> tuple[DrivenJob, ...]:
+    return (*jobs[:index], job, *jobs[index + 1 :])

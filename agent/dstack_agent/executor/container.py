@@ -1,0 +1,183 @@
+"""What a container gets: pure decisions, so that a test can hold them against a golden example.
+
+The container has no capabilities and no way to gain any, no namespace, device or socket of the
+host, and nothing mounted but the job's own folders. It runs as the person whose agent it is, so
+that what it writes is theirs.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from dstack_agent.executor.environment import CONTAINER_HOME
+from dstack_mesh.faults import Refused
+from dstack_scheduler.job import JobSpec
+
+WORK = PurePosixPath("/workflow")
+COMMANDS = PurePosixPath("/run/commands.sh")
+"""Where commands are that are too long for an argument."""
+
+OUTSIDE = "outside"
+"""Folder of a job: what its container has at an absolute path lies below it."""
+
+PIDS = 4096
+_KERNEL = ("/proc", "/sys", "/dev", "/run/secrets")
+_OWN = ("/", "/bin", "/etc", "/home", "/lib", "/root", "/run", "/sbin", "/usr", "/var", str(WORK))
+_SECRETS_WHOLE = "DSTACK_SECRETS_WHOLE"
+_NO_SECRETS = 125
+
+_READ_SECRETS = f"""given=
+while IFS= read -r line; do given="$given$line
+"; done
+eval "$given"; unset given line
+if [ "${{{_SECRETS_WHOLE}-}}" != 1 ]
+then echo 'the secrets did not arrive' >&2; exit {_NO_SECRETS}
+fi
+unset {_SECRETS_WHOLE}
+"""
+
+_CHOOSE_SHELL = """if command -v bash >/dev/null 2>&1; then set -- bash -c "$1"
+else set -- sh -c "$1"; fi
+"""
+
+# A shell that is told to end ends at once, and the container with it. This one outlives the others,
+# so that a program below it has the rest of the grace to save what it has.
+_RUN = """trap 'stopping=1' TERM
+"$@" </dev/null
+code=$?
+if [ "${stopping-}" ]; then
+  while kill -0 -1 2>/dev/null; do sleep 0.1 2>/dev/null || sleep 1; done
+fi
+exit $code
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What an image runs by itself."""
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a container runs. None leaves it to the image."""
+
+    entrypoint: tuple[str, ...] | None
+    command: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder or file of the job and where the container has it."""
+
+    source: Path
+    target: PurePosixPath
+    read_only: bool = False
+
+
+def started(spec: JobSpec, script: str, image: Image, secrets: bool) -> Started:
+    """What the container runs.
+
+    Commands run in one shell, bash where the image has it. An entrypoint of the workflow takes the
+    commands as its last argument. Without either the image runs what it runs.
+    """
+    if script and not spec.entrypoint:
+        reading = _READ_SECRETS if secrets else ""
+        return _wrapped(reading + _CHOOSE_SHELL + _RUN, (script,))
+    own = spec.entrypoint or image.entrypoint
+    argv = (*own, *((script,) if script else () if spec.entrypoint else image.command))
+    if secrets:
+        return _wrapped(_READ_SECRETS + _RUN, argv)
+    if not spec.entrypoint:
+        return Started(None, None)
+    return Started(spec.entrypoint, (script,) if script else ())
+
+
+def _wrapped(wrapper: str, argv: tuple[str, ...]) -> Started:
+    return Started(("/bin/sh", "-c", wrapper, "dstack"), argv)
+
+
+def secrets_text(secrets: Mapping[str, str]) -> str:
+    """Shell lines that export each secret and write it to `/run/secrets/NAME`; empty for none."""
+    if not secrets:
+        return ""
+    lines = ["umask 077"]
+    for name, value in secrets.items():
+        quoted = shlex.quote(value)
+        if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+            lines.append(f"printf %s {quoted} >/run/secrets/{name}")
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            lines.append(f"export {name}={quoted}")
+    return "\n".join([*lines, "umask 022", f"{_SECRETS_WHOLE}=1", ""])
+
+
+def mounts(spec: JobSpec, folder: Path, work: Path) -> list[Mount]:
+    """The job's folders in the container: the code, the home, absolute artifacts and inputs.
+
+    Raises:
+        Refused: An absolute path would hide a part of the container that belongs to it.
+    """
+    outside = folder / OUTSIDE
+    absolute = sorted(
+        {
+            path
+            for path in (*spec.artifacts, *(each.path for each in spec.inputs))
+            if path.startswith("/")
+        }
+    )
+    home = PurePosixPath(CONTAINER_HOME)
+    targets = [home, *(_target(path) for path in absolute)]
+    return [
+        Mount(work, WORK),
+        *(Mount(outside / target.relative_to("/"), target) for target in dict.fromkeys(targets)),
+    ]
+
+
+def working_dir(spec: JobSpec) -> str:
+    """Where the commands start."""
+    return str(WORK / spec.working_dir.lstrip("/"))
+
+
+def name_of(spec: JobSpec) -> str:
+    """The container's name: one attempt cannot have two."""
+    return f"dstack-{spec.key.run_id}-{spec.key.job}-{spec.key.attempt}"
+
+
+def labels_of(spec: JobSpec, agent: str, folder: Path) -> dict[str, str]:
+    """How an agent finds its containers again."""
+    return {
+        "run.dstack.run": spec.key.run_id,
+        "run.dstack.job": str(spec.key.job),
+        "run.dstack.attempt": str(spec.key.attempt),
+        "run.dstack.agent": agent,
+        "run.dstack.folder": str(folder),
+    }
+
+
+def limits(spec: JobSpec) -> dict[str, int]:
+    """Limits of the host configuration, for what the job asked for."""
+    needs = spec.needs
+    asked = {
+        "mem_limit": needs.memory_bytes,
+        "memswap_limit": needs.memory_bytes,
+        "nano_cpus": needs.cpus * 10**9,
+        "shm_size": needs.shm_bytes,
+    }
+    return {"pids_limit": PIDS} | {name: value for name, value in asked.items() if value}
+
+
+def _target(path: str) -> PurePosixPath:
+    target = PurePosixPath(path)
+    hides = str(target) in _OWN or any(target.is_relative_to(each) for each in _KERNEL)
+    if hides or ".." in target.parts:
+        raise Refused(
+            f"The path {path} cannot be kept or filled.",
+            "It belongs to the container itself.",
+            "Name a folder of its own, as /data/model.",
+            "path-not-allowed",
+        )
+    return target

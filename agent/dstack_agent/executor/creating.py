@@ -1,0 +1,260 @@
+"""Makes containers with Docker's own library. Everything here blocks: call it in a thread."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dstack_agent.executor.container import (
+    COMMANDS,
+    OUTSIDE,
+    Image,
+    Mount,
+    labels_of,
+    limits,
+    mounts,
+    name_of,
+    secrets_text,
+    started,
+    working_dir,
+)
+from dstack_agent.executor.port import Launch
+from dstack_mesh.faults import MeshError, Refused
+from dstack_mesh.machine import Gpu
+from dstack_scheduler.shell import script
+
+_LABEL = "run.dstack.folder"
+_LONGEST_ARGUMENT = 100_000
+_CALL_SECONDS = 60
+_LOG_SIZE = {"max-size": "1g", "max-file": "8", "compress": "false"}
+_SAY_SECONDS = 1.0
+
+
+class Client(Protocol):
+    """What we use of the SDK's `APIClient`, whose own types are incomplete."""
+
+    def containers(self, *, all: bool, filters: dict[str, str]) -> list[dict[str, Any]]: ...
+    def create_container(self, **options: Any) -> dict[str, Any]: ...
+    def create_host_config(self, **options: Any) -> dict[str, Any]: ...
+    def inspect_image(self, image: str) -> dict[str, Any]: ...
+    def networks(self, names: list[str]) -> list[dict[str, Any]]: ...
+    def pull(self, repository: str, *, stream: bool, decode: bool) -> Iterator[dict[str, Any]]: ...
+    def remove_container(self, container: str, *, force: bool, v: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """A container to make.
+
+    Attributes:
+        stopped: Whether the job was stopped meanwhile.
+        on_pull: Is told how far the image is pulled.
+    """
+
+    launch: Launch
+    socket: Path
+    agent: str
+    stopped: Callable[[], bool]
+    on_pull: Callable[[Path, str], None] | None
+
+
+def create(creation: Creation) -> tuple[str, str]:
+    """The id of a new container, and what it must be given on its standard input.
+
+    Raises:
+        Refused: For the reason in its code.
+    """
+    launch = creation.launch
+    given = secrets_text(launch.secrets)
+    with _engine(creation.socket) as engine:
+        image = _image(engine, creation)
+        if creation.stopped():
+            raise Refused("The job was stopped before its container was made.", code="stopped")
+        _remove(engine, launch.folder, unstarted=True)
+        made: dict[str, Any] = engine.create_container(**_options(engine, creation, image))
+    return str(made["Id"]), given
+
+
+def remove_of(socket: Path, folder: Path, unstarted: bool) -> None:
+    """Removes the container of a job's folder, or only one that was never started.
+
+    An engine that does not answer is no error: what is left is removed by the next launch.
+    """
+    with contextlib.suppress(MeshError), _engine(socket) as engine:
+        _remove(engine, folder, unstarted)
+
+
+def _remove(engine: Client, folder: Path, unstarted: bool) -> None:
+    wanted = {"label": f"{_LABEL}={folder}"} | ({"status": "created"} if unstarted else {})
+    for each in engine.containers(all=True, filters=wanted):
+        engine.remove_container(each["Id"], force=True, v=True)
+
+
+@contextlib.contextmanager
+def _engine(path: Path) -> Generator[Client]:
+    """A client, whose errors are ours. Raises Refused."""
+    import docker  # 100 ms and 30 MB that an agent without containers does not pay
+    from docker.errors import APIError, DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        api: Any = docker.APIClient(base_url=f"unix://{path}", timeout=_CALL_SECONDS)
+        with contextlib.closing(api):
+            yield api
+    except APIError as error:
+        raise _refusal(str(error.explanation or error)) from error
+    except (DockerException, RequestException, OSError) as error:
+        raise _not_running(path, str(error)) from error
+
+
+def _refusal(said: str) -> Refused:
+    hint = ""
+    if "could not select device driver" in said:
+        hint = "Install the NVIDIA container toolkit on that machine and restart Docker."
+    return Refused("Docker refuses the container.", said, hint, "docker-error")
+
+
+def _not_running(path: Path, said: str) -> Refused:
+    if "Permission denied" in said:
+        hint = 'sudo usermod -aG docker "$USER", then log in again'
+        return Refused(f"This user may not use Docker ({path}).", said, hint, "no-docker")
+    hint = "sudo systemctl start docker"
+    return Refused(f"Docker is not running ({path}).", said, hint, "no-docker")
+
+
+def _image(engine: Client, creation: Creation) -> Image:
+    """What the image runs by itself. Pulls it if it is not here. Raises Refused."""
+    from docker.errors import APIError, ImageNotFound
+
+    name = creation.launch.spec.image
+    try:
+        found = engine.inspect_image(name)
+    except ImageNotFound:
+        try:
+            _pull(engine, creation, name)
+            found = engine.inspect_image(name)
+        except APIError as error:
+            raise _image_missing(name, str(error.explanation or error)) from error
+    config: dict[str, Any] = found.get("Config") or {}
+    return Image(tuple(config.get("Entrypoint") or ()), tuple(config.get("Cmd") or ()))
+
+
+def _image_missing(name: str, said: str) -> Refused:
+    return Refused(
+        f"The image {name} is not on the machine and cannot be pulled.",
+        said,
+        f"Check the name, or run `docker pull {name}` there.",
+        "image-missing",
+    )
+
+
+def _pull(engine: Client, creation: Creation, name: str) -> None:
+    named = name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
+    layers: dict[str, tuple[int, int]] = {}
+    said = 0.0
+    for line in engine.pull(named, stream=True, decode=True):
+        if creation.stopped():
+            raise Refused("The job was stopped while its image was pulled.", code="stopped")
+        if "error" in line:
+            raise _image_missing(name, str(line["error"]))
+        detail: dict[str, int] = line.get("progressDetail") or {}
+        if detail.get("total"):
+            layers[line["id"]] = (detail.get("current", 0), detail["total"])
+        if creation.on_pull and layers and time.monotonic() - said >= _SAY_SECONDS:
+            said = time.monotonic()
+            creation.on_pull(creation.launch.folder, _progress(name, layers))
+
+
+def _progress(name: str, layers: dict[str, tuple[int, int]]) -> str:
+    done, total = (sum(each) / 1e6 for each in zip(*layers.values(), strict=True))
+    return f"Pulling {name}: {done:.0f} of {total:.0f} MB."
+
+
+def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]:
+    launch = creation.launch
+    spec = launch.spec
+    placed = mounts(spec, launch.folder, launch.work)
+    user = _owner(launch.work)
+    commands = script(spec.commands)
+    if len(commands.encode()) > _LONGEST_ARGUMENT:
+        placed.append(_commands_file(launch.folder, commands))
+        commands = f". {placed[-1].target}"
+    runs = started(spec, commands, image, bool(launch.secrets))
+    _make_sources(placed, launch.folder, user)
+    return {
+        "image": spec.image,
+        "name": name_of(spec),
+        "entrypoint": None if runs.entrypoint is None else list(runs.entrypoint),
+        "command": None if runs.command is None else list(runs.command),
+        "user": f"{user[0]}:{user[1]}",
+        "environment": dict(launch.env) | {"TINI_KILL_PROCESS_GROUP": "1"},
+        "working_dir": working_dir(spec),
+        "labels": labels_of(spec, creation.agent, launch.folder),
+        "stdin_open": bool(launch.secrets),
+        "host_config": _host_config(engine, launch, placed, user),
+    }
+
+
+def _host_config(engine: Client, launch: Launch, placed: list[Mount], user: tuple[int, int]) -> Any:
+    from docker.types import LogConfig, Ulimit
+
+    return engine.create_host_config(
+        binds=[
+            f"{each.source}:{each.target}:{'ro' if each.read_only else 'rw'}" for each in placed
+        ],
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        init=True,
+        network_mode=_network(engine),
+        log_config=LogConfig(type="local", config=_LOG_SIZE),
+        ulimits=[Ulimit(name="core", soft=0, hard=0)],
+        tmpfs={"/run/secrets": f"size=1m,mode=0700,uid={user[0]},gid={user[1]}"},
+        device_requests=_device_requests(launch.gpus),
+        **limits(launch.spec),
+    )
+
+
+def _device_requests(gpus: tuple[Gpu, ...]) -> list[Any]:
+    from docker.types import DeviceRequest
+
+    real = [gpu.uuid for gpu in gpus if not gpu.simulated]
+    return [DeviceRequest(device_ids=real, capabilities=[["gpu"]])] if real else []
+
+
+def _network(engine: Client) -> str:
+    """The engine's bridge, or the host's network where the engine was started without one."""
+    return "bridge" if engine.networks(names=["bridge"]) else "host"
+
+
+def _owner(work: Path) -> tuple[int, int]:
+    """Who the container runs as: the agent's user; for root, whoever has the work directory."""
+    if os.getuid():
+        return os.getuid(), os.getgid()
+    status = work.stat()
+    return status.st_uid, status.st_gid
+
+
+def _commands_file(folder: Path, commands: str) -> Mount:
+    path = folder / "commands.sh"
+    path.write_text(commands)
+    path.chmod(0o644)
+    return Mount(path, COMMANDS, read_only=True)
+
+
+def _make_sources(placed: list[Mount], folder: Path, user: tuple[int, int]) -> None:
+    """Makes the folders that are mounted, as the person's own."""
+    outside = folder / OUTSIDE
+    sources = [each.source for each in placed if each.source.is_relative_to(outside)]
+    missing = {
+        folder
+        for source in sources
+        for folder in (source, *source.parents)
+        if folder.is_relative_to(outside) and not folder.exists()
+    }
+    for each in sorted(missing):
+        each.mkdir(mode=0o755)
+        if os.getuid() == 0:
+            os.chown(each, *user)

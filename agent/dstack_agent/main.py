@@ -1,0 +1,276 @@
+"""The table of contents of an agent: everything is made here, started here and stopped here.
+
+Heavy libraries (TLS, multicast, Docker, process lists) are loaded by the parts that need them, when
+they need them: a private agent answers within a fraction of a second.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from dstack_agent.bids import BidDesk
+from dstack_agent.driving import Driving, MakeDriver
+from dstack_agent.executor import record
+from dstack_agent.executor.docker import DockerExecutor
+from dstack_agent.executor.environment import Site, environment_of
+from dstack_agent.executor.port import Executor
+from dstack_agent.executor.process import ProcessExecutor
+from dstack_agent.executor.pythons import available
+from dstack_agent.idle import leave_when_idle
+from dstack_agent.inventory import Inventory
+from dstack_agent.inventory.declared import DeclaredSource
+from dstack_agent.inventory.docker_socket import DEFAULT_SOCKET, docker_answers, docker_socket
+from dstack_agent.jobs.bringing import Bringer
+from dstack_agent.jobs.notes import Notes
+from dstack_agent.jobs.places import folder_of
+from dstack_agent.jobs.supervisor import Supervisor
+from dstack_agent.jobs.workshop import Environment, Workshop
+from dstack_agent.listing import Listings
+from dstack_agent.logs.wake import Wake
+from dstack_agent.memory import Memory, open_memory
+from dstack_agent.peers import Peers
+from dstack_agent.real_cards import RealCards
+from dstack_agent.self_portrait import SelfPortrait
+from dstack_agent.servicers.activity import Activity
+from dstack_agent.servicers.attach import Wishes
+from dstack_agent.servicers.membership import Answers
+from dstack_agent.servicers.registration import Served, add_invitations, add_servicers
+from dstack_agent.servicers.run import Runs
+from dstack_agent.settings import Settings
+from dstack_agent.steering import Steering
+from dstack_agent.version import installed_version
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Refused
+from dstack_mesh.identity import Identity
+from dstack_mesh.ids import MeshId
+from dstack_mesh.machine import AgentState, Gpu
+from dstack_mesh.membership.roll import RollCall
+from dstack_mesh.trust.membership import Membership
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.greeter import open_roll_call
+from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
+from dstack_scheduler.driver import Driver
+from dstack_scheduler.fit import Policy
+from dstack_scheduler.job import JobSpec
+from dstack_scheduler.progress import Watcher
+from dstack_scheduler.submission import Submission
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 0.3
+"""How long calls may take to end when the agent stops; streams are cut, readers come back."""
+
+CLOCK = SystemClock()
+
+
+async def run_agent(settings: Settings) -> None:
+    """Serves until SIGTERM, SIGINT or, where so set, until idle. Jobs outlive it.
+
+    Raises:
+        MeshError: It cannot start, with the reason: no mesh, the port is taken, another agent runs.
+    """
+    membership = membership_of(settings)
+    home = settings.home
+    home.prepare()
+    stop = stop_on_signals()
+    async with AsyncExitStack() as stack:
+        activity = Activity()
+        server = make_server(activity)
+        stack.callback(listen_local(server, home.agent_socket).close)
+        port = listen_tcp(server, membership, settings.host, settings.port) if membership else None
+
+        memory = open_memory(home, CLOCK, stack)
+        channels = Channels(home)
+        stack.push_async_callback(channels.close)
+        wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
+
+        portrait = portrait_of(settings, membership, memory, port)
+        roll = roll_of(settings, channels, portrait)
+        peers = Peers(home, channels, memory.store, portrait.card, roll.agents)
+        notes = Notes()
+        supervisor = Supervisor(workshop_of(settings, memory, peers, portrait, wake, notes))
+        notes.listener = supervisor.noted
+        driving = Driving(memory.driven, driver_maker(peers))
+        desk = desk_of(settings, memory, portrait, supervisor)
+        add_servicers(server, served_of(memory, portrait, roll, supervisor, driving, desk))
+        health = add_standard_services(server)
+
+        ready = asyncio.Event()
+        parts = [portrait.run(), supervisor.run(ready), desk.run(), driving.run(), roll.run()]
+        if membership is not None:
+            parts.append(add_invitations(server, home, lambda: portrait.card().addresses).run())
+        if settings.idle_seconds is not None:
+            busy = lambda: driving.busy or bool(supervisor.running())  # noqa: E731
+            quiet = lambda: activity.idle_seconds  # noqa: E731
+            parts.append(leave_when_idle(settings.idle_seconds, busy, quiet, stop.set))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(part) for part in parts]
+            await ready.wait()
+            await server.start()
+            log.info("ready: %s, %s", home.agent_socket, f"port {port}" if port else "no port")
+            await stop.wait()
+            log.info("stopping; jobs go on")
+            await health.leave()
+            await server.stop(DRAIN_SECONDS)
+            for task in tasks:
+                task.cancel()
+
+
+def membership_of(settings: Settings) -> Membership | None:
+    """The mesh to serve; None for a private agent. Raises Refused outside a mesh."""
+    if settings.private:
+        return None
+    membership = Membership.load(settings.home)
+    if membership is None:
+        raise Refused(
+            "This machine has not joined a mesh yet.",
+            f"There is no membership in {settings.home.root}.",
+            "dstack-runner join CODE   (a member makes the code: dstack mesh invite)\n"
+            "dstack mesh create NAME   (a mesh of your own)\n"
+            "dstack-runner start --private   (this machine alone)",
+            "not-a-member",
+        )
+    return membership
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def portrait_of(
+    settings: Settings, membership: Membership | None, memory: Memory, port: int | None
+) -> SelfPortrait:
+    """What this agent says of itself."""
+
+    def folders() -> list[Path]:
+        return [folder_of(settings.home.jobs, lease.key) for lease in memory.ledger.leases()]
+
+    inventory = Inventory(
+        settings.home.jobs,
+        CLOCK,
+        sources=(DeclaredSource(settings.home.root, settings.gpus), RealCards(folders)),
+        docker=lambda: docker_answers(docker_socket()),
+        pythons=available,
+        allow_process=settings.allow_process,
+    )
+    identity = membership or Identity.load_or_make(settings.home)
+    return SelfPortrait(
+        peer_id=identity.peer_id,
+        mesh_id=membership.mesh_id if membership else MeshId(""),
+        name=settings.name,
+        version=installed_version(),
+        inventory=inventory,
+        ledger=memory.ledger,
+        port=port,
+    )
+
+
+def roll_of(settings: Settings, channels: Channels, portrait: SelfPortrait) -> RollCall:
+    """Keeps track of the other agents of the mesh."""
+    return open_roll_call(
+        settings.home,
+        channels,
+        os.environ,
+        seeds=settings.seeds,
+        card=portrait.card,
+        port=portrait.port,
+        mdns=settings.mdns and portrait.port is not None,
+    )
+
+
+def workshop_of(
+    settings: Settings,
+    memory: Memory,
+    peers: Peers,
+    portrait: SelfPortrait,
+    wake: Wake,
+    notes: Notes,
+) -> Workshop:
+    """What attempts are lived with."""
+    engine = docker_socket() or DEFAULT_SOCKET
+    executors: list[Executor] = [
+        ProcessExecutor(wake.path),
+        DockerExecutor(engine, wake.path, portrait.peer_id, notes.say),
+    ]
+    home = Path.home()
+    return Workshop(
+        jobs=settings.home.jobs,
+        journal_name=record.JOURNAL,
+        records=memory.records,
+        ledger=memory.ledger,
+        executors={executor.kind: executor for executor in executors},
+        store=memory.store,
+        bringer=Bringer(peers.here, peers.fetch, peers.addresses, portrait.peer_id),
+        wake=wake,
+        clock=CLOCK,
+        machine=portrait.inventory.read,
+        environment=environment(portrait),
+        allowed=(home,) if settings.private else (),
+        user_home=home,
+    )
+
+
+def environment(portrait: SelfPortrait) -> Environment:
+    """Makes the environments of jobs."""
+
+    def of(spec: JobSpec, folder: Path, gpus: tuple[Gpu, ...]) -> Mapping[str, str]:
+        site = Site(portrait.name, portrait.host)
+        return environment_of(spec, gpus, site, folder, os.environ)
+
+    return of
+
+
+def desk_of(
+    settings: Settings, memory: Memory, portrait: SelfPortrait, supervisor: Supervisor
+) -> BidDesk:
+    """Answers asks and takes awards."""
+    return BidDesk(
+        portrait.inventory.read,
+        memory.ledger,
+        memory.store,
+        supervisor.accept,
+        policy=Policy(settings.allow_process, settings.max_jobs),
+    )
+
+
+def driver_maker(peers: Peers) -> MakeDriver:
+    """Makes drivers of runs that were handed over."""
+
+    def make(submission: Submission, watcher: Watcher) -> Driver:
+        return Driver(submission, peers, peers.store, watcher, CLOCK, random.random)
+
+    return make
+
+
+def served_of(
+    memory: Memory,
+    portrait: SelfPortrait,
+    roll: RollCall,
+    supervisor: Supervisor,
+    driving: Driving,
+    desk: BidDesk,
+) -> Served:
+    """What the services speak for."""
+    steering = Steering(supervisor, driving, memory.records)
+    listings = Listings(memory.records, memory.driven, memory.tags, portrait.card)
+    answers = Answers(
+        card=portrait.card,
+        state=lambda: AgentState.ALIVE,
+        machine=portrait.machine,
+        running=supervisor.running,
+        known=roll.hints,
+        heard=roll.heard,
+    )
+    wishes = Wishes(supervisor.follow, steering.stop, memory.records.acknowledge, memory.store)
+    runs = Runs(listings.listing, driving.drive, memory.tags.state)
+    return Served(answers, desk, wishes, runs, CLOCK)

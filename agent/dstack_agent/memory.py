@@ -1,0 +1,35 @@
+"""Everything an agent keeps on disk, opened together and closed together."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from dstack_agent.database import Database
+from dstack_agent.driven import DrivenRuns
+from dstack_agent.ledger import Ledger
+from dstack_agent.records import Records
+from dstack_agent.tags import Tags
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.clock import Clock
+from dstack_mesh.home import Home
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The agent's databases and its chunk store."""
+
+    records: Records
+    tags: Tags
+    driven: DrivenRuns
+    ledger: Ledger
+    store: ChunkStore
+
+
+def open_memory(home: Home, clock: Clock, stack: AsyncExitStack) -> Memory:
+    """Opens everything; the stack closes it. Raises Refused for files of a newer version."""
+    database = Database(home.state / "agent.db")
+    stack.callback(database.close)
+    ledger = Ledger(home.state / "ledger.db", clock)
+    stack.callback(ledger.close)
+    store = ChunkStore(home.chunks)
+    stack.callback(store.close)
+    return Memory(Records(database), Tags(database), DrivenRuns(database), ledger, store)

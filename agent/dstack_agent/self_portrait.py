@@ -1,0 +1,70 @@
+"""What the agent says of itself: its card, and its machine as of a moment ago."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dstack_agent.inventory import Inventory
+from dstack_agent.ledger import Ledger
+from dstack_mesh.card import PeerCard
+from dstack_mesh.discovery.interfaces import own_addresses
+from dstack_mesh.ids import Address, MeshId, PeerId
+from dstack_mesh.machine import Machine
+from dstack_scheduler.fit import occupied
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+"""How old the machine and the addresses of an answer may be."""
+
+
+@dataclass(slots=True)
+class SelfPortrait:
+    """Kept fresh by `run`; answering costs no look at the hardware.
+
+    Attributes:
+        port: Where members reach us; None for a private agent.
+    """
+
+    peer_id: PeerId
+    mesh_id: MeshId
+    name: str
+    version: str
+    inventory: Inventory
+    ledger: Ledger
+    port: int | None = None
+    look_for_addresses: Callable[[int], tuple[Address, ...]] = own_addresses
+    _machine: Machine | None = None
+    _addresses: tuple[Address, ...] = field(default=())
+
+    async def run(self) -> None:
+        """Looks again and again, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Looks now. A look that fails leaves what was seen before."""
+        try:
+            self._machine = await asyncio.to_thread(self.inventory.read)
+            if self.port is not None:
+                self._addresses = await asyncio.to_thread(self.look_for_addresses, self.port)
+        except OSError as error:
+            log.warning("the machine could not be read: %s", error)
+
+    def card(self) -> PeerCard:
+        """Who we are and where."""
+        return PeerCard(
+            self.peer_id, self.mesh_id, self.name, self._addresses, self.version, agent=True
+        )
+
+    @property
+    def host(self) -> str:
+        """Under which other machines reach this one; our own name where nobody does."""
+        return self._addresses[0].rpartition(":")[0] if self._addresses else self.name
+
+    def machine(self) -> Machine:
+        """What the machine has and who has it."""
+        seen = self._machine or self.inventory.read()
+        return occupied(seen, self.ledger.taken())

@@ -1,0 +1,60 @@
+"""Adds every service of an agent to its server."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from dstack_agent.bids import BidDesk
+from dstack_agent.servicers.attach import Wishes
+from dstack_agent.servicers.auction import AuctionServicer
+from dstack_agent.servicers.membership import Answers, MembershipServicer
+from dstack_agent.servicers.run import Runs, RunServicer
+from dstack_agent.servicers.transfer import TransferServicer
+from dstack_mesh.clock import Clock
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Address
+from dstack_mesh.v1 import auction_pb2_grpc, membership_pb2_grpc, run_pb2_grpc, transfer_pb2_grpc
+
+
+class Invitations(Protocol):
+    """Serves invitations that the owner makes."""
+
+    async def run(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the services of an agent speak for."""
+
+    answers: Answers
+    desk: BidDesk
+    wishes: Wishes
+    runs: Runs
+    clock: Clock
+
+
+def add_servicers(server: grpc.aio.Server, served: Served) -> None:
+    """Adds them; call it before the server starts."""
+    membership_pb2_grpc.add_MembershipServiceServicer_to_server(
+        MembershipServicer(served.answers, served.clock), server
+    )
+    auction_pb2_grpc.add_AuctionServiceServicer_to_server(AuctionServicer(served.desk), server)
+    run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(served.wishes, served.runs), server)
+    transfer_pb2_grpc.add_TransferServiceServicer_to_server(
+        TransferServicer(served.wishes.store), server
+    )
+
+
+def add_invitations(
+    server: grpc.aio.Server, home: Home, seeds: Callable[[], tuple[Address, ...]]
+) -> Invitations:
+    """Adds the service that makes and serves invitations; its `run` must run."""
+    # Loads the library that signs, which an agent outside a mesh does without.
+    from dstack_agent.servicers.invitation import InvitationServicer
+    from dstack_mesh.v1 import admission_pb2_grpc
+
+    servicer = InvitationServicer(home, seeds)
+    admission_pb2_grpc.add_InvitationServiceServicer_to_server(servicer, server)
+    return servicer

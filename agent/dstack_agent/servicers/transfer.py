@@ -1,0 +1,208 @@
+"""Serves the chunks and manifests of a store.
+
+A stream holds a bounded number of bytes: packs wait in short queues, and more is sent only while
+the reader's credit lasts, so a slow reader costs the agent a few megabytes and nobody else
+anything.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from dstack_mesh.chunks.digest import DIGEST_BYTES, split_digests
+from dstack_mesh.chunks.manifest import MANIFEST_BYTES
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.faults import Damaged, Invalid
+from dstack_mesh.ids import Digest
+from dstack_mesh.v1.transfer_pb2 import (
+    FetchRequest,
+    FetchResponse,
+    ManifestPiece,
+    ManifestRequest,
+    ManifestResponse,
+    MissingRequest,
+    MissingResponse,
+    PushRequest,
+    PushResponse,
+)
+from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceServicer
+from dstack_mesh.wire.overlap import read_ahead
+from dstack_mesh.wire.packing import PACK_BYTES, pack_chunks, unpack
+
+if TYPE_CHECKING:
+    # Generic only in the stubs.
+    from grpc.aio import ServicerContext
+
+    Context = ServicerContext[Any, Any]
+
+MOST_ASKED = 65_536
+"""Digests in one question."""
+
+MOST_WANTED = 65_536
+"""Digests that a reader may have wanted and not received."""
+
+MOST_CREDIT_BYTES = 64 << 20
+"""Credit beyond this is not counted."""
+
+BATCH_PACKS = 16
+"""Packs that are made durable together, if so many wait; as many may wait meanwhile."""
+
+
+class TransferServicer(TransferServiceServicer):
+    """The TransferService over one store."""
+
+    def __init__(self, store: ChunkStore) -> None:
+        self._store = store
+
+    async def Missing(self, request: MissingRequest, context: "Context") -> MissingResponse:
+        chunks = _digests(request.chunk_digests, MOST_ASKED)
+        manifests = _digests(request.manifest_digests, MOST_ASKED)
+        return await asyncio.to_thread(self._missing, chunks, manifests)
+
+    async def Push(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request_iterator: AsyncIterator[PushRequest], context: "Context"
+    ) -> None:
+        # Writes to the context rather than yields: a task group must not span a yield.
+        intake = _Intake(self._store)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(intake.listen(request_iterator))
+            async for done in intake.keep():
+                await context.write(done)
+
+    async def Fetch(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request_iterator: AsyncIterator[FetchRequest], context: "Context"
+    ) -> None:
+        wishes = _Wishes()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wishes.listen(request_iterator))
+            while digests := await wishes.next():
+                async with aclosing(read_ahead(pack_chunks(self._store, digests))) as packs:
+                    async for pack in packs:
+                        await wishes.spend(len(pack.data), len(pack.sizes_bytes))
+                        await context.write(FetchResponse(pack=pack))
+
+    async def Manifest(
+        self, request: ManifestRequest, context: "Context"
+    ) -> AsyncIterator[ManifestResponse]:
+        for digest in _digests(request.digest, 1):
+            encoded = await asyncio.to_thread(self._store.get_encoded, digest)
+            for begin in range(0, len(encoded), PACK_BYTES):
+                yield ManifestResponse(data=encoded[begin : begin + PACK_BYTES])
+
+    def _missing(self, chunks: list[Digest], manifests: list[Digest]) -> MissingResponse:
+        lacking = [digest for digest in manifests if self._store.missing_manifest(digest)]
+        return MissingResponse(
+            chunk_digests=b"".join(self._store.missing(chunks)),
+            manifest_digests=b"".join(lacking),
+        )
+
+
+class _Wishes:
+    """What a reader wants and how much it may be sent."""
+
+    def __init__(self) -> None:
+        self._wanted: deque[list[Digest]] = deque()
+        self._open = 0
+        self._credit = 0
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    async def listen(self, requests: AsyncIterator[FetchRequest]) -> None:
+        """Takes requests until the reader wants no more. Raises Invalid if it wants too much."""
+        async for request in requests:
+            digests = _digests(request.want.digests, MOST_WANTED)
+            self._open += len(digests)
+            if self._open > MOST_WANTED:
+                raise Invalid("Too many chunks are wanted at once.", f"{self._open:,} are open.")
+            if digests:
+                self._wanted.append(digests)
+            self._credit = min(self._credit + request.credit_bytes, MOST_CREDIT_BYTES)
+            self._changed.set()
+        self._ended = True
+        self._changed.set()
+
+    async def next(self) -> list[Digest]:
+        """The chunks wanted next; nothing once the reader wants no more."""
+        while not self._wanted:
+            if self._ended:
+                return []
+            await self._change()
+        return self._wanted.popleft()
+
+    async def spend(self, size: int, chunks: int) -> None:
+        """Waits until the reader has credit, then uses it. A pack may overdraw it once."""
+        while self._credit <= 0 and not self._ended:
+            await self._change()
+        self._credit -= size
+        self._open -= chunks
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+
+class _Intake:
+    """Packs and manifests on their way into the store; what arrives meanwhile is kept together."""
+
+    def __init__(self, store: ChunkStore) -> None:
+        self._store = store
+        self._waiting: asyncio.Queue[PushRequest | None] = asyncio.Queue(BATCH_PACKS)
+        self._manifest = bytearray()
+
+    async def listen(self, requests: AsyncIterator[PushRequest]) -> None:
+        """Takes requests, no faster than they are kept."""
+        async for request in requests:
+            await self._waiting.put(request)
+        await self._waiting.put(None)
+
+    async def keep(self) -> AsyncIterator[PushResponse]:
+        """Says each time what is durable, until nothing more comes."""
+        done = PushResponse()
+        ended = False
+        while not ended:
+            batch = [await self._waiting.get()]
+            while not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            ended = batch[-1] is None
+            requests = [request for request in batch if request is not None]
+            size, manifests = await asyncio.to_thread(self._take, requests)
+            done.durable_bytes += size
+            done.manifests += manifests
+            if size or manifests:
+                yield done
+
+    def _take(self, requests: list[PushRequest]) -> tuple[int, int]:
+        """Bytes and manifests of these requests, now durable."""
+        chunks = [
+            chunk
+            for request in requests
+            if request.WhichOneof("kind") == "pack"
+            for chunk in unpack(request.pack)
+        ]
+        self._store.put(chunks)
+        pieces = [request.manifest for request in requests if request.HasField("manifest")]
+        manifests = sum(self._take_piece(piece) for piece in pieces)
+        return sum(len(data) for _, data in chunks), manifests
+
+    def _take_piece(self, piece: ManifestPiece) -> bool:
+        """Adds a piece of a manifest; whether the manifest is whole and durable now."""
+        if piece.offset_bytes != len(self._manifest):
+            raise Invalid("A list of files came out of order.", f"At byte {piece.offset_bytes:,}.")
+        if len(self._manifest) + len(piece.data) > MANIFEST_BYTES:
+            raise Invalid("A list of files is too long.", f"At most {MANIFEST_BYTES:,} bytes.")
+        self._manifest += piece.data
+        if not piece.last:
+            return False
+        encoded = bytes(self._manifest)
+        self._manifest.clear()
+        if self._store.put_manifest(encoded) != piece.digest:
+            raise Damaged("A list of files is damaged.", piece.digest.hex(), "Send it again.")
+        return True
+
+
+def _digests(joined: bytes, most: int) -> list[Digest]:
+    if len(joined) % DIGEST_BYTES or len(joined) > most * DIGEST_BYTES:
+        raise Invalid("These are no digests.", f"{len(joined):,} bytes.")
+    return split_digests(joined)

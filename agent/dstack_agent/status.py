@@ -1,0 +1,92 @@
+"""What the agent of a home says of itself, asked over its own socket."""
+
+import asyncio
+
+from dstack_mesh.card import HelloAnswer
+from dstack_mesh.faults import Unreachable
+from dstack_mesh.home import Home
+from dstack_mesh.machine import Gpu
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.greeter import command_card
+from dstack_mesh.wire.membership import MembershipClient
+
+ANSWER_SECONDS = 5.0
+
+
+def read_status(home: Home) -> HelloAnswer:
+    """Its answer to Hello. Raises Unreachable if none serves."""
+    if not home.agent_socket.exists():
+        raise Unreachable(
+            "No agent serves this home.",
+            f"There is no {home.agent_socket}.",
+            "dstack-runner start",
+            "not-running",
+        )
+    return asyncio.run(_ask(home))
+
+
+async def _ask(home: Home) -> HelloAnswer:
+    channels = Channels(home)
+    try:
+        channel = channels.to_local(home.agent_socket)
+        client = MembershipClient(channel, "The agent of this home")
+        return await client.hello(command_card(home), within=ANSWER_SECONDS)
+    finally:
+        await channels.close()
+
+
+def shape(answer: HelloAnswer) -> dict[str, object]:
+    """The JSON of `dstack-runner status`."""
+    machine = answer.machine
+    return {
+        "schema": "dstack.runner/v1",
+        "ready": True,
+        "agent": answer.card.name,
+        "id": answer.card.peer_id,
+        "mesh": answer.card.mesh_id or None,
+        "state": answer.state.value,
+        "addresses": list(answer.card.addresses),
+        "version": answer.card.version,
+        "peers": [{"id": hint.peer_id, "addresses": list(hint.addresses)} for hint in answer.known],
+        "jobs": [
+            {"run": job.run_name, "job": job.job, "gpus": list(job.gpu_uuids)}
+            for job in answer.running
+        ],
+        "cpus": machine.cpus,
+        "memory_bytes": machine.memory_bytes,
+        "disk_free_bytes": machine.disk_free_bytes,
+        "gpus": [gpu_shape(gpu) for gpu in machine.gpus],
+        "executors": sorted(kind.value for kind in machine.executors),
+        "pythons": list(machine.pythons),
+    }
+
+
+def gpu_shape(gpu: Gpu) -> dict[str, object]:
+    """A card in JSON."""
+    return {
+        "uuid": gpu.uuid,
+        "name": gpu.name,
+        "memory_bytes": gpu.memory_bytes,
+        "free": gpu.free,
+        "simulated": gpu.simulated,
+        "holder": gpu.holder,
+    }
+
+
+def told(answer: HelloAnswer) -> str:
+    """The same for people."""
+    where = ", ".join(answer.card.addresses) or "this machine only"
+    lines = [
+        f"{answer.card.name} ({answer.card.peer_id}) is {answer.state.value}; reached at {where}",
+        f"peers: {len(answer.known)}",
+        f"jobs:  {', '.join(f'{job.run_name}.{job.job}' for job in answer.running) or 'none'}",
+        *(gpu_line(gpu) for gpu in answer.machine.gpus),
+    ]
+    return "\n".join(lines)
+
+
+def gpu_line(gpu: Gpu) -> str:
+    """A card on one line."""
+    declared = " (declared, not real)" if gpu.simulated else ""
+    memory = gpu.memory_bytes / 2**30
+    return f"gpu:   {gpu.name} {memory:.0f} GiB{declared}: {gpu.holder or 'free'}"

@@ -1,0 +1,41 @@
+"""Stops runs, whether they run here, are driven here, or both."""
+
+from dataclasses import dataclass
+
+from dstack_agent.driving import Driving
+from dstack_agent.jobs.supervisor import Supervisor
+from dstack_agent.records import Records
+from dstack_mesh.faults import Missing
+from dstack_mesh.ids import RunId
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """Ends runs on behalf of people."""
+
+    supervisor: Supervisor
+    driving: Driving
+    records: Records
+
+    async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
+        """Writes down that a run, or one job of it, shall end; how many jobs that concerns.
+
+        A driven run is stopped as a whole only: a single job is stopped where it runs. Stopping
+        what has ended concerns nothing and is fine.
+
+        Raises:
+            Missing: This agent never heard of the run.
+        """
+        drives = job is None and await self.driving.stop(run_id, abort, cause)
+        jobs = await self.supervisor.stop(run_id, job, abort, cause)
+        if not jobs and not drives and not self._knows(run_id):
+            raise Missing(
+                "This agent knows no such run.",
+                f"It was asked to stop {run_id}.",
+                "dstack ps -a",
+                "no-such-run",
+            )
+        return max(jobs, int(drives))
+
+    def _knows(self, run_id: RunId) -> bool:
+        return bool(self.records.run_ids((run_id,))) or self.driving.runs.find(run_id) is not None

@@ -1,0 +1,66 @@
+"""Carries a run out in front of somebody, or submits it and leaves."""
+
+import asyncio
+
+from dstack_cli import embedded
+from dstack_cli.attended import Attendance
+from dstack_cli.ending import end_document, submitted_document
+from dstack_cli.output.forms import chosen
+from dstack_cli.output.screen import Screen
+from dstack_cli.output.terminal import Terminal
+from dstack_cli.reach import Private, carry_out, reaching
+from dstack_cli.run_words import Asked
+from dstack_cli.submitting import DrivenWork, Order, submission
+from dstack_cli.watching import DETACH_HINT, Watching, workflows_of
+from dstack_mesh.home import Home
+
+
+def carry(home: Home, order: Order, asked: Asked, starting: embedded.Starting | None) -> int:
+    """Carries a run out; returns the exit code of the command."""
+
+    async def work() -> int:
+        terminal = Terminal.of_process()
+        screen = _screen(terminal, asked)
+        now = asyncio.get_running_loop().time
+        hint = DETACH_HINT if terminal.stdin and terminal.stderr and not asked.detach else ""
+        watching = Watching(screen, order.run_name, workflows_of(order.plan), now, hint)
+        screen.live("reading the files of this folder", now())
+        async with reaching(home, Private.NEVER, starting) as reach:
+            driven = DrivenWork(reach, await submission(order), order.tag, watching)
+            screen.live("asking agents", now())
+            if asked.detach:
+                return await _submit(driven, screen, asked)
+            return await _attend(driven, watching, screen, terminal, asked)
+
+    return carry_out(work())
+
+
+def _screen(terminal: Terminal, asked: Asked) -> Screen:
+    if asked.as_json and not asked.detach:
+        return Screen.for_scripts(terminal)
+    return Screen(terminal, job_output=not asked.detach, talks=not asked.quiet)
+
+
+async def _attend(
+    driven: DrivenWork, watching: Watching, screen: Screen, terminal: Terminal, asked: Asked
+) -> int:
+    code = await Attendance(driven, screen, terminal).attend()
+    if asked.as_json and watching.end is not None:
+        chosen(as_json=True).document(end_document(driven.name, watching.end))
+    elif asked.as_json:
+        chosen(as_json=True).document(submitted_document(driven.name, driven.run_id))
+    return code
+
+
+async def _submit(driven: DrivenWork, screen: Screen, asked: Asked) -> int:
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(driven.run())
+        await driven.settled.wait()
+        if not running.done():
+            await driven.leave()
+    screen.live("", 0.0)
+    name = driven.name
+    chosen(asked.as_json, asked.quiet).document(submitted_document(name, driven.run_id))
+    screen.say(f"  follow: dstack logs -f {name}      stop: dstack stop {name}")
+    return 0
+

@@ -1,0 +1,57 @@
+"""`dstack tag`, `dstack untag`, `dstack tags`: names for runs."""
+
+import click
+
+from dstack_cli.tree import home_option
+from dstack_mesh.home import Home
+
+
+@click.command()
+@home_option
+@click.argument("run")
+@click.argument("name", required=False, metavar="[TAG]")
+@click.option("-n", "--name", "flag", metavar="TAG", help="The name, as an option.")
+@click.pass_obj
+def tag(home: Home, run: str, name: str | None, flag: str | None) -> None:
+    """Name a RUN. Either order will do; without TAG the run's own name becomes the tag."""
+    from dstack_cli.tagging import give
+
+    give(home, run, name or flag)
+
+
+@click.command()
+@home_option
+@click.argument("name", metavar="(TAG | RUN)")
+@click.option("-f", "--force", is_flag=True, hidden=True, expose_value=False)
+@click.pass_obj
+def untag(home: Home, name: str) -> None:
+    """Take a TAG back, or all tags of a RUN."""
+    from dstack_cli.tagging import take_back
+
+    take_back(home, name)
+
+
+@click.command()
+@home_option
+@click.argument("words", nargs=-1, metavar="[list | add TAG [RUN] | delete TAG]")
+@click.option("-y", "--yes", is_flag=True, expose_value=False, hidden=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
+@click.pass_obj
+def tags(home: Home, words: tuple[str, ...], as_json: bool, quiet: bool) -> None:
+    """List the names of runs."""
+    from dstack_cli import tagging
+    from dstack_cli.output.forms import chosen
+    from dstack_cli.trouble import Misused
+
+    match words:
+        case () | ("list",):
+            tagging.show(home, chosen(as_json, quiet))
+        case ("add" | "create", name):
+            tagging.give(home, "@", name)
+        case ("add" | "create", name, run):
+            tagging.give(home, run, name)
+        case ("delete", name):
+            tagging.take_back(home, name)
+        case _:
+            raise Misused("What of the tags?", "", "dstack tags --help", code="usage")

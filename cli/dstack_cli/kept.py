@@ -1,0 +1,136 @@
+"""What a run kept: its artifacts as folders and files, by the paths that the workflow names."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dstack_cli.names import listed
+from dstack_cli.picture import RunPicture, current_tags
+from dstack_cli.trouble import Misused
+from dstack_mesh.faults import Missing
+from dstack_mesh.ids import Digest, PeerId
+from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.job import ArtifactSaved, JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class KeptArtifact:
+    """An artifact and who has it.
+
+    Attributes:
+        path: As the workflow names it, without "./" and a "/" at the end.
+        holders: Agents that have all its bytes, the one that ran the job first.
+    """
+
+    path: str
+    digest: Digest
+    size_bytes: int
+    files: int
+    complete: bool
+    holders: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Something that a person asked for: an artifact, and what of it; "" is all."""
+
+    artifact: KeptArtifact
+    inside: str
+
+
+def artifacts_of(picture: RunPicture, workflow: str = "") -> list[KeptArtifact]:
+    """What a run kept, of one path only what the last job kept; `workflow` narrows it."""
+    kept: dict[str, KeptArtifact] = {}
+    for job in picture.record.jobs:
+        if workflow in ("", job.workflow):
+            for artifact in job.artifacts:
+                path = plain_path(artifact.path)
+                kept.pop(path, None)
+                kept[path] = _kept(path, artifact, job)
+    return list(kept.values())
+
+
+def plain_path(path: str) -> str:
+    """One spelling for one path: "./model/" is "model"."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return ("/" if path.startswith("/") else "") + "/".join(parts)
+
+
+def wanted(path: str, artifacts: Sequence[KeptArtifact], run_name: str) -> list[Wanted]:
+    """What a path names: everything for "" or ".", an artifact, something in one, or several.
+
+    Raises:
+        Missing: Nothing has that path.
+    """
+    path = plain_path(path)
+    if not path:
+        return [Wanted(artifact, "") for artifact in artifacts]
+    found: list[Wanted] = []
+    for artifact in artifacts:
+        if path == artifact.path or artifact.path.startswith(f"{path}/"):
+            found.append(Wanted(artifact, ""))
+        elif path.startswith(f"{artifact.path}/"):
+            found.append(Wanted(artifact, path[len(artifact.path) + 1 :]))
+    if not found:
+        names = listed(artifact.path for artifact in artifacts)
+        raise Missing(
+            f"{run_name} kept nothing at {path!r}.",
+            f"It kept {names}." if names else "It kept no artifacts.",
+            f"dstack ls {run_name} -r",
+            code="no-such-path",
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a person named: a run, and perhaps only one workflow's jobs of it."""
+
+    picture: RunPicture
+    workflow: str = ""
+
+
+def by_tag(
+    text: str, pictures: Sequence[RunPicture], listings: Iterable[Listing], repo: str | None
+) -> Source:
+    """The run behind ":TAG" or "WORKFLOW:TAG"; "latest" falls back to the newest done run.
+
+    Args:
+        repo: Where tags are looked up first; a tag of another repository is taken if it is the only
+            one of that name. None: no repository.
+
+    Raises:
+        Missing: There is no such tag.
+        Misused: Several repositories have it.
+    """
+    workflow, _, tag = text.partition(":")
+    tags = [one for one in current_tags(listings) if one.tag == tag]
+    here = [one for one in tags if one.repo == repo] or tags
+    if len(here) > 1:
+        raise Misused(
+            f"Several repositories have the tag {tag!r}.",
+            f"They are {listed(one.repo or 'no repository' for one in here)}.",
+            "run it in a folder of that repository, or give the run's name",
+            code="ambiguous",
+        )
+    if here:
+        for picture in pictures:
+            if picture.record.run_id == here[0].run_id:
+                return Source(picture, workflow)
+    if tag == "latest" and workflow:
+        for picture in pictures:
+            if picture.record.target == workflow and picture.status.value == "done":
+                return Source(picture, workflow)
+    raise Missing(f"There is no tag {tag!r}.", "", "dstack tags", code="no-such-tag")
+
+
+def _kept(path: str, artifact: ArtifactSaved, job: JobRecord) -> KeptArtifact:
+    own = (job.agent_id,) if job.agent_id is not None else ()
+    holders = dict.fromkeys([*own, *(copy.peer_id for copy in job.copies)])
+    return KeptArtifact(
+        path=path,
+        digest=artifact.digest,
+        size_bytes=artifact.size_bytes,
+        files=artifact.files,
+        complete=artifact.complete,
+        holders=tuple(holders),
+    )

@@ -1,0 +1,183 @@
+"""Shows logs: chooses lines by time and number, stamps them, keeps bytes as they are."""
+
+import re
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from dstack_cli import exit_codes
+from dstack_cli.output.screen import Screen
+from dstack_cli.output.terminal import Terminal
+from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_cli.trouble import Misused
+from dstack_mesh.home import Home
+from dstack_scheduler.job import Gap, JobKey, LogFrame, LogStream
+from dstack_scheduler.progress import Progress, Unheard
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which part of a log.
+
+    Attributes:
+        job: Index of the only job; None for all.
+        stream: "stdout", "stderr" or "" for both.
+        since: Frames read from the job at or after this time.
+        until: Frames read before this time.
+        last: Lines from the end of each stream; None for all.
+        timestamps: Begin each line with its time.
+    """
+
+    job: int | None = None
+    stream: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    last: int | None = None
+    timestamps: bool = False
+
+    def takes(self, frame: LogFrame) -> bool:
+        """Whether a frame is in the part."""
+        return (
+            self.stream in ("", frame.stream.value)
+            and (self.since is None or frame.at >= self.since)
+            and (self.until is None or frame.at < self.until)
+        )
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """The time that "10m" ago, "2h" ago or an ISO time means. Raises Misused."""
+    counted = re.fullmatch(r"(\d+)([smhdw])", text)
+    if counted is not None:
+        return now - timedelta(**{_UNITS[counted[2]]: int(counted[1])})
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misused(
+            f"{text!r} is no time.", "", "10m, 2h, 1d or 2026-11-20T14:00", code="usage"
+        ) from None
+    return at.astimezone(UTC)
+
+
+class Stamps:
+    """Puts the time in front of each line of a stream, however frames cut it."""
+
+    def __init__(self) -> None:
+        self._at_start = True
+
+    def stamp(self, data: bytes, at: datetime) -> bytes:
+        """The same bytes with times."""
+        mark = at.astimezone().strftime("%H:%M:%S ").encode()
+        lines = data.splitlines(keepends=True)
+        stamped = b"".join((mark if self._at_start or n else b"") + line for n, line in enumerate(lines))
+        self._at_start = data.endswith(b"\n")
+        return stamped
+
+
+class Tail:
+    """Keeps the last lines of a stream."""
+
+    def __init__(self, lines: int) -> None:
+        self._whole: deque[bytes] = deque(maxlen=lines)
+        self._open = b""
+        self._lines = lines
+
+    def feed(self, data: bytes) -> None:
+        lines = (self._open + data).splitlines(keepends=True)
+        self._open = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        self._whole.extend(lines)
+
+    def end(self) -> bytes:
+        """The last lines; an unfinished one counts."""
+        kept = [*self._whole, self._open] if self._open else [*self._whole]
+        return b"".join(kept[-self._lines :] if self._lines else [])
+
+
+class LogWatcher:
+    """A `Watcher` that shows the selected part of a log and nothing else."""
+
+    def __init__(self, screen: Screen, selection: Selection) -> None:
+        self._screen = screen
+        self._selection = selection
+        self._stamps = {stream: Stamps() for stream in LogStream}
+        self._shown: dict[tuple[JobKey, LogStream], int] = {}
+        last = selection.last
+        self._tails = {s: Tail(last) for s in LogStream} if last is not None else None
+
+    async def saw(self, event: Progress) -> None:
+        """Shows bytes, and bytes that are lost."""
+        match event:
+            case LogFrame() if self._selection.takes(event):
+                await self._frame(event)
+            case Gap():
+                lost = event.to_bytes - event.from_bytes
+                self._screen.say(f"[{lost} bytes of {event.stream.value} are lost: {event.reason}]")
+            case Unheard():
+                self._screen.say(f"{event.agent.name} does not answer; trying again")
+            case _:
+                pass
+
+    async def flush_tails(self) -> None:
+        """Shows the last lines that were kept back; from here on everything is shown as it comes."""
+        tails, self._tails = self._tails, None
+        for stream, tail in (tails or {}).items():
+            await self._screen.job_bytes(stream, tail.end(), 0.0)
+
+    async def _frame(self, frame: LogFrame) -> None:
+        place = (frame.key, frame.stream)
+        shown = self._shown.get(place, 0)
+        data = frame.data[max(0, shown - frame.offset_bytes) :]
+        self._shown[place] = max(shown, frame.offset_bytes + len(frame.data))
+        if self._selection.timestamps:
+            data = self._stamps[frame.stream].stamp(data, frame.at)
+        if self._tails is not None:
+            self._tails[frame.stream].feed(data)
+        else:
+            await self._screen.job_bytes(frame.stream, data, 0.0)
+
+
+def show(home: Home, run: str, selection: Selection, follow: bool) -> int:
+    """Shows a log; returns the exit code."""
+    screen = Screen(Terminal.of_process())
+
+    async def look() -> int:
+        async with reaching(home, Private.IF_HISTORY) as reach:
+            watcher = LogWatcher(screen, selection)
+            read = _follow if follow else _read
+            code = await read(reach, run, selection, watcher)
+            await watcher.flush_tails()
+            await screen.job_ended()
+            return code
+
+    return carry_out(look())
+
+
+async def _read(reach: Reach, run: str, selection: Selection, watcher: LogWatcher) -> int:
+    from dstack_cli.following import read_now
+
+    picture = chosen_run(run, await reach.runs())
+    chosen = [job for job in picture.record.jobs if selection.job in (None, job.key.job)]
+    if selection.job is not None and not chosen:
+        count = len(picture.record.jobs)
+        raise Misused(
+            f"{picture.record.run_name} has no job {selection.job}.",
+            f"It has {count} so far, counted from 0.",
+            f"dstack status {picture.record.run_name}",
+            code="no-such-job",
+        )
+    for job in chosen:
+        if job.agent_id is not None:
+            await read_now(reach, job, watcher.saw)
+    return 0
+
+
+async def _follow(reach: Reach, run: str, selection: Selection, watcher: LogWatcher) -> int:
+    from dstack_cli.following import RunFollower
+
+    picture = chosen_run(run, await reach.runs())
+    if selection.last is not None:
+        await _read(reach, run, selection, watcher)
+        await watcher.flush_tails()
+    end = await RunFollower(reach, picture, watcher, selection.job).run()
+    return exit_codes.of_end(end)

@@ -1,0 +1,33 @@
+"""Names and ids of new runs, and of who submits them."""
+
+import os
+import pwd
+import random
+import secrets
+import socket
+import time
+
+from dstack_cli.remembered import recall
+from dstack_mesh.home import Home
+from dstack_mesh.ids import RunId, RunName
+from dstack_scheduler.names import run_id, run_name
+
+
+def order_name(home: Home) -> RunName:
+    """A name that no run has which this home submitted."""
+    taken = {run.run_name for run in recall(home)}
+    words, number = random.getrandbits(64), 1
+    while (name := run_name(random.Random(words).randrange, number)) in taken:
+        number += 1
+    return name
+
+
+def order_id() -> RunId:
+    """An id that sorts by the time of submission."""
+    return run_id(time.time_ns() // 1_000_000, secrets.token_bytes(10))
+
+
+def owner() -> str:
+    """Who submits, for display: "ana@laptop"."""
+    user = os.environ.get("USER") or pwd.getpwuid(os.getuid()).pw_name
+    return f"{user}@{os.environ.get('DSTACK_NAME') or socket.gethostname()}"

@@ -1,0 +1,147 @@
+"""What a run kept, as tables and as JSON."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dstack_cli.kept import KeptArtifact
+from dstack_cli.output.port import Json, Listing
+from dstack_cli.output.table import Column, Table
+from dstack_cli.output.words import size
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
+from dstack_mesh.ids import PeerId
+
+SCHEMA = "dstack.files/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """An artifact, its files, and the part of it that is listed; "" is all."""
+
+    artifact: KeptArtifact
+    manifest: Manifest
+    inside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A file, or a folder of which only the total is shown."""
+
+    path: str
+    size_bytes: int
+    mode: str
+    digest: str = ""
+
+
+def files_listing(
+    shelves: Sequence[Shelf], recursive: bool, names: Mapping[PeerId, str]
+) -> Listing:
+    """Every file, or without `recursive` only what is directly in each artifact."""
+    rows: list[tuple[str, ...]] = []
+    items: list[dict[str, Json]] = []
+    for shelf in shelves:
+        lines = list(_files(shelf))
+        for line in lines if recursive else _top(lines, shelf.inside):
+            rows.append((shelf.artifact.path, line.path, size(line.size_bytes)))
+            items.append(_item(shelf.artifact, line, names))
+    return Listing(
+        schema=SCHEMA,
+        items=items,
+        table=Table((Column("PATH"), Column("FILE"), Column("SIZE", 1)), tuple(rows)),
+        names=[str(item["path"]) for item in items],
+        empty="Nothing was kept.",
+    )
+
+
+def totals_listing(artifacts: Sequence[KeptArtifact], names: Mapping[PeerId, str]) -> Listing:
+    """One line for each artifact."""
+    return Listing(
+        schema=SCHEMA,
+        items=[_total(artifact, names) for artifact in artifacts],
+        table=Table(
+            (Column("ARTIFACT"), Column("SIZE"), Column("FILES"), Column("STATE"), Column("COPIES", 1)),
+            tuple(
+                (
+                    artifact.path,
+                    size(artifact.size_bytes),
+                    str(artifact.files),
+                    _state(artifact),
+                    ", ".join(_copies(artifact, names)),
+                )
+                for artifact in artifacts
+            ),
+        ),
+        names=[artifact.path for artifact in artifacts],
+        empty="Nothing was kept.",
+    )
+
+
+def _files(shelf: Shelf) -> Iterator[_Line]:
+    for entry in shelf.manifest.entries:
+        path, inside = entry.path, shelf.inside
+        if not inside or path == inside or path.startswith(f"{inside}/"):
+            yield _line(entry)
+
+
+def _line(entry: Entry) -> _Line:
+    match entry:
+        case FileEntry():
+            mode = "0755" if entry.executable else "0644"
+            return _Line(entry.path, entry.size_bytes, mode, _digest(entry))
+        case LinkEntry():
+            return _Line(entry.path, len(entry.target), f"-> {entry.target}")
+        case FolderEntry():
+            return _Line(f"{entry.path}/", 0, "0755")
+
+
+def _digest(entry: FileEntry) -> str:
+    """BLAKE3 of the file, or of the digests of its chunks where there are several."""
+    if len(entry.sizes) > 1:
+        return f"chunks:{digest_of(entry.digests).hex()}"
+    return f"blake3:{(entry.digests or digest_of(b'')).hex()}"
+
+
+def _top(lines: Sequence[_Line], inside: str) -> list[_Line]:
+    """Files directly in a folder, and each folder in it with its total."""
+    found: dict[str, _Line] = {}
+    start = len(inside) + 1 if inside else 0
+    for line in lines:
+        head, slash, rest = line.path[start:].partition("/")
+        if line.path == inside or not slash or not rest:
+            found[line.path] = line
+            continue
+        path = f"{line.path[:start]}{head}/"
+        before = found.get(path)
+        total = line.size_bytes + (before.size_bytes if before is not None else 0)
+        found[path] = _Line(path, total, "0755")
+    return list(found.values())
+
+
+def _item(artifact: KeptArtifact, line: _Line, names: Mapping[PeerId, str]) -> dict[str, Json]:
+    return {
+        "path": f"{artifact.path}/{line.path}",
+        "size": line.size_bytes,
+        "mode": line.mode,
+        "digest": line.digest or None,
+        "copies": _copies(artifact, names),
+        "state": _state(artifact),
+    }
+
+
+def _total(artifact: KeptArtifact, names: Mapping[PeerId, str]) -> dict[str, Json]:
+    return {
+        "path": artifact.path,
+        "size": artifact.size_bytes,
+        "files": artifact.files,
+        "digest": f"tree:{artifact.digest.hex()}",
+        "copies": _copies(artifact, names),
+        "state": _state(artifact),
+    }
+
+
+def _copies(artifact: KeptArtifact, names: Mapping[PeerId, str]) -> list[str]:
+    return [names.get(peer, peer) for peer in artifact.holders]
+
+
+def _state(artifact: KeptArtifact) -> str:
+    return "complete" if artifact.complete else "partial"

@@ -1,0 +1,105 @@
+"""What `dstack run` does, with nothing heavy loaded before it is needed.
+
+While the workflow files are read the code is read too, in a thread that mostly waits for git; and a
+private agent that has to start first does so while we load gRPC.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dstack_cli import embedded
+from dstack_cli.output.forms import chosen
+from dstack_cli.run_words import Asked
+from dstack_mesh.home import Home
+from dstack_scheduler.workflow.files import load_project
+from dstack_scheduler.workflow.planning import plan as make_plan
+
+if TYPE_CHECKING:
+    from dstack_cli.code import Code
+
+
+T = TypeVar("T")
+
+HELLO = "hello"
+HELLO_ARGS = (
+    "-c",
+    'echo "Hello from $RUN_NAME. What is written to ./output is kept."'
+    " && mkdir -p output && date > output/when.txt",
+    *("--artifact", "output"),
+)
+
+
+def run(home: Home, folder: Path, asked: Asked) -> int:
+    """Plans, and then shows, submits or carries out."""
+    from dstack_cli.naming import order_id, order_name
+
+    reading = in_thread(lambda: read_code(home, folder)) if not asked.dry_run else None
+    project = load_project(folder)
+    target, words = asked.target, asked.words
+    if target == HELLO and HELLO not in project.workflows:
+        target, words = "bash", (*HELLO_ARGS, *words)
+    run_id, run_name = order_id(), order_name(home)
+    plan = make_plan(project, target, words, run_name=run_name, run_id=run_id)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    if reading is None:
+        from dstack_cli.dry_run import show_plan
+
+        return show_plan(home, plan, asked, run_id, run_name)
+    wanted = asked.placement != "remote"
+    starting = embedded.start(home) if wanted and not embedded.answers(home) else None
+    from dstack_cli.carrying import carry
+    from dstack_cli.submitting import Order
+
+    order = Order(plan, run_id, run_name, reading, asked.placement, asked.tag)
+    return carry(home, order, asked, starting)
+
+
+def read_code(home: Home, folder: Path) -> "Code":
+    """The folder's files as one tree in this home's store."""
+    from dstack_cli.code import capture
+    from dstack_mesh.chunks.store import ChunkStore
+
+    home.prepare()
+    store = ChunkStore(home.chunks)
+    try:
+        return capture(folder, store, home)
+    finally:
+        store.close()
+
+
+def in_thread(work: Callable[[], T]) -> "Future[T]":
+    """Does something beside us. It does not keep the process alive."""
+    done: Future[T] = Future()
+
+    def carry_out() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # whoever waits for the result gets it
+            done.set_exception(error)
+
+    threading.Thread(target=carry_out, daemon=True).start()
+    return done
+
+
+def list_targets(folder: Path, as_json: bool) -> int:
+    """Lists the workflows of a folder and the providers."""
+    from dstack_cli.targets import targets_listing
+
+    project = load_project(folder)
+    output = chosen(as_json)
+    output.listing(targets_listing(project))
+    if not as_json:
+        output.talk("\nRun one: dstack run NAME [VARIABLES AND FLAGS]      More: dstack run NAME -h")
+    return 0
+
+
+def tell_about(folder: Path, target: str) -> int:
+    """Tells what a workflow or provider takes."""
+    from dstack_cli.targets import help_of
+
+    print(help_of(load_project(folder), target))
+    return 0

@@ -1,0 +1,158 @@
+"""Lists what runs kept and brings it here."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstack_cli.kept import (
+    KeptArtifact,
+    Source,
+    Wanted,
+    artifacts_of,
+    by_tag,
+    wanted,
+)
+from dstack_cli.output.files import Shelf, files_listing, totals_listing
+from dstack_cli.output.port import Output
+from dstack_cli.output.screen import Screen
+from dstack_cli.output.terminal import Terminal
+from dstack_cli.output.words import count, duration, size
+from dstack_cli.picture import put_together
+from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_cli.remembered import recall
+from dstack_mesh.chunks.manifest import Manifest
+from dstack_mesh.faults import Damaged, MeshError, Missing, Unreachable
+from dstack_mesh.home import Home
+from dstack_mesh.ids import PeerId
+from dstack_mesh.wire.transfer import TransferClient
+
+TICK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """What of a run's artifacts to list, and how."""
+
+    prefix: str = ""
+    recursive: bool = False
+    total: bool = False
+
+
+def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
+    """Lists what a run kept."""
+
+    async def look() -> None:
+        async with reaching(home, Private.IF_HISTORY) as reach:
+            source = await _source(reach, run)
+            artifacts = artifacts_of(source.picture, source.workflow)
+            found = wanted(looking.prefix, artifacts, source.picture.record.run_name)
+            if looking.total:
+                output.listing(totals_listing([one.artifact for one in found], reach.names()))
+                return
+            shelves = [
+                Shelf(one.artifact, await _manifest(reach, one.artifact), one.inside)
+                for one in found
+            ]
+            output.listing(files_listing(shelves, looking.recursive, reach.names()))
+
+    carry_out(look())
+
+
+def fetch(home: Home, run: str, path: str, dest: Path) -> None:
+    """Brings what a path names to a place on this machine, every byte checked by its hash."""
+
+    async def bring() -> None:
+        async with reaching(home, Private.IF_HISTORY) as reach:
+            source = await _source(reach, run)
+            artifacts = artifacts_of(source.picture, source.workflow)
+            found = wanted(path, artifacts, source.picture.record.run_name)
+            await _Fetching(reach, Screen(Terminal.of_process())).fetch(found, dest)
+
+    carry_out(bring())
+
+
+class _Fetching:
+    """Brings files, with one line that tells how far it is."""
+
+    def __init__(self, reach: Reach, screen: Screen) -> None:
+        self._reach = reach
+        self._screen = screen
+        self._bytes = 0
+        self._total = 0
+
+    async def fetch(self, found: Sequence[Wanted], dest: Path) -> None:
+        now = asyncio.get_running_loop().time
+        began = now()
+        self._total = sum(one.artifact.size_bytes for one in found)
+        files = written = 0
+        async with asyncio.TaskGroup() as tasks:
+            ticking = tasks.create_task(self._tick())
+            for one in found:
+                # Several artifacts, or one as a whole into a folder that exists, keep their names.
+                several = len(found) > 1 or (not one.inside and dest.is_dir())
+                target = dest / one.artifact.path.lstrip("/") if several else dest
+                fetched = await self._one(one, target)
+                files, written = files + fetched[0], written + fetched[1]
+            ticking.cancel()
+        self._screen.live("", now())
+        took = duration(now() - began)
+        self._screen.say(f"{count(files, 'file')}, {size(written)} in {took}: {dest}")
+
+    async def _one(self, one: Wanted, target: Path) -> tuple[int, int]:
+        trouble: MeshError | None = None
+        for holder in one.artifact.holders:
+            client = await self._reach.transfer(holder)
+            if client is None:
+                continue
+            try:
+                fetched = await client.fetch_into(
+                    one.artifact.digest, target, one.inside, self._add
+                )
+                return fetched.files, fetched.size_bytes
+            except (Damaged, Missing, Unreachable) as error:
+                trouble = error
+        raise trouble or _nobody_has(one.artifact, self._reach)
+
+    def _add(self, written: int) -> None:
+        self._bytes += written
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._screen.live(f"copying, {size(self._bytes)} of {size(self._total)}", loop.time())
+            self._screen.tick(loop.time())
+            await asyncio.sleep(TICK_SECONDS)
+
+
+async def _source(reach: Reach, text: str) -> Source:
+    """The run that "RUN", ":TAG" or "WORKFLOW:TAG" means."""
+    listings = await reach.listings()
+    pictures = put_together(listings, recall(reach.home))
+    if ":" in text:
+        from dstack_cli.here import repo_of
+
+        return by_tag(text, pictures, [one for _, one in listings], repo_of(Path.cwd()))
+    return Source(chosen_run(text, pictures))
+
+
+async def _manifest(reach: Reach, artifact: KeptArtifact) -> Manifest:
+    store = reach.store
+    if not await asyncio.to_thread(store.missing_manifest, artifact.digest):
+        return await asyncio.to_thread(store.get_manifest, artifact.digest)
+    for holder in artifact.holders:
+        client: TransferClient | None = await reach.transfer(holder)
+        if client is not None:
+            return await client.fetch_manifest(artifact.digest)
+    raise _nobody_has(artifact, reach)
+
+
+def _nobody_has(artifact: KeptArtifact, reach: Reach) -> Unreachable:
+    names = reach.names()
+    holders: list[str] = [names.get(PeerId(peer), peer) for peer in artifact.holders]
+    return Unreachable(
+        f"{artifact.path} cannot be fetched now.",
+        f"It is on {', '.join(holders) or 'no agent'}, which does not answer.",
+        "dstack agents",
+        code="no-source",
+    )

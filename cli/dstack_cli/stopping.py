@@ -1,0 +1,112 @@
+"""Stops runs and says how they ended, or that nobody confirmed it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dstack_cli import exit_codes
+from dstack_cli.naming import owner
+from dstack_cli.output.forms import chosen
+from dstack_cli.output.port import Json, Listing
+from dstack_cli.output.screen import Screen
+from dstack_cli.output.table import Column, Table
+from dstack_cli.output.terminal import Terminal
+from dstack_cli.picture import RunPicture
+from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_mesh.faults import MeshError
+from dstack_mesh.home import Home
+from dstack_scheduler.agent_port import Agent
+
+SCHEMA = "dstack.stops/v1"
+LOOK_EVERY_SECONDS = 0.2
+
+CONFIRM_SECONDS = 60.0
+"""How long an end is waited for: the grace, and then saving what the job kept."""
+
+SAVING_SECONDS = 600.0
+"""How long it is waited for while the job's artifacts are saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """How it ended for one run; `confirmed` if its agents said so."""
+
+    picture: RunPicture
+    confirmed: bool
+
+
+def stop_runs(home: Home, run: str | None, abort: bool, as_json: bool) -> int:
+    """Stops one run, or without a name all that go on; returns the exit code."""
+    screen = Screen(Terminal.of_process(), talks=not as_json)
+
+    async def work() -> list[Stopped]:
+        async with reaching(home, Private.IF_HISTORY) as reach:
+            pictures = await reach.runs()
+            going = [one for one in pictures if one.heard and not one.status.ended]
+            meant = going if run is None else [chosen_run(run, pictures)]
+            return await asyncio.gather(*(_stop(reach, one, abort, screen) for one in meant))
+
+    ended = carry_out(work())
+    screen.live("", 0.0)
+    chosen(as_json).listing(_listing(ended))
+    return 0 if all(one.confirmed for one in ended) else exit_codes.OURS
+
+
+async def ask_to_stop(reach: Reach, picture: RunPicture, abort: bool) -> bool:
+    """Asks every agent that knows the run; whether one wrote it down."""
+    agents = [agent async for agent in reach.agents() if agent.card.peer_id in picture.tellers]
+    cause = f"{'aborted' if abort else 'stopped'} by {owner()}"
+    asked = await asyncio.gather(*(_asked(agent, picture, abort, cause) for agent in agents))
+    return any(asked)
+
+
+async def _asked(agent: Agent, picture: RunPicture, abort: bool, cause: str) -> bool:
+    try:
+        await agent.stop(picture.record.run_id, None, abort, cause)
+    except MeshError:
+        return False
+    return True
+
+
+async def _stop(reach: Reach, picture: RunPicture, abort: bool, screen: Screen) -> Stopped:
+    now = asyncio.get_running_loop().time
+    began = now()
+    name = picture.record.run_name
+    while not picture.status.ended:
+        await ask_to_stop(reach, picture, abort)
+        asked_at = now()
+        while not picture.status.ended and now() - asked_at < 5.0:
+            screen.live(f"stopping {name}: {picture.status.value}", now())
+            screen.tick(now())
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+            picture = await reach.again(picture)
+        saving = picture.status.value == "saving"
+        if now() - began > (SAVING_SECONDS if saving else CONFIRM_SECONDS):
+            return Stopped(picture, confirmed=False)
+    return Stopped(picture, confirmed=picture.heard)
+
+
+def _listing(ended: Sequence[Stopped]) -> Listing:
+    items: list[dict[str, Json]] = [
+        {
+            "run": one.picture.record.run_name,
+            "status": one.picture.status.value,
+            "confirmed": one.confirmed,
+        }
+        for one in ended
+    ]
+    rows = tuple(
+        (
+            one.picture.record.run_name,
+            one.picture.status.value if one.confirmed else "unconfirmed",
+            "" if one.confirmed else "its agents do not answer; it may still run",
+        )
+        for one in ended
+    )
+    return Listing(
+        schema=SCHEMA,
+        items=items,
+        table=Table((Column("RUN"), Column("STATUS"), Column("", 1)), rows),
+        names=[one.picture.record.run_name for one in ended],
+        empty="Nothing runs.",
+    )

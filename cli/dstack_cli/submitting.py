@@ -1,0 +1,186 @@
+"""Makes a run out of a plan and carries it out: in front of somebody, or handed over at once."""
+
+import asyncio
+import posixpath
+import random
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from dstack_cli.code import Code
+from dstack_cli.naming import owner
+from dstack_cli.reach import Reach
+from dstack_cli.remembered import Submitted, remember
+from dstack_cli.tagging import say_tag
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import MeshError, Unreachable
+from dstack_mesh.ids import RunId, RunName
+from dstack_scheduler.agent_port import Agent
+from dstack_scheduler.driver import Driver
+from dstack_scheduler.job import StateChange, TagRecord
+from dstack_scheduler.plan import Plan
+from dstack_scheduler.progress import Awarded, Progress, Waiting, Watcher
+from dstack_scheduler.submission import HandOver, Submission, Submitter, submission_of
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be submitted.
+
+    Attributes:
+        code: The folder's files, being read in another thread.
+        tag: A name for the run; "" for none.
+    """
+
+    plan: Plan
+    run_id: RunId
+    run_name: RunName
+    code: "Future[Code]"
+    placement: str = ""
+    tag: str = ""
+
+
+class DrivenWork:
+    """A run that this command drives; implements `attended.Work`."""
+
+    def __init__(self, reach: Reach, submission: Submission, tag: str, watcher: Watcher) -> None:
+        self._reach = reach
+        self._submission = submission
+        self._tag = tag
+        self._watcher = watcher
+        self._placement = submission.jobs[0].placement
+        self._remembered = False
+        self.settled = asyncio.Event()
+        self.accepted = False
+        self._driver = Driver(
+            submission, reach, reach.store, self, SystemClock(), random.random
+        )
+
+    @property
+    def name(self) -> str:
+        return self._submission.record.run_name
+
+    @property
+    def run_id(self) -> RunId:
+        return self._submission.record.run_id
+
+    async def run(self) -> StateChange:
+        try:
+            return await self._driver.run()
+        finally:
+            self.settled.set()
+
+    async def stop(self, abort: bool) -> None:
+        self._driver.stop(abort, f"stopped by {self._submission.record.owner}")
+
+    async def leave(self) -> None:
+        self._remember()
+        handed = await self._driver.detach()
+        if handed is not None:
+            await hand_over(self._reach, handed, self._placement)
+
+    async def saw(self, event: Progress) -> None:
+        """Notes what matters to us and passes it on."""
+        if isinstance(event, Awarded) and not self.accepted:
+            self.accepted = True
+            self._remember()
+            await self._watcher.saw(event)
+            self.settled.set()
+            if self._tag:
+                await give_tag(self._reach, self._submission, self._tag)
+            return
+        if isinstance(event, Waiting):
+            self.settled.set()
+        await self._watcher.saw(event)
+
+
+    def _remember(self) -> None:
+        if self._remembered:
+            return
+        self._remembered = True
+        record = self._submission.record
+        remember(
+            self._reach.home,
+            Submitted(
+                run_id=record.run_id,
+                run_name=record.run_name,
+                target=record.target,
+                owner=record.owner,
+                repo=record.revision.repo,
+                submitted_at=record.submitted_at.isoformat(),
+                variables=dict(record.variables),
+            ),
+        )
+
+
+async def submission(order: Order) -> Submission:
+    """The run as a driver wants it, once the code is read."""
+    code = await asyncio.wrap_future(order.code)
+    by = Submitter(
+        owner=owner(),
+        submitted_at=datetime.now(UTC),
+        code_digest=code.digest,
+        revision=code.revision,
+        placement=order.placement,
+        code_bytes=code.size_bytes,
+    )
+    return submission_of(_below(order.plan, code.prefix), order.run_id, order.run_name, by)
+
+
+def _below(plan: Plan, folder: str) -> Plan:
+    """The plan with its jobs in the project's own folder of the repository."""
+    if not folder:
+        return plan
+    jobs = [replace(job, working_dir=posixpath.join(folder, job.working_dir)) for job in plan.jobs]
+    return replace(plan, jobs=tuple(jobs))
+
+
+async def hand_over(reach: Reach, handed: HandOver, placement: str) -> Agent:
+    """Finds an agent that drives what is left of a run.
+
+    Raises:
+        Unreachable: Nobody took it; the run goes on only as far as agents have its jobs.
+    """
+    trouble: MeshError | None = None
+    for agent in await _drivers(reach, handed, placement):
+        try:
+            if not agent.local:
+                await agent.send_tree(handed.code_digest)
+            await agent.drive(handed.record, handed.jobs, handed.epoch)
+            return agent
+        except MeshError as error:
+            trouble = error
+    raise Unreachable(
+        f"Nobody drives what is left of {handed.record.run_name}.",
+        str(trouble) if trouble is not None else "No agent is in reach.",
+        f"stay attached, or stop it: dstack stop {handed.record.run_name}",
+        code="not-handed-over",
+    )
+
+
+async def _drivers(reach: Reach, handed: HandOver, placement: str) -> list[Agent]:
+    """Who may drive, best first: whoever has a job of the run, then other machines, then ours.
+
+    A run that is bound to this machine is driven by its agent.
+    """
+    found = [agent async for agent in reach.agents()]
+    if placement == "local":
+        return [agent for agent in found if agent.local]
+    having = {job.awarded.peer_id for job in handed.jobs if job.awarded is not None}
+    return sorted(
+        found,
+        key=lambda agent: (
+            agent.local,
+            agent.card.peer_id not in having,
+            agent.card.peer_id,
+        ),
+    )
+
+
+async def give_tag(reach: Reach, submission: Submission, tag: str) -> None:
+    """Names the run."""
+    record = submission.record
+    statement = TagRecord(
+        record.revision.repo, tag, record.run_id, record.run_name, datetime.now(UTC)
+    )
+    await say_tag(reach, statement)

@@ -1,0 +1,178 @@
+"""Gives names to runs and takes them back."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dstack_cli.here import repo_of
+from dstack_cli.names import listed
+from dstack_cli.output.forms import chosen
+from dstack_cli.output.port import Listing, Output
+from dstack_cli.output.runs import rfc3339
+from dstack_cli.output.table import Column, Table
+from dstack_cli.output.words import ago
+from dstack_cli.picture import RunPicture, current_tags, put_together
+from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_cli.remembered import recall
+from dstack_cli.trouble import Misused
+from dstack_mesh.faults import Conflict, MeshError, Missing, Unreachable
+from dstack_mesh.home import Home
+from dstack_scheduler.job import TagRecord
+
+SCHEMA = "dstack.tags/v1"
+
+_TAG = re.compile(r"[^\s:/,;@-][^\s:/,;]*\Z")
+
+
+def check_tag(tag: str) -> str:
+    """The tag, if it can be one. Raises Misused."""
+    if _TAG.match(tag) is None:
+        raise Misused(
+            f"{tag!r} cannot be a tag.",
+            "It has none of  : / , ; @  and no blanks, and does not begin with a dash.",
+            "as v1 or latest",
+            code="bad-tag",
+        )
+    return tag
+
+
+def give(home: Home, run: str, tag: str | None) -> None:
+    """Names a run. If only the second word is a run, the two were swapped."""
+
+    async def work() -> None:
+        async with reaching(home, Private.IF_HISTORY) as reach:
+            listings = await reach.listings()
+            pictures = put_together(listings, recall(home))
+            picture, name = _sorted_out(run, tag, pictures)
+            record = picture.record
+            taken = [
+                one
+                for one in current_tags(listing for _, listing in listings)
+                if (one.repo, one.tag) == (record.revision.repo, name)
+            ]
+            if taken and taken[0].run_id == record.run_id:
+                raise Conflict(
+                    f"{record.run_name} has the tag {name!r} already.", "", "dstack tags"
+                )
+            statement = TagRecord(
+                record.revision.repo, name, record.run_id, record.run_name, datetime.now(UTC)
+            )
+            await say_tag(reach, statement)
+            output = chosen()
+            if taken:
+                output.talk(f"{name!r} was {taken[0].run_name} before.")
+            if not picture.status.ended:
+                output.talk(f"{record.run_name} goes on; what it keeps will be behind :{name}.")
+            output.talk(f"{record.run_name} is :{name} now.  dstack ls :{name}")
+
+    carry_out(work())
+
+
+def take_back(home: Home, name: str) -> None:
+    """Takes a tag back, or all tags of a run."""
+
+    async def work() -> None:
+        async with reaching(home, Private.IF_HISTORY) as reach:
+            listings = await reach.listings()
+            held = current_tags(listing for _, listing in listings)
+            meant = _meant(name.removeprefix(":"), held, put_together(listings, recall(home)))
+            for one in meant:
+                now = datetime.now(UTC)
+                await say_tag(reach, TagRecord(one.repo, one.tag, None, one.run_name, now))
+                chosen().talk(f"{one.run_name} is :{one.tag} no more.")
+
+    carry_out(work())
+
+
+def show(home: Home, output: Output) -> None:
+    """Lists the names that hold now."""
+
+    async def work() -> None:
+        async with reaching(home, Private.IF_HISTORY) as reach:
+            listings = await reach.listings()
+        output.listing(_listing(current_tags(listing for _, listing in listings)))
+
+    carry_out(work())
+
+
+async def say_tag(reach: Reach, statement: TagRecord) -> None:
+    """Tells every agent in reach about a name.
+
+    Raises:
+        MeshError: Nobody wrote it down.
+    """
+    saying = [_told(agent.tag, statement) async for agent in reach.agents()]
+    troubles = await asyncio.gather(*saying)
+    if not troubles:
+        raise Unreachable("Nobody wrote the name down.", "No agent is in reach.", "dstack agents")
+    if None not in troubles:
+        raise next(trouble for trouble in troubles if trouble is not None)
+
+
+async def _told(
+    tag: Callable[[TagRecord], Awaitable[None]], statement: TagRecord
+) -> MeshError | None:
+    try:
+        await tag(statement)
+    except MeshError as error:
+        return error
+    return None
+
+
+def _sorted_out(
+    run: str, tag: str | None, pictures: Sequence[RunPicture]
+) -> tuple[RunPicture, str]:
+    try:
+        picture = chosen_run(run, pictures)
+    except Missing:
+        if tag is None:
+            raise
+        return chosen_run(tag, pictures), check_tag(run)
+    return picture, check_tag(tag or picture.record.run_name)
+
+
+def _meant(
+    name: str, held: Sequence[TagRecord], pictures: Sequence[RunPicture]
+) -> Sequence[TagRecord]:
+    named = [one for one in held if one.tag == name]
+    here = [one for one in named if one.repo == repo_of(Path.cwd())] or named
+    if len(here) == 1:
+        return here
+    if here:
+        repos = listed(one.repo or "no repository" for one in here)
+        raise Misused(
+            f"Several repositories have the tag {name!r}.",
+            f"They are {repos}.",
+            "run it in a folder of that repository",
+            code="ambiguous",
+        )
+    run_id = chosen_run(name, pictures).record.run_id
+    of_run = [one for one in held if one.run_id == run_id]
+    if not of_run:
+        raise Missing(f"{name} has no tag.", "", "dstack tags", code="no-such-tag")
+    return of_run
+
+
+def _listing(tags: Sequence[TagRecord]) -> Listing:
+    now = datetime.now(UTC)
+    return Listing(
+        schema=SCHEMA,
+        items=[
+            {
+                "tag": one.tag,
+                "run": one.run_name,
+                "run_id": one.run_id,
+                "repo": one.repo,
+                "created_at": rfc3339(one.at),
+            }
+            for one in tags
+        ],
+        table=Table(
+            (Column("TAG"), Column("CREATED", 2), Column("RUN"), Column("REPO", 3)),
+            tuple((one.tag, ago(one.at, now), one.run_name, one.repo) for one in tags),
+        ),
+        names=[one.tag for one in tags],
+        empty="There are no tags. Make one: dstack tag RUN TAG",
+    )

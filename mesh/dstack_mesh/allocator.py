@@ -1,0 +1,37 @@
+"""Settings of glibc's allocator for processes that move bytes."""
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
+
+KEPT_BYTES = 64 << 20
+"""Free memory that stays at the top of the heap.
+
+Effect: the megabyte buffers of a transfer are used again instead of going back to the kernel and
+faulting in page by page, which is a fifth to a half of the time of a transfer. Trade-off: up to this
+much stays with a process after its first large transfer; before that it costs nothing.
+"""
+
+MAPPED_BYTES = 32 << 20
+"""Only larger buffers are mapped one by one; glibc takes no higher limit."""
+
+
+def keep_buffers() -> None:
+    """Tells the allocator to keep freed buffers of some megabytes. Call it once, early, in a
+    `main`.
+
+    Costs 2 ms for the import of ctypes, so a command that moves no bytes need not call it. Does
+    nothing where the C library is not glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    mallopt = getattr(library, "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        # One heap for all threads: a buffer that one thread freed is the next one of another.
+        mallopt(M_ARENA_MAX, 1)

@@ -1,0 +1,180 @@
+"""An inviter's side of an invitation, without the network: whom to believe and what to sign.
+
+"Used" is on disk before anything is signed. A crash in between loses the invitation and never
+admits two.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dstack_mesh.clock import Clock
+from dstack_mesh.faults import Invalid
+from dstack_mesh.identity import id_of_key
+from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.trust.authority import Authority, read_request
+from dstack_mesh.trust.invite import (
+    NONCE_BYTES,
+    Code,
+    Expired,
+    Invite,
+    Live,
+    State,
+    Transcript,
+    derive_key,
+    why_not,
+    wrong_code,
+)
+from dstack_mesh.trust.invites import InviteBook
+from dstack_mesh.trust.joining import Greeting, Reply
+
+MOST_CONVERSATIONS = 64
+LONGEST_KEY_BYTES = 256
+LONGEST_REQUEST_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """Somebody asks to join; both screens show these words."""
+
+    words: tuple[str, str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TriedWrong:
+    """Somebody tried a wrong code."""
+
+    tries_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Somebody joined."""
+
+    peer_id: PeerId
+
+
+DeskEvent = Greeted | TriedWrong | Joined
+
+
+class Desk:
+    """Serves one invitation. Use from one event loop.
+
+    Args:
+        authority: Signs.
+        book: Where states are written down.
+        code: The code. Only a key derived from it is kept, which takes a quarter of a second.
+        invite: The invitation, live.
+        listener_hash: SHA-256 of the listener's certificate, DER.
+        clock: To know when it expires.
+        seeds: Addresses of agents, given to the newcomer, as they are at that moment.
+        on_event: Told what happens.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        book: InviteBook,
+        code: Code,
+        invite: Invite,
+        listener_hash: bytes,
+        clock: Clock,
+        seeds: Callable[[], tuple[Address, ...]],
+        on_event: Callable[[DeskEvent], None],
+    ) -> None:
+        self._authority = authority
+        self._book = book
+        self._key = derive_key(code, invite.mesh_id)
+        self._invite = invite
+        self._listener_hash = listener_hash
+        self._clock = clock
+        self._seeds = seeds
+        self._on_event = on_event
+        self._conversations: dict[bytes, Transcript] = {}
+        self._turn = asyncio.Lock()
+        self._ended = asyncio.Event()
+
+    def greet(self, invite_id: str, key: bytes, nonce: bytes) -> Greeting:
+        """Proves that we know the code. Raises Missing where the invitation is not live."""
+        self._check_live(invite_id)
+        if len(nonce) != NONCE_BYTES or not 0 < len(key) <= LONGEST_KEY_BYTES:
+            raise Invalid("A newcomer's greeting is malformed.")
+        transcript = Transcript(
+            mesh_id=self._invite.mesh_id,
+            invite_id=invite_id,
+            listener_hash=self._listener_hash,
+            newcomer_key=key,
+            newcomer_nonce=nonce,
+            listener_nonce=secrets.token_bytes(NONCE_BYTES),
+        )
+        while len(self._conversations) >= MOST_CONVERSATIONS:
+            del self._conversations[next(iter(self._conversations))]
+        self._conversations[nonce] = transcript
+        self._on_event(Greeted(transcript.words(self._key)))
+        proof = transcript.listener_proof(self._key)
+        return Greeting(self._invite.mesh_id, transcript.listener_nonce, proof)
+
+    async def join(self, invite_id: str, nonce: bytes, proof: bytes, request: bytes) -> Reply:
+        """Signs for whoever proves to know the code, once.
+
+        Raises:
+            Missing: The invitation is not live any more.
+            Forbidden: The proof is wrong; that was one of five tries.
+            Invalid: The request is not signed by the key of the greeting.
+        """
+        async with self._turn:
+            self._check_live(invite_id)
+            transcript = self._conversations.pop(nonce, None)
+            if transcript is None:
+                raise Invalid("Nobody greeted with this nonce.", hint="Start again.")
+            if not secrets.compare_digest(transcript.newcomer_proof(self._key), proof):
+                await self._note(self._invite.after_wrong_proof())
+                state = self._invite.state
+                self._on_event(TriedWrong(state.tries_left if isinstance(state, Live) else 0))
+                raise wrong_code()
+            if len(request) > LONGEST_REQUEST_BYTES:
+                raise Invalid("A certificate request is too long.")
+            checked = read_request(request, transcript.newcomer_key)
+            peer_id = PeerId(id_of_key(transcript.newcomer_key))
+            await self._note(self._invite.used(peer_id))
+            certificate = self._authority.sign(checked, self._clock.now())
+        self._on_event(Joined(peer_id))
+        return self._reply(transcript, certificate)
+
+    async def ended(self) -> State:
+        """Waits until it was used, burned or expired."""
+        left = self._invite.expires_at - self._clock.elapsed()
+        try:
+            async with asyncio.timeout(max(left, 0.0)):
+                await self._ended.wait()
+        except TimeoutError:
+            async with self._turn:
+                if isinstance(self._invite.state, Live):
+                    await self._note(replace(self._invite, state=Expired()))
+        return self._invite.state
+
+    def _check_live(self, invite_id: str) -> None:
+        if invite_id != self._invite.invite_id:
+            raise why_not(None)
+        state = self._invite.at(self._clock.elapsed()).state
+        if not isinstance(state, Live):
+            raise why_not(state)
+
+    async def _note(self, invite: Invite) -> None:
+        self._invite = invite
+        if not isinstance(invite.state, Live):
+            self._ended.set()
+        await asyncio.to_thread(self._book.write, invite, self._clock.now())
+
+    def _reply(self, transcript: Transcript, certificate: bytes) -> Reply:
+        unproved = Reply(
+            certificate_pem=certificate,
+            root_pem=self._authority.root_pem,
+            mesh_name=self._authority.membership.mesh_name,
+            discovery_key=self._authority.membership.discovery_key,
+            seeds=self._seeds(),
+            role=self._invite.role.value,
+            proof=b"",
+        )
+        return replace(unproved, proof=transcript.reply_proof(self._key, *unproved.fields()))

@@ -1,0 +1,175 @@
+"""A newcomer's side of an invitation, without the network: what to send and what to believe."""
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from dstack_mesh.faults import Damaged, Forbidden, Refused
+from dstack_mesh.home import Home
+from dstack_mesh.identity import Identity, id_of_key, public_der
+from dstack_mesh.ids import Address, MeshId
+from dstack_mesh.trust.authority import (
+    already_a_member,
+    make_request,
+    mesh_of_root,
+)
+from dstack_mesh.trust.invite import (
+    NONCE_BYTES,
+    Code,
+    Transcript,
+    derive_key,
+    wrong_code,
+)
+from dstack_mesh.trust.membership import Membership, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """The listener's first answer."""
+
+    mesh_id: MeshId
+    nonce: bytes
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The listener's last answer."""
+
+    certificate_pem: bytes
+    root_pem: bytes
+    mesh_name: str
+    discovery_key: bytes
+    seeds: tuple[Address, ...]
+    role: str
+    proof: bytes
+
+    def fields(self) -> tuple[bytes, ...]:
+        """What the proof covers."""
+        return (
+            self.certificate_pem,
+            self.root_pem,
+            self.mesh_name.encode(),
+            self.discovery_key,
+            "\n".join(self.seeds).encode(),
+            self.role.encode(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The listener proved to know the code: its words may be shown and its reply believed."""
+
+    key: bytes
+    transcript: Transcript
+
+    @property
+    def words(self) -> tuple[str, str, str, str]:
+        return self.transcript.words(self.key)
+
+    @property
+    def proof(self) -> bytes:
+        return self.transcript.newcomer_proof(self.key)
+
+
+class Newcomer:
+    """Joins a home to a mesh by a code.
+
+    Args:
+        home: Whose key joins.
+        code: What somebody read to us.
+    """
+
+    def __init__(self, home: Home, code: Code) -> None:
+        self._home = home
+        self._code = code
+        self._identity = Identity.load_or_make(home)
+        self.public_key = public_der(self._identity.private_key().public_key())
+        self.nonce = secrets.token_bytes(NONCE_BYTES)
+
+    @property
+    def invite_id(self) -> str:
+        return self._code.invite_id
+
+    def check(self, greeting: Greeting, listener_hash: bytes) -> Agreement:
+        """Believes the listener only if it knows the code. A quarter of a second of scrypt.
+
+        Raises:
+            Forbidden: It does not know the code, or somebody stands in between.
+        """
+        if len(greeting.nonce) != NONCE_BYTES:
+            raise wrong_code()
+        key = derive_key(self._code, greeting.mesh_id)
+        transcript = Transcript(
+            mesh_id=greeting.mesh_id,
+            invite_id=self._code.invite_id,
+            listener_hash=listener_hash,
+            newcomer_key=self.public_key,
+            newcomer_nonce=self.nonce,
+            listener_nonce=greeting.nonce,
+        )
+        if not secrets.compare_digest(transcript.listener_proof(key), greeting.proof):
+            raise wrong_code()
+        return Agreement(key, transcript)
+
+    def check_free(self, mesh_id: MeshId) -> None:
+        """Raises Refused if this home is a member of another mesh."""
+        present = Membership.load(self._home)
+        if present is not None and present.mesh_id != mesh_id:
+            raise already_a_member(present)
+
+    def request(self) -> bytes:
+        """The certificate request, DER."""
+        return make_request(self._identity)
+
+    def finish(self, agreement: Agreement, reply: Reply, now: datetime) -> Membership:
+        """Checks the reply and writes the membership down.
+
+        Raises:
+            Forbidden: The reply is not of the listener that proved itself.
+            Damaged: The certificates do not belong together or to us.
+            Refused: The certificate is not valid by this machine's clock.
+        """
+        expected = agreement.transcript.reply_proof(agreement.key, *reply.fields())
+        if not secrets.compare_digest(expected, reply.proof):
+            raise Forbidden("The listener's reply was changed on its way.", code="bad-reply")
+        leaf = self._checked_leaf(agreement, reply)
+        membership = Membership(
+            mesh_id=agreement.transcript.mesh_id,
+            mesh_name=reply.mesh_name,
+            role=_role(reply.role),
+            peer_id=self._identity.peer_id,
+            discovery_key=reply.discovery_key,
+            not_before=leaf.not_valid_before_utc,
+            not_after=leaf.not_valid_after_utc,
+            folder=self._home.keys,
+            seeds=reply.seeds,
+        )
+        membership.check_valid(now)
+        membership.store(self._home, reply.certificate_pem, reply.root_pem)
+        return membership
+
+    def _checked_leaf(self, agreement: Agreement, reply: Reply) -> x509.Certificate:
+        try:
+            root = x509.load_pem_x509_certificate(reply.root_pem)
+            leaf = x509.load_pem_x509_certificate(reply.certificate_pem)
+            leaf.verify_directly_issued_by(root)
+        except (ValueError, TypeError, InvalidSignature) as broken:
+            raise Damaged("The certificates do not belong together.", str(broken)) from broken
+        key = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if key != self.public_key or mesh_of_root(root) != agreement.transcript.mesh_id:
+            raise Damaged("The certificate is not for this home.", f"Its key is {id_of_key(key)}.")
+        return leaf
+
+
+def _role(word: str) -> Role:
+    try:
+        return Role(word)
+    except ValueError:
+        raise Refused(
+            "The invitation's role is not known here.", f"{word!r}.", "Update the software."
+        ) from None

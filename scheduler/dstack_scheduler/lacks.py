@@ -1,0 +1,102 @@
+"""What a machine lacks for a job for good: why it could never run it, whatever ends or is freed."""
+
+from dataclasses import dataclass
+
+from dstack_mesh.machine import ExecutorKind, Gpu, Machine
+from dstack_scheduler.agent_port import Question
+from dstack_scheduler.gpus import memory_fits, name_fits, nominal_gb
+from dstack_scheduler.needs import Needs
+from dstack_scheduler.phrases import count, gigabytes, largest_whole, listing, models, wanted_cards
+from dstack_scheduler.verdict import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the machine's owner allows.
+
+    Attributes:
+        allow_process: Jobs may run as processes of the host.
+        max_jobs: Jobs at once; None for max(4, twice the processors).
+    """
+
+    allow_process: bool = True
+    max_jobs: int | None = None
+
+
+def lacks_of(question: Question, machine: Machine, policy: Policy) -> list[Reason]:
+    """Why this machine can never run the job, even with everything on it free; empty if it can."""
+    return [
+        *_executor_lacks(question, machine, policy),
+        *_size_lacks(question.needs, machine),
+        *_card_lacks(question.needs, machine.gpus),
+    ]
+
+
+def _executor_lacks(question: Question, machine: Machine, policy: Policy) -> list[Reason]:
+    match question.executor:
+        case ExecutorKind.DOCKER:
+            if ExecutorKind.DOCKER in machine.executors:
+                return []
+            return [Reason("no-docker", "Docker does not answer here.", "start Docker there")]
+        case ExecutorKind.PROCESS:
+            if not policy.allow_process or ExecutorKind.PROCESS not in machine.executors:
+                why = "The owner of this machine allows jobs in containers only."
+                return [Reason("no-process", why, 'give the workflow an "image"')]
+            return _python_lacks(question.python, machine.pythons)
+
+
+def _python_lacks(wanted: str, pythons: tuple[str, ...]) -> list[Reason]:
+    if not wanted or any(_same_python(wanted, python) for python in pythons):
+        return []
+    has = listing(pythons) if pythons else "none"
+    hint = f"python: '{pythons[0]}'" if pythons else ""
+    return [Reason("no-python", f"Python {wanted} is not here; there is {has}.", hint)]
+
+
+def _same_python(wanted: str, python: str) -> bool:
+    """Whether "3" or "3.11" or "3.11.2" is met by "3.11": the parts that both name are equal."""
+    pairs = zip(wanted.split("."), python.split("."), strict=False)
+    return all(ours == theirs for ours, theirs in pairs)
+
+
+def _size_lacks(needs: Needs, machine: Machine) -> list[Reason]:
+    lacks: list[Reason] = []
+    if needs.cpus > machine.cpus:
+        message = f"The job needs {count(needs.cpus, 'CPU')}; the machine has {machine.cpus}."
+        lacks.append(Reason("cpu-too-few", message, f"--cpu {machine.cpus}"))
+    demand = memory_demand(needs)
+    if demand > machine.memory_bytes:
+        has = machine.memory_bytes
+        message = f"The job needs {gigabytes(demand)} of memory; the machine has {gigabytes(has)}."
+        lacks.append(Reason("memory-too-small", message, f"--memory {largest_whole(has)}"))
+    return lacks
+
+
+def _card_lacks(needs: Needs, cards: tuple[Gpu, ...]) -> list[Reason]:
+    """What the machine's cards lack even when all of them are free."""
+    if not needs.gpus:
+        return []
+    wanted = wanted_cards(needs)
+    if not cards:
+        return [Reason("gpu-too-few", f"The job needs {wanted}; the machine has none.")]
+    named = [gpu for gpu in cards if name_fits(needs.gpu_name, gpu.name)]
+    if not named:
+        message = f"The job needs {wanted}; the machine has {models(cards)}."
+        return [Reason("gpu-name", message, f'--gpu-name "{cards[0].name}"')]
+    lacks: list[Reason] = []
+    if len(named) < needs.gpus:
+        message = f"The job needs {wanted}; the machine has {models(named)}."
+        lacks.append(Reason("gpu-too-few", message, f"--gpu {len(named)}"))
+    enough = min(needs.gpus, len(named))
+    sizes = sorted((gpu.memory_bytes for gpu in named), reverse=True)
+    if not memory_fits(needs.gpu_memory_bytes, sizes[enough - 1]):
+        each = f"{gigabytes(needs.gpu_memory_bytes)} of memory on each of {count(enough, 'GPU')}"
+        message = f"The job needs {each}; the machine has {models(named)}."
+        hint = f"--gpu-memory {nominal_gb(sizes[enough - 1])}GB"
+        lacks.append(Reason("gpu-memory", message, hint))
+    return lacks
+
+
+def memory_demand(needs: Needs) -> int:
+    """Memory that a job asks for; pages of /dev/shm are part of it, not beside it."""
+    return max(needs.memory_bytes, needs.shm_bytes)

@@ -1,0 +1,132 @@
+"""What a driver knows of the jobs of its run: where each is, how it stands, what it kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from dstack_scheduler.agent_port import Agent, DrivenJob
+from dstack_scheduler.inputs import kept_by
+from dstack_scheduler.job import (
+    Fin,
+    Input,
+    JobKey,
+    JobRecord,
+    JobSpec,
+    JobState,
+    Source,
+    StateChange,
+)
+from dstack_scheduler.search import Won
+from dstack_scheduler.submission import HandOver, Submission, with_attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an attempt is. `won` only if this driver awarded it."""
+
+    key: JobKey
+    source: Source
+    agent: Agent | None = None
+    won: Won | None = None
+    confirmed: bool = True
+
+
+class Track:
+    """Only remembers; decisions are made elsewhere."""
+
+    def __init__(self, submission: Submission) -> None:
+        self._submission = submission
+        self.jobs = submission.jobs
+        self._places: dict[int, Place] = {}
+        self._latest: dict[int, StateChange] = {}
+        self._fins: dict[int, tuple[Fin, Agent]] = {}
+        for index, job in enumerate(submission.jobs):
+            if job.awarded is not None:
+                self._places[index] = Place(awarded_key(job), job.awarded)
+
+    def spec(self, key: JobKey) -> JobSpec:
+        """The specification of an attempt, with what the jobs before it kept."""
+        job = self.jobs[key.job]
+        before = (each for index in job.after for each in self._kept(index))
+        return replace(job.spec, key=key, inputs=(*job.spec.inputs, *before))
+
+    def place(self, job: int) -> Place | None:
+        """Where the newest attempt is; None while no agent has it."""
+        return self._places.get(job)
+
+    def put(self, job: int, place: Place) -> None:
+        """Notes where an attempt is, or how sure that is."""
+        self._places[job] = place
+
+    def remove(self, job: int) -> None:
+        """Notes that the attempt is nowhere."""
+        self._places.pop(job, None)
+
+    def saw(self, change: StateChange) -> None:
+        """Notes a state."""
+        self._latest[change.key.job] = change
+
+    def ended(self, fin: Fin, agent: Agent) -> None:
+        """Notes how an attempt ended and who has what it kept."""
+        self._latest[fin.key.job] = fin.state
+        self._fins[fin.key.job] = (fin, agent)
+
+    def latest(self, key: JobKey) -> StateChange:
+        """The newest state of a job; submitted if nothing was heard."""
+        record = self._submission.record
+        begun = StateChange(key, JobState.SUBMITTED, record.submitted_at)
+        return self._latest.get(key.job, begun)
+
+    def remains(self, unplaced: Mapping[int, JobKey]) -> bool:
+        """Whether a driver is needed still: a job has no agent, or it is not sure to have one."""
+        return bool(unplaced) or any(not place.confirmed for place in self._places.values())
+
+    def hand_over(self, unplaced: Mapping[int, JobKey]) -> HandOver:
+        """What another driver must know.
+
+        Args:
+            unplaced: Jobs that no agent has, with the attempt to make next.
+        """
+        jobs = tuple(self._driven(index, unplaced.get(index)) for index in range(len(self.jobs)))
+        records = tuple(self._record(index) for index in sorted(self._places))
+        return HandOver(
+            record=replace(self._submission.record, jobs=records),
+            jobs=jobs,
+            epoch=self._submission.epoch + 1,
+            code_digest=jobs[-1].spec.code_digest,
+        )
+
+    def _driven(self, index: int, next_key: JobKey | None) -> DrivenJob:
+        job = self.jobs[index]
+        place = self._places.get(index)
+        if next_key is not None or place is None:
+            attempt = next_key.attempt if next_key is not None else job.spec.key.attempt
+            return replace(with_attempt(job, attempt), awarded=None)
+        return replace(with_attempt(job, place.key.attempt + 1), awarded=place.source)
+
+    def _record(self, index: int) -> JobRecord:
+        job, place = self.jobs[index], self._places[index]
+        fin = self._fins.get(index)
+        return JobRecord(
+            key=place.key,
+            workflow=job.spec.workflow,
+            provider=job.spec.provider,
+            state=self.latest(place.key),
+            agent_id=place.source.peer_id,
+            agent_name=place.agent.card.name if place.agent is not None else "",
+            gpu_uuids=place.won.hold.gpu_uuids if place.won is not None else (),
+            artifacts=fin[0].artifacts if fin is not None else (),
+        )
+
+    def _kept(self, index: int) -> tuple[Input, ...]:
+        found = self._fins.get(index)
+        if found is None:
+            return ()
+        fin, agent = found
+        spec = self.jobs[index].spec
+        origin = f"{spec.run_name} ({spec.workflow})" if spec.workflow else spec.run_name
+        return kept_by(fin, agent.card, origin)
+
+
+def awarded_key(job: DrivenJob) -> JobKey:
+    """The attempt that an agent has; the key of a driven job carries the next one."""
+    return replace(job.spec.key, attempt=max(1, job.spec.key.attempt - 1))

@@ -1,0 +1,187 @@
+"""A job as messages, and back: its key, its specification, its states."""
+
+from collections.abc import Iterable
+
+from dstack_mesh.v1 import job_pb2
+from dstack_scheduler.job import Input, JobKey, JobSpec, JobState, Revision, Source, StateChange
+from dstack_scheduler.needs import Needs
+from dstack_scheduler.wire import fields
+
+_STATES: dict[JobState, job_pb2.JobState.ValueType] = {
+    JobState.SUBMITTED: job_pb2.JOB_STATE_SUBMITTED,
+    JobState.WAITING: job_pb2.JOB_STATE_WAITING,
+    JobState.PREPARING: job_pb2.JOB_STATE_PREPARING,
+    JobState.RUNNING: job_pb2.JOB_STATE_RUNNING,
+    JobState.SAVING: job_pb2.JOB_STATE_SAVING,
+    JobState.DONE: job_pb2.JOB_STATE_DONE,
+    JobState.FAILED: job_pb2.JOB_STATE_FAILED,
+    JobState.STOPPING: job_pb2.JOB_STATE_STOPPING,
+    JobState.STOPPED: job_pb2.JOB_STATE_STOPPED,
+    JobState.ABORTING: job_pb2.JOB_STATE_ABORTING,
+    JobState.ABORTED: job_pb2.JOB_STATE_ABORTED,
+    JobState.LOST: job_pb2.JOB_STATE_LOST,
+}
+_STATES_BACK = {wire: state for state, wire in _STATES.items()}
+
+
+def key_to_wire(key: JobKey) -> job_pb2.JobKey:
+    return job_pb2.JobKey(run_id=key.run_id, job=key.job, attempt=key.attempt)
+
+
+def key_from_wire(wire: job_pb2.JobKey, newest: bool = False) -> JobKey:
+    """An attempt's key. Attempt 0 is valid only where it may stand for the `newest` one."""
+    attempt = wire.attempt if newest else fields.attempt(wire.attempt)
+    return JobKey(fields.run_id(wire.run_id), fields.index(wire.job), attempt)
+
+
+def needs_to_wire(needs: Needs) -> job_pb2.Needs:
+    return job_pb2.Needs(
+        cpus=needs.cpus,
+        memory_bytes=needs.memory_bytes,
+        gpus=needs.gpus,
+        gpu_name=needs.gpu_name,
+        gpu_memory_bytes=needs.gpu_memory_bytes,
+        shm_bytes=needs.shm_bytes,
+        interruptible=needs.interruptible,
+    )
+
+
+def needs_from_wire(wire: job_pb2.Needs) -> Needs:
+    return Needs(
+        cpus=wire.cpus,
+        memory_bytes=wire.memory_bytes,
+        gpus=wire.gpus,
+        gpu_name=fields.line(wire.gpu_name, "The name of the card"),
+        gpu_memory_bytes=wire.gpu_memory_bytes,
+        shm_bytes=wire.shm_bytes,
+        interruptible=wire.interruptible,
+    )
+
+
+def source_to_wire(source: Source) -> job_pb2.Source:
+    return job_pb2.Source(peer_id=source.peer_id, addresses=source.addresses)
+
+
+def source_from_wire(wire: job_pb2.Source) -> Source:
+    return Source(fields.peer_id(wire.peer_id), fields.addresses(wire.addresses))
+
+
+def sources_from_wire(wires: Iterable[job_pb2.Source]) -> tuple[Source, ...]:
+    return tuple(source_from_wire(wire) for wire in fields.items(wires, "Sources"))
+
+
+def input_to_wire(what: Input) -> job_pb2.Input:
+    return job_pb2.Input(
+        digest=what.digest,
+        path=what.path,
+        sources=[source_to_wire(source) for source in what.sources],
+        origin=what.origin,
+        size_bytes=what.size_bytes,
+    )
+
+
+def input_from_wire(wire: job_pb2.Input) -> Input:
+    return Input(
+        digest=fields.digest(wire.digest, "The input's digest"),
+        path=fields.path(wire.path, "The input's path"),
+        sources=sources_from_wire(wire.sources),
+        origin=fields.line(wire.origin, "The input's origin", fields.PATH),
+        size_bytes=wire.size_bytes,
+    )
+
+
+def revision_to_wire(revision: Revision) -> job_pb2.Revision:
+    return job_pb2.Revision(
+        repo=revision.repo, branch=revision.branch, commit=revision.commit, dirty=revision.dirty
+    )
+
+
+def revision_from_wire(wire: job_pb2.Revision) -> Revision:
+    return Revision(
+        repo=fields.line(wire.repo, "The repository", fields.PATH),
+        branch=fields.line(wire.branch, "The branch"),
+        commit=fields.line(wire.commit, "The commit"),
+        dirty=wire.dirty,
+    )
+
+
+def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
+    limit = spec.max_duration_seconds
+    return job_pb2.JobSpec(
+        key=key_to_wire(spec.key),
+        run_name=spec.run_name,
+        workflow=spec.workflow,
+        provider=spec.provider,
+        commands=spec.commands,
+        image=spec.image,
+        entrypoint=spec.entrypoint,
+        env=spec.env,
+        working_dir=spec.working_dir,
+        artifacts=[job_pb2.ArtifactRequest(path=path) for path in spec.artifacts],
+        inputs=[input_to_wire(each) for each in spec.inputs],
+        code_digest=spec.code_digest,
+        python=spec.python,
+        stop_grace=fields.seconds_to_wire(spec.stop_grace_seconds),
+        max_duration=None if limit is None else fields.seconds_to_wire(limit),
+        owner=spec.owner,
+        revision=revision_to_wire(spec.revision),
+        variables=spec.variables,
+        submitted_at=fields.instant_to_wire(spec.submitted_at),
+        needs=needs_to_wire(spec.needs),
+        secret_names=spec.secret_names,
+    )
+
+
+def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
+    limit = fields.seconds_from_wire(wire.max_duration) if wire.HasField("max_duration") else None
+    return JobSpec(
+        key=key_from_wire(wire.key),
+        run_name=fields.run_name(wire.run_name),
+        workflow=fields.line(wire.workflow, "The workflow"),
+        provider=fields.line(wire.provider, "The provider"),
+        commands=fields.texts(wire.commands, "Commands"),
+        image=fields.line(wire.image, "The image", fields.PATH),
+        entrypoint=fields.texts(wire.entrypoint, "The entrypoint"),
+        env=fields.mapping(wire.env, "The environment"),
+        working_dir=fields.inside(wire.working_dir, "The working directory"),
+        artifacts=tuple(
+            fields.path(each.path, "The artifact's path")
+            for each in fields.items(wire.artifacts, "Artifacts")
+        ),
+        inputs=tuple(input_from_wire(each) for each in fields.items(wire.inputs, "Inputs")),
+        code_digest=fields.digest(wire.code_digest, "The code's digest"),
+        python=fields.line(wire.python, "The Python version"),
+        stop_grace_seconds=fields.seconds_from_wire(wire.stop_grace),
+        max_duration_seconds=limit,
+        owner=fields.line(wire.owner, "The owner"),
+        revision=revision_from_wire(wire.revision),
+        variables=fields.mapping(wire.variables, "Variables"),
+        submitted_at=fields.instant_from_wire(wire.submitted_at),
+        needs=needs_from_wire(wire.needs),
+        secret_names=fields.lines(wire.secret_names, "Names of secrets"),
+    )
+
+
+def state_to_wire(change: StateChange) -> job_pb2.StateChange:
+    return job_pb2.StateChange(
+        key=key_to_wire(change.key),
+        state=_STATES[change.state],
+        cause=change.cause,
+        at=fields.instant_to_wire(change.at),
+        reason=change.reason,
+        exit_code=change.exit_code,
+    )
+
+
+def state_from_wire(wire: job_pb2.StateChange) -> StateChange:
+    state = _STATES_BACK.get(wire.state)
+    if state is None:
+        raise fields.refuse("The state", wire.state, "it is none that this version knows")
+    return StateChange(
+        key=key_from_wire(wire.key),
+        state=state,
+        at=fields.instant_from_wire(wire.at),
+        cause=fields.text(wire.cause, "The cause"),
+        reason=fields.line(wire.reason, "The reason"),
+        exit_code=wire.exit_code if wire.HasField("exit_code") else None,
+    )

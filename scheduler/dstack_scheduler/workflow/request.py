@@ -1,0 +1,187 @@
+"""What one `dstack run` asks for: a workflow or a provider, and what is said about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from dstack_mesh.ids import RunId, RunName
+from dstack_scheduler.names import job_id
+from dstack_scheduler.providers.port import Provider
+from dstack_scheduler.providers.registry import LATER, PROVIDERS, choose, complain_of_provider
+from dstack_scheduler.workflow.chain import Links, ancestors_first
+from dstack_scheduler.workflow.checking import Checked, check, takes
+from dstack_scheduler.workflow.command_line import (
+    FLAGS,
+    NO_OVERRIDES,
+    Overrides,
+    Typed,
+    override,
+    take_apart,
+    written,
+)
+from dstack_scheduler.workflow.interpolation import RUN_ARGS, Interpolator, Values
+from dstack_scheduler.workflow.problem import Code, Place, Report, did_you_mean
+from dstack_scheduler.workflow.project import Project, Written
+from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.tree import MapNode, shorten
+from dstack_scheduler.workflow.variables import find_variable
+
+_NO_NAME = RunName("")
+_NO_ID = RunId("")
+
+NOTHING = Written("", MapNode(Place(), ()))
+"""The target of who only looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A target, and what was typed after it.
+
+    Flags and variables are the target's alone; its dependencies keep theirs. But a variable that
+    only dependencies declare goes to them, and a global one to every workflow of the run.
+    """
+
+    project: Project
+    target: Written
+    typed: Typed = field(default_factory=Typed)
+    run_name: RunName = _NO_NAME
+    run_id: RunId = _NO_ID
+
+    def variables_of(self, name: str) -> dict[str, str]:
+        """What a workflow of this run works with."""
+        sections, typed = self.project.sections, self.typed.variables
+        own = sections.own(name)
+        of_target = {**sections.shared, **sections.own(self.target.name)}
+        if name == self.target.name:
+            return {**of_target, **{k: v for k, v in typed.items() if k in of_target}}
+        shared = {known: typed.get(known, default) for known, default in sections.shared.items()}
+        given = {k: v for k, v in typed.items() if k in own and k not in of_target}
+        return {**shared, **own, **given}
+
+    def scope(self, name: str, report: Report, index: int = 0) -> Scope:
+        """Where a workflow of this run is read."""
+        values = Values(
+            self.variables_of(name),
+            self.run_name,
+            job_id(self.run_id, index),
+            self.typed.rest if name == self.target.name else (),
+        )
+        return Scope(report, Interpolator(values), name)
+
+    def read(self, workflow: Written, report: Report, index: int = 0) -> Checked:
+        """A workflow as this run has it."""
+        scope = self.scope(workflow.name, report, index)
+        checked = check(workflow, scope)
+        if workflow is not self.target or checked.provider is None:
+            return checked
+        rest = () if RUN_ARGS in report.used else self.typed.rest
+        if rest and not (workflow.direct or checked.provider.appends_args):
+            self._complain_of_rest(rest, scope)
+        changed = override(checked.workflow, self.typed.overrides, scope)
+        return Checked(replace(changed, run_args=tuple(rest)), checked.provider)
+
+    def _complain_of_rest(self, rest: Sequence[str], scope: Scope) -> None:
+        word = next((word for word in rest if word.startswith("-")), rest[0])
+        known = [*(f"--{name}" for name in self.variables_of(self.target.name)), *FLAGS]
+        scope.complain(
+            Place(),
+            Code.UNUSED_ARGUMENTS,
+            f'"{self.target.name}" makes no use of {shorten(" ".join(rest))}.',
+            did_you_mean(
+                word.partition("=")[0],
+                known,
+                "write ${{ run.args }} into one of its commands, or declare a variable",
+            ),
+        )
+
+    def links(self, checked: Mapping[str, Checked]) -> Links:
+        """What each workflow runs before itself."""
+        return {
+            name: [link for link in one.workflow.dependencies if link.chained]
+            for name, one in checked.items()
+        }
+
+
+class Asked(NamedTuple):
+    """A command line as it was typed, and the names that the run will have."""
+
+    target: str
+    args: Sequence[str] = ()
+    overrides: Overrides = NO_OVERRIDES
+    run_name: RunName = _NO_NAME
+    run_id: RunId = _NO_ID
+
+
+def understand(project: Project, asked: Asked, report: Report) -> Request | None:
+    """The request behind a command line; None and a problem if there is no such target."""
+    scope = Scope(report, Interpolator(Values()), asked.target)
+    workflow = project.workflows.get(asked.target)
+    if workflow is not None:
+        return _named(project, workflow, asked, scope)
+    provider = PROVIDERS.get(asked.target)
+    if provider is not None:
+        return _direct(project, provider, asked, scope)
+    _complain_of_target(project, asked.target, scope)
+    return None
+
+
+def _named(project: Project, workflow: Written, asked: Asked, scope: Scope) -> Request:
+    provider = choose(workflow, Scope(Report({}), scope.interpolator))
+    typed = take_apart(
+        asked.args,
+        _declared(project, workflow) if asked.args else (),
+        {},
+        lambda meaning: provider is not None and takes(provider, meaning),
+        scope,
+    )
+    return _request(project, workflow, typed, asked)
+
+
+def _direct(project: Project, provider: Provider, asked: Asked, scope: Scope) -> Request:
+    typed = take_apart(
+        asked.args,
+        project.sections.shared,
+        provider.direct.flags,
+        lambda meaning: takes(provider, meaning),
+        scope,
+    )
+    keys, rest = dict(typed.keys), list(typed.rest)
+    for key in provider.direct.first:
+        if rest and not rest[0].startswith("-"):
+            keys[key] = rest.pop(0)
+    entries = {"provider": provider.name, **keys}.items()
+    node = MapNode(Place(), tuple((written(key), written(value)) for key, value in entries))
+    workflow = Written(provider.name, node, provider.name, direct=True)
+    return _request(project, workflow, replace(typed, rest=tuple(rest)), asked)
+
+
+def _request(project: Project, workflow: Written, typed: Typed, asked: Asked) -> Request:
+    merged = replace(typed, overrides=typed.overrides.over(asked.overrides))
+    return Request(project, workflow, merged, asked.run_name, asked.run_id)
+
+
+def _declared(project: Project, workflow: Written) -> tuple[str, ...]:
+    """Variables that may be given: the workflow's own, global ones, those of what it depends on."""
+    blank = Request(project, workflow)
+    links = blank.links(
+        {name: blank.read(one, Report({})) for name, one in project.workflows.items()}
+    )
+    declared = {**project.sections.own(workflow.name), **project.sections.shared}
+    for name in reversed(ancestors_first(workflow.name, links)):
+        for variable, default in project.sections.own(name).items():
+            if find_variable(variable, declared) is None:
+                declared[variable] = default
+    return tuple(declared)
+
+
+def _complain_of_target(project: Project, target: str, scope: Scope) -> None:
+    if target.partition("@")[0] in LATER or target.partition("@")[0] in PROVIDERS:
+        complain_of_provider(written(target), target, scope)
+        return
+    where = "" if project.workflows else " (there are no workflows in .dstack)"
+    scope.complain(
+        Place(),
+        Code.UNKNOWN_WORKFLOW,
+        f'There is no workflow or provider "{shorten(target)}"{where}.',
+        did_you_mean(target, (*project.workflows, *PROVIDERS)),
+    )

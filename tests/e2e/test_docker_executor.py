@@ -1,0 +1,313 @@
+"""Jobs in containers of a real engine."""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dstack_agent.executor.docker import DockerExecutor
+from dstack_agent.executor.environment import Site, environment_of
+from dstack_agent.executor.port import Ended, Launch
+from dstack_mesh.faults import Refused
+from dstack_mesh.ids import RunId
+from dstack_mesh.machine import Gpu
+from dstack_scheduler.job import JobKey
+from dstack_scheduler.needs import Needs
+from support.docker_lab import DockerLab
+from support.eventually import eventually
+from support.launches import launch_of, shim_pid, spec_of, written
+
+pytestmark = pytest.mark.docker
+NUMBERS = itertools.count()
+PERSON = 12345
+
+
+class Bench:
+    """Runs jobs of a test in containers, as a person who is not root."""
+
+    def __init__(self, lab: DockerLab, image: str, folder: Path) -> None:
+        self.lab = lab
+        self.image = image
+        self.folder = folder
+        self.executor = DockerExecutor(lab.socket, agent="peer")
+
+    def launch(self, *commands: str, **changes: Any) -> Launch:
+        """A launch in a folder of its own."""
+        secrets = changes.pop("secrets", {})
+        gpus: tuple[Gpu, ...] = changes.pop("gpus", ())
+        key = JobKey(RunId(f"{os.getpid()}r{next(NUMBERS)}"), 0)
+        spec = spec_of(*commands, **({"key": key, "image": self.image} | changes))
+        folder = self.folder / key.run_id
+        env = environment_of(spec, gpus, Site("ws-2", "10.0.0.7"), folder, {})
+        made = launch_of(folder, spec, env=env, secrets=secrets, gpus=gpus)
+        if os.getuid() == 0:
+            os.chown(made.work, PERSON, PERSON)
+        return made
+
+    async def start(self, *commands: str, **changes: Any) -> Path:
+        """Launches; returns the job's folder."""
+        launch = self.launch(*commands, **changes)
+        await self.executor.launch(launch)
+        return launch.folder
+
+    async def run(self, *commands: str, **changes: Any) -> tuple[Ended, Path]:
+        """Runs to the end."""
+        folder = await self.start(*commands, **changes)
+        return await self.end(folder), folder
+
+    async def end(self, folder: Path) -> Ended:
+        async with asyncio.timeout(60):
+            return await self.executor.wait(folder)
+
+    def containers(self, folder: Path) -> list[str]:
+        return self.lab.containers(f"run.dstack.folder={folder}")
+
+
+@pytest.fixture
+def bench(docker_lab: DockerLab, busybox: str, tmp_path: Path) -> Bench:
+    return Bench(docker_lab, busybox, tmp_path)
+
+
+async def test_ten_megabytes_of_anything_arrive_byte_for_byte(bench: Bench) -> None:
+    ended, folder = await bench.run(
+        "head -c 10000000 /dev/urandom | tee out",
+        "head -c 10000000 /dev/urandom | tee err >&2",
+    )
+    work = folder / "work"
+    assert ended == Ended(0)
+    assert written(folder) == ((work / "out").read_bytes(), (work / "err").read_bytes())
+    assert bench.containers(folder) == []
+
+
+async def test_files_belong_to_the_person(bench: Bench) -> None:
+    ended, folder = await bench.run(
+        "touch here",
+        "touch ~/home",
+        "touch /data/out/there",
+        artifacts=("/data/out",),
+        working_dir="deep",
+    )
+    assert ended == Ended(0)
+    person = PERSON if os.getuid() == 0 else os.getuid()
+    for path in ("work/deep/here", "outside/home/dstack/home", "outside/data/out/there"):
+        assert (folder / path).stat().st_uid == person, path
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_the_exit_code_is_the_job_s_own(bench: Bench, code: int) -> None:
+    ended, _ = await bench.run(f"exit {code}")
+    assert (ended.exit_code, ended.reason) == (code, "")
+
+
+async def test_a_missing_command_is_called_so(bench: Bench) -> None:
+    ended, _ = await bench.run("no-such-command")
+    assert (ended.exit_code, ended.reason) == (127, "command-not-found")
+
+
+async def test_a_missing_image_is_called_so(bench: Bench) -> None:
+    launch = bench.launch("true", image="localhost:9/nobody/nothing:1")
+    with pytest.raises(Refused) as refused:
+        await bench.executor.launch(launch)
+    assert refused.value.code == "image-missing"
+    assert "localhost:9/nobody/nothing:1" in refused.value.what
+    assert bench.containers(launch.folder) == []
+
+
+async def test_an_engine_that_does_not_run_is_called_so(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        await DockerExecutor(tmp_path / "no.sock").launch(bench.launch("true"))
+    assert (refused.value.code, "start docker" in refused.value.hint) == ("no-docker", True)
+
+
+async def test_out_of_memory_is_called_so(bench: Bench) -> None:
+    ended, _ = await bench.run(
+        "head -c 300m /dev/zero | tail >/dev/null", needs=Needs(memory_bytes=40_000_000)
+    )
+    assert (ended.exit_code, ended.reason) == (137, "out-of-memory")
+
+
+async def test_a_child_killed_for_memory_under_a_living_shell_is_no_failure(bench: Bench) -> None:
+    """The engine says OOMKilled then too; the exit code is what counts."""
+    ended, _ = await bench.run(
+        "head -c 300m /dev/zero | tail >/dev/null || true", needs=Needs(memory_bytes=40_000_000)
+    )
+    assert ended == Ended(0)
+
+
+async def test_a_stop_ends_it_within_the_grace_and_a_program_may_save(bench: Bench) -> None:
+    saving = "trap 'sleep 0.5; echo saved; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+    folder = await bench.start(f'sh -c "{saving}"', "echo never")
+    eventually(lambda: written(folder)[0], within=20)
+    await bench.executor.stop(folder, abort=False)
+    ended = await bench.end(folder)
+    assert ended.reason == "stopped"
+    assert written(folder)[0] == b"ready\nsaved\n"
+
+
+async def test_a_job_that_ignores_a_stop_is_ended_after_the_grace(bench: Bench) -> None:
+    commands = ("trap '' TERM", "echo ready", "while :; do sleep 0.1; done")
+    folder = await bench.start(*commands, stop_grace_seconds=1.0)
+    eventually(lambda: written(folder)[0], within=20)
+    began = time.monotonic()
+    await bench.executor.stop(folder, abort=False)
+    ended = await bench.end(folder)
+    assert (ended.exit_code, ended.reason) == (137, "stopped")
+    assert 0.9 < time.monotonic() - began < 5
+
+
+async def test_an_abort_ends_it_at_once(bench: Bench) -> None:
+    folder = await bench.start("trap '' TERM", "echo ready", "sleep 100")
+    eventually(lambda: written(folder)[0], within=20)
+    began = time.monotonic()
+    await bench.executor.stop(folder, abort=True)
+    ended = await bench.end(folder)
+    assert (ended.exit_code, ended.reason) == (137, "aborted")
+    assert time.monotonic() - began < 5
+    assert bench.containers(folder) == []
+
+
+async def test_a_job_that_runs_too_long_is_ended(bench: Bench) -> None:
+    ended, _ = await bench.run("sleep 100", max_duration_seconds=0.5)
+    assert ended.reason == "time-limit"
+
+
+async def test_secrets_are_in_the_job_and_nowhere_else(bench: Bench) -> None:
+    canary = "canary 4711 'quoted'\nsecond line"
+    folder = await bench.start(
+        'printf %s "$TOKEN"; cat /run/secrets/TOKEN >&2; sleep 1', secrets={"TOKEN": canary}
+    )
+    eventually(lambda: all(written(folder)), within=20)
+    (container,) = bench.containers(folder)
+    inspected = bench.lab.docker("inspect", container).stdout
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    journal = (folder / "journal").read_bytes()
+    assert await bench.end(folder) == Ended(0)
+    assert written(folder) == (canary.encode(), canary.encode())
+    assert not any(b"canary" in each for each in (inspected, *(f for f in files if f != journal)))
+
+
+async def test_a_container_can_do_no_more_than_it_must(bench: Bench) -> None:
+    folder = await bench.start("cat /proc/self/status", "id", "sleep 100")
+    eventually(lambda: b"uid=" in written(folder)[0], within=20)
+    (container,) = bench.containers(folder)
+    config = json.loads(bench.lab.docker("inspect", container).stdout)[0]
+    await bench.executor.stop(folder, abort=True)
+    await bench.end(folder)
+    status = written(folder)[0].decode()
+    for line in ("CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"):
+        assert line in status
+    host = config["HostConfig"]
+    assert (host["Privileged"], host["PidsLimit"], host["CapAdd"]) == (False, 4096, None)
+    assert (host["PidMode"], host["IpcMode"]) == ("", "private")
+    mounted = {each["Source"] for each in config["Mounts"] if each["Type"] == "bind"}
+    assert mounted == {str(folder / "work"), str(folder / "outside/home/dstack")}
+    assert config["Config"]["Labels"]["run.dstack.agent"] == "peer"
+
+
+async def test_the_image_s_own_command_and_entrypoints_run(bench: Bench, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+    (recipe / "Dockerfile").write_text(
+        f'FROM {bench.image}\nENTRYPOINT ["/bin/echo", "from"]\nCMD ["the image"]\n'
+    )
+    bench.lab.docker("build", "-t", "dstack-lab/own:1", str(recipe))
+    for changes, said in (
+        ({"image": "dstack-lab/own:1"}, b"from the image\n"),
+        ({"image": "dstack-lab/own:1", "secrets": {"A": "b"}}, b"from the image\n"),
+        ({"entrypoint": ("/bin/echo", "alone")}, b"alone\n"),
+    ):
+        ended, folder = await bench.run(**changes)
+        assert (ended, written(folder)[0]) == (Ended(0), said)
+    ended, folder = await bench.run("echo a", "echo b", entrypoint=("/bin/sh", "-c"))
+    assert (ended, written(folder)[0]) == (Ended(0), b"a\nb\n")
+
+
+async def test_commands_longer_than_an_argument_run(bench: Bench) -> None:
+    ended, folder = await bench.run("echo " + "x" * 300_000)
+    assert (ended, len(written(folder)[0])) == (Ended(0), 300_001)
+
+
+async def test_a_killed_shim_is_replaced_and_no_byte_is_lost_or_doubled(bench: Bench) -> None:
+    commands = (
+        "i=0; while [ $i -lt 3000 ]; do echo line $i; echo note $i >&2; i=$((i+1)); "
+        "[ $((i % 100)) -ne 0 ] || sleep 0.1; done",
+        "exit 9",
+    )
+    folder = await bench.start(*commands)
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(bench.end(folder))
+        for _ in range(3):
+            before = len(written(folder)[0])
+            pid = shim_pid(folder)
+            while len(written(folder)[0]) < before + 500:
+                await asyncio.sleep(0.01)
+            os.kill(pid, signal.SIGKILL)
+            while shim_pid(folder) == pid:
+                await asyncio.sleep(0.01)
+        ended = await waiting
+    assert ended.exit_code == 9
+    lines = ("".join(f"{word} {i}\n" for i in range(3000)).encode() for word in ("line", "note"))
+    assert written(folder) == tuple(lines)
+    assert bench.containers(folder) == []
+
+
+async def test_another_agent_stops_a_job_whose_shim_is_dead(bench: Bench) -> None:
+    folder = await bench.start("echo ready", "sleep 100")
+    eventually(lambda: written(folder)[0], within=20)
+    os.kill(shim_pid(folder), signal.SIGKILL)
+    later = DockerExecutor(bench.lab.socket)
+    await later.stop(folder, abort=False)
+    async with asyncio.timeout(30):
+        ended = await later.wait(folder)
+    assert ended.reason == "stopped"
+    assert written(folder)[0] == b"ready\n"
+
+
+async def test_a_container_that_somebody_removed_is_not_called_a_success(bench: Bench) -> None:
+    folder = await bench.start("echo ready", "sleep 100")
+    eventually(lambda: written(folder)[0], within=20)
+    (container,) = bench.containers(folder)
+    bench.lab.docker("rm", "-f", container)
+    ended = await bench.end(folder)
+    assert ended.exit_code != 0
+
+
+async def test_a_job_that_was_never_started_leaves_no_container(bench: Bench) -> None:
+    folder = bench.launch("true").folder
+    ended = await bench.end(folder)
+    assert (ended.exit_code, ended.reason) == (None, "shim-lost")
+    assert bench.containers(folder) == []
+
+
+async def test_a_card_that_docker_cannot_give_is_said_and_nothing_is_left(bench: Bench) -> None:
+    if bench.lab.docker("info", "-f", "{{json .Runtimes}}").stdout.find(b"nvidia") >= 0:
+        pytest.skip("this engine can give cards")
+    card = Gpu(f"GPU-{os.getpid()}", "Tesla V100", 16 << 30)
+    ended, folder = await bench.run("true", gpus=(card,))
+    assert (ended.exit_code, ended.reason) == (None, "docker-error")
+    assert bench.containers(folder) == []
+
+
+async def test_an_absolute_path_of_the_container_itself_is_refused(bench: Bench) -> None:
+    with pytest.raises(Refused) as refused:
+        await bench.executor.launch(bench.launch("true", artifacts=("/proc/x",)))
+    assert refused.value.code == "path-not-allowed"
+
+
+async def test_bash_is_used_where_the_image_has_it(
+    docker_lab: DockerLab, python_image: str, tmp_path: Path
+) -> None:
+    bench = Bench(docker_lab, python_image, tmp_path)
+    ended, folder = await bench.run(
+        "[[ -n $BASH ]] && echo bash",
+        "python -c 'import getpass; print(getpass.getuser())'",
+        "git --version",
+    )
+    assert ended == Ended(0)
+    assert written(folder)[0].startswith(b"bash\ndstack\ngit version")

@@ -1,0 +1,130 @@
+"""The part of an agent that finds others and is found: a server, Hello and the roll.
+
+In a process of its own it prints whom it knows, as one line of JSON for each change:
+`python -m support.mesh_agent HOME NAME [--port N] [--seed HOST:PORT] [--no-mdns]`
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from dstack_agent.servicers.membership import Answers, MembershipServicer
+from dstack_mesh.card import PeerCard
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.discovery.interfaces import own_addresses
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Address
+from dstack_mesh.machine import AgentState, Machine
+from dstack_mesh.membership.roll import RollCall
+from dstack_mesh.v1 import membership_pb2_grpc
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.greeter import open_roll_call
+from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
+from support.meshes import card_of, member
+
+MACHINE = Machine(cpus=4, memory_bytes=8 << 30, memory_free_bytes=4 << 30, disk_free_bytes=9 << 30)
+
+
+@dataclass(slots=True)
+class MeshAgent:
+    """A running one."""
+
+    home: Home
+    card: PeerCard
+    port: int
+    roll: RollCall
+    server: grpc.aio.Server
+
+    @property
+    def address(self) -> Address:
+        return Address(f"127.0.0.1:{self.port}")
+
+    def sees(self) -> dict[str, str]:
+        """Names and states of those that it knows."""
+        return {agent.card.name: agent.state for agent in self.roll.agents()}
+
+
+@asynccontextmanager
+async def mesh_agent(
+    home: Home,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    seeds: tuple[str, ...] = (),
+    mdns: bool = False,
+    local: bool = False,
+) -> AsyncGenerator[MeshAgent]:
+    """Runs one within the block."""
+    server, channels = make_server(), Channels(home)
+    port = listen_tcp(server, member(home), host, port)
+    addresses = own_addresses(port) if host == "0.0.0.0" else (f"{host}:{port}",)
+    card = card_of(home, name, tuple(addresses))
+    roll = open_roll_call(home, channels, {}, seeds=seeds, card=lambda: card, port=port, mdns=mdns)
+    answers = Answers(
+        card=lambda: card,
+        state=lambda: AgentState.ALIVE,
+        machine=lambda: MACHINE,
+        running=lambda: (),
+        known=roll.hints,
+        heard=roll.heard,
+    )
+    servicer = MembershipServicer(answers, SystemClock())
+    membership_pb2_grpc.add_MembershipServiceServicer_to_server(servicer, server)
+    add_standard_services(server)
+    listener = listen_local(server, home.agent_socket) if local else None
+    await server.start()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(roll.run())
+        try:
+            yield MeshAgent(home, card, port, roll, server)
+        finally:
+            running.cancel()
+            await server.stop(0)
+            await channels.close()
+            if listener is not None:
+                listener.close()
+
+
+async def _print_changes(arguments: argparse.Namespace) -> None:
+    async with mesh_agent(
+        Home(arguments.home),
+        arguments.name,
+        host="0.0.0.0",
+        port=arguments.port,
+        seeds=tuple(arguments.seed),
+        mdns=not arguments.no_mdns,
+    ) as agent:
+        before: str | None = None
+        while True:
+            agents = [
+                {"name": one.card.name, "state": one.state, "found_by": one.found_by}
+                | {"addresses": one.addresses}
+                for one in agent.roll.agents()
+            ]
+            now = json.dumps({"agents": agents, "foreign": agent.roll.foreign})
+            if now != before:
+                before = now
+                print(now, flush=True)
+            await asyncio.sleep(0.02)
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("home", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--seed", action="append", default=[])
+    parser.add_argument("--no-mdns", action="store_true")
+    asyncio.run(_print_changes(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

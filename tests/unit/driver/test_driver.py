@@ -1,0 +1,486 @@
+"""Stories of runs that a driver carries out at agents in memory."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from support.eventually import eventually_async
+from support.fake_agent import (
+    FakeDirectory,
+    FakeJob,
+    FakeMachine,
+    FakeStore,
+    play_commands,
+    play_nothing,
+)
+from support.submissions import CODE, Remembering, planned, submission
+
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Conflict, Missing, Refused
+from dstack_scheduler.driver import Driver
+from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
+from dstack_scheduler.plan import PlannedJob, Reuse
+from dstack_scheduler.progress import (
+    Asked,
+    Awarded,
+    Kept,
+    RunEnded,
+    Sending,
+    Unheard,
+    Waiting,
+)
+from dstack_scheduler.refusal import NoAgentFits, NoAgents
+from dstack_scheduler.submission import Submission
+
+
+class Person:
+    """Somebody with a store and a view of some machines, who drives one run."""
+
+    def __init__(
+        self, run: Submission, *machines: FakeMachine, local: FakeMachine | None = None
+    ) -> None:
+        self.store = FakeStore(CODE)
+        self.watcher = Remembering()
+        agents = [machine.seen_by(self.store, machine is local) for machine in machines]
+        self.directory = FakeDirectory(*agents)
+        self.driver = Driver(
+            run, self.directory, self.store, self.watcher, SystemClock(), random.Random(7).random
+        )
+
+    async def run(self) -> StateChange:
+        async with asyncio.timeout(20):
+            return await self.driver.run()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[StateChange]]:
+        task = asyncio.create_task(self.run())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def job_of(machine: FakeMachine, index: int = 0) -> FakeJob:
+    """The job once the machine has it."""
+
+    async def look() -> FakeJob | None:
+        return next((job for job in machine.jobs.values() if job.key.job == index), None)
+
+    found = await eventually_async(look, within=5)
+    assert found is not None
+    return found
+
+
+async def test_a_job_runs_on_this_machine_and_its_log_arrives() -> None:
+    here = FakeMachine("here")
+    person = Person(submission(planned(0, "echo hello")), here, local=here)
+
+    end = await person.run()
+
+    assert end.state is JobState.DONE
+    assert person.watcher.log == b"hello\n"
+    (awarded,) = person.watcher.of(Awarded)
+    assert (awarded.local, awarded.why) == (True, "this machine can run it")
+    assert isinstance(person.watcher.seen[-1], RunEnded)
+
+
+async def test_a_warm_run_on_this_machine_takes_four_calls_and_no_waiting() -> None:
+    here = FakeMachine("here")
+    person = Person(submission(planned(0, "echo hello")), here, local=here)
+    began = asyncio.get_running_loop().time()
+
+    await person.run()
+
+    assert here.calls == ["ask", "reserve", "commit", "attach"]
+    assert asyncio.get_running_loop().time() - began < 0.2
+
+
+async def test_this_machine_does_not_wait_for_a_slow_one() -> None:
+    here, slow = FakeMachine("here"), FakeMachine("slow")
+    person = Person(submission(planned(0, "echo hello")), here, local=here)
+    person.directory.known.append(SlowToAnswer(slow.seen_by(person.store)))
+    began = asyncio.get_running_loop().time()
+
+    await person.run()
+
+    assert asyncio.get_running_loop().time() - began < 0.2
+
+
+class SlowToAnswer:
+    """An agent whose answer to an ask never comes."""
+
+    def __init__(self, agent: object) -> None:
+        self._agent = agent
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._agent, name)
+
+    async def ask(self, question: object) -> object:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody answers")
+
+
+async def test_a_job_with_a_gpu_lands_where_the_gpu_is_and_says_why() -> None:
+    here, strong = FakeMachine("here"), FakeMachine("strong", cards=1, addresses=["10.0.0.2:7420"])
+    person = Person(submission(planned(0, "echo hi", gpus=1)), here, strong, local=here)
+
+    await person.run()
+
+    (awarded,) = person.watcher.of(Awarded)
+    assert awarded.agent.name == "strong"
+    assert awarded.why == "only agent with a free GPU"
+    assert awarded.gpu_uuids == strong.gpu_uuids
+    assert [sending.what for sending in person.watcher.of(Sending)] == ["code", "code"]
+
+
+async def test_the_exit_code_of_the_run_is_that_of_its_command() -> None:
+    here = FakeMachine("here")
+    person = Person(submission(planned(0, "exit 3")), here, local=here)
+
+    end = await person.run()
+
+    assert (end.state, end.exit_code) == (JobState.FAILED, 3)
+
+
+async def test_a_chain_runs_in_order_and_hands_artifacts_on() -> None:
+    here = FakeMachine("here")
+    jobs = (planned(0, "echo a"), planned(1, "echo b", after=[0]))
+    person = Person(submission(*jobs), here, local=here)
+
+    await person.run()
+
+    first, second = (here.jobs[key] for key in sorted(here.jobs))
+    assert person.watcher.log == b"a\nb\n"
+    assert [each.digest for each in second.spec.inputs] == [
+        artifact.digest for artifact in first.artifacts
+    ]
+    assert second.spec.inputs[0].path == "job-0-out"
+    assert second.spec.inputs[0].sources[0].peer_id == here.card.peer_id
+
+
+async def test_the_first_failure_ends_the_chain_and_is_named() -> None:
+    here = FakeMachine("here")
+    jobs = (planned(0, "exit 9", name="prepare"), planned(1, "echo b", after=[0]))
+    person = Person(submission(*jobs), here, local=here)
+
+    end = await person.run()
+
+    assert (end.state, end.exit_code, end.key.job) == (JobState.FAILED, 9, 0)
+    assert "prepare" in end.cause
+    assert len(here.jobs) == 1
+
+
+async def test_artifacts_that_only_this_machine_can_reach_are_brought_to_the_winner() -> None:
+    here, strong = FakeMachine("here"), FakeMachine("strong", cards=1, addresses=["10.0.0.2:7420"])
+    jobs = (planned(0, "echo a"), planned(1, "echo b", after=[0], gpus=1))
+    person = Person(submission(*jobs), here, strong, local=here)
+
+    await person.run()
+
+    (kept,) = next(job for job in here.jobs.values()).artifacts
+    assert kept.digest in strong.trees
+
+
+async def test_artifacts_that_the_winner_can_dial_are_not_carried_by_the_driver() -> None:
+    first = FakeMachine("first", cards=1, addresses=["10.0.0.1:7420"])
+    second = FakeMachine("second", cards=2, addresses=["10.0.0.2:7420"])
+    jobs = (planned(0, "echo a", gpus=1), planned(1, "echo b", after=[0], gpus=2))
+    person = Person(submission(*jobs), first, second)
+
+    await person.run()
+
+    (kept,) = next(job for job in first.jobs.values()).artifacts
+    assert kept.digest not in second.trees
+    (consumer,) = second.jobs.values()
+    assert consumer.spec.inputs[0].sources[0].addresses == ("10.0.0.1:7420",)
+
+
+async def test_a_second_copy_of_artifacts_is_brought_here_and_told() -> None:
+    there = FakeMachine("there", addresses=["10.0.0.2:7420"])
+    person = Person(submission(planned(0, "echo a")), there)
+
+    await person.run()
+
+    (job,) = there.jobs.values()
+    assert {artifact.digest for artifact in job.artifacts} <= person.store.trees
+    assert [kept.agent.name for kept in person.watcher.of(Kept)] == ["there"]
+
+
+async def test_a_job_that_nobody_can_ever_run_fails_at_once_with_the_nearest_miss() -> None:
+    one, two = FakeMachine("one"), FakeMachine("two", cards=1)
+    person = Person(submission(planned(0, "echo a", gpus=2, name="train")), one, two)
+
+    with pytest.raises(NoAgentFits) as refused:
+        await person.run()
+
+    assert "train" in refused.value.what
+    assert "one:" in refused.value.why
+    assert "two:" in refused.value.why
+    assert refused.value.hint == "ask for fewer GPUs"
+
+
+async def test_without_agents_the_error_says_so() -> None:
+    with pytest.raises(NoAgents):
+        await Person(submission(planned(0, "echo a"))).run()
+
+
+async def test_a_waiting_run_says_who_holds_the_gpu_and_starts_when_it_is_free() -> None:
+    shared = FakeMachine("shared", cards=1, play=play_nothing)
+    first = Person(submission(planned(0, "sleep", gpus=1), number=1), shared)
+    second = Person(submission(planned(0, "sleep", gpus=1), number=2), shared)
+    async with first.running(), second.running() as waiting:
+        running = await job_of(shared)
+        late = second if running.spec.run_name == "calm-ibex-1" else first
+
+        async def waits() -> list[Waiting]:
+            return late.watcher.of(Waiting)
+
+        (wait,) = await eventually_async(waits, within=5)
+        assert running.spec.run_name in wait.reasons[0][1][0].message
+        await running.end()
+
+        async def both() -> bool:
+            return len(shared.jobs) == 2
+
+        assert await eventually_async(both, within=5)
+        assert not waiting.done() or waiting.result().state is JobState.DONE
+
+
+async def test_a_lost_answer_to_the_award_starts_the_job_once() -> None:
+    there = FakeMachine("there", addresses=["10.0.0.2:7420"])
+
+    def play(job: FakeJob) -> None:
+        there.lost_answers = 2
+        play_commands(job)
+
+    there.play = play
+    person = Person(submission(planned(0, "echo once")), there)
+
+    end = await person.run()
+
+    assert end.state is JobState.DONE
+    assert person.watcher.log == b"once\n"
+    assert list(there.jobs) == [JobKey(end.key.run_id, 0, 1)]
+    assert there.calls.count("commit") == 3
+
+
+async def test_an_award_that_nobody_confirms_is_said_and_never_made_twice() -> None:
+    there = FakeMachine("there", addresses=["10.0.0.2:7420"], play=play_nothing)
+    other = FakeMachine("other", addresses=["10.0.0.3:7420"], jobs_at_once=0)
+
+    def play(job: FakeJob) -> None:
+        play_nothing(job)
+        there.up = False
+        there.lost_answers = 1
+
+    there.play = play
+    person = Person(submission(planned(0, "sleep")), there, other)
+    async with person.running() as running:
+
+        async def unconfirmed() -> bool:
+            return any(s.reason == "unconfirmed" for s in person.watcher.of(StateChange))
+
+        assert await eventually_async(unconfirmed, within=10)
+        other.jobs_at_once = 100
+        there.up, there.lost_answers = True, 0
+        (job,) = there.jobs.values()
+        await job.end()
+        assert (await running).state is JobState.DONE
+    assert not other.jobs
+    assert len(person.watcher.of(Awarded)) == 1
+
+
+async def test_an_award_that_never_arrived_is_made_again_as_another_attempt() -> None:
+    there = FakeMachine("there", addresses=["10.0.0.2:7420"])
+    person = Person(submission(planned(0, "echo a")), there)
+    agent = CommitGetsLost(person.directory.known[0], there)
+    person.directory.known[0] = agent
+    async with person.running() as running:
+
+        async def unconfirmed() -> bool:
+            return any(s.reason == "unconfirmed" for s in person.watcher.of(StateChange))
+
+        assert await eventually_async(unconfirmed, within=10)
+        agent.lossy = False
+        end = await running
+    assert end.state is JobState.DONE
+    assert [key.attempt for key in there.jobs] == [2]
+
+
+class CommitGetsLost:
+    """An agent that no award reaches for a while."""
+
+    def __init__(self, agent: object, machine: FakeMachine) -> None:
+        self._agent = agent
+        self._machine = machine
+        self.lossy = True
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._agent, name)
+
+    async def commit(self, *args: object) -> None:
+        from dstack_mesh.faults import Unreachable
+
+        if self.lossy:
+            raise Unreachable("there cannot be reached.")
+        await self._agent.commit(*args)  # pyright: ignore
+
+
+async def test_a_silent_agent_keeps_its_job() -> None:
+    there = FakeMachine("there", addresses=["10.0.0.2:7420"], play=play_nothing)
+    spare = FakeMachine("spare", addresses=["10.0.0.3:7420"])
+    run = submission(planned(0, "sleep"), placement="there")
+    person = Person(run, there, spare)
+    async with person.running() as running:
+        job = await job_of(there)
+        there.up = False
+        await job.poke()
+        await job.write(b"while nobody listened\n")
+
+        async def unheard() -> list[Unheard]:
+            return person.watcher.of(Unheard)
+
+        assert await eventually_async(unheard, within=10)
+        await job.end()
+        there.up = True
+        assert (await running).state is JobState.DONE
+    assert person.watcher.log == b"while nobody listened\n"
+    assert not spare.jobs
+
+
+async def test_stop_ends_a_running_job_and_the_run() -> None:
+    here = FakeMachine("here", play=play_nothing)
+    person = Person(submission(planned(0, "sleep")), here, local=here)
+    async with person.running() as running:
+        await job_of(here)
+        person.driver.stop(abort=False, cause="stopped by ana")
+        end = await running
+    assert (end.state, end.cause) == (JobState.STOPPED, "stopped by ana")
+
+
+async def test_stop_while_waiting_never_starts_the_job() -> None:
+    busy = FakeMachine("busy", jobs_at_once=0)
+    person = Person(submission(planned(0, "echo a")), busy)
+    async with person.running() as running:
+
+        async def waits() -> list[Waiting]:
+            return person.watcher.of(Waiting)
+
+        assert await eventually_async(waits, within=5)
+        person.driver.stop(abort=True, cause="enough")
+        end = await running
+    assert end.state is JobState.ABORTED
+    assert not busy.jobs
+    assert not busy.holds
+
+
+async def test_detaching_from_an_awarded_job_leaves_nothing_to_drive() -> None:
+    here = FakeMachine("here", play=play_nothing)
+    person = Person(submission(planned(0, "sleep")), here, local=here)
+    async with person.running() as running:
+        await job_of(here)
+        await eventually_async(lambda: _any(person.watcher.of(Awarded)), within=5)
+        assert await person.driver.detach() is None
+        await running
+    assert not next(iter(here.jobs.values())).state.state.ended
+
+
+async def _any(events: list[Awarded]) -> bool:
+    return bool(events)
+
+
+async def test_another_driver_finishes_a_chain_that_was_handed_over() -> None:
+    here = FakeMachine("here", play=play_nothing)
+    jobs = (planned(0, "sleep"), planned(1, "sleep", after=[0]))
+    person = Person(submission(*jobs), here, local=here)
+    async with person.running():
+        first = await job_of(here)
+        await eventually_async(lambda: _any(person.watcher.of(Awarded)), within=5)
+        handed = await person.driver.detach()
+    assert handed is not None
+    assert handed.epoch == 2
+    successor = Person(handed.submission(), here, local=here)
+    async with successor.running() as running:
+        await first.end()
+        second = await job_of(here, 1)
+        await second.end()
+        assert (await running).state is JobState.DONE
+    assert sorted(key.job for key in here.jobs) == [0, 1]
+
+
+async def test_a_waiting_run_is_handed_over_whole_and_holds_nothing() -> None:
+    busy = FakeMachine("busy", jobs_at_once=0)
+    person = Person(submission(planned(0, "echo a")), busy)
+    async with person.running():
+        await eventually_async(lambda: _waits(person), within=5)
+        handed = await person.driver.detach()
+    assert handed is not None
+    assert handed.jobs[0].awarded is None
+    assert not busy.holds
+
+
+async def _waits(person: Person) -> bool:
+    return bool(person.watcher.of(Waiting))
+
+
+async def test_a_driver_that_was_replaced_stops_driving_and_no_job() -> None:
+    here = FakeMachine("here")
+    run = submission(planned(0, "echo a"))
+    here.epochs[(run.record.run_id, 0)] = 5
+
+    with pytest.raises(Conflict):
+        await Person(run, here, local=here).run()
+
+    assert not here.jobs
+    assert "stop" not in here.calls
+
+
+async def test_a_reused_run_is_found_at_any_agent_and_laid_in() -> None:
+    old = FakeMachine("old", addresses=["10.0.0.9:7420"])
+    await Person(submission(planned(0, "echo a", name="prepare")), old).run()
+    new = FakeMachine("new", addresses=["10.0.0.8:7420"])
+    job = reusing(planned(0, "echo b", name="train"), Reuse(workflow="prepare", text="prepare"))
+    person = Person(submission(job, number=2, placement="new"), old, new)
+
+    await person.run()
+
+    (consumer,) = new.jobs.values()
+    (producer,) = old.jobs.values()
+    assert consumer.spec.inputs[0].digest == producer.artifacts[0].digest
+    assert consumer.spec.inputs[0].sources[0].addresses == ("10.0.0.9:7420",)
+
+
+async def test_a_reuse_of_nothing_says_what_there_is_and_starts_nothing() -> None:
+    here = FakeMachine("here")
+    job = reusing(planned(0, "echo b"), Reuse(workflow="prepare", text="prepare"))
+
+    with pytest.raises(Missing):
+        await Person(submission(job), here, local=here).run()
+
+    assert not here.jobs
+
+
+async def test_a_run_whose_inputs_are_looked_up_cannot_be_handed_over() -> None:
+    with pytest.raises(Refused):
+        await Person(submission(planned(0, "echo b"))).driver.detach()
+
+
+async def test_every_job_is_told_of_once() -> None:
+    here = FakeMachine("here")
+    jobs = (planned(0, "echo a"), planned(1, "echo b", after=[0]))
+    person = Person(submission(*jobs), here, local=here)
+
+    await person.run()
+
+    assert [fin.key.job for fin in person.watcher.of(Fin)] == [0, 1]
+    assert [awarded.job for awarded in person.watcher.of(Awarded)] == [0, 1]
+    assert [asked.job for asked in person.watcher.of(Asked)] == [0, 1]
+
+
+def reusing(job: PlannedJob, *reuses: Reuse) -> PlannedJob:
+    from dataclasses import replace
+
+    return replace(job, reuses=reuses)

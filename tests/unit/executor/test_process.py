@@ -1,0 +1,380 @@
+"""Jobs as processes: real shims, real jobs, the nasty ones too."""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dstack_agent.executor import record
+from dstack_agent.executor.port import Ended
+from dstack_agent.executor.process import MARK, ProcessExecutor
+from dstack_agent.executor.tree import holders_of
+from dstack_mesh.faults import Invalid, Refused
+from dstack_mesh.machine import Gpu
+from support.eventually import eventually
+from support.launches import launch_of, shim_pid, spec_of, written
+
+PYTHON = sys.executable
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "01run.0.1"
+
+
+async def run(folder: Path, *commands: str, **changes: object) -> Ended:
+    """Runs a job to its end."""
+    executor = ProcessExecutor()
+    await executor.launch(launch_of(folder, spec_of(*commands, **changes)))
+    async with asyncio.timeout(30):
+        return await executor.wait(folder)
+
+
+def alive(folder: Path) -> set[int]:
+    """Processes of the job."""
+    return holders_of(f"{MARK}={folder}".encode())
+
+
+@pytest.mark.parametrize("code", [0, 3, 255])
+async def test_the_exit_code_is_the_job_s_own(folder: Path, code: int) -> None:
+    ended = await run(folder, f"exit {code}")
+    assert (ended.exit_code, ended.reason, bool(ended.cause)) == (code, "", code != 0)
+
+
+async def test_a_job_killed_by_a_signal_exits_as_in_a_shell(folder: Path) -> None:
+    ended = await run(folder, "kill -TERM $$")
+    assert (ended.exit_code, ended.reason) == (143, "")
+    assert "SIGTERM" in ended.cause
+
+
+async def test_a_sigkill_of_unknown_origin_says_that_memory_may_be_why(folder: Path) -> None:
+    ended = await run(folder, "kill -KILL $$")
+    assert (ended.exit_code, ended.reason) == (137, "")
+    assert "possibly out of memory" in ended.cause
+
+
+async def test_a_missing_command_is_called_so(folder: Path) -> None:
+    ended = await run(folder, "no-such-command-anywhere")
+    assert (ended.exit_code, ended.reason) == (127, "command-not-found")
+
+
+async def test_ten_megabytes_of_anything_arrive_byte_for_byte(folder: Path) -> None:
+    both = "head -c 10000000 /dev/urandom | tee out; head -c 10000000 /dev/urandom | tee err >&2"
+    ended = await run(folder, both)
+    assert ended == Ended(0)
+    work = folder / "work"
+    assert written(folder) == ((work / "out").read_bytes(), (work / "err").read_bytes())
+    assert (work / "out").stat().st_size == (work / "err").stat().st_size == 10_000_000
+
+
+async def test_one_line_of_eight_megabytes_without_an_end_arrives(folder: Path) -> None:
+    assert await run(folder, "head -c 8000000 /dev/zero | tr '\\0' x") == Ended(0)
+    assert written(folder) == (b"x" * 8_000_000, b"")
+
+
+async def test_bytes_that_are_no_text_arrive(folder: Path) -> None:
+    assert await run(folder, r"printf '\377\376\000ok\200'") == Ended(0)
+    assert written(folder) == (b"\xff\xfe\x00ok\x80", b"")
+
+
+async def test_a_job_that_closes_its_streams_runs_on(folder: Path) -> None:
+    ended = await run(folder, "echo before", "exec >&- 2>&-", "sleep 0.3", "touch late", "exit 5")
+    assert ended.exit_code == 5
+    assert written(folder) == (b"before\n", b"")
+    assert (folder / "work" / "late").exists()
+
+
+@pytest.mark.parametrize(
+    "daemon",
+    [
+        "sleep 100 &",
+        "(sleep 100 &)",
+        "setsid sleep 100 & sleep 0.1",
+        "(setsid sh -c 'sleep 100 & sleep 100' >/dev/null 2>&1 &) ; sleep 0.1",
+        "env -i setsid nohup sleep 100.25 & sleep 0.1",
+        f"{PYTHON} -c 'import os, time; os.fork() or (os.setsid(), os.fork() or time.sleep(100))'",
+        "trap '' TERM HUP; sleep 100 &",
+    ],
+)
+async def test_what_a_job_leaves_running_ends_with_it(folder: Path, daemon: str) -> None:
+    began = time.monotonic()
+    ended = await run(folder, daemon, "echo done")
+    assert ended == Ended(0)
+    assert written(folder)[0] == b"done\n"
+    assert time.monotonic() - began < 5
+    assert alive(folder) == set()
+    assert not _running("sleep 100.25")
+
+
+def _running(command: str) -> bool:
+    listed = subprocess.run(("ps", "-eo", "args"), capture_output=True, text=True, check=True)
+    return command in listed.stdout.splitlines()
+
+
+async def test_commands_share_one_shell_and_the_first_failure_ends_them(folder: Path) -> None:
+    ended = await run(folder, "X=1; cd /", "echo $X $PWD", "false", "echo never")
+    assert ended.exit_code == 1
+    assert written(folder)[0] == b"1 /\n"
+
+
+async def test_commands_longer_than_an_argument_run(folder: Path) -> None:
+    ended = await run(folder, "echo " + "x" * 300_000)
+    assert ended == Ended(0)
+    assert len(written(folder)[0]) == 300_001
+
+
+async def test_a_job_starts_in_its_working_directory(folder: Path) -> None:
+    assert await run(folder, "pwd", working_dir="deep/er") == Ended(0)
+    assert written(folder)[0].decode().strip() == str(folder / "work/deep/er")
+
+
+async def test_a_job_sees_its_environment_and_secrets_and_nothing_of_the_agent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent-of-the-person")
+    launch = launch_of(folder, spec_of("env"), secrets={"TOKEN": "s3cret\nvalue"})
+    launch = replace(launch, env={**launch.env, "LR": "0.00002"})
+    executor = ProcessExecutor()
+    await executor.launch(launch)
+    assert await executor.wait(folder) == Ended(0)
+    seen = written(folder)[0].decode()
+    assert "LR=0.00002\n" in seen
+    assert "TOKEN=s3cret\nvalue\n" in seen
+    assert "SSH_AUTH_SOCK" not in seen
+
+
+async def test_a_secret_is_in_no_file_and_no_argument(folder: Path) -> None:
+    executor = ProcessExecutor()
+    launch = launch_of(folder, spec_of("sleep 100"), secrets={"TOKEN": "canary-4711"})
+    await executor.launch(launch)
+    arguments = [path.read_bytes() for path in _proc_files("cmdline")]
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    await executor.stop(folder, abort=True)
+    await executor.wait(folder)
+    assert not any(b"canary-4711" in each for each in (*arguments, *files))
+
+
+def _proc_files(name: str) -> list[Path]:
+    return [each / name for each in Path("/proc").iterdir() if (each / name).exists()]
+
+
+async def test_a_polite_stop_gives_the_whole_tree_the_grace(folder: Path) -> None:
+    """The shell ends at once; what it started may still save what it has."""
+    saving = "trap 'sleep 0.5; echo saved; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+    executor = ProcessExecutor()
+    await executor.launch(launch_of(folder, spec_of(f'sh -c "{saving}"', "echo never")))
+    eventually(lambda: b"ready" in written(folder)[0], within=5)
+    await executor.stop(folder, abort=False)
+    await executor.stop(folder, abort=False)
+    ended = await executor.wait(folder)
+    assert ended.reason == "stopped"
+    assert written(folder)[0] == b"ready\nsaved\n"
+
+
+async def test_a_job_that_ignores_a_stop_is_ended_after_the_grace(folder: Path) -> None:
+    executor = ProcessExecutor()
+    commands = ("trap '' TERM", "echo ready", "while :; do sleep 0.1; done")
+    await executor.launch(launch_of(folder, spec_of(*commands, stop_grace_seconds=0.5)))
+    eventually(lambda: written(folder)[0], within=5)
+    began = time.monotonic()
+    await executor.stop(folder, abort=False)
+    ended = await executor.wait(folder)
+    assert (ended.exit_code, ended.reason) == (137, "stopped")
+    assert 0.4 < time.monotonic() - began < 2
+    assert alive(folder) == set()
+
+
+async def test_an_abort_ends_it_at_once(folder: Path) -> None:
+    executor = ProcessExecutor()
+    await executor.launch(launch_of(folder, spec_of("trap '' TERM", "echo ready", "sleep 100")))
+    eventually(lambda: written(folder)[0], within=5)
+    began = time.monotonic()
+    await executor.stop(folder, abort=True)
+    ended = await executor.wait(folder)
+    assert (ended.exit_code, ended.reason) == (137, "aborted")
+    assert time.monotonic() - began < 1
+
+
+async def test_an_abort_during_the_grace_of_a_stop_ends_it_at_once(folder: Path) -> None:
+    executor = ProcessExecutor()
+    commands = ("trap '' TERM", "echo ready", "while :; do sleep 0.1; done")
+    await executor.launch(launch_of(folder, spec_of(*commands, stop_grace_seconds=60)))
+    eventually(lambda: written(folder)[0], within=5)
+    await executor.stop(folder, abort=False)
+    await executor.stop(folder, abort=True)
+    async with asyncio.timeout(5):
+        ended = await executor.wait(folder)
+    assert ended.reason == "aborted"
+
+
+async def test_a_job_that_runs_too_long_is_ended(folder: Path) -> None:
+    ended = await run(folder, "sleep 100", max_duration_seconds=0.3)
+    assert (ended.exit_code, ended.reason) == (143, "time-limit")
+
+
+async def test_stopping_a_job_that_ended_does_nothing(folder: Path) -> None:
+    executor = ProcessExecutor()
+    assert await run(folder, "exit 3") == await executor.wait(folder)
+    await executor.stop(folder, abort=True)
+    assert (await executor.wait(folder)).exit_code == 3
+
+
+async def test_a_job_starts_once_only(folder: Path) -> None:
+    executor = ProcessExecutor()
+    launch = launch_of(folder, spec_of("echo once >> times"))
+    await executor.launch(launch)
+    await executor.wait(folder)
+    with pytest.raises(Refused) as refused:
+        await executor.launch(launch)
+    assert "started before" in refused.value.why
+    assert (folder / "work" / "times").read_text() == "once\n"
+
+
+async def test_a_job_that_was_given_up_never_starts(folder: Path) -> None:
+    executor = ProcessExecutor()
+    launch = launch_of(folder, spec_of("touch started"))
+    ended = await executor.wait(folder)
+    assert (ended.exit_code, ended.reason) == (None, "shim-lost")
+    with pytest.raises(Refused):
+        await executor.launch(launch)
+    assert not (folder / "work" / "started").exists()
+
+
+async def test_a_card_is_given_to_one_job_only(folder: Path, tmp_path: Path) -> None:
+    card = Gpu(f"GPU-{os.getpid()}", "Tesla V100", 16 << 30)
+    executor = ProcessExecutor()
+    await executor.launch(launch_of(folder, spec_of("sleep 100"), gpus=(card,)))
+    other = launch_of(tmp_path / "other", spec_of("true"), gpus=(card,))
+    with pytest.raises(Refused) as refused:
+        await executor.launch(other)
+    assert (refused.value.code, card.uuid in refused.value.why) == ("gpu-busy", True)
+    await executor.stop(folder, abort=True)
+    await executor.wait(folder)
+    await executor.launch(other)
+    assert await executor.wait(other.folder) == Ended(0)
+
+
+async def test_a_nul_character_is_refused(folder: Path) -> None:
+    launch = launch_of(folder, spec_of("echo"))
+    with pytest.raises(Invalid):
+        await ProcessExecutor().launch(replace(launch, env={"A": "b\0c"}))
+
+
+LAUNCHER = """
+import asyncio, sys
+from pathlib import Path
+from dstack_agent.executor.process import ProcessExecutor
+from support.launches import launch_of, spec_of
+command = "echo first; while [ ! -e go ]; do sleep 0.05; done; echo second; exit 7"
+folder = Path(sys.argv[1])
+asyncio.run(ProcessExecutor().launch(launch_of(folder, spec_of(command))))
+print("launched", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_a_job_outlives_the_agent_and_another_one_waits_for_it(folder: Path) -> None:
+    roots = [str(Path(__file__).parents[3] / name) for name in ("agent", "mesh", "scheduler")]
+    roots.append(str(Path(__file__).parents[2]))
+    with subprocess.Popen(
+        (PYTHON, "-c", LAUNCHER, str(folder)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(roots)},
+    ) as agent:
+        assert agent.stdout is not None
+        assert await asyncio.to_thread(agent.stdout.readline) == b"launched\n"
+        agent.kill()
+    eventually(lambda: written(folder)[0] == b"first\n", within=5)
+    (folder / "work" / "go").touch()
+    ended = await ProcessExecutor().wait(folder)
+    assert ended.exit_code == 7
+    assert written(folder)[0] == b"first\nsecond\n"
+
+
+@pytest.mark.parametrize("daemon", ["sleep 99", "(setsid sleep 99 &); sleep 98"])
+async def test_a_killed_shim_loses_the_job_and_leaves_nothing_running(
+    folder: Path, daemon: str
+) -> None:
+    executor = ProcessExecutor()
+    await executor.launch(launch_of(folder, spec_of("echo here", daemon)))
+    eventually(lambda: alive(folder) and written(folder)[0], within=5)
+    os.kill(shim_pid(folder), signal.SIGKILL)
+    ended = await executor.wait(folder)
+    assert (ended.exit_code, ended.reason) == (None, "shim-lost")
+    assert await executor.wait(folder) == ended
+    assert alive(folder) == set()
+    assert written(folder)[0] == b"here\n"
+
+
+async def test_the_job_of_an_earlier_boot_is_lost(folder: Path) -> None:
+    folder.mkdir()
+    (folder / record.SHIM).write_text(
+        json.dumps({"pid": os.getpid(), "start_time": 1, "boot": "another"})
+    )
+    ended = await ProcessExecutor().wait(folder)
+    assert (ended.reason, "restarted" in ended.cause) == ("shim-lost", True)
+
+
+async def test_a_pid_that_was_used_again_is_not_signalled(folder: Path) -> None:
+    folder.mkdir()
+    text = record.shim_text(os.getpid()).replace('"start_time": ', '"start_time": 1')
+    (folder / record.SHIM).write_text(text)
+    await ProcessExecutor().stop(folder, abort=True)
+    assert (await ProcessExecutor().wait(folder)).reason == "shim-lost"
+
+
+async def test_a_full_disk_ends_the_job_by_name_and_never_hangs(folder: Path) -> None:
+    """A limit on the size of files stands for the full disk: the same error, at the same place."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    executor = ProcessExecutor()
+    try:
+        endless = spec_of("yes", stop_grace_seconds=2)
+        await executor.launch(launch_of(folder, endless))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    async with asyncio.timeout(15):
+        ended = await executor.wait(folder)
+    assert (ended.exit_code, ended.reason) == (143, "disk-full")
+    fields = json.loads((folder / record.EXIT).read_bytes())
+    assert fields["lost_bytes"] > 0
+    assert len(written(folder)[0]) + fields["lost_bytes"] == fields["stdout_bytes"]
+    assert len(written(folder)[0]) > 100_000
+
+
+async def test_a_job_is_told_to_start_in_a_moment(folder: Path, tmp_path: Path) -> None:
+    """A person waits for it: the target is 25 ms on an idle machine."""
+    executor = ProcessExecutor()
+    took: list[float] = []
+    for turn in range(5):
+        launch = launch_of(tmp_path / str(turn), spec_of("echo hi"))
+        began = time.monotonic()
+        await executor.launch(launch)
+        took.append(time.monotonic() - began)
+        await executor.wait(launch.folder)
+    assert min(took) < 0.25
+
+
+def test_a_shim_loads_nothing_that_takes_long() -> None:
+    shown = (
+        "import sys; sys.path.append(sys.argv[1]); "
+        "import dstack_agent.executor.owning; print(*sys.modules)"
+    )
+    root = Path(__file__).parents[3] / "agent"
+    ended = subprocess.run(
+        (PYTHON, "-I", "-S", "-E", "-c", shown, str(root)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    slow = {"pathlib", "typing", "dataclasses", "json", "socket", "asyncio", "subprocess"}
+    assert slow & set(ended.stdout.split()) == set()

@@ -1,0 +1,277 @@
+"""A run from event to effect: order, failure, stop and abort in every state."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dstack_mesh.faults import Busy
+from dstack_mesh.ids import RunId
+from dstack_scheduler.job import JobKey, JobState, StateChange
+from dstack_scheduler.run import (
+    Changed,
+    Effect,
+    End,
+    Event,
+    Follow,
+    Part,
+    Place,
+    Placed,
+    Run,
+    StopAsked,
+    StopJob,
+    StopPlacing,
+    Unplaced,
+    Vanished,
+)
+
+RUN = RunId("0" * 26)
+AT = datetime(2026, 11, 20, tzinfo=UTC)
+STOP = StopAsked(abort=False, cause="stopped by ana", at=AT)
+ABORT = StopAsked(abort=True, cause="aborted by ana", at=AT)
+
+
+def key(job: int, attempt: int = 1) -> JobKey:
+    return JobKey(RUN, job, attempt)
+
+
+def ended(job: int, state: JobState = JobState.DONE, code: int | None = 0) -> Changed:
+    return Changed(StateChange(key(job), state, AT, "", exit_code=code))
+
+
+def chain(length: int = 2) -> Run:
+    return Run([Part(key(n), f"job-{n}", (n - 1,) if n else ()) for n in range(length)])
+
+
+def diamond() -> Run:
+    """a, then b and c beside each other, then d."""
+    afters: list[tuple[int, ...]] = [(), (0,), (0,), (1, 2)]
+    return Run([Part(key(n), "abcd"[n], after) for n, after in enumerate(afters)])
+
+
+def test_only_what_needs_nothing_starts() -> None:
+    assert chain().start() == [Place(key(0))]
+
+
+def test_a_placed_job_is_followed_and_the_next_starts_when_it_is_done() -> None:
+    run = chain()
+    run.start()
+
+    assert run.handle(Placed(key(0))) == [Follow(key(0))]
+    assert run.handle(ended(0)) == [Place(key(1))]
+
+
+def test_the_run_ends_like_the_job_that_was_asked_for() -> None:
+    run = chain(1)
+    run.start()
+    run.handle(Placed(key(0)))
+
+    (end,) = run.handle(ended(0, JobState.FAILED, 137))
+
+    assert isinstance(end, End)
+    assert (end.state.state, end.state.exit_code) == (JobState.FAILED, 137)
+
+
+def test_jobs_that_need_the_same_run_beside_each_other() -> None:
+    run = diamond()
+    run.start()
+    run.handle(Placed(key(0)))
+
+    assert run.handle(ended(0)) == [Place(key(1)), Place(key(2))]
+    run.handle(Placed(key(1)))
+    run.handle(Placed(key(2)))
+    assert run.handle(ended(2)) == []
+    assert run.handle(ended(1)) == [Place(key(3))]
+
+
+def test_a_failed_dependency_ends_the_run_and_is_named() -> None:
+    run = chain()
+    run.start()
+    run.handle(Placed(key(0)))
+
+    (end,) = run.handle(ended(0, JobState.FAILED, 3))
+
+    assert isinstance(end, End)
+    assert end.state.key == key(0)
+    assert end.state.exit_code == 3
+    assert "job-0" in end.state.cause
+
+
+def test_what_runs_in_vain_is_stopped_before_the_run_ends() -> None:
+    run = diamond()
+    run.start()
+    run.handle(Placed(key(0)))
+    run.handle(ended(0))
+    run.handle(Placed(key(1)))
+    run.handle(Placed(key(2)))
+
+    (stop,) = run.handle(ended(1, JobState.FAILED, 1))
+    assert isinstance(stop, StopJob)
+    assert (stop.key, stop.abort) == (key(2), False)
+    (end,) = run.handle(ended(2, JobState.STOPPED, None))
+
+    assert isinstance(end, End)
+    assert end.state.key == key(1)
+
+
+def test_a_job_that_nobody_takes_ends_the_run() -> None:
+    run = chain()
+    run.start()
+
+    (end,) = run.handle(Unplaced(0, Busy("No agent."), AT))
+
+    assert isinstance(end, End)
+    assert (end.state.state, end.state.reason) == (JobState.FAILED, "busy")
+
+
+def test_stop_while_a_job_is_placed_gives_the_search_up() -> None:
+    run = chain()
+    run.start()
+
+    assert run.handle(STOP) == [StopPlacing(0)]
+    (end,) = run.handle(Unplaced(0, None, AT))
+
+    assert isinstance(end, End)
+    assert (end.state.state, end.state.cause) == (JobState.STOPPED, "stopped by ana")
+
+
+def test_stop_that_comes_with_the_award_stops_the_job_at_its_agent() -> None:
+    run = chain()
+    run.start()
+    run.handle(STOP)
+
+    effects = run.handle(Placed(key(0)))
+
+    assert effects == [Follow(key(0)), StopJob(key(0), abort=False, cause="stopped by ana")]
+
+
+def test_abort_after_stop_is_asked_once_more_and_stop_after_abort_is_not() -> None:
+    run = chain()
+    run.start()
+    run.handle(Placed(key(0)))
+
+    assert len(run.handle(STOP)) == 1
+    assert run.handle(STOP) == []
+    assert run.handle(ABORT) == [StopJob(key(0), abort=True, cause="aborted by ana")]
+    assert run.handle(STOP) == []
+
+
+def test_a_job_that_is_done_before_the_stop_reaches_it_starts_nothing_further() -> None:
+    run = chain()
+    run.start()
+    run.handle(Placed(key(0)))
+    run.handle(STOP)
+
+    (end,) = run.handle(ended(0))
+
+    assert isinstance(end, End)
+    assert (end.state.key, end.state.state) == (key(1), JobState.STOPPED)
+
+
+def test_the_last_job_that_is_done_before_the_stop_reaches_it_is_done() -> None:
+    run = chain(1)
+    run.start()
+    run.handle(Placed(key(0)))
+    run.handle(STOP)
+
+    (end,) = run.handle(ended(0))
+
+    assert isinstance(end, End)
+    assert end.state.state is JobState.DONE
+
+
+def test_an_attempt_that_never_began_is_made_again_under_the_next_number() -> None:
+    run = chain()
+    run.start()
+    run.handle(Placed(key(0)))
+
+    assert run.handle(Vanished(key(0))) == [Place(key(0, 2))]
+    assert run.handle(Vanished(key(0))) == []
+
+
+def test_an_attempt_that_never_began_is_not_made_again_after_a_stop() -> None:
+    run = chain()
+    run.start()
+    run.handle(Placed(key(0)))
+    run.handle(STOP)
+
+    (end,) = run.handle(Vanished(key(0)))
+
+    assert isinstance(end, End)
+    assert end.state.state is JobState.STOPPED
+
+
+def test_a_run_that_is_taken_over_follows_what_runs_and_places_the_rest() -> None:
+    run = Run([Part(key(0), "a", (), awarded=True), Part(key(1), "b", (0,))])
+
+    assert run.start() == [Follow(key(0))]
+    assert run.handle(ended(0)) == [Place(key(1))]
+
+
+def test_a_state_that_is_told_twice_has_one_effect() -> None:
+    run = chain()
+    run.start()
+    run.handle(Placed(key(0)))
+    run.handle(ended(0))
+
+    assert run.handle(ended(0)) == []
+
+
+class Player:
+    """Answers effects the way a driver would, in an order that is drawn."""
+
+    def __init__(self, run: Run, draw: st.DataObject) -> None:
+        self.run = run
+        self.draw = draw
+        self.pending: list[Event] = []
+        self.ends: list[End] = []
+        self.placed: set[int] = set()
+        self.done: set[int] = set()
+
+    def take(self, effects: Sequence[Effect], afters: Sequence[tuple[int, ...]]) -> None:
+        for effect in effects:
+            match effect:
+                case Place(where):
+                    assert all(job in self.done for job in afters[where.job])
+                    self.pending.append(self.draw.draw(st.sampled_from(placings(where))))
+                case Follow(where):
+                    assert where.job not in self.placed
+                    self.placed.add(where.job)
+                    state = self.draw.draw(st.sampled_from([JobState.DONE, JobState.FAILED]))
+                    self.pending.append(ended(where.job, state))
+                case StopPlacing() | StopJob():
+                    pass
+                case End():
+                    self.ends.append(effect)
+
+
+def placings(where: JobKey) -> list[Event]:
+    return [Placed(where), Unplaced(where.job, None, AT), Unplaced(where.job, Busy("x"), AT)]
+
+
+@given(st.data())
+def test_every_run_ends_exactly_once_whatever_happens_in_whatever_order(
+    data: st.DataObject,
+) -> None:
+    count = data.draw(st.integers(1, 6))
+    afters = [
+        tuple(data.draw(st.sets(st.integers(0, n - 1), max_size=n))) if n else ()
+        for n in range(count)
+    ]
+    run = Run([Part(key(n), f"job-{n}", tuple(after)) for n, after in enumerate(afters)])
+    player = Player(run, data)
+    player.take(run.start(), afters)
+    asks = data.draw(st.lists(st.sampled_from([STOP, ABORT]), max_size=2))
+    player.pending += asks
+    while player.pending:
+        event = player.pending.pop(data.draw(st.integers(0, len(player.pending) - 1)))
+        if isinstance(event, Unplaced) and event.error is None and not run.stopping:
+            continue_with: Event = Placed(key(event.job))
+            event = continue_with
+        if isinstance(event, Changed) and event.change.state is JobState.DONE:
+            player.done.add(event.change.key.job)
+        player.take(run.handle(event), afters)
+
+    assert len(player.ends) == 1
+    assert player.ends[0].state.state.ended
