@@ -65,7 +65,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @root.command()
 @_settings
-@click.option("--log-json", is_flag=True, help="Write the log as JSON, a line an event.")
+@click.option(
+    "--log-json",
+    is_flag=True,
+    envvar="DSTACK_LOG_JSON",
+    help="Write the log as JSON, a line an event.",
+)
 def start(log_json: bool, **flags: object) -> None:
     """Serve until stopped. In a home that joined a mesh no option is needed."""
     from dstack_agent.settings import read_settings

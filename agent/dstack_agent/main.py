@@ -100,10 +100,12 @@ async def run_agent(settings: Settings) -> None:
         add_servicers(server, served_of(memory, portrait, roll, supervisor, driving, desk))
         health = add_standard_services(server)
 
+        if membership is not None:
+            await portrait.look()  # who says Hello is told where to call back
         ready = asyncio.Event()
         parts = [portrait.run(), supervisor.run(ready), desk.run(), driving.run(), roll.run()]
         if membership is not None:
-            parts.append(add_invitations(server, home, lambda: portrait.card().addresses).run())
+            parts.append(add_invitations(server, home, portrait.addresses, settings.host).run())
         if settings.idle_seconds is not None:
             busy = lambda: driving.busy or bool(supervisor.running())  # noqa: E731
             quiet = lambda: activity.idle_seconds  # noqa: E731
@@ -172,6 +174,7 @@ def portrait_of(
         inventory=inventory,
         ledger=memory.ledger,
         port=port,
+        listens_on=settings.host,
     )
 
 
@@ -215,7 +218,7 @@ def workshop_of(
         clock=CLOCK,
         machine=portrait.inventory.read,
         environment=environment(portrait),
-        allowed=(home,) if settings.private else (),
+        allowed=(home,),
         user_home=home,
     )
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from dstack_agent.inventory import Inventory
 from dstack_agent.ledger import Ledger
@@ -25,6 +25,7 @@ class SelfPortrait:
 
     Attributes:
         port: Where members reach us; None for a private agent.
+        listens_on: The interface; an unspecified address is all of them.
     """
 
     peer_id: PeerId
@@ -34,7 +35,7 @@ class SelfPortrait:
     inventory: Inventory
     ledger: Ledger
     port: int | None = None
-    look_for_addresses: Callable[[int], tuple[Address, ...]] = own_addresses
+    listens_on: str = "0.0.0.0"
     _machine: Machine | None = None
     _addresses: tuple[Address, ...] = field(default=())
 
@@ -49,7 +50,7 @@ class SelfPortrait:
         try:
             self._machine = await asyncio.to_thread(self.inventory.read)
             if self.port is not None:
-                self._addresses = await asyncio.to_thread(self.look_for_addresses, self.port)
+                self._addresses = await asyncio.to_thread(reached_at, self.listens_on, self.port)
         except OSError as error:
             log.warning("the machine could not be read: %s", error)
 
@@ -58,6 +59,10 @@ class SelfPortrait:
         return PeerCard(
             self.peer_id, self.mesh_id, self.name, self._addresses, self.version, agent=True
         )
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Where members reach us now."""
+        return self._addresses
 
     @property
     def host(self) -> str:
@@ -68,3 +73,14 @@ class SelfPortrait:
         """What the machine has and who has it."""
         seen = self._machine or self.inventory.read()
         return occupied(seen, self.ledger.taken())
+
+
+def reached_at(host: str, port: int) -> tuple[Address, ...]:
+    """Where others dial an agent that listens on an interface, or on all of them."""
+    try:
+        everywhere = ip_address(host).is_unspecified
+    except ValueError:  # a name
+        everywhere = False
+    if everywhere:
+        return own_addresses(port)
+    return (Address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),)

@@ -75,9 +75,10 @@ def gpu_shape(gpu: Gpu) -> dict[str, object]:
 
 def told(answer: HelloAnswer) -> str:
     """The same for people."""
-    where = ", ".join(answer.card.addresses) or "this machine only"
+    where = ", ".join(answer.card.addresses)
+    reached = f"reached at {where}" if where else "reached from this machine only"
     lines = [
-        f"{answer.card.name} ({answer.card.peer_id}) is {answer.state.value}; reached at {where}",
+        f"{answer.card.name} ({answer.card.peer_id}) is {answer.state.value}; {reached}",
         f"peers: {len(answer.known)}",
         f"jobs:  {', '.join(f'{job.run_name}.{job.job}' for job in answer.running) or 'none'}",
         *(gpu_line(gpu) for gpu in answer.machine.gpus),

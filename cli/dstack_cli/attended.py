@@ -162,4 +162,3 @@ class Attendance:
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), wake)
         except (OSError, ValueError):
             return
-

@@ -63,4 +63,3 @@ async def _submit(driven: DrivenWork, screen: Screen, asked: Asked) -> int:
     chosen(asked.as_json, asked.quiet).document(submitted_document(name, driven.run_id))
     screen.say(f"  follow: dstack logs -f {name}      stop: dstack stop {name}")
     return 0
-

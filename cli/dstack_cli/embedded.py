@@ -1,7 +1,7 @@
-"""The agent of this home: used if one runs, else a private one is started, as a process of its own.
+"""The agent of this home: used if one runs, else a private one is started as a process of its own.
 
-A private agent serves its owner alone, on a Unix socket, and leaves when it was idle for a while. Two
-commands may start one at once: the agent itself lets only one live, and both commands use that one.
+A private agent serves its owner alone, on a Unix socket, and leaves when it was idle for a while.
+Two commands may start one at once: the agent itself lets only one live, and both use that one.
 """
 
 import os

@@ -2,7 +2,8 @@
 
 from dstack_cli import exit_codes
 from dstack_cli.output.port import Document
-from dstack_scheduler.job import JobState, StateChange
+from dstack_cli.watching import why
+from dstack_scheduler.job import StateChange
 
 SCHEMA = "dstack.end/v1"
 
@@ -10,7 +11,6 @@ SCHEMA = "dstack.end/v1"
 def end_document(name: str, end: StateChange) -> Document:
     """The end of a run."""
     code = exit_codes.of_end(end)
-    cause = f": {end.cause}" if end.cause and end.state is not JobState.DONE else ""
     return Document(
         fields={
             "schema": SCHEMA,
@@ -20,7 +20,7 @@ def end_document(name: str, end: StateChange) -> Document:
             "source": exit_codes.source_of(end),
             "reason": end.reason or end.cause,
         },
-        text=f"{name} {end.state.value}, exit {code}{cause}",
+        text=f"{name} {end.state.value}, exit {code}{why(end)}",
         name=name,
     )
 

@@ -1,7 +1,7 @@
 """What a command's exit code says.
 
-`run`, `attach`, `wait` and `logs -f` return the job's own code unchanged; where the job has none, or
-where the trouble is ours, the codes are those that `docker run` and `timeout` made familiar.
+`run`, `attach`, `wait` and `logs -f` return the job's own code unchanged; where the job has none,
+or where the trouble is ours, the codes are those that `docker run` and `timeout` made familiar.
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Follows a run that somebody else drives: each job at the agent that has it, whatever comes between.
+"""Follows a run that somebody else drives: each job at the agent that has it, come what may.
 
 A run's jobs appear one after the other, and an attempt may be lost and made again elsewhere. So two
 things go on side by side: looking who has which job, and reading every attempt that was found.
@@ -95,9 +95,11 @@ class RunFollower:
 
     async def _agent_of(self, job: JobRecord) -> Agent:
         assert job.agent_id is not None
-        while (agent := await self._runs.find(job.agent_id)) is None:
+        while True:
+            agent = await self._runs.find(job.agent_id)
+            if agent is not None:
+                return agent
             await asyncio.sleep(LOOK_EVERY_SECONDS)
-        return agent
 
 
 async def read_now(

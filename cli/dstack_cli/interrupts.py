@@ -22,7 +22,9 @@ class Interrupts:
     """
 
     def __init__(self, on_terminal: bool) -> None:
-        self._wishes = (Wish.DETACH, Wish.STOP, Wish.ABORT) if on_terminal else (Wish.STOP, Wish.ABORT)
+        self._wishes = (
+            (Wish.DETACH, Wish.STOP, Wish.ABORT) if on_terminal else (Wish.STOP, Wish.ABORT)
+        )
         self._presses = 0
         self._last = float("-inf")
 

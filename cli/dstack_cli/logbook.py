@@ -70,7 +70,9 @@ class Stamps:
         """The same bytes with times."""
         mark = at.astimezone().strftime("%H:%M:%S ").encode()
         lines = data.splitlines(keepends=True)
-        stamped = b"".join((mark if self._at_start or n else b"") + line for n, line in enumerate(lines))
+        stamped = b"".join(
+            (mark if self._at_start or n else b"") + line for n, line in enumerate(lines)
+        )
         self._at_start = data.endswith(b"\n")
         return stamped
 
@@ -119,7 +121,7 @@ class LogWatcher:
                 pass
 
     async def flush_tails(self) -> None:
-        """Shows the last lines that were kept back; from here on everything is shown as it comes."""
+        """Shows the last lines that were kept back; what follows is shown as it comes."""
         tails, self._tails = self._tails, None
         for stream, tail in (tails or {}).items():
             await self._screen.job_bytes(stream, tail.end(), 0.0)

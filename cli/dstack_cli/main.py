@@ -33,8 +33,8 @@ def root(ctx: click.Context) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code.
 
-    The one place where trouble becomes words: what a person can understand is told as it is, anything
-    else is a bug of ours and says so; a traceback is printed only with DSTACK_DEBUG=1.
+    The one place where trouble becomes words: what a person can understand is told as it is,
+    anything else is a bug of ours and says so; a traceback is printed only with DSTACK_DEBUG=1.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:

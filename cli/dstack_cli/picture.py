@@ -66,7 +66,9 @@ def put_together(
     tags = tags_by_run(listing for _, listing in listings)
     pictures = [_picture(tellings, tags) for tellings in told.values()]
     pictures += [_unheard(run) for run in remembered if run.run_id not in told]
-    return sorted(pictures, key=lambda run: (run.record.submitted_at, run.record.run_id), reverse=True)
+    return sorted(
+        pictures, key=lambda run: (run.record.submitted_at, run.record.run_id), reverse=True
+    )
 
 
 def current_tags(listings: Iterable[Listing]) -> list[TagRecord]:
@@ -156,5 +158,3 @@ def _unheard(run: Submitted) -> RunPicture:
         ),
         heard=False,
     )
-
-

@@ -1,7 +1,7 @@
 """The agents that a command can talk to, and what they know, put together.
 
-`reaching` opens everything a command needs to speak to the mesh and closes it again. A private agent
-of this home is started where the command needs one.
+`reaching` opens everything a command needs to speak to the mesh and closes it again. A private
+agent of this home is started where the command needs one.
 """
 
 import asyncio

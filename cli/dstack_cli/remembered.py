@@ -1,7 +1,7 @@
 """What this home submitted: so that `@` works and a run is shown even while its agents are away.
 
-One line of JSON a run, appended; small enough to be read whole. Kept beside it is a plain list of names
-for TAB completion, which starts no Python.
+One line of JSON a run, appended; small enough to be read whole. Kept beside it is a plain list of
+names for TAB completion, which starts no Python.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Which words of `dstack run …` are ours, and which belong to the workflow.
 
-Our flags are found before and after the name, up to a `--`; everything else after the name goes on to
-the workflow language unchanged and in order: variables, its own flags, arguments of the script.
+Our flags are found before and after the name, up to a `--`; everything else after the name goes on
+to the workflow language unchanged and in order: variables, its own flags, arguments of the script.
 """
 
 import difflib
@@ -88,6 +88,9 @@ def read(args: Sequence[str]) -> Asked:
         if word == "--" and asked.target:
             words += [word, *rest]
             break
+        if (letters := _together(word)) is not None:
+            rest[:0] = letters
+            continue
         name, equals, value = word.partition("=")
         flag = _BY_SPELLING.get(name)
         if flag is not None:
@@ -101,10 +104,21 @@ def read(args: Sequence[str]) -> Asked:
     return replace(asked, words=tuple(words))
 
 
+def _together(word: str) -> list[str] | None:
+    """The flags in "-dq", if all of them are ours and take no value."""
+    letters = [f"-{letter}" for letter in word[1:]]
+    if word[:1] != "-" or word[:2] == "--" or len(letters) < 2:
+        return None
+    ours = all(one in _BY_SPELLING and not _BY_SPELLING[one].value for one in letters)
+    return letters if ours else None
+
+
 def _set(asked: Asked, flag: Flag, spelling: str, value: str | None, rest: list[str]) -> Asked:
     if flag.value and value is None:
         if not rest:
-            raise Misused(f"{spelling} needs a value.", "", f"{spelling} {flag.value}", code="usage")
+            raise Misused(
+                f"{spelling} needs a value.", "", f"{spelling} {flag.value}", code="usage"
+            )
         value = rest.pop(0)
     if value is not None and not flag.value and "--remote" not in flag.spellings:
         raise Misused(f"{spelling} takes no value.", f"It was given {value!r}.", code="usage")

@@ -93,7 +93,9 @@ def list_targets(folder: Path, as_json: bool) -> int:
     output = chosen(as_json)
     output.listing(targets_listing(project))
     if not as_json:
-        output.talk("\nRun one: dstack run NAME [VARIABLES AND FLAGS]      More: dstack run NAME -h")
+        output.talk(
+            "\nRun one: dstack run NAME [VARIABLES AND FLAGS]      More: dstack run NAME -h"
+        )
     return 0
 
 

@@ -62,12 +62,15 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
 def fetch(home: Home, run: str, path: str, dest: Path) -> None:
     """Brings what a path names to a place on this machine, every byte checked by its hash."""
 
+    is_folder = dest.is_dir()
+
     async def bring() -> None:
         async with reaching(home, Private.IF_HISTORY) as reach:
             source = await _source(reach, run)
             artifacts = artifacts_of(source.picture, source.workflow)
             found = wanted(path, artifacts, source.picture.record.run_name)
-            await _Fetching(reach, Screen(Terminal.of_process())).fetch(found, dest)
+            screen = Screen(Terminal.of_process())
+            await _Fetching(reach, screen).fetch(found, dest, is_folder)
 
     carry_out(bring())
 
@@ -81,7 +84,7 @@ class _Fetching:
         self._bytes = 0
         self._total = 0
 
-    async def fetch(self, found: Sequence[Wanted], dest: Path) -> None:
+    async def fetch(self, found: Sequence[Wanted], dest: Path, is_folder: bool) -> None:
         now = asyncio.get_running_loop().time
         began = now()
         self._total = sum(one.artifact.size_bytes for one in found)
@@ -90,7 +93,7 @@ class _Fetching:
             ticking = tasks.create_task(self._tick())
             for one in found:
                 # Several artifacts, or one as a whole into a folder that exists, keep their names.
-                several = len(found) > 1 or (not one.inside and dest.is_dir())
+                several = len(found) > 1 or (not one.inside and is_folder)
                 target = dest / one.artifact.path.lstrip("/") if several else dest
                 fetched = await self._one(one, target)
                 files, written = files + fetched[0], written + fetched[1]

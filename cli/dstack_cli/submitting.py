@@ -52,9 +52,7 @@ class DrivenWork:
         self._remembered = False
         self.settled = asyncio.Event()
         self.accepted = False
-        self._driver = Driver(
-            submission, reach, reach.store, self, SystemClock(), random.random
-        )
+        self._driver = Driver(submission, reach, reach.store, self, SystemClock(), random.random)
 
     @property
     def name(self) -> str:
@@ -92,7 +90,6 @@ class DrivenWork:
         if isinstance(event, Waiting):
             self.settled.set()
         await self._watcher.saw(event)
-
 
     def _remember(self) -> None:
         if self._remembered:

@@ -1,5 +1,7 @@
 """What can be run in a folder: its workflows, and the providers."""
 
+from collections.abc import Mapping
+
 from dstack_cli.output.port import Json, Listing
 from dstack_cli.output.table import Column, Table
 from dstack_scheduler.providers.registry import PROVIDERS
@@ -20,9 +22,11 @@ SCHEMA = "dstack.targets/v1"
 
 def targets_listing(project: Project) -> Listing:
     """Workflows, then providers."""
-    workflows = [(one.name, one.provider or "image", one.help) for one in project.workflows.values()]
+    workflows = [
+        (one.name, one.provider or "image", one.help) for one in project.workflows.values()
+    ]
     providers = [(one.name, one.about) for one in PROVIDERS.values()]
-    items: list[dict[str, Json]] = [
+    items: list[Mapping[str, Json]] = [
         {"name": name, "kind": "workflow", "provider": provider, "help": about}
         for name, provider, about in workflows
     ]

@@ -1,10 +1,12 @@
-"""Trouble at the end of a command: told to a person or to a script, and turned into an exit code."""
+"""Trouble at the end of a command: told to a person or a script, and turned into an exit code."""
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import click
 
@@ -12,7 +14,7 @@ from dstack_cli import exit_codes
 from dstack_cli.output import problems
 from dstack_cli.output.escapes import plain
 from dstack_cli.output.port import Json
-from dstack_mesh.faults import EXIT_CODES, Fault, MeshError
+from dstack_mesh.faults import ERRORS, EXIT_CODES, Fault, MeshError
 from dstack_mesh.trouble import render
 from dstack_scheduler.workflow.problem import WorkflowProblems
 
@@ -53,7 +55,8 @@ def report(error: Exception, as_json: bool, follows: bool) -> int:
 def _innermost(error: BaseException) -> BaseException:
     """The first piece of trouble within a group of a task group."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        error = group.exceptions[0]
     return error
 
 
@@ -71,6 +74,8 @@ def _told(error: BaseException, follows: bool) -> Told:
         case click.ClickException():
             message = error.format_message()
             return Told("usage", message, "", message, exit_codes.USAGE)
+        case OSError() if error.strerror:
+            return _of_the_machine(error, follows)
         case _:
             return _bug(error, follows)
 
@@ -86,6 +91,21 @@ def _usage(error: click.UsageError) -> Told:
     path = error.ctx.command_path if error.ctx is not None else "dstack"
     hint = f"{path} --help"
     return Told("usage", message, hint, f"{message}\n  fix: {hint}", exit_codes.USAGE)
+
+
+def _of_the_machine(error: OSError, follows: bool) -> Told:
+    """What the operating system refuses: permissions, a full disk, a file in the way."""
+    fault, hint = Fault.REFUSED, "dstack doctor"
+    if isinstance(error, PermissionError):
+        fault, hint = Fault.FORBIDDEN, "set DSTACK_HOME to a folder that you may write"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fault, hint = Fault.BUSY, "free some space, or set DSTACK_HOME to a larger disk"
+    where = f": {error.filename}" if error.filename else ""
+    trouble = ERRORS[fault](
+        f"{error.strerror}{where}.", "", hint, errno.errorcode.get(error.errno or 0, "")
+    )
+    code = exit_codes.of_error(trouble, follows)
+    return Told(trouble.code, trouble.what, hint, render(trouble), code)
 
 
 def _bug(error: BaseException, follows: bool) -> Told:

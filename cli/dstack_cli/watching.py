@@ -68,7 +68,15 @@ class Watching:
 
     def _talk(
         self,
-        event: Asked | Waiting | Sending | Awarded | Unheard | Kept | StateChange | Gap | ArtifactSaved,
+        event: Asked
+        | Waiting
+        | Sending
+        | Awarded
+        | Unheard
+        | Kept
+        | StateChange
+        | Gap
+        | ArtifactSaved,
     ) -> None:
         match event:
             case Asked():
@@ -80,7 +88,9 @@ class Watching:
             case Awarded():
                 self._awarded(event)
             case Unheard():
-                self._live(f"{event.agent.name} does not answer; the job goes on there, trying again")
+                self._live(
+                    f"{event.agent.name} does not answer; the job goes on there, trying again"
+                )
             case Kept():
                 self._screen.say(
                     f"kept a second copy of {self._job(event.job)}'s artifacts here"
@@ -103,7 +113,9 @@ class Watching:
         self._screen.live(text, self._clock())
 
     def _waiting(self, event: Waiting) -> None:
-        lines = [f"{self._name}  {self._job(event.job)} waits; it starts when an agent can take it:"]
+        lines = [
+            f"{self._name}  {self._job(event.job)} waits; it starts when an agent can take it:"
+        ]
         lines += waiting_lines(event.reasons)
         self._screen.say("\n".join(lines))
         self._live(f"{self._job(event.job)} waits")
@@ -143,11 +155,16 @@ class Watching:
         for artifact in event.artifacts:
             self._artifacts[(event.key.job, artifact.path)] = artifact
         if len(self._workflows) > 1 and event.key.job < len(self._workflows) - 1:
-            self._screen.say(f"{self._name}  {self._job(event.key.job)} {how_it_ended(event.state)}")
+            self._screen.say(
+                f"{self._name}  {self._job(event.key.job)} {how_it_ended(event.state)}"
+            )
 
     def _ended(self, end: StateChange) -> None:
         self._live("")
         self.end = end
+        if not self.accepted and end.state is JobState.FAILED:
+            # Nothing ran; the error that follows says it better.
+            return
         took = duration(self._clock() - self._began)
         self._screen.say(summary(self._name, end, took, self._kept(end.key.job)))
 
@@ -160,17 +177,23 @@ def workflows_of(plan: Plan) -> list[str]:
     return [job.workflow or job.provider for job in plan.jobs]
 
 
+def why(end: StateChange) -> str:
+    """What to say of an end beside its exit code: ": killed, out of memory"; often nothing."""
+    plain_exit = not end.reason and end.exit_code is not None and end.exit_code <= 128
+    if plain_exit or not end.cause or end.state is JobState.DONE:
+        return ""
+    return f": {end.cause.splitlines()[0].rstrip('.')}"
+
+
 def how_it_ended(end: StateChange) -> str:
     """The state and the exit code: "done, exit 0", "failed, exit 137: killed, out of memory"."""
-    cause = f": {end.cause}" if end.cause and end.state is not JobState.DONE else ""
     code = f", exit {end.exit_code}" if end.exit_code is not None else ""
-    return f"{end.state.value}{code}{cause}"
+    return f"{end.state.value}{code}{why(end)}"
 
 
 def summary(name: str, end: StateChange, took: str, kept: Sequence[ArtifactSaved]) -> str:
     """The last line of a run, and the next command."""
-    cause = f": {end.cause}" if end.cause and end.state is not JobState.DONE else ""
-    line = f"{end.state.value} in {took}, exit {exit_codes.of_end(end)}{cause}"
+    line = f"{end.state.value} in {took}, exit {exit_codes.of_end(end)}{why(end)}"
     if kept:
         total = size(sum(artifact.size_bytes for artifact in kept))
         line += f".  {count(len(kept), 'artifact')}, {total}: dstack ls {name}"

@@ -107,12 +107,16 @@ def can_fetch(card: PeerCard, what: Input) -> bool:
 
 
 async def renewed(
-    agent: Agent, question: Question, epoch: int, bringing: Coroutine[None, None, None]
+    agent: Agent,
+    question: Question,
+    epoch: int,
+    bringing: Coroutine[None, None, None],
+    every_seconds: float = RENEW_SECONDS,
 ) -> None:
     """Waits for bytes to arrive and renews the hold meanwhile. Raises what either raises."""
     moving = asyncio.ensure_future(bringing)
     try:
-        while not (await asyncio.wait({moving}, timeout=RENEW_SECONDS))[0]:
+        while not (await asyncio.wait({moving}, timeout=every_seconds))[0]:
             await agent.reserve(question, epoch)
     finally:
         moving.cancel()

@@ -73,7 +73,7 @@ class Driver:
         self._copies: set[asyncio.Task[None]] = set()
         self._errors: dict[int, MeshError] = {}
         self._stop: decisions.StopAsked | None = None
-        self._detached = False
+        self._leaving = False
         self._over = asyncio.Event()
         self._result: StateChange | MeshError | None = None
 
@@ -118,7 +118,7 @@ class Driver:
                 "Its inputs are still being looked up.",
                 code="not-accepted",
             )
-        self._detached = True
+        self._leaving = True
         placings = list(self._placings.values())
         for placing in placings:
             placing.stop()
@@ -154,14 +154,17 @@ class Driver:
         return task
 
     def _happened(self, event: decisions.Event) -> None:
-        if not self._detached:
+        # A driver that leaves stops searches; that is no end of the run.
+        if not (self._leaving or self._over.is_set()):
             self._do(self._run.handle(event))
 
     def _do(self, effects: Iterable[decisions.Effect]) -> None:
         for effect in effects:
             match effect:
                 case decisions.Place(key):
-                    self._spawn(self._place(key))
+                    assert self._tasks is not None
+                    self._placings[key.job] = Placing(key, self._means, self._tasks)
+                    self._spawn(self._place(key, self._placings[key.job]))
                 case decisions.Follow(key):
                     self._spawn(self._follow(key))
                 case decisions.StopPlacing(job):
@@ -186,11 +189,8 @@ class Driver:
         self._result = self._errors.get(state.key.job, state)
         self._over.set()
 
-    async def _place(self, key: JobKey) -> None:
-        assert self._tasks is not None
+    async def _place(self, key: JobKey, placing: Placing) -> None:
         job = key.job
-        placing = Placing(key, self._means, self._tasks)
-        self._placings[job] = placing
         try:
             outcome = await placing.run()
         finally:

@@ -59,4 +59,4 @@ def run_id(milliseconds: int, randomness: bytes) -> RunId:
 
 def job_id(run: RunId, index: int) -> str:
     """What `$job_id` and `JOB_ID` say: the same in every attempt at a job."""
-    return f"{run}-{index}"
+    return f"{run}.{index}"

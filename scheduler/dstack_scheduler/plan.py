@@ -34,7 +34,7 @@ class PlannedJob:
         reuses: Inputs that exist already.
         python: Version that was asked for; empty for any.
         ports: A port of the job each; 0 is any free one, the first of them `$PORT_0`.
-        place: "local" for this machine only, "remote" for any other one, empty for wherever it fits.
+        place: "local" for this machine only, "remote" for any other one, empty for either.
         variables: All that the job works with, values as written.
     """
 
@@ -42,7 +42,7 @@ class PlannedJob:
     workflow: str
     provider: str
     commands: tuple[str, ...]
-    needs: Needs = Needs()
+    needs: Needs = field(default_factory=Needs)
     image: str = ""
     entrypoint: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -110,12 +110,13 @@ async def test_a_missing_command_is_called_so(bench: Bench) -> None:
     assert (ended.exit_code, ended.reason) == (127, "command-not-found")
 
 
-async def test_a_missing_image_is_called_so(bench: Bench) -> None:
-    launch = bench.launch("true", image="localhost:9/nobody/nothing:1")
+@pytest.mark.parametrize("name", ["localhost:9/nobody/nothing:1", "Not An Image"])
+async def test_a_missing_image_is_called_so(bench: Bench, name: str) -> None:
+    launch = bench.launch("true", image=name)
     with pytest.raises(Refused) as refused:
         await bench.executor.launch(launch)
     assert refused.value.code == "image-missing"
-    assert "localhost:9/nobody/nothing:1" in refused.value.what
+    assert name in refused.value.what
     assert bench.containers(launch.folder) == []
 
 
@@ -245,16 +246,22 @@ async def test_a_killed_shim_is_replaced_and_no_byte_is_lost_or_doubled(bench: B
         for _ in range(3):
             before = len(written(folder)[0])
             pid = shim_pid(folder)
-            while len(written(folder)[0]) < before + 500:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(_grown, folder, before + 500)
             os.kill(pid, signal.SIGKILL)
-            while shim_pid(folder) == pid:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(_replaced, folder, pid)
         ended = await waiting
     assert ended.exit_code == 9
     lines = ("".join(f"{word} {i}\n" for i in range(3000)).encode() for word in ("line", "note"))
     assert written(folder) == tuple(lines)
     assert bench.containers(folder) == []
+
+
+def _grown(folder: Path, size: int) -> None:
+    eventually(lambda: len(written(folder)[0]) >= size, within=20)
+
+
+def _replaced(folder: Path, pid: int) -> None:
+    eventually(lambda: shim_pid(folder) != pid, within=20)
 
 
 async def test_another_agent_stops_a_job_whose_shim_is_dead(bench: Bench) -> None:

@@ -201,10 +201,11 @@ async def test_health_and_reflection_are_served_to_members(tmp_path: Path) -> No
     laptop, home = mesh.admit(tmp_path / "laptop"), mesh.admit(tmp_path / "ws-1")
     async with mesh_agent(home, "ws-1") as agent, channels_of(laptop) as channels:
         channel = channels.to_unknown(agent.address)
-        health: Any = health_pb2_grpc.HealthStub(channel)
+        untyped: Any = channel
+        health: Any = health_pb2_grpc.HealthStub(untyped)
         state = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert state.status == health_pb2.HealthCheckResponse.SERVING
-        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(untyped)
         call = reflection.ServerReflectionInfo(timeout=5)
         await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         await call.done_writing()

@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.store import ChunkStore
@@ -68,10 +69,11 @@ class AgentProcess:
         with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.connect(str(self.home.agent_socket))
             local = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
-            with grpc.secure_channel(f"unix:{self.home.agent_socket}", local) as channel:
+            with grpc.secure_channel(f"unix:{self.home.agent_socket}", local) as opened:
+                channel: Any = opened  # its calls are typed by generated code only
                 check = channel.unary_unary("/grpc.health.v1.Health/Check")
                 with contextlib.suppress(grpc.RpcError):
-                    return check(b"", timeout=5) == b"\x08\x01"
+                    return bool(check(b"", timeout=5) == b"\x08\x01")
         return False
 
     def said(self) -> str:
@@ -94,7 +96,7 @@ class AgentProcess:
         return time.monotonic() - began
 
     @contextlib.asynccontextmanager
-    async def agent(self) -> AsyncIterator[GrpcAgent]:
+    async def agent(self) -> AsyncGenerator[GrpcAgent]:
         """A client of it, with the home's own store."""
         channels, store = Channels(self.home), ChunkStore(self.home.chunks)
         try:
@@ -106,9 +108,9 @@ class AgentProcess:
 
 
 @contextlib.contextmanager
-def agent_process(root: Path, *options: str) -> Iterator[AgentProcess]:
+def agent_process(root: Path, *options: str) -> Generator[AgentProcess]:
     """A started agent; at the end it and the shims of its jobs are ended."""
-    agent = AgentProcess(Home(root), *([options] if options else []))
+    agent = AgentProcess(Home(root), options) if options else AgentProcess(Home(root))
     try:
         agent.start()
         yield agent

@@ -1,7 +1,7 @@
 """A Docker engine for tests: the one that answers here, or one of our own that is stopped again.
 
-No registry is asked: images are made here. The Python image takes a minute the first time and is kept
-in /var/tmp for later runs.
+No registry is asked: images are made here. The Python image takes a minute the first time and is
+kept in /var/tmp for later runs.
 """
 
 import os
@@ -23,9 +23,9 @@ BUSYBOX = "dstack-lab/busybox:1"
 PYTHON = "dstack-lab/python:bookworm"
 _PYTHON_TAR = Path("/var/tmp/dstack-lab-python.tar")
 _APPLETS = (
-    "sh cat chmod dd echo env false head id ls mkdir printf ps sed seq setsid sleep sort tail tee "
-    "test touch tr true wc yes"
-).split()
+    *("sh", "cat", "chmod", "dd", "echo", "env", "false", "head", "id", "ls", "mkdir", "printf"),
+    *("ps", "sed", "seq", "setsid", "sleep", "sort", "tail", "tee", "touch", "true", "wc", "yes"),
+)
 
 
 @dataclass(frozen=True, slots=True)

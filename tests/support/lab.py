@@ -155,14 +155,15 @@ def join_mesh(founder: Peer, *others: Peer, role: str = "runner", address: str =
     """Makes a mesh at the founder and lets the others in, with the commands a person would use."""
     founder.dstack("mesh", "create", "lab", check=True)
     for other in others:
-        with _invitation(founder, role) as (code, addresses):
+        with invitation(founder, role) as (code, addresses):
             where = address and f"{address}:{addresses[0].rsplit(':', 1)[1]}"
             target = (where,) if where else (addresses[0],)
             other.dstack("mesh", "join", code, *target, "--yes", check=True)
 
 
 @contextlib.contextmanager
-def _invitation(founder: Peer, role: str) -> Iterator[tuple[str, list[str]]]:
+def invitation(founder: Peer, role: str) -> Iterator[tuple[str, list[str]]]:
+    """A code and where to use it; afterwards waits until it was used."""
     process = founder.popen(
         (*DSTACK, "mesh", "invite", "--role", role, "--json"),
         stdout=subprocess.PIPE,

@@ -15,10 +15,10 @@ from dstack_scheduler.needs import Needs
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-def spec_of(*commands: str, run_id: str = "01run", **changes: Any) -> JobSpec:
+def spec_of(*commands: str, **changes: Any) -> JobSpec:
     """A job with these commands."""
     fields: dict[str, Any] = {
-        "key": JobKey(RunId(run_id), 0),
+        "key": JobKey(RunId("01run"), 0),
         "run_name": RunName("lazy-bobcat-1"),
         "workflow": "train",
         "provider": "bash",

@@ -44,9 +44,13 @@ def key(run: int = 1, job: int = 0, attempt: int = 1) -> JobKey:
     return JobKey(RunId(f"{run:026d}"), job, attempt)
 
 
+NOTHING = Needs()
+FIRST = key()
+
+
 def question(
-    needs: Needs = Needs(),  # noqa: B008, RUF100
-    key: JobKey = key(),  # noqa: B008
+    needs: Needs = NOTHING,
+    key: JobKey = FIRST,
     name: str = "lazy-bobcat-1",
     executor: ExecutorKind = ExecutorKind.PROCESS,
     python: str = "",

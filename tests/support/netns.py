@@ -1,13 +1,17 @@
 """Several machines on one: network namespaces on a bridge, which multicast crosses.
 
+The bridge lives in a namespace of its own: in the machine's, the firewall rules that Docker makes
+would drop what crosses it.
+
     with lan(["laptop", "ws-1"]) as net:
         net["laptop"].popen([...])
 
-Everything that is made carries this process's id in its name and is removed by that name, also what
-an earlier process with the same id left behind. Needs root; `missing` says what is not there.
+Everything that is made carries this process's id in its name and is removed by that name; what a
+killed test process left behind is removed by the next one. Needs root; `missing` says why not.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -41,12 +45,14 @@ class Host:
         name: What the test calls it.
         namespace: Its network namespace.
         address: Its address on the bridge.
+        switch: The namespace of the bridge.
         link: The bridge's end of its cable.
     """
 
     name: str
     namespace: str
     address: str
+    switch: str
     link: str
     started: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
 
@@ -61,17 +67,24 @@ class Host:
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Starts a process there; it is killed with the network if it still runs then."""
-        process = subprocess.Popen([*self.prefix, *command], **options)
+        process: Any = subprocess.Popen([*self.prefix, *command], **options)
         self.started.append(process)
         return process
 
+    def move(self, number: int) -> str:
+        """Gives it another address on the bridge and returns it, like a new DHCP lease."""
+        self.run("ip", "address", "flush", "dev", "eth0")
+        self.address = f"{self.address.rpartition('.')[0]}.{number}"
+        _give_address(self)
+        return self.address
+
     def cut(self) -> None:
         """Pulls the cable."""
-        _run("ip", "link", "set", self.link, "down")
+        _run("ip", "-n", self.switch, "link", "set", self.link, "down")
 
     def mend(self) -> None:
         """Puts the cable back."""
-        _run("ip", "link", "set", self.link, "up")
+        _run("ip", "-n", self.switch, "link", "set", self.link, "up")
 
     def drop_multicast(self) -> None:
         """As many Wi-Fi guest networks do: nothing to or from a group address gets through."""
@@ -94,13 +107,15 @@ def lan(names: Sequence[str]) -> Generator[dict[str, Host]]:
     with _counter_lock:
         _made += 1
         number = _made
-    bridge = f"{PREFIX}b{number}"
+    _sweep()
+    switch = f"{PREFIX}n{number}switch"
     hosts: dict[str, Host] = {}
     try:
-        _run("ip", "link", "add", bridge, "type", "bridge", "mcast_snooping", "0")
-        _run("ip", "link", "set", bridge, "up")
+        _run("ip", "netns", "add", switch)
+        _run("ip", "-n", switch, "link", "add", "lan", "type", "bridge", "mcast_snooping", "0")
+        _run("ip", "-n", switch, "link", "set", "lan", "up")
         for index, name in enumerate(names):
-            hosts[name] = _add_host(bridge, number, index, name)
+            hosts[name] = _add_host(switch, number, index, name)
         yield hosts
     finally:
         for host in hosts.values():
@@ -111,29 +126,47 @@ def lan(names: Sequence[str]) -> Generator[dict[str, Host]]:
                 for pipe in (process.stdin, process.stdout, process.stderr):
                     if pipe is not None:
                         pipe.close()
-            subprocess.run(["ip", "link", "delete", host.link], check=False, capture_output=True)
-        _remove(f"{PREFIX}n{number}x", bridge)
+        _remove(f"{PREFIX}n{number}")
 
 
-def _add_host(bridge: str, number: int, index: int, name: str) -> Host:
+def _add_host(switch: str, number: int, index: int, name: str) -> Host:
     namespace = f"{PREFIX}n{number}x{index}"
-    outer = f"v{os.getpid() % 100000}x{number % 100}x{index}"
+    link = f"port{index}"
     address = f"10.{77 + number % 100}.0.{index + 2}"
     _run("ip", "netns", "add", namespace)
-    _run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-    _run("ip", "link", "set", outer, "master", bridge, "up")
-    host = Host(name, namespace, address, outer)
+    cable = ("type", "veth", "peer", "name", "eth0", "netns", namespace)
+    _run("ip", "-n", switch, "link", "add", link, *cable)
+    _run("ip", "-n", switch, "link", "set", link, "master", "lan", "up")
+    host = Host(name, namespace, address, switch, link)
     host.run("ip", "link", "set", "lo", "up")
-    host.run("ip", "address", "add", f"{address}/24", "brd", "+", "dev", "eth0")
     host.run("ip", "link", "set", "eth0", "up")
-    host.run("ip", "route", "add", "default", "dev", "eth0")
+    _give_address(host)
     return host
 
 
-def _remove(namespaces: str, bridge: str) -> None:
-    for path in sorted(Path("/run/netns").glob(f"{namespaces}*")):
-        subprocess.run(["ip", "netns", "delete", path.name], check=False, capture_output=True)
-    subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
+def _give_address(host: Host) -> None:
+    host.run("ip", "address", "add", f"{host.address}/24", "brd", "+", "dev", "eth0")
+    host.run("ip", "route", "replace", "default", "dev", "eth0")
+
+
+def _remove(prefix: str) -> None:
+    # Bridge and cables go with their namespaces.
+    for name in _namespaces():
+        if name == f"{prefix}switch" or name.startswith(f"{prefix}x"):
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def _sweep() -> None:
+    """Removes what test processes left behind that were killed."""
+    for name in _namespaces():
+        made_by = re.match(r"dsm(\d+)n\d", name)
+        if made_by is not None and not Path("/proc", made_by[1]).exists():
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def _namespaces() -> list[str]:
+    folder = Path("/run/netns")
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def _run(*command: str) -> str:

@@ -73,6 +73,11 @@ def test_what_is_wrong_in_a_command_stays_in_it(shell: str, broken: str) -> None
     assert out == "a\n"
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_dash_in_front_is_part_of_the_command(shell: str) -> None:
+    assert run(shell, ["-x", "echo b"]) == (127, "")
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     texts=st.lists(

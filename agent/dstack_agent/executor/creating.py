@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from dstack_agent.executor.container import (
     working_dir,
 )
 from dstack_agent.executor.port import Launch
+from dstack_agent.executor.starting import unprepared
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.machine import Gpu
 from dstack_scheduler.shell import script
@@ -29,6 +31,7 @@ from dstack_scheduler.shell import script
 _LABEL = "run.dstack.folder"
 _LONGEST_ARGUMENT = 100_000
 _CALL_SECONDS = 60
+_KNOCK_SECONDS = 5
 _LOG_SIZE = {"max-size": "1g", "max-file": "8", "compress": "false"}
 _SAY_SECONDS = 1.0
 
@@ -68,14 +71,17 @@ def create(creation: Creation) -> tuple[str, str]:
         Refused: For the reason in its code.
     """
     launch = creation.launch
-    given = secrets_text(launch.secrets)
     with _engine(creation.socket) as engine:
         image = _image(engine, creation)
         if creation.stopped():
             raise Refused("The job was stopped before its container was made.", code="stopped")
         _remove(engine, launch.folder, unstarted=True)
-        made: dict[str, Any] = engine.create_container(**_options(engine, creation, image))
-    return str(made["Id"]), given
+        try:
+            options = _options(engine, creation, image)
+        except OSError as error:
+            raise unprepared(error) from error
+        made = engine.create_container(**options)
+    return str(made["Id"]), secrets_text(launch.secrets)
 
 
 def remove_of(socket: Path, folder: Path, unstarted: bool) -> None:
@@ -96,6 +102,7 @@ def _remove(engine: Client, folder: Path, unstarted: bool) -> None:
 @contextlib.contextmanager
 def _engine(path: Path) -> Generator[Client]:
     """A client, whose errors are ours. Raises Refused."""
+    _knock(path)
     import docker  # 100 ms and 30 MB that an agent without containers does not pay
     from docker.errors import APIError, DockerException
     from requests.exceptions import RequestException
@@ -106,8 +113,18 @@ def _engine(path: Path) -> Generator[Client]:
             yield api
     except APIError as error:
         raise _refusal(str(error.explanation or error)) from error
-    except (DockerException, RequestException, OSError) as error:
+    except (DockerException, RequestException) as error:
         raise _not_running(path, str(error)) from error
+
+
+def _knock(path: Path) -> None:
+    """Raises Refused if nobody listens, with the system's reason: the SDK's hides it."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+            knock.settimeout(_KNOCK_SECONDS)
+            knock.connect(str(path))
+    except OSError as error:
+        raise _not_running(path, error.strerror or str(error)) from error
 
 
 def _refusal(said: str) -> Refused:
@@ -127,12 +144,12 @@ def _not_running(path: Path, said: str) -> Refused:
 
 def _image(engine: Client, creation: Creation) -> Image:
     """What the image runs by itself. Pulls it if it is not here. Raises Refused."""
-    from docker.errors import APIError, ImageNotFound
+    from docker.errors import APIError
 
     name = creation.launch.spec.image
     try:
         found = engine.inspect_image(name)
-    except ImageNotFound:
+    except APIError:
         try:
             _pull(engine, creation, name)
             found = engine.inspect_image(name)
@@ -183,7 +200,7 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
         placed.append(_commands_file(launch.folder, commands))
         commands = f". {placed[-1].target}"
     runs = started(spec, commands, image, bool(launch.secrets))
-    _make_sources(placed, launch.folder, user)
+    _make_folders(placed, launch, user)
     return {
         "image": spec.image,
         "name": name_of(spec),
@@ -244,15 +261,21 @@ def _commands_file(folder: Path, commands: str) -> Mount:
     return Mount(path, COMMANDS, read_only=True)
 
 
-def _make_sources(placed: list[Mount], folder: Path, user: tuple[int, int]) -> None:
-    """Makes the folders that are mounted, as the person's own."""
-    outside = folder / OUTSIDE
-    sources = [each.source for each in placed if each.source.is_relative_to(outside)]
+def _make_folders(placed: list[Mount], launch: Launch, user: tuple[int, int]) -> None:
+    """Makes what is mounted and where the commands start, as the person's own.
+
+    What is missing the engine would make, as root's.
+    """
+    outside = launch.folder / OUTSIDE
+    wanted = [each.source for each in placed if each.source.is_relative_to(outside)]
+    start = launch.work / launch.spec.working_dir
+    if start.resolve().is_relative_to(launch.work.resolve()):  # a link in the code may lead away
+        wanted.append(start)
     missing = {
         folder
-        for source in sources
-        for folder in (source, *source.parents)
-        if folder.is_relative_to(outside) and not folder.exists()
+        for path in wanted
+        for folder in (path, *path.parents)
+        if folder.is_relative_to(launch.folder) and not folder.exists()
     }
     for each in sorted(missing):
         each.mkdir(mode=0o755)

@@ -1,5 +1,6 @@
 """How a shim takes a job and leaves its launcher. Standard library only: the shim imports it."""
 
+import contextlib
 import fcntl
 import os
 
@@ -83,7 +84,8 @@ def refuse(refusal: Refusal) -> int:
 
 def _answer(line: bytes) -> None:
     """Says the one line that the launcher waits for, and lets go of its pipe."""
-    os.write(1, line)
+    with contextlib.suppress(BrokenPipeError):  # the agent was killed; the next one adopts the job
+        os.write(1, line)
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.close(nothing)

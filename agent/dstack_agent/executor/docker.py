@@ -15,7 +15,7 @@ from pathlib import Path
 from dstack_agent.executor.container_task import ContainerTask
 from dstack_agent.executor.creating import Creation, create, remove_of
 from dstack_agent.executor.port import Ended, Launch
-from dstack_agent.executor.record import write_durably
+from dstack_agent.executor.record import ABORTED, STOPPED, note_request, write_durably
 from dstack_agent.executor.starting import start_shim
 from dstack_agent.executor.watching import (
     ask_to_end,
@@ -108,6 +108,8 @@ class DockerExecutor:
         if starting is not None:
             starting.set()
         if await asyncio.to_thread(read_shim, folder) is not None:
+            reason = ABORTED if abort else STOPPED
+            await asyncio.to_thread(note_request, str(folder), reason)
             await self._adopt(folder)
             await asyncio.to_thread(ask_to_end, folder, abort)
 

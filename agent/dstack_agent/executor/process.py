@@ -10,7 +10,7 @@ from pathlib import Path
 from dstack_agent.executor import tree
 from dstack_agent.executor.environment import TMP
 from dstack_agent.executor.port import Ended, Launch
-from dstack_agent.executor.starting import start_shim
+from dstack_agent.executor.starting import start_shim, unprepared
 from dstack_agent.executor.task import Task
 from dstack_agent.executor.watching import (
     Shim,
@@ -76,9 +76,13 @@ def shell() -> str:
 
 def _prepare(launch: Launch, wake: Path | None) -> bytes:
     spec = launch.spec
-    (launch.folder / TMP).mkdir(mode=0o700, exist_ok=True)
+    try:
+        (launch.folder / TMP).mkdir(mode=0o700, exist_ok=True)
+        command = _command(launch)
+    except OSError as error:
+        raise unprepared(error) from error
     task = Task(
-        argv=_command(launch),
+        argv=command,
         cwd=str(launch.work / spec.working_dir),
         env={**launch.env, **launch.secrets, MARK: str(launch.folder)},
         grace_seconds=spec.stop_grace_seconds,

@@ -14,6 +14,7 @@ JOURNAL = "journal"
 SHIM = "shim.json"
 EXIT = "exit.json"
 ERRORS = "shim.stderr"
+ASKED = "asked-to-end"
 _EXIT_NEW = ".exit.json"
 _EXIT_ROOM = 4096
 
@@ -72,6 +73,20 @@ def reclaim(folder: str, pid: int) -> None:
     new = f"{folder}/.shim-{os.getpid()}.json"
     write_durably(new, shim_text(pid).encode())
     os.replace(new, f"{folder}/{SHIM}")
+
+
+def note_request(folder: str, reason: str) -> None:
+    """Notes that the job was asked to end, for a shim that takes over from a dead one."""
+    write_durably(f"{folder}/{ASKED}", reason.encode())
+
+
+def noted_request(folder: str) -> str:
+    """What was asked for: STOPPED or ABORTED, empty for nothing."""
+    try:
+        with open(f"{folder}/{ASKED}", encoding="ascii") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
 
 
 def make_room(folder: str) -> None:

@@ -16,21 +16,24 @@ async def start_shim(folder: Path, kind: ExecutorKind, task: bytes) -> None:
     """Returns once the shim said that the job is its own; its task goes over standard input.
 
     Raises:
-        Refused: The shim may not start the job.
+        Refused: The shim may not start the job, or no process can be made.
         Broken: The shim failed.
         TooLate: It did not answer.
     """
     word = "container" if kind is ExecutorKind.DOCKER else "process"
     command = (sys.executable, "-I", "-S", "-E", str(_SHIM), str(folder), word)
     errors = folder / record.ERRORS
-    with await asyncio.to_thread(errors.open, "ab") as stderr:
-        shim = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=stderr,
-            start_new_session=True,
-        )
+    try:
+        with await asyncio.to_thread(errors.open, "ab") as stderr:
+            shim = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise unprepared(error) from error
     try:
         async with asyncio.timeout(_START_SECONDS):
             answer, _ = await shim.communicate(task)
@@ -44,3 +47,8 @@ async def start_shim(folder: Path, kind: ExecutorKind, task: bytes) -> None:
         raise Refused("The job cannot be started.", why, code=code)
     trouble = await asyncio.to_thread(errors.read_text, errors="replace")
     raise Broken("The job's shim failed.", trouble.strip()[-1000:])
+
+
+def unprepared(error: OSError) -> Refused:
+    """What the system did not allow on the way to a shim."""
+    return Refused("The job cannot be started.", f"{error}.", code="not-started")

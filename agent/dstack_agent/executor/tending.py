@@ -41,7 +41,7 @@ def tend(folder: str) -> int:
     say_ok()
     output.start()
     tender = Tender(task, output, signals)
-    summary = tender.tend()
+    summary = tender.tend(record.noted_request(folder))
     output.close()
     stdout, stderr = output.lengths
     lengths = {"stdout_bytes": stdout, "stderr_bytes": stderr, "lost_bytes": output.lost_bytes}
@@ -64,15 +64,21 @@ class Tender:
         self._waiting: socket.socket | None = None
         self._answer = b""
         self._skip = [0, 0]
+        self._oom_kills = ending.oom_kills()
         self._ended = False
         self._ended_by = ""
         self._kill_at: float | None = None
         self._limit_at = time.monotonic() + task.limit_seconds if task.limit_seconds else None
 
-    def tend(self) -> dict[str, object]:
-        """Sees the container to its end; returns the fields of the exit record."""
+    def tend(self, asked: str) -> dict[str, object]:
+        """Sees the container to its end; returns the fields of the exit record.
+
+        Args:
+            asked: What a shim before this one was asked for, which may have died before it heard.
+        """
         try:
             self._begin()
+            self._obey(asked)
             while not self._ended:
                 self._turn()
             self._drain()
@@ -144,11 +150,17 @@ class Tender:
 
     def _heed(self, numbers: bytes) -> None:
         if ABORT in numbers:
+            self._obey(record.ABORTED)
+        elif signal.SIGTERM in numbers:
+            self._obey(record.STOPPED)
+
+    def _obey(self, asked: str) -> None:
+        if asked == record.ABORTED:
             self._ended_by = record.ABORTED
             self._limit_at = None
             self._kill_at = time.monotonic()
-        elif signal.SIGTERM in numbers:
-            self._end(record.STOPPED)
+        elif asked:
+            self._end(asked)
 
     def _end(self, reason: str) -> None:
         """Asks the container to end, once; the first reason stays."""
@@ -227,7 +239,9 @@ class Tender:
     def _summary(self) -> dict[str, object]:
         state = self._engine.state(self._task.container)
         code = state.exit_code
-        reason, cause = ending.explain(code, self._ended_by, state.out_of_memory)
+        # The engine learns of it on a way of its own, which may be later than the end.
+        out_of_memory = state.out_of_memory or ending.oom_kills() > self._oom_kills
+        reason, cause = ending.explain(code, self._ended_by, out_of_memory)
         if state.error and not reason:
             reason, cause = record.DOCKER_ERROR, f"The Docker engine says: {state.error}."
         return {"exit_code": code, "reason": reason, "cause": cause}

@@ -103,8 +103,7 @@ class LiveAttempt:
         Args:
             launched: Whether a shim has, or had, the job.
         """
-        history = [told for told in self.chronicle.since(0) if isinstance(told, StateChange)]
-        attempt, effects = resume(history, self.accepted.order, launched)
+        attempt, effects = resume(self.chronicle.states(), self.accepted.order, launched)
         async with asyncio.TaskGroup() as group:
             await self._carry_out(effects, group)
             while not isinstance(attempt.phase, Over):
@@ -125,7 +124,7 @@ class LiveAttempt:
                 case Forget():
                     await self.means.records.forget_artifacts(self.accepted.key)
                 case Finish(verdict):
-                    await self._finish(verdict)
+                    await self.finish(verdict)
                 case Drop():
                     self._drop()
                 case _:
@@ -160,7 +159,8 @@ class LiveAttempt:
 
     async def _enter(self, effect: Enter) -> None:
         change = self._change(effect.state, effect.cause, effect.reason, effect.exit_code)
-        await self.means.records.enter(change)
+        if not (change.state is JobState.PREPARING and change.cause):
+            await self.means.records.enter(change)
         self.chronicle.tell(change)
 
     def _change(
@@ -189,6 +189,7 @@ class LiveAttempt:
         except MeshError as error:
             await self.tell(NotLaunched(*reason_of(error)))
         else:
+            self.secrets = {}
             await self.tell(Launched())
 
     async def _await_end(self) -> None:
@@ -228,7 +229,8 @@ class LiveAttempt:
                 self.chronicle.tell(artifact)
             await self.tell(Saved(warning))
 
-    async def _finish(self, verdict: Verdict) -> None:
+    async def finish(self, verdict: Verdict) -> None:
+        """Writes the last word, tells it, and frees the machine."""
         change = self._change(verdict.state, verdict.cause, verdict.reason, verdict.exit_code)
         kept = tuple(self.means.records.artifacts(self.accepted.key))
         fin = await asyncio.to_thread(last_word, self.means.journal, change, kept)

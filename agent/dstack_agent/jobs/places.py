@@ -67,7 +67,7 @@ class Places:
         if path == "~" or path.startswith("~/"):
             return Place(self.home / _inside(path[2:], path), self.home)
         if path.startswith("/"):
-            return self._absolute(PurePosixPath(os.path.normpath(path)))
+            return self._absolute(PurePosixPath("/" + os.path.normpath(path).lstrip("/")))
         return Place(self.work / _inside(f"{self.working_dir}/{path}", path), self.work)
 
     def _absolute(self, path: PurePosixPath) -> Place:

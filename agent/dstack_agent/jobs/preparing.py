@@ -66,7 +66,9 @@ class Preparation:
         place = self.places.of(each.path)
         await self.note(f"Bringing {what}.")
         await self.bringer.bring(each.digest, each.sources, what)
-        await asyncio.to_thread(lay_tree, self.store, each.digest, place.path)
+        await asyncio.to_thread(
+            lay_tree, self.store, each.digest, place.path, merge=True, within=place.within
+        )
 
     def _make_artifact_folders(self) -> None:
         try:

@@ -1,24 +1,29 @@
 """Owns every attempt on this machine: takes new ones and old ones up, finds them for readers."""
 
 import asyncio
-import contextlib
 import logging
 import shutil
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from dstack_agent.bell import Bell
+from dstack_agent.executor.container import OUTSIDE
+from dstack_agent.executor.environment import BIN, TMP
 from dstack_agent.executor.watching import read_shim
 from dstack_agent.jobs.chronicle import Chronicle, Followed, Told
 from dstack_agent.jobs.event import StopAsked
-from dstack_agent.jobs.live import LiveAttempt, last_word
+from dstack_agent.jobs.live import LiveAttempt
+from dstack_agent.jobs.phase import Verdict
 from dstack_agent.jobs.places import key_of
-from dstack_agent.jobs.workshop import Workshop
+from dstack_agent.jobs.workshop import WORK, Workshop
 from dstack_agent.records import Accepted
+from dstack_mesh.faults import Busy
 from dstack_mesh.ids import RunId
 from dstack_mesh.machine import RunningJob
-from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobSpec, JobState, StateChange
+from dstack_scheduler.job import ArtifactSaved, JobKey, JobSpec, JobState
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +31,12 @@ SHIM_SECONDS = 1.0
 """A shim whose agent was killed while starting it claims its job within this time, or never."""
 
 SHIM_LOOKS = 20
+
+AGAIN_SECONDS = 2.0
+"""Before an attempt that broke is taken up again."""
+
+MOST_TRIES = 3
+"""So often an attempt is taken up that breaks for another reason than a full or broken disk."""
 
 
 @dataclass(slots=True)
@@ -67,8 +78,18 @@ class Supervisor:
     async def accept(
         self, spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str]
     ) -> None:
-        """Makes the job this agent's. Durable on return; the same job again changes nothing."""
-        if await self.workshop.records.accept(spec, gpu_uuids):
+        """Makes the job this agent's. Durable on return; the same job again changes nothing.
+
+        Raises:
+            Busy: The disk is full.
+        """
+        try:
+            new = await self.workshop.records.accept(spec, gpu_uuids)
+        except sqlite3.Error as error:
+            raise Busy(
+                "The agent cannot write the job down.", f"{error}.", code="disk-full"
+            ) from error
+        if new:
             self._begin(self.workshop.records.find(spec.key), secrets)
 
     def _begin(self, accepted: Accepted, secrets: Mapping[str, str]) -> None:
@@ -82,36 +103,51 @@ class Supervisor:
         self.changes.ring()
 
     async def _live_out(self, live: LiveAttempt) -> None:
-        folder = live.means.folder
+        key = live.accepted.key
         try:
-            await live.run(live.accepted.launching and await was_launched(folder))
-        except Exception:  # a bug in one attempt must not take the others down
-            log.exception("attempt %s broke", folder.name)
-            await self._give_up(live)
+            tries = 0
+            while (error := await self._lived(live)) is not None:
+                tries += 1
+                if tries >= MOST_TRIES and not is_storage_trouble(error):
+                    await self._give_up(live)
+                await asyncio.sleep(AGAIN_SECONDS)
+                live = self._live[key] = self._renewed(live)
         finally:
-            self._live.pop(live.accepted.key, None)
+            self._live.pop(key, None)
             self.changes.ring()
         await self._clean(live)
 
+    async def _lived(self, live: LiveAttempt) -> Exception | None:
+        """Lives an attempt to its end; or what broke, which must not take other attempts down."""
+        if live.chronicle.last_word is not None:
+            return None
+        folder = live.means.folder
+        try:
+            await live.run(live.accepted.launching and await was_launched(folder))
+        except Exception as error:  # a bug of ours or a full disk
+            log.exception("attempt %s broke and is taken up again", folder.name)
+            return error
+        return None
+
+    def _renewed(self, live: LiveAttempt) -> LiveAttempt:
+        """The same attempt as a restarted agent would find it; readers notice nothing."""
+        accepted = self.workshop.records.find(live.accepted.key)
+        return LiveAttempt(accepted, live.chronicle, self.workshop.means(accepted), live.secrets)
+
     async def _give_up(self, live: LiveAttempt) -> None:
         means = live.means
-        if live.chronicle.over:
-            return
         cause = f"The agent failed inside; its log says more under {means.folder.name}."
-        with contextlib.suppress(Exception):
+        verdict = Verdict(JobState.FAILED, "agent-failed", cause)
+        try:
             await means.executor.stop(means.folder, True)
-        now = means.clock.now()
-        change = StateChange(live.accepted.key, JobState.FAILED, now, cause, "agent-failed")
-        fin = await asyncio.to_thread(last_word, means.journal, change, ())
-        await means.records.finish(fin)
-        await means.end_lease()
-        live.chronicle.tell(change)
-        live.chronicle.tell(fin)
+            await live.finish(verdict)
+        except Exception:  # it is tried again; the agent and its other jobs go on
+            log.exception("attempt %s could not be given up", means.folder.name)
 
     async def _clean(self, live: LiveAttempt) -> None:
         """Removes the work directory of a job that is done; its log stays."""
-        last = live.chronicle.since(0)[-1:]
-        if last and isinstance(last[0], Fin) and last[0].state.state is JobState.DONE:
+        fin = live.chronicle.last_word
+        if fin is not None and fin.state.state is JobState.DONE:
             await asyncio.to_thread(remove_work, live.means.folder)
 
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
@@ -154,6 +190,14 @@ class Supervisor:
         ]
 
 
+def is_storage_trouble(error: BaseException) -> bool:
+    """Whether the disk is to blame, so that trying again may help."""
+    if isinstance(error, BaseExceptionGroup):
+        inner = cast("tuple[BaseException, ...]", error.exceptions)
+        return any(is_storage_trouble(each) for each in inner)
+    return isinstance(error, OSError | sqlite3.Error)
+
+
 async def was_launched(folder: Path) -> bool:
     """Whether a shim has, or had, the job. One that is just starting is given the time for it."""
     for _ in range(SHIM_LOOKS):
@@ -165,7 +209,7 @@ async def was_launched(folder: Path) -> bool:
 
 def remove_work(folder: Path) -> None:
     """Removes what a job worked in; what cannot be removed stays and is logged."""
-    for part in ("work", "outside"):
+    for part in (WORK, OUTSIDE, BIN, TMP):
         if (folder / part).exists():
             shutil.rmtree(folder / part, onerror=_not_removed)
 

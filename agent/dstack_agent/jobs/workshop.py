@@ -22,6 +22,9 @@ from dstack_mesh.faults import Refused
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.job import JobSpec
 
+WORK = "work"
+"""Folder of a job for its code and inputs."""
+
 Environment = Callable[[JobSpec, Path, tuple[Gpu, ...]], Mapping[str, str]]
 """What a job sees as its environment but for secrets, given its folder and cards."""
 
@@ -60,7 +63,7 @@ class Workshop:
     def places(self, spec: JobSpec) -> Places:
         """Where the paths of a job lie."""
         folder = folder_of(self.jobs, spec.key)
-        work = folder / "work"
+        work = folder / WORK
         if spec.executor is ExecutorKind.DOCKER:
             outside = folder / OUTSIDE
             home = outside / CONTAINER_HOME.removeprefix("/")
@@ -85,7 +88,7 @@ class Workshop:
             lost = set(spec.secret_names) - set(secrets)
             if lost:
                 raise _secrets_lost(lost)
-            env = self.environment(spec, folder, gpus)
+            env = await asyncio.to_thread(self.environment, spec, folder, gpus)
             return Launch(folder, places.work, spec, gpus, env, secrets)
 
         return Means(

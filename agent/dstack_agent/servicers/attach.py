@@ -40,6 +40,7 @@ STREAMS: dict[LogStream, pb.LogStream.ValueType] = {
     LogStream.STDERR: pb.LOG_STREAM_STDERR,
 }
 
+Numbered = tuple[int, Told]
 Send = Callable[[pb.AttachResponse], Awaitable[None]]
 T = TypeVar("T")
 
@@ -150,7 +151,7 @@ class Pump:
         if closing or self.until_now or self._impatient():
             await self._send_pieces(self.tail.flush())
         await self._tell(closing)
-        if closing and isinstance(closing[-1], Fin):
+        if closing and isinstance(closing[-1][1], Fin):
             return True
         if self.until_now:
             key = convert.key_to_wire(self.followed.key)
@@ -169,10 +170,10 @@ class Pump:
         patience = self._held_since + PATIENCE_SECONDS - time.monotonic()
         await heard(chronicle.bell, strokes, patience)
 
-    async def _tell(self, told: list[Told]) -> None:
-        for each in told:
+    async def _tell(self, told: list[Numbered]) -> None:
+        for number, each in told:
             await self.send(told_to_wire(each))
-        self._told += len(told)
+            self._told = number
 
     async def _send_pieces(self, pieces: Iterable[Piece]) -> None:
         key = convert.key_to_wire(self.followed.key)
@@ -180,9 +181,9 @@ class Pump:
             await self.send(piece_to_wire(key, piece))
 
 
-def split(told: list[Told]) -> tuple[list[Told], list[Told]]:
+def split(told: list[Numbered]) -> tuple[list[Numbered], list[Numbered]]:
     """What may be said before the rest of the log, and what must wait for the log's end."""
-    for index, each in enumerate(told):
+    for index, (_, each) in enumerate(told):
         if isinstance(each, Fin) or (isinstance(each, StateChange) and each.state in CLOSING):
             return told[:index], told[index:]
     return told, []

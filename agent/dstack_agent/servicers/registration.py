@@ -48,13 +48,13 @@ def add_servicers(server: grpc.aio.Server, served: Served) -> None:
 
 
 def add_invitations(
-    server: grpc.aio.Server, home: Home, seeds: Callable[[], tuple[Address, ...]]
+    server: grpc.aio.Server, home: Home, seeds: Callable[[], tuple[Address, ...]], host: str
 ) -> Invitations:
     """Adds the service that makes and serves invitations; its `run` must run."""
     # Loads the library that signs, which an agent outside a mesh does without.
     from dstack_agent.servicers.invitation import InvitationServicer
     from dstack_mesh.v1 import admission_pb2_grpc
 
-    servicer = InvitationServicer(home, seeds)
+    servicer = InvitationServicer(home, seeds, host)
     admission_pb2_grpc.add_InvitationServiceServicer_to_server(servicer, server)
     return servicer

@@ -18,7 +18,6 @@ from dstack_mesh.faults import Damaged, Invalid
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1.transfer_pb2 import (
     FetchRequest,
-    FetchResponse,
     ManifestPiece,
     ManifestRequest,
     ManifestResponse,
@@ -29,7 +28,7 @@ from dstack_mesh.v1.transfer_pb2 import (
 )
 from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceServicer
 from dstack_mesh.wire.overlap import read_ahead
-from dstack_mesh.wire.packing import PACK_BYTES, pack_chunks, unpack
+from dstack_mesh.wire.packing import PACK_BYTES, fetch_responses, unpack
 
 if TYPE_CHECKING:
     # Generic only in the stubs.
@@ -78,10 +77,12 @@ class TransferServicer(TransferServiceServicer):
         async with asyncio.TaskGroup() as group:
             group.create_task(wishes.listen(request_iterator))
             while digests := await wishes.next():
-                async with aclosing(read_ahead(pack_chunks(self._store, digests))) as packs:
-                    async for pack in packs:
-                        await wishes.spend(len(pack.data), len(pack.sizes_bytes))
-                        await context.write(FetchResponse(pack=pack))
+                made = fetch_responses(self._store, digests)
+                async with aclosing(read_ahead(made)) as responses:
+                    async for response in responses:
+                        sizes = response.pack.sizes_bytes
+                        await wishes.spend(sum(sizes), len(sizes))
+                        await context.write(response)
 
     async def Manifest(
         self, request: ManifestRequest, context: "Context"

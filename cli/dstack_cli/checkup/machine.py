@@ -1,5 +1,6 @@
 """This machine: the home, the disk, the certificate, git, Docker, cards, networks."""
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dstack_cli.checkup.finding import Finding, failed, passed, warned
+from dstack_cli.output.words import count as counted
 from dstack_cli.output.words import size
 from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
@@ -60,12 +62,16 @@ def check_membership(home: Home, now: datetime) -> Finding:
     try:
         membership = Membership.load(home)
         if membership is None:
-            return passed("mesh", "no mesh joined: runs stay on this machine (dstack mesh join CODE)")
+            return passed(
+                "mesh", "no mesh joined: runs stay on this machine (dstack mesh join CODE)"
+            )
         membership.check_valid(now)
     except MeshError as error:
         return failed("mesh", str(error), error.hint)
     left = membership.not_after - now
-    message = f'member of "{membership.mesh_name}", certificate good until {membership.not_after:%F}'
+    message = (
+        f'member of "{membership.mesh_name}", certificate good until {membership.not_after:%F}'
+    )
     if left < timedelta(days=7):
         return warned("mesh", message, "dstack mesh leave; dstack mesh join CODE")
     return passed("mesh", message)
@@ -105,29 +111,38 @@ def check_docker() -> Finding:
         )
     except OSError as error:
         return warned("docker", f"{path} does not answer: {error}", "sudo systemctl start docker")
-    return passed("docker", f"the engine answers at {path}") if b" 200 " in answer else warned(
-        "docker", f"{path} answers strangely: {answer[:40]!r}", "sudo systemctl restart docker"
+    return (
+        passed("docker", f"the engine answers at {path}")
+        if b" 200 " in answer
+        else warned(
+            "docker", f"{path} answers strangely: {answer[:40]!r}", "sudo systemctl restart docker"
+        )
     )
 
 
 def check_gpus() -> Finding:
     """Whether the driver tells of cards."""
+    nodes = sorted(Path("/dev").glob("nvidia[0-9]*"))
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception as error:  # whatever the driver's library raises, it is the finding
-        nodes = sorted(Path("/dev").glob("nvidia[0-9]*"))
-        if nodes:
-            return failed(
-                "gpu",
-                f"{nodes[0]} exists, but the driver does not answer: {error}",
-                "nvidia-smi   (if it fails too, reinstall or reload the driver)",
-            )
-        return passed("gpu", "no NVIDIA card on this machine")
-    count = pynvml.nvmlDeviceGetCount()
-    pynvml.nvmlShutdown()
-    return passed("gpu", f"{count} NVIDIA cards answer")
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        if not nodes:
+            return passed("gpu", "no NVIDIA card on this machine")
+        return failed(
+            "gpu",
+            f"{nodes[0]} exists, but the driver's library libnvidia-ml.so.1 does not load",
+            "install the driver's package again (nvidia-smi must work)",
+        )
+    code, count = library.nvmlInit_v2(), ctypes.c_uint(0)
+    if code == 0:
+        library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        library.nvmlShutdown()
+        return passed("gpu", f"the driver answers: {counted(count.value, 'NVIDIA card')}")
+    return (failed if nodes else warned)(
+        "gpu",
+        f"the driver does not answer (NVML error {code})",
+        "nvidia-smi   (if it fails too, reload the driver or restart the machine)",
+    )
 
 
 def check_interfaces() -> Finding:

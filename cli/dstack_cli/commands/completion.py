@@ -102,9 +102,8 @@ def _zsh() -> str:
 def _fish() -> str:
     lines = ["# dstack completion for fish: dstack completion fish | source"]
     for verb in VERBS:
-        lines.append(
-            f"complete -c dstack -n __fish_use_subcommand -f -a {verb.name} -d '{_quoted(verb.help)}'"
-        )
+        about = f"-f -a {verb.name} -d '{_quoted(verb.help)}'"
+        lines.append(f"complete -c dstack -n __fish_use_subcommand {about}")
     for verb, words in _words():
         seen = f"-n '__fish_seen_subcommand_from {verb}'"
         for word in words:

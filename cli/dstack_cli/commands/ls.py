@@ -10,7 +10,9 @@ from dstack_mesh.home import Home
 @home_option
 @click.argument("run")
 @click.argument("prefix", default="")
-@click.option("-r", "--recursive", is_flag=True, help="Every file, not only the top of each folder.")
+@click.option(
+    "-r", "--recursive", is_flag=True, help="Every file, not only the top of each folder."
+)
 @click.option("-t", "--total", is_flag=True, help="One line for each artifact.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print paths alone.")

@@ -11,7 +11,9 @@ from dstack_mesh.home import Home
 @home_option
 @click.argument("run", required=False)
 @click.option("-x", "--abort", is_flag=True, help="Kill it at once and keep nothing.")
-@click.option("-a", "--all", "everything", is_flag=True, help="All runs (with RUN: the same as -x).")
+@click.option(
+    "-a", "--all", "everything", is_flag=True, help="All runs (with RUN: the same as -x)."
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.", expose_value=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -21,7 +23,9 @@ def stop(home: Home, run: str | None, abort: bool, everything: bool, as_json: bo
     If its agents do not answer, the end is not confirmed and the exit code is 125.
     """
     if run is None and not everything:
-        raise Misused("Which run?", "", "dstack stop @   or all of them: dstack stop -a", code="usage")
+        raise Misused(
+            "Which run?", "", "dstack stop @   or all of them: dstack stop -a", code="usage"
+        )
     from dstack_cli.stopping import stop_runs
 
     return stop_runs(home, run, abort or (everything and run is not None), as_json)

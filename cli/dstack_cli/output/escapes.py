@@ -1,8 +1,8 @@
 """Takes everything out of a job's output that would act on a terminal, but colours.
 
 A job's output is somebody else's bytes: an escape sequence in it can move the cursor over what we
-said, set the window's title, or make some terminals type. Colours (SGR) stay, so do newline, carriage
-return, tab and backspace. Sequences may be cut anywhere between two frames.
+said, set the window's title, or make some terminals type. Colours (SGR) stay, so do newline,
+carriage return, tab and backspace. Sequences may be cut anywhere between two frames.
 """
 
 import codecs

@@ -59,7 +59,13 @@ def totals_listing(artifacts: Sequence[KeptArtifact], names: Mapping[PeerId, str
         schema=SCHEMA,
         items=[_total(artifact, names) for artifact in artifacts],
         table=Table(
-            (Column("ARTIFACT"), Column("SIZE"), Column("FILES"), Column("STATE"), Column("COPIES", 1)),
+            (
+                Column("ARTIFACT"),
+                Column("SIZE"),
+                Column("FILES"),
+                Column("STATE"),
+                Column("COPIES", 1),
+            ),
             tuple(
                 (
                     artifact.path,

@@ -45,7 +45,7 @@ class Screen:
 
     @classmethod
     def for_scripts(cls, terminal: Terminal) -> "Screen":
-        """Standard output stays free for a document: all output of the job goes to standard error."""
+        """Keeps standard output free for a document: the job's goes to standard error."""
         screen = cls(terminal)
         screen._descriptors = {LogStream.STDOUT: 2, LogStream.STDERR: 2}
         screen._filters[LogStream.STDOUT] = EscapeFilter() if terminal.stderr else None
@@ -70,7 +70,7 @@ class Screen:
         self._at_line_start = True
 
     def live(self, text: str, now: float) -> None:
-        """What goes on now; "" for nothing. Shown as a live line, or a plain one where none can be."""
+        """What goes on now; "" for nothing. A live line, or a plain one where none can be."""
         if text == self._live or self._muted:
             return
         self._live, self._live_since = text, now

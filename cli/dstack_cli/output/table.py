@@ -1,4 +1,4 @@
-"""Tables that fit the width: columns are left out, then cells shortened, but names and states never."""
+"""Tables that fit the width: columns go, then cells are shortened, but names and states never."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Table:
 
 
 def draw(table: Table, width: int | None) -> list[str]:
-    """The lines of a table, at most `width` wide where what must stay allows it; None: any width."""
+    """The lines of a table, at most `width` wide if what must stay allows it; None: any width."""
     kept = _fitting(table, width)
     cells = [[column.title for _, column in kept]]
     for row in table.rows:

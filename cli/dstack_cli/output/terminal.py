@@ -39,7 +39,7 @@ class Terminal:
 
 
 def colour_wanted(environment: Mapping[str, str], is_terminal: bool) -> bool:
-    """Whether to colour: NO_COLOR wins, then FORCE_COLOR, then what the stream is (no-color.org)."""
+    """Whether to colour: NO_COLOR wins, then FORCE_COLOR, then what the stream is."""
     if environment.get("NO_COLOR"):
         return False
     if environment.get("FORCE_COLOR"):

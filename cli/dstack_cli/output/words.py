@@ -11,7 +11,7 @@ _STEPS: tuple[tuple[int, str, str], ...] = (
 
 
 def ago(then: datetime, now: datetime) -> str:
-    """How long ago, as "now", "20 sec ago", "1 min ago", "3 mins ago", "yesterday", "2 weeks ago"."""
+    """How long ago, as "now", "20 sec ago", "1 min ago", "3 mins ago", "yesterday"."""
     count = int((now - then) / timedelta(seconds=1))
     if count <= 0:
         return "now"

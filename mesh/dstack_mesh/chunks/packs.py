@@ -43,8 +43,9 @@ class Place:
 class PackWriter:
     """Appends to packs of its own. Not thread-safe: the store holds a lock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pack_bytes: int = PACK_BYTES) -> None:
         self._folder = folder
+        self._pack_bytes = pack_bytes
         self._writer = os.urandom(8).hex()
         self._number = 0
         self._open: _OpenPack | None = None
@@ -90,7 +91,7 @@ class PackWriter:
             self._open = None
 
     def _room(self) -> "_OpenPack":
-        if self._open and self._open.end >= PACK_BYTES:
+        if self._open and self._open.end >= self._pack_bytes:
             self._sync_open()
             self.close()
         if self._open is None:
@@ -131,8 +132,9 @@ class _OpenPack:
 class PackReader:
     """Reads from packs of any writer. Thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, open_packs: int = OPEN_PACKS) -> None:
         self._folder = folder
+        self._open_packs = open_packs
         self._lock = threading.Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
 
@@ -167,7 +169,7 @@ class PackReader:
             if file is None:
                 file = _File(self._folder / pack)
             self._files[pack] = file
-            if len(self._files) > OPEN_PACKS:
+            if len(self._files) > self._open_packs:
                 self._files.popitem(last=False)
             return file
 

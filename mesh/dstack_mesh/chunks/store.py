@@ -18,7 +18,7 @@ from dstack_mesh.chunks.cache import FileCache
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.index import Index
 from dstack_mesh.chunks.manifest import Manifest
-from dstack_mesh.chunks.packs import Bytes, PackReader, PackWriter, Place, trouble
+from dstack_mesh.chunks.packs import PACK_BYTES, Bytes, PackReader, PackWriter, Place, trouble
 from dstack_mesh.durable import write_durably
 from dstack_mesh.faults import Damaged, Invalid, Missing, Refused
 from dstack_mesh.ids import Digest
@@ -37,7 +37,7 @@ RUN_BYTES = 1 << 20
 class ChunkStore:
     """Chunks and manifests below one folder. Synchronous and thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pack_bytes: int = PACK_BYTES) -> None:
         self.folder = folder
         self._packs = folder / "packs"
         self._manifests = folder / "manifests"
@@ -48,7 +48,7 @@ class ChunkStore:
             raise Refused(f"Cannot make {folder}.", str(error)) from error
         self._index = Index(folder / "index.sqlite")
         self._reader = PackReader(self._packs)
-        self._writer = PackWriter(self._packs)
+        self._writer = PackWriter(self._packs, pack_bytes)
         self._writing = threading.Lock()
         self.cache = FileCache(folder / "index.sqlite")
 

@@ -76,6 +76,11 @@ class Place:
             if self.failures:
                 self.due = min(self.due, now)
 
+    def credit(self, found_by: FoundBy) -> None:
+        """It was found in another way too: one that needs nobody else's word is shown."""
+        if self.found_by == "peer" and found_by in ("mdns", "seed"):
+            self.found_by = found_by
+
     def succeed(self, answer: HelloAnswer, address: Address, policy: Policy) -> None:
         """It answered at this address. What it says of its addresses replaces what was heard."""
         said = [one for one in answer.card.addresses if may_dial(one)]

@@ -156,6 +156,7 @@ class View:
             self._take_up(event, now)
             return
         place.add(address, self._policy, now)
+        place.credit(found_by)
         if event.fresh and place.failures:
             place.heard_at, place.due = now, min(place.due, now)
 
@@ -220,19 +221,23 @@ class View:
         for address, place in list(self._strangers.items()):
             if place.dialing is not None:
                 continue
-            held = self._is_held(address)
+            holder = self._holder(address)
+            if holder is not None:
+                holder.credit(place.found_by)
             if place.found_by == "seed":
-                place.due = max(place.due, now + policy.interval) if held else place.due
-            elif held or place.failures >= policy.give_up_after:
+                place.due = max(place.due, now + policy.interval) if holder else place.due
+            elif holder is not None or place.failures >= policy.give_up_after:
                 del self._strangers[address]
-                yield Forget((Target(address),), "known by its id" if held else "never answered")
+                yield Forget((Target(address),), "known by its id" if holder else "never answered")
 
-    def _is_held(self, address: Address) -> bool:
-        # An agent that answers there: nobody needs to be asked who it is.
-        return any(
-            place.answer is not None and not place.failures and address in place.addresses
+    def _holder(self, address: Address) -> Place | None:
+        # The agent that answers there: nobody needs to be asked who it is.
+        answering = (
+            place
             for place in self._agents.values()
+            if place.answer is not None and not place.failures and address in place.addresses
         )
+        return next(answering, None)
 
     def _dial(self, now: float) -> Iterator[Dial]:
         free = self._free_dials()

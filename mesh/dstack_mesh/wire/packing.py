@@ -6,13 +6,15 @@ from dstack_mesh.chunks.digest import DIGEST_BYTES, split_digests
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Invalid
 from dstack_mesh.ids import Digest
-from dstack_mesh.v1.transfer_pb2 import Pack
+from dstack_mesh.v1.transfer_pb2 import FetchResponse, Pack, PushRequest
 
 PACK_BYTES = 1 << 20
 """Data of a full pack."""
 
 LARGEST_PACK_BYTES = 2 << 20
 """A pack with more is refused."""
+
+_Gathered = list[tuple[list[tuple[Digest, int]], bytes]]
 
 
 def pack_chunks(store: ChunkStore, digests: Sequence[Digest]) -> Iterator[Pack]:
@@ -22,16 +24,26 @@ def pack_chunks(store: ChunkStore, digests: Sequence[Digest]) -> Iterator[Pack]:
         Missing: One is not here.
         Damaged: One is damaged.
     """
-    gathered: list[tuple[list[tuple[Digest, int]], bytes]] = []
-    size = 0
-    for run, data in store.read_runs(digests, PACK_BYTES):
-        if gathered and size + len(data) > PACK_BYTES:
-            yield _pack(gathered)
-            gathered, size = [], 0
-        gathered.append((run, data))
-        size += len(data)
-    if gathered:
-        yield _pack(gathered)
+    for gathered in _gather(store, digests):
+        pack = Pack()
+        _fill(pack, gathered)
+        yield pack
+
+
+def fetch_responses(store: ChunkStore, digests: Sequence[Digest]) -> Iterator[FetchResponse]:
+    """The same, each in a message of its own; a pack that is made first would be copied into it."""
+    for gathered in _gather(store, digests):
+        response = FetchResponse()
+        _fill(response.pack, gathered)
+        yield response
+
+
+def push_requests(store: ChunkStore, digests: Sequence[Digest]) -> Iterator[PushRequest]:
+    """The same for the other direction."""
+    for gathered in _gather(store, digests):
+        request = PushRequest()
+        _fill(request.pack, gathered)
+        yield request
 
 
 def unpack(pack: Pack) -> list[tuple[Digest, memoryview]]:
@@ -60,10 +72,21 @@ def open_pack(pack: Pack) -> tuple[list[Digest], bytes]:
     return split_digests(joined), data
 
 
-def _pack(gathered: list[tuple[list[tuple[Digest, int]], bytes]]) -> Pack:
-    chunks = [chunk for run, _ in gathered for chunk in run]
-    return Pack(
-        digests=b"".join(digest for digest, _ in chunks),
-        sizes_bytes=[size for _, size in chunks],
-        data=gathered[0][1] if len(gathered) == 1 else b"".join(data for _, data in gathered),
-    )
+def _gather(store: ChunkStore, digests: Sequence[Digest]) -> Iterator[_Gathered]:
+    """Runs of chunks that fit into one pack together."""
+    gathered: _Gathered = []
+    size = 0
+    for run, data in store.read_runs(digests, PACK_BYTES):
+        if gathered and size + len(data) > PACK_BYTES:
+            yield gathered
+            gathered, size = [], 0
+        gathered.append((run, data))
+        size += len(data)
+    if gathered:
+        yield gathered
+
+
+def _fill(pack: Pack, gathered: _Gathered) -> None:
+    pack.digests = b"".join(digest for run, _ in gathered for digest, _ in run)
+    pack.sizes_bytes.extend([size for run, _ in gathered for _, size in run])
+    pack.data = gathered[0][1] if len(gathered) == 1 else b"".join(data for _, data in gathered)

@@ -33,7 +33,7 @@ from dstack_mesh.v1.transfer_pb2 import (
 )
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.overlap import Hand, one_error, read_ahead
-from dstack_mesh.wire.packing import PACK_BYTES, open_pack, pack_chunks, unpack
+from dstack_mesh.wire.packing import PACK_BYTES, open_pack, pack_chunks, push_requests, unpack
 
 if TYPE_CHECKING:
     # Generic only in the stubs.
@@ -282,10 +282,11 @@ class TransferClient:
         under_way = 0
         durable = 0
         try:
-            async with aclosing(read_ahead(pack_chunks(self._store, digests))) as packs:
-                async for pack in packs:
-                    await self._write(call, PushRequest(pack=pack))
-                    under_way += len(pack.data)
+            made = push_requests(self._store, digests)
+            async with aclosing(read_ahead(made)) as requests:
+                async for request in requests:
+                    await self._write(call, request)
+                    under_way += sum(request.pack.sizes_bytes)
                     while under_way - durable > WINDOW_BYTES:
                         durable = (await self._read(call)).durable_bytes
             for piece in _pieces(digest, encoded):

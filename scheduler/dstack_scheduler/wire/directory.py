@@ -1,4 +1,4 @@
-"""Which agents there are, as clients that can be called: for a command and for a daemon."""
+"""Which agents there are, as clients that a command can call."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -28,10 +28,10 @@ class Clients:
 
     Args:
         store: Where trees come from and go to.
-        socket: Where the agent of this home serves; without it that agent is not spoken to.
+        socket: Where the agent of this home serves.
     """
 
-    def __init__(self, channels: Channels, store: ChunkStore, socket: Path | None = None) -> None:
+    def __init__(self, channels: Channels, store: ChunkStore, socket: Path) -> None:
         self._channels = channels
         self._store = store
         self._socket = socket
@@ -40,8 +40,7 @@ class Clients:
     def of(self, known: KnownAgent) -> GrpcAgent:
         """The client of an agent at the address that works now."""
         peer = known.card.peer_id
-        here = known.local and self._socket is not None
-        address = Address(f"unix:{self._socket}") if here else known.addresses[0]
+        address = Address(f"unix:{self._socket}") if known.local else known.addresses[0]
         made = self._made.get(peer)
         if made is not None and made[0] == address and made[1].card == known.card:
             return made[1]
@@ -57,65 +56,46 @@ class CommandDirectory:
     def __init__(self, roll: RollCall, clients: Clients) -> None:
         self._roll = roll
         self._clients = clients
-        self._found: dict[PeerId, GrpcAgent] = {}
+        self._found: dict[PeerId, tuple[float, GrpcAgent]] = {}
         self._looked_at = -FRESH_SECONDS
 
     async def agents(self) -> AsyncGenerator[Agent, None]:
-        if time.monotonic() - self._looked_at < FRESH_SECONDS:
-            for agent in list(self._found.values()):
+        """What was found a moment ago at once, then everybody else who answers."""
+        given: set[PeerId] = set()
+        for peer, (at, agent) in list(self._found.items()):
+            if _is_fresh(at):
+                given.add(peer)
                 yield agent
+        if _is_fresh(self._looked_at):
             return
-        found: dict[PeerId, GrpcAgent] = {}
         async with aclosing(self._roll.gather(GATHER_SECONDS)) as gathered:
             async for known in gathered:
-                if _answers(known) and known.card.peer_id not in found:
-                    found[known.card.peer_id] = self._found[known.card.peer_id] = self._clients.of(
-                        known
-                    )
-                    yield found[known.card.peer_id]
-        self._found = found
+                agent = self._note(known)
+                if agent is not None and known.card.peer_id not in given:
+                    given.add(known.card.peer_id)
+                    yield agent
         self._looked_at = time.monotonic()
 
     async def find(self, peer_id: PeerId) -> Agent | None:
-        """The agent; looked for again if it was not seen for a few seconds."""
-        if time.monotonic() - self._looked_at < FRESH_SECONDS and peer_id in self._found:
-            return self._found[peer_id]
+        """The agent; looked for again if it was not found a moment ago."""
+        at, agent = self._found.get(peer_id, (-FRESH_SECONDS, None))
+        if agent is not None and _is_fresh(at):
+            return agent
         gathered = self._roll.gather(
             FIND_SECONDS, need=lambda found: any(one.card.peer_id == peer_id for one in found)
         )
         async with aclosing(gathered):
             async for known in gathered:
-                if _answers(known):
-                    self._found[known.card.peer_id] = self._clients.of(known)
-        return self._found.get(peer_id)
+                self._note(known)
+        return self._found.get(peer_id, (at, agent))[1]
+
+    def _note(self, known: KnownAgent) -> GrpcAgent | None:
+        if known.state == "gone" or not (known.local or known.addresses):
+            return None
+        agent = self._clients.of(known)
+        self._found[known.card.peer_id] = (time.monotonic(), agent)
+        return agent
 
 
-class DaemonDirectory:
-    """For a daemon, which keeps its view up to date by itself.
-
-    Args:
-        own: The daemon's own agent, which takes jobs like any other.
-    """
-
-    def __init__(self, roll: RollCall, clients: Clients, own: Agent) -> None:
-        self._roll = roll
-        self._clients = clients
-        self._own = own
-
-    async def agents(self) -> AsyncGenerator[Agent, None]:
-        yield self._own
-        for known in self._roll.agents():
-            if _answers(known) and known.card.peer_id != self._own.card.peer_id:
-                yield self._clients.of(known)
-
-    async def find(self, peer_id: PeerId) -> Agent | None:
-        if peer_id == self._own.card.peer_id:
-            return self._own
-        for known in self._roll.agents():
-            if known.card.peer_id == peer_id and known.addresses:
-                return self._clients.of(known)
-        return None
-
-
-def _answers(known: KnownAgent) -> bool:
-    return known.state != "gone" and (known.local or bool(known.addresses))
+def _is_fresh(at: float) -> bool:
+    return time.monotonic() - at < FRESH_SECONDS

@@ -64,7 +64,7 @@ class World:
 
     def __init__(self, seed: int, clients: int, machines: int, cards: int) -> None:
         self.chance = random.Random(seed)
-        self.machines = {
+        self.machines: dict[PeerId, Machine] = {
             PeerId(f"ws-{n}"): Machine(
                 PeerCard(PeerId(f"ws-{n}"), MeshId("m"), f"ws-{n}", (), "0", agent=True), cards
             )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dstack_mesh.chunks import packs
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
+from dstack_mesh.chunks.packs import PackReader
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Busy, Damaged, Invalid, Missing, Refused
 from dstack_mesh.ids import Digest
@@ -120,28 +120,25 @@ def test_a_pack_that_is_gone_is_damage_not_a_crash(store: ChunkStore) -> None:
     assert store.missing(chunks) == list(chunks)
 
 
-def test_a_new_pack_begins_when_one_is_full(
-    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packs, "PACK_BYTES", 10_000)
+def test_a_new_pack_begins_when_one_is_full(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path, pack_bytes=10_000)
     chunks = some_chunks(60)
     for item in chunks.items():
         store.put([item])
     assert len(pack_files(store)) > 5
     assert {digest: store.get(digest) for digest in chunks} == chunks
+    store.close()
 
 
-def test_many_packs_are_read_with_few_open_files(
-    store: ChunkStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packs, "PACK_BYTES", 1)
-    monkeypatch.setattr(packs, "OPEN_PACKS", 3)
-    chunks = some_chunks(30)
-    for item in chunks.items():
-        store.put([item])
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    assert {digest: store.get(digest) for digest in chunks} == chunks
-    assert len(os.listdir("/proc/self/fd")) <= before + 3  # noqa: PTH208
+def test_many_packs_are_read_with_few_open_files(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.pack").write_bytes(b"%d" % number)
+    reader = PackReader(tmp_path, open_packs=3)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in random.Random(1).choices(range(30), k=200):
+        assert reader.read(f"{number}.pack", 0, len(str(number))) == b"%d" % number
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
+    reader.close()
 
 
 def test_threads_share_a_store(store: ChunkStore) -> None:
@@ -199,6 +196,7 @@ WRITE = """
 import sys
 from pathlib import Path
 from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.packs import PackReader
 from dstack_mesh.chunks.store import ChunkStore
 store = ChunkStore(Path(sys.argv[1]))
 for number in range(int(sys.argv[2])):

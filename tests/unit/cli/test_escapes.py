@@ -21,7 +21,7 @@ CORPUS: list[tuple[str, bytes, bytes]] = [
     ("a title ended by ST", b"\x1b]0;owned\x1b\\x", b"x"),
     ("a clipboard write", b"\x1b]52;c;cm0gLXJm\x07x", b"x"),
     ("a link", b"\x1b]8;;http://a\x1b\\text\x1b]8;;\x1b\\", b"text"),
-    ("a device control string", b"\x1bP$q\"p\x1b\\x", b"x"),
+    ("a device control string", b'\x1bP$q"p\x1b\\x', b"x"),
     ("an application command", b"\x1b_Gf=32;AAAA\x1b\\x", b"x"),
     ("a report request", b"\x1b[6nx\x1b[c", b"x"),
     ("reset to initial state", b"\x1bcx", b"x"),

@@ -26,7 +26,11 @@ RUN = RunId("01A")
 
 
 def job(
-    index: int, state: JobState, agent: PeerId | None = WS1, attempt: int = 1, exit_code: int | None = None
+    index: int,
+    state: JobState,
+    agent: PeerId | None = WS1,
+    attempt: int = 1,
+    exit_code: int | None = None,
 ) -> JobRecord:
     key = JobKey(RUN, index, attempt)
     return JobRecord(
@@ -94,7 +98,10 @@ def test_a_run_is_what_its_jobs_are(states: list[JobState], count: int, status: 
 def test_runs_nobody_told_of_are_remembered_and_said_to_be() -> None:
     kept = Submitted("01B", "shy-owl-2", "train", "ana@laptop", "", AT.isoformat(), {})
     told = put_together([(WS1, listing(run(job(0, JobState.DONE))))], [kept])
-    assert [(p.record.run_name, p.heard) for p in told] == [("shy-owl-2", False), ("calm-ibex-1", True)]
+    assert [(p.record.run_name, p.heard) for p in told] == [
+        ("shy-owl-2", False),
+        ("calm-ibex-1", True),
+    ]
 
 
 def test_the_newest_statement_on_a_name_wins_and_can_take_it_back() -> None:

@@ -13,6 +13,8 @@ from dstack_cli.trouble import Misused
         ("train", Asked("train")),
         ("train --gpu 1 --lr 0.1", Asked("train", ("--gpu", "1", "--lr", "0.1"))),
         ("train -d --epochs 3 -q", Asked("train", ("--epochs", "3"), detach=True, quiet=True)),
+        ("train -dq", Asked("train", detach=True, quiet=True)),
+        ("train -dz", Asked("train", ("-dz",))),
         ("-d train", Asked("train", detach=True)),
         ("train --tag v1", Asked("train", tag="v1")),
         ("train -t=v1", Asked("train", tag="v1")),

@@ -18,7 +18,16 @@ RUNS = Table(
         Column("STATUS"),
     ),
     (
-        ("lazy-bobcat-1", "<none>", "", "prepare", "--gpu 4\n--lr 0.1", "5 mins ago", "ws-2", "DONE"),
+        (
+            "lazy-bobcat-1",
+            "<none>",
+            "",
+            "prepare",
+            "--gpu 4\n--lr 0.1",
+            "5 mins ago",
+            "ws-2",
+            "DONE",
+        ),
         ("", "", "711f6d690b4f", "prepare", "--gpu 4", "5 mins ago", "grumpy-duck-1", "PREPARING"),
     ),
 )
@@ -26,7 +35,7 @@ RUNS = Table(
 
 def test_without_a_width_everything_is_there() -> None:
     lines = draw(RUNS, None)
-    assert lines[0].split() == "RUN TAG JOB WORKFLOW VARIABLES SUBMITTED RUNNER STATUS".split()
+    assert lines[0].split() == [column.title for column in RUNS.columns]
     assert lines[1].startswith("lazy-bobcat-1  <none>")
     assert lines[2].split() == ["--lr", "0.1"]
     assert lines[3].endswith("PREPARING")
@@ -42,6 +51,8 @@ def test_names_and_states_are_whole_at_every_width(width: int) -> None:
 
 
 @given(st.lists(st.text("ab ", max_size=40), min_size=3, max_size=3), st.integers(20, 120))
-def test_no_line_is_wider_than_the_terminal_where_columns_can_go(row: list[str], width: int) -> None:
+def test_no_line_is_wider_than_the_terminal_where_columns_can_go(
+    row: list[str], width: int
+) -> None:
     table = Table((Column("RUN"), Column("A", 1), Column("B", 2)), (("r1", row[1], row[2]),))
     assert all(len(line) <= width for line in draw(table, width))

@@ -37,7 +37,14 @@ def test_times_are_told_as_the_documents_tell_them(passed: timedelta, words: str
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.04, "0.0s"), (9.94, "9.9s"), (12, "12s"), (251, "4m11s"), (3840, "1h04m"), (266400, "3d02h")],
+    [
+        (0.04, "0.0s"),
+        (9.94, "9.9s"),
+        (12, "12s"),
+        (251, "4m11s"),
+        (3840, "1h04m"),
+        (266400, "3d02h"),
+    ],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -2,25 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
-from support.eventually import eventually_async
-from support.fake_agent import (
-    FakeDirectory,
-    FakeJob,
-    FakeMachine,
-    FakeStore,
-    play_commands,
-    play_nothing,
-)
-from support.submissions import CODE, Remembering, planned, submission
 
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Conflict, Missing, Refused
+from dstack_mesh.faults import Conflict, Missing, Refused, Unreachable
+from dstack_mesh.ids import HoldId
+from dstack_scheduler.agent_port import Hold, Question
 from dstack_scheduler.driver import Driver
-from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
+from dstack_scheduler.job import Fin, JobKey, JobSpec, JobState, StateChange
 from dstack_scheduler.plan import PlannedJob, Reuse
 from dstack_scheduler.progress import (
     Asked,
@@ -33,6 +26,18 @@ from dstack_scheduler.progress import (
 )
 from dstack_scheduler.refusal import NoAgentFits, NoAgents
 from dstack_scheduler.submission import Submission
+from dstack_scheduler.verdict import Bid
+from support.eventually import eventually_async
+from support.fake_agent import (
+    FakeAgent,
+    FakeDirectory,
+    FakeJob,
+    FakeMachine,
+    FakeStore,
+    play_commands,
+    play_nothing,
+)
+from support.submissions import CODE, Remembering, planned, submission
 
 
 class Person:
@@ -54,7 +59,7 @@ class Person:
             return await self.driver.run()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[asyncio.Task[StateChange]]:
+    async def running(self) -> AsyncGenerator[asyncio.Task[StateChange]]:
         task = asyncio.create_task(self.run())
         try:
             yield task
@@ -101,7 +106,7 @@ async def test_a_warm_run_on_this_machine_takes_four_calls_and_no_waiting() -> N
 async def test_this_machine_does_not_wait_for_a_slow_one() -> None:
     here, slow = FakeMachine("here"), FakeMachine("slow")
     person = Person(submission(planned(0, "echo hello")), here, local=here)
-    person.directory.known.append(SlowToAnswer(slow.seen_by(person.store)))
+    person.directory.known.append(SlowToAnswer(slow, person.store, False))
     began = asyncio.get_running_loop().time()
 
     await person.run()
@@ -109,16 +114,10 @@ async def test_this_machine_does_not_wait_for_a_slow_one() -> None:
     assert asyncio.get_running_loop().time() - began < 0.2
 
 
-class SlowToAnswer:
+class SlowToAnswer(FakeAgent):
     """An agent whose answer to an ask never comes."""
 
-    def __init__(self, agent: object) -> None:
-        self._agent = agent
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._agent, name)
-
-    async def ask(self, question: object) -> object:
+    async def ask(self, question: Question) -> Bid:
         await asyncio.Event().wait()
         raise AssertionError("nobody answers")
 
@@ -296,7 +295,7 @@ async def test_an_award_that_nobody_confirms_is_said_and_never_made_twice() -> N
 async def test_an_award_that_never_arrived_is_made_again_as_another_attempt() -> None:
     there = FakeMachine("there", addresses=["10.0.0.2:7420"])
     person = Person(submission(planned(0, "echo a")), there)
-    agent = CommitGetsLost(person.directory.known[0], there)
+    agent = CommitGetsLost(there, person.store, False)
     person.directory.known[0] = agent
     async with person.running() as running:
 
@@ -310,23 +309,17 @@ async def test_an_award_that_never_arrived_is_made_again_as_another_attempt() ->
     assert [key.attempt for key in there.jobs] == [2]
 
 
-class CommitGetsLost:
+class CommitGetsLost(FakeAgent):
     """An agent that no award reaches for a while."""
 
-    def __init__(self, agent: object, machine: FakeMachine) -> None:
-        self._agent = agent
-        self._machine = machine
-        self.lossy = True
+    lossy = True
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._agent, name)
-
-    async def commit(self, *args: object) -> None:
-        from dstack_mesh.faults import Unreachable
-
+    async def commit(
+        self, hold_id: HoldId, epoch: int, spec: JobSpec, secrets: Mapping[str, str]
+    ) -> None:
         if self.lossy:
             raise Unreachable("there cannot be reached.")
-        await self._agent.commit(*args)  # pyright: ignore
+        await super().commit(hold_id, epoch, spec, secrets)
 
 
 async def test_a_silent_agent_keeps_its_job() -> None:
@@ -375,6 +368,50 @@ async def test_stop_while_waiting_never_starts_the_job() -> None:
     assert end.state is JobState.ABORTED
     assert not busy.jobs
     assert not busy.holds
+
+
+async def test_stop_before_anything_began_starts_nothing() -> None:
+    here = FakeMachine("here")
+    person = Person(submission(planned(0, "echo a")), here, local=here)
+    person.driver.stop(abort=False, cause="stopped by ana")
+
+    assert (await person.run()).state is JobState.STOPPED
+    assert not here.jobs
+
+
+async def test_stop_after_the_end_changes_nothing() -> None:
+    here = FakeMachine("here")
+    person = Person(submission(planned(0, "echo a")), here, local=here)
+    await person.run()
+
+    person.driver.stop(abort=True, cause="too late")
+
+    assert "stop" not in here.calls
+
+
+async def test_a_search_that_is_cancelled_gives_back_what_it_reserves() -> None:
+    there = FakeMachine("there")
+    slow = SlowToHold(there, FakeStore(CODE), False)
+    person = Person(submission(planned(0, "echo a")))
+    person.directory.known.append(slow)
+    async with person.running():
+        await asyncio.wait_for(slow.reserving.wait(), 5)
+    assert not there.holds
+    assert "release" in there.calls
+
+
+class SlowToHold(FakeAgent):
+    """An agent that takes its time to say that it holds."""
+
+    def __init__(self, machine: FakeMachine, store: FakeStore, local: bool) -> None:
+        super().__init__(machine, store, local)
+        self.reserving = asyncio.Event()
+
+    async def reserve(self, question: Question, epoch: int) -> Hold:
+        hold = await super().reserve(question, epoch)
+        self.reserving.set()
+        await asyncio.sleep(0.05)
+        return hold
 
 
 async def test_detaching_from_an_awarded_job_leaves_nothing_to_drive() -> None:
@@ -481,6 +518,4 @@ async def test_every_job_is_told_of_once() -> None:
 
 
 def reusing(job: PlannedJob, *reuses: Reuse) -> PlannedJob:
-    from dataclasses import replace
-
     return replace(job, reuses=reuses)

@@ -115,8 +115,12 @@ async def test_what_a_job_leaves_running_ends_with_it(folder: Path, daemon: str)
 
 
 def _running(command: str) -> bool:
-    listed = subprocess.run(("ps", "-eo", "args"), capture_output=True, text=True, check=True)
-    return command in listed.stdout.splitlines()
+    return command in _arguments().splitlines()
+
+
+def _arguments() -> str:
+    """Arguments of every process of this machine."""
+    return subprocess.run(("ps", "-eo", "args"), capture_output=True, text=True, check=True).stdout
 
 
 async def test_commands_share_one_shell_and_the_first_failure_ends_them(folder: Path) -> None:
@@ -155,15 +159,18 @@ async def test_a_secret_is_in_no_file_and_no_argument(folder: Path) -> None:
     executor = ProcessExecutor()
     launch = launch_of(folder, spec_of("sleep 100"), secrets={"TOKEN": "canary-4711"})
     await executor.launch(launch)
-    arguments = [path.read_bytes() for path in _proc_files("cmdline")]
-    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    eventually(lambda: "sleep 100" in _arguments(), within=5)
+    found = _files_with(folder, b"canary-4711")
+    arguments = _arguments()
     await executor.stop(folder, abort=True)
     await executor.wait(folder)
-    assert not any(b"canary-4711" in each for each in (*arguments, *files))
+    assert found == []
+    assert "canary-4711" not in arguments
 
 
-def _proc_files(name: str) -> list[Path]:
-    return [each / name for each in Path("/proc").iterdir() if (each / name).exists()]
+def _files_with(folder: Path, words: bytes) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if words in path.read_bytes()]
 
 
 async def test_a_polite_stop_gives_the_whole_tree_the_grace(folder: Path) -> None:
@@ -281,7 +288,7 @@ sys.stdin.read()
 """
 
 
-async def test_a_job_outlives_the_agent_and_another_one_waits_for_it(folder: Path) -> None:
+def _launch_and_die(folder: Path) -> None:
     roots = [str(Path(__file__).parents[3] / name) for name in ("agent", "mesh", "scheduler")]
     roots.append(str(Path(__file__).parents[2]))
     with subprocess.Popen(
@@ -291,8 +298,12 @@ async def test_a_job_outlives_the_agent_and_another_one_waits_for_it(folder: Pat
         env=os.environ | {"PYTHONPATH": os.pathsep.join(roots)},
     ) as agent:
         assert agent.stdout is not None
-        assert await asyncio.to_thread(agent.stdout.readline) == b"launched\n"
+        assert agent.stdout.readline() == b"launched\n"
         agent.kill()
+
+
+async def test_a_job_outlives_the_agent_and_another_one_waits_for_it(folder: Path) -> None:
+    await asyncio.to_thread(_launch_and_die, folder)
     eventually(lambda: written(folder)[0] == b"first\n", within=5)
     (folder / "work" / "go").touch()
     ended = await ProcessExecutor().wait(folder)
@@ -315,19 +326,20 @@ async def test_a_killed_shim_loses_the_job_and_leaves_nothing_running(
     assert written(folder)[0] == b"here\n"
 
 
-async def test_the_job_of_an_earlier_boot_is_lost(folder: Path) -> None:
+def _claimed(folder: Path, text: str) -> None:
     folder.mkdir()
-    (folder / record.SHIM).write_text(
-        json.dumps({"pid": os.getpid(), "start_time": 1, "boot": "another"})
-    )
+    (folder / record.SHIM).write_text(text)
+
+
+async def test_the_job_of_an_earlier_boot_is_lost(folder: Path) -> None:
+    _claimed(folder, json.dumps({"pid": os.getpid(), "start_time": 1, "boot": "another"}))
     ended = await ProcessExecutor().wait(folder)
     assert (ended.reason, "restarted" in ended.cause) == ("shim-lost", True)
 
 
 async def test_a_pid_that_was_used_again_is_not_signalled(folder: Path) -> None:
-    folder.mkdir()
-    text = record.shim_text(os.getpid()).replace('"start_time": ', '"start_time": 1')
-    (folder / record.SHIM).write_text(text)
+    text = record.shim_text(os.getpid())
+    _claimed(folder, text.replace('"start_time": ', '"start_time": 1'))
     await ProcessExecutor().stop(folder, abort=True)
     assert (await ProcessExecutor().wait(folder)).reason == "shim-lost"
 

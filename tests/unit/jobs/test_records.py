@@ -1,6 +1,6 @@
 """What the agent remembers, over restarts."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,7 +58,7 @@ def fin(key: JobKey) -> Fin:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Database]:
+def opened(folder: Path) -> Generator[Database]:
     database = Database(folder / "state" / "agent.db")
     try:
         yield database

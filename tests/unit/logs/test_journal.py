@@ -1,4 +1,4 @@
-"""The journal gives back what was written, in order, from any offset, whatever became of its tail."""
+"""The journal gives back what was written: in order, from any offset, without a torn tail."""
 
 import errno
 import os

@@ -1,7 +1,6 @@
 """A poke wakes who waits for that job, and only that one."""
 
 import asyncio
-import os
 import socket
 from pathlib import Path
 
@@ -51,7 +50,7 @@ async def test_a_socket_of_an_earlier_life_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
         dead.bind(str(tmp_path / "wake"))
     async with Wake(tmp_path / "wake") as wake:
-        assert oct(os.stat(wake.path).st_mode & 0o777) == "0o600"
+        assert wake.path.stat().st_mode & 0o777 == 0o600
         with wake.following("job") as poked:
             poke(wake.path, "job")
             async with asyncio.timeout(5):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.ids import Address, MeshId, PeerId
 from dstack_mesh.machine import AgentState, Machine
-from dstack_mesh.membership.known import Target
+from dstack_mesh.membership.known import FoundBy, Target
 from dstack_mesh.membership.place import Policy, may_dial
 from dstack_mesh.membership.view import (
     Answered,
@@ -104,6 +104,16 @@ def test_a_hint_of_a_peer_is_followed() -> None:
     ]
 
 
+def test_a_way_of_finding_that_needs_nobodys_word_is_the_one_shown() -> None:
+    view = view_of()
+    view.handle(Heard(Target(AT_ANA, ANA), "peer"), 0.0)
+    view.handle(Answered(Target(AT_ANA, ANA), answer_of(ANA, AT_ANA)), 0.0)
+    assert view.agents(0.0)[0].found_by == "peer"
+    effects = view.handle(Heard(Target(AT_ANA), "mdns"), 1.0)
+    assert dials(effects) == []
+    assert view.agents(1.0)[0].found_by == "mdns"
+
+
 def test_silence_makes_suspect_then_gone_then_forgotten() -> None:
     view = alive_view()
     seen: dict[str, float] = {}
@@ -192,7 +202,8 @@ def test_we_are_not_dialled() -> None:
 
 
 def test_a_seed_is_tried_for_ever_and_a_rumour_is_not() -> None:
-    for found_by, kept in (("seed", True), ("mdns", False)):
+    cases: list[tuple[FoundBy, bool]] = [("seed", True), ("mdns", False)]
+    for found_by, kept in cases:
         view = view_of()
         view.handle(Heard(Target(AT_ANA), found_by), 0.0)
         forgotten = False
@@ -243,22 +254,31 @@ def test_only_literal_addresses_of_single_machines_are_dialled_for_strangers() -
 
 
 SMALL = Policy(most_agents=4, most_addresses=2, most_dials=3, stranger_dials=2)
+
+
+def _address(number: int) -> Address:
+    return Address(f"10.0.0.{number}:7420")
+
+
+def _hint(peer_id: PeerId, address: Address) -> PeerHint:
+    return PeerHint(peer_id, (address,))
+
+
+def _answer(peer_id: PeerId, address: Address, known: list[PeerHint], agent: bool) -> HelloAnswer:
+    return answer_of(peer_id, address, known=tuple(known), agent=agent)
+
+
 peers = st.sampled_from([OWN, *(PeerId(letter * 32) for letter in "abcdefg")])
-addresses = st.builds(lambda n: Address(f"10.0.0.{n}:7420"), st.integers(1, 9))
+addresses = st.builds(_address, st.integers(1, 9))
 targets = st.builds(Target, addresses, st.none() | peers)
-hints = st.builds(lambda p, a: PeerHint(p, (a,)), peers, addresses)
-answers = st.builds(
-    lambda p, a, known, agent: answer_of(p, a, known=tuple(known), agent=agent),
-    peers,
-    addresses,
-    st.lists(hints, max_size=3),
-    st.booleans(),
-)
+hints = st.builds(_hint, peers, addresses)
+answers = st.builds(_answer, peers, addresses, st.lists(hints, max_size=3), st.booleans())
+ways: list[FoundBy] = ["mdns", "seed", "peer", "saved"]
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(
         Heard,
         targets,
-        st.sampled_from(["mdns", "seed", "peer", "saved"]),
+        st.sampled_from(ways),
         st.none(),
         st.booleans(),
     ),

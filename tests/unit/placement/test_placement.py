@@ -1,5 +1,7 @@
 """The order of offers, and the clause that says why the best is the best."""
 
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,9 +37,9 @@ def offers(draw: st.DrawFn) -> list[Offer]:
 
 
 @given(offers(), st.randoms(use_true_random=False))
-def test_order_of_bids_never_changes_the_winner(bids: list[Offer], shuffler: object) -> None:
+def test_order_of_bids_never_changes_the_winner(bids: list[Offer], shuffler: Random) -> None:
     shuffled = list(bids)
-    shuffler.shuffle(shuffled)  # type: ignore[attr-defined]
+    shuffler.shuffle(shuffled)
 
     assert ranked(shuffled) == ranked(bids)
 

@@ -1,6 +1,7 @@
 """Tags and newest runs, from what many agents say."""
 
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -167,11 +168,11 @@ def test_inputs_name_who_has_them() -> None:
     st.randoms(use_true_random=False),
 )
 def test_peers_that_heard_the_same_tags_in_any_order_agree(
-    said: list[tuple[str, int | None, int]], shuffler: object
+    said: list[tuple[str, int | None, int]], shuffler: Random
 ) -> None:
     tags = [tag(name, number, minutes) for name, number, minutes in said]
     shuffled = list(tags)
-    shuffler.shuffle(shuffled)  # type: ignore[attr-defined]
+    shuffler.shuffle(shuffled)
 
     one, other = merged_tags([listing(*tags)]), merged_tags([listing(each) for each in shuffled])
 
@@ -185,11 +186,11 @@ def test_peers_that_heard_the_same_tags_in_any_order_agree(
     st.randoms(use_true_random=False),
 )
 def test_peers_that_heard_of_the_same_runs_in_any_order_agree(
-    said: list[tuple[int, JobState, int]], shuffler: object
+    said: list[tuple[int, JobState, int]], shuffler: Random
 ) -> None:
     runs = [run(number, *["a", "b"][: 1 + parts % 2], state=state) for number, state, parts in said]
     shuffled = list(runs)
-    shuffler.shuffle(shuffled)  # type: ignore[attr-defined]
+    shuffler.shuffle(shuffled)
 
     one, other = merged_runs([listing(*runs)]), merged_runs([listing(each) for each in shuffled])
 

@@ -21,7 +21,7 @@ def test_the_id_is_the_keys_hash_and_stays(tmp_path: Path) -> None:
 
 def test_many_who_make_it_at_once_agree(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as threads:
-        made = list(threads.map(lambda _: Identity.load_or_make(Home(tmp_path)), range(32)))
+        made = list(threads.map(Identity.load_or_make, [Home(tmp_path)] * 32))
     assert len({one.peer_id for one in made}) == 1
     assert sorted(path.name for path in Home(tmp_path).keys.iterdir()) == ["key.pem", "peer-id"]
 

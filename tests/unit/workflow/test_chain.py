@@ -68,8 +68,8 @@ def test_each_job_has_an_id_of_its_own() -> None:
         "  - {name: b, provider: bash, commands: [echo $job_id], depends-on: [a]}\n"
     )
     jobs = plan_of(project, "b").jobs
-    assert jobs[0].commands[0].endswith("-0")
-    assert jobs[1].commands[0].endswith("-1")
+    assert jobs[0].commands[0].endswith(".0")
+    assert jobs[1].commands[0].endswith(".1")
 
 
 def test_a_chain_longer_than_the_stack_is_a_plan() -> None:

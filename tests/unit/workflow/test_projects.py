@@ -1,5 +1,8 @@
 """Projects in folders: which files are read, and that anything in them is a plan or problems."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,23 @@ def test_the_example_has_two_jobs_and_takes_its_variables() -> None:
         ("python prepare.py",),
         ("python train.py --epochs 3 --lr 0.00002",),
     ]
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; import dstack_scheduler.workflow.files, dstack_scheduler.workflow.planning;"
+        "print(*sys.modules)"
+    )
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    heavy = {"asyncio", "click", "difflib", "grpc", "pydantic", "rich", "subprocess", "sqlite3"}
+    assert not heavy & set(done.stdout.split())
 
 
 SCALARS = st.sampled_from(

@@ -37,7 +37,7 @@ def command(text: str, *args: str) -> str:
         ("$models $model2 $model.pt $model-x", "$models $model2 small.pt small-x"),
         ("$PORT_0 $HOME $1 $$ $? ${model} $(ls) \\$lr $$lr", None),
         ("$run_name ${{ run.name }}", "calm-ibex-1 calm-ibex-1"),
-        ("$job_id", f"{RUN_ID}-0"),
+        ("$job_id", f"{RUN_ID}.0"),
         ("[${{ run.args }}]", "[]"),
         (
             "$variables_as_args",
@@ -48,6 +48,13 @@ def command(text: str, *args: str) -> str:
 )
 def test_only_declared_names_are_replaced(text: str, expected: str | None) -> None:
     assert command(text) == (text if expected is None else expected)
+
+
+def test_the_longest_name_wins() -> None:
+    for names in ("batch: 1, batch-size: 2", "batch-size: 2, batch: 1"):
+        variables = f"variables: {{x: {{{names}}}}}"
+        job = job_of("provider: bash\ncommands: [$batch-size $batch $batch-x]", (), variables)
+        assert job.commands == ("2 1 1-x",)
 
 
 def test_secrets_stay_placeholders_and_are_collected() -> None:

@@ -1,0 +1,223 @@
+"""Makes a mesh, invites into it, joins one and leaves it."""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, assert_never
+
+import click
+
+from dstack_cli import embedded
+from dstack_cli.output.forms import chosen
+from dstack_cli.output.port import Document, Json, Listing
+from dstack_cli.output.runs import rfc3339
+from dstack_cli.output.table import Column, Table
+from dstack_cli.reach import Private, carry_out, reaching
+from dstack_cli.trouble import Misused
+from dstack_mesh.faults import Broken, MeshError, Missing, TooLate, Unreachable
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Address
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.trust.invite import Burned, Expired, Live, State, Used, why_not
+from dstack_mesh.trust.membership import Membership, Role, can_invite
+from dstack_mesh.trust.membership import leave as forget
+
+if TYPE_CHECKING:
+    from dstack_mesh.trust.desk import DeskEvent
+    from dstack_mesh.wire.admission import Invitation
+
+MESH_SCHEMA = "dstack.mesh/v1"
+MEMBERS_SCHEMA = "dstack.members/v1"
+NOT_JOINED = 1
+
+
+def create_here(home: Home, name: str, as_json: bool) -> None:
+    """Makes a mesh whose root key stays in this home."""
+    from dstack_mesh.trust.authority import create_mesh
+
+    home.prepare()
+    membership = create_mesh(home, name, datetime.now(UTC))
+    output = chosen(as_json)
+    output.document(Document(_shape(membership), f'Made the mesh "{membership.mesh_name}".'))
+    if not as_json:
+        output.talk("Next: dstack-runner start   ·   dstack mesh invite   (once for each machine)")
+
+
+def invite_one(home: Home, role: str, seconds: float, as_json: bool) -> int:
+    """Invites one newcomer; returns the exit code."""
+    from dstack_mesh.wire.admission import Invitation, serve_invitation
+
+    Membership.require(home)
+
+    def tell(invitation: Invitation) -> None:
+        _tell_invitation(invitation, role, as_json)
+
+    async def work() -> State | None:
+        served = await _by_the_agent(home, role, seconds)
+        if served is not None:
+            tell(served)
+            return None
+        seeds = await _seeds(home)
+        return await serve_invitation(
+            home, Role(role), seconds, tell, on_event=_tell_event, seeds=lambda: seeds
+        )
+
+    state = carry_out(work())
+    match state:
+        case None | Used() | Live():
+            return 0
+        case Expired() | Burned():
+            if not as_json:
+                raise why_not(state)
+            return NOT_JOINED
+        case _:
+            assert_never(state)
+
+
+def join_one(home: Home, code: str, address: str | None, yes: bool, as_json: bool) -> None:
+    """Joins this home to a mesh."""
+    from dstack_mesh.wire.newcomer import Words, join_mesh
+
+    asks = sys.stdin.isatty() and code != "-"
+    if not yes and not asks:
+        raise Misused(
+            "Nobody can be asked whether the four words are the same.",
+            "Standard input is no terminal.",
+            f"dstack mesh join {code} --yes",
+            code="usage",
+        )
+
+    def confirm(words: Words) -> bool:
+        click.echo(f"The inviter's screen must show: {'-'.join(words)}", err=True)
+        return yes or click.confirm("Does it?", err=True)
+
+    text = sys.stdin.readline().strip() if code == "-" else code
+    home.prepare()
+    membership = carry_out(join_mesh(home, text, address, confirm))
+    output = chosen(as_json)
+    joined = f'Joined the mesh "{membership.mesh_name}" as {membership.role.value}.'
+    output.document(Document(_shape(membership), joined))
+    if not as_json:
+        output.talk("Next: dstack agents   ·   to take jobs here: dstack-runner start")
+
+
+def show_members(home: Home, as_json: bool) -> None:
+    """Lists this home and the agents of its mesh that are known."""
+    membership = Membership.require(home)
+
+    async def work() -> tuple[KnownAgent, ...]:
+        async with reaching(home, Private.NEVER) as reach:
+            return await reach.known()
+
+    others = [one for one in carry_out(work()) if one.card.peer_id != membership.peer_id]
+    items: list[dict[str, Json]] = [
+        {
+            "id": membership.peer_id,
+            "name": "",
+            "role": membership.role.value,
+            "state": "this home",
+            "expires_at": rfc3339(membership.not_after),
+        }
+    ]
+    items += [
+        {"id": one.card.peer_id, "name": one.card.name, "role": "runner", "state": one.state}
+        for one in others
+    ]
+    rows = tuple(
+        (str(item["name"]) or "this home", str(item["role"]), str(item["state"]), str(item["id"]))
+        for item in items
+    )
+    columns = (Column("MEMBER"), Column("ROLE"), Column("STATE"), Column("ID", 1))
+    output = chosen(as_json)
+    if not as_json:
+        output.talk(f'Mesh "{membership.mesh_name}" ({membership.mesh_id})')
+    output.listing(Listing(MEMBERS_SCHEMA, items, Table(columns, rows)))
+
+
+def leave_mesh(home: Home, yes: bool) -> None:
+    """Forgets the mesh."""
+    membership = Membership.require(home)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise Misused(
+                "Leaving a mesh is asked for.", "", "dstack mesh leave --yes", code="usage"
+            )
+        last = " Its root key is here: nobody can be invited any more." if can_invite(home) else ""
+        click.confirm(f'Leave the mesh "{membership.mesh_name}"?{last}', abort=True, err=True)
+    forget(home)
+    output = chosen()
+    output.talk(f'Left the mesh "{membership.mesh_name}".')
+    if embedded.answers(home):
+        output.talk("An agent of this home still runs as its member: restart or stop it.")
+
+
+async def _by_the_agent(home: Home, role: str, seconds: float) -> "Invitation | None":
+    """An invitation that the agent of this home serves; None if it does not or does not run."""
+    if not embedded.answers(home):
+        return None
+    from dstack_mesh.wire.admission import ask_invitation
+    from dstack_mesh.wire.channels import Channels
+
+    channels = Channels(home)
+    try:
+        channel = channels.to_local(home.agent_socket)
+        return await ask_invitation(channel, Role(role), max(1, int(seconds)))
+    except (Broken, Missing, TooLate, Unreachable):
+        return None
+    finally:
+        await channels.close()
+
+
+async def _seeds(home: Home) -> tuple[Address, ...]:
+    """Agents for the newcomer to begin with."""
+    try:
+        async with reaching(home, Private.NEVER) as reach, asyncio.timeout(1.0):
+            return tuple(
+                address
+                for one in await reach.known()
+                for address in one.addresses[:1]
+                if one.answer is not None and not address.startswith("unix:")
+            )
+    except (MeshError, TimeoutError):
+        return ()
+
+
+def _tell_invitation(invitation: "Invitation", role: str, as_json: bool) -> None:
+    output = chosen(as_json)
+    fields: dict[str, Json] = {
+        "code": invitation.code,
+        "addresses": list(invitation.addresses),
+        "expires_at": rfc3339(invitation.expires_at),
+        "role": role,
+    }
+    address = invitation.addresses[0] if invitation.addresses else ""
+    output.document(Document(fields, invitation.code))
+    if not as_json:
+        until = invitation.expires_at.astimezone()
+        output.talk(f"Works once, until {until:%H:%M}. On the other machine:")
+        output.talk(f"  dstack-runner join {invitation.code} {address}".rstrip())
+
+
+def _tell_event(event: "DeskEvent") -> None:
+    from dstack_mesh.trust.desk import Greeted, Joined, TriedWrong
+
+    match event:
+        case Greeted():
+            click.echo(f"The newcomer's screen must show: {'-'.join(event.words)}", err=True)
+        case TriedWrong():
+            click.echo(f"Somebody tried a wrong code; {event.tries_left} tries left.", err=True)
+        case Joined():
+            click.echo(f"Joined: {event.peer_id}", err=True)
+        case _:
+            assert_never(event)
+
+
+def _shape(membership: Membership) -> dict[str, Json]:
+    return {
+        "schema": MESH_SCHEMA,
+        "mesh": membership.mesh_name,
+        "id": membership.mesh_id,
+        "peer": membership.peer_id,
+        "role": membership.role.value,
+        "expires_at": rfc3339(membership.not_after),
+    }

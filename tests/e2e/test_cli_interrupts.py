@@ -1,0 +1,198 @@
+"""Ctrl-C in front of a terminal and without one."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from support.alone import alone
+from support.eventually import eventually
+from support.lab import DSTACK, Peer, said
+
+LOOP = "echo up; trap 'echo bye; exit 7' TERM; while true; do sleep 0.05; done"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    with alone(tmp_path_factory.mktemp("cli")) as peer:
+        peer.dstack("run", "bash", "-c", "true", check=True)
+        yield peer
+
+
+class Terminal:
+    """A command in a terminal of its own."""
+
+    def __init__(self, peer: Peer, *arguments: str) -> None:
+        self.seen = b""
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(peer.home)
+            os.execve(
+                DSTACK[0],
+                [*DSTACK, *arguments],
+                peer.environment | {"TERM": "xterm", "PYTHONPATH": os.pathsep.join(_paths())},
+            )
+
+    def read_until(self, text: str, within: float = 20) -> float:
+        """Reads until the text was shown; how many seconds that took."""
+        began = time.monotonic()
+        while text.encode() not in self.seen:
+            left = began + within - time.monotonic()
+            assert left > 0, f"{text!r} not within {within} s: {self.seen!r}"
+            if select.select([self._fd], [], [], left)[0]:
+                try:
+                    self.seen += os.read(self._fd, 65536)
+                except OSError:
+                    break
+        assert text.encode() in self.seen, self.seen
+        return time.monotonic() - began
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._fd, keys)
+
+    def end(self, within: float = 20) -> int:
+        """The exit code, once it ended."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                os.close(self._fd)
+                return os.waitstatus_to_exitcode(status)
+            if select.select([self._fd], [], [], 0.05)[0]:
+                try:
+                    self.seen += os.read(self._fd, 65536)
+                except OSError:
+                    time.sleep(0.01)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise AssertionError(f"it did not end: {self.seen!r}")
+
+
+def _paths() -> list[str]:
+    import sys
+
+    return [path for path in sys.path if path]
+
+
+def status(peer: Peer, name: str) -> str:
+    return str(peer.json("ps", name)["items"][0]["status"])
+
+
+def name_in(seen: bytes) -> str:
+    found = re.search(rb"([a-z]+-[a-z]+-\d+)  bash on", seen)
+    assert found is not None, seen
+    return found[1].decode()
+
+
+def test_one_press_detaches_at_once_and_the_run_goes_on(home: Peer) -> None:
+    terminal = Terminal(home, "run", "bash", "-c", LOOP)
+    terminal.read_until("up\r\n")
+    terminal.press(b"\x03")
+    assert terminal.read_until("Detached.") < 0.3
+    terminal.read_until("dstack stop")
+    assert terminal.end() == 130
+    name = name_in(terminal.seen)
+    assert status(home, name) == "running"
+    assert "Ctrl-C detaches" in terminal.seen.decode()
+    assert home.dstack("stop", name).returncode == 0
+
+
+def test_enter_ends_the_time_to_press_again(home: Peer) -> None:
+    terminal = Terminal(home, "run", "bash", "-c", LOOP)
+    terminal.read_until("up\r\n")
+    terminal.press(b"\x03")
+    terminal.read_until("Detached.")
+    began = time.monotonic()
+    terminal.press(b"\n")
+    assert terminal.end() == 130
+    assert time.monotonic() - began < 1.5
+    assert home.dstack("stop", name_in(terminal.seen)).returncode == 0
+
+
+def test_a_second_press_stops_gracefully(home: Peer) -> None:
+    terminal = Terminal(home, "run", "bash", "-c", LOOP)
+    terminal.read_until("up\r\n")
+    terminal.press(b"\x03")
+    terminal.read_until("Detached.")
+    terminal.press(b"\x03")
+    terminal.read_until("Stopping")
+    assert terminal.end() == 7
+    assert status(home, name_in(terminal.seen)) == "stopped"
+
+
+def test_a_third_press_aborts(home: Peer) -> None:
+    stubborn = "echo up; trap '' TERM; while true; do sleep 0.05; done"
+    terminal = Terminal(home, "run", "bash", "-c", stubborn)
+    terminal.read_until("up\r\n")
+    for said_ in ("Detached.", "Stopping", "Aborting"):
+        terminal.press(b"\x03")
+        terminal.read_until(said_)
+    assert terminal.end() == 137
+    assert status(home, name_in(terminal.seen)) == "aborted"
+
+
+def test_detaching_after_coming_back_is_the_same(home: Peer) -> None:
+    name = home.dstack("run", "bash", "-c", LOOP, "-d", "-q").stdout.decode().strip()
+    terminal = Terminal(home, "attach", name)
+    terminal.read_until("up\r\n")
+    terminal.press(b"\x03")
+    assert terminal.read_until("Detached.") < 0.3
+    assert terminal.end() == 130
+    assert home.dstack("stop", name).returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_without_a_terminal_a_signal_stops_gracefully(home: Peer, number: signal.Signals) -> None:
+    running = home.popen(
+        (*DSTACK, "run", "bash", "-c", LOOP),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"up\n"
+    running.send_signal(number)
+    out, err = running.communicate(timeout=30)
+    assert running.returncode == 7, err
+    assert out == b"bye\n"
+    assert b"\x1b" not in err
+
+
+def test_a_closed_terminal_leaves_the_run_alone(home: Peer) -> None:
+    terminal = Terminal(home, "run", "bash", "-c", LOOP)
+    terminal.read_until("up\r\n")
+    name = name_in(terminal.seen)
+    os.kill(terminal.pid, signal.SIGHUP)
+    assert terminal.end() == 130
+    assert status(home, name) == "running"
+    assert home.dstack("stop", name).returncode == 0
+
+
+def test_only_colours_of_the_job_reach_the_terminal(home: Peer) -> None:
+    job = r"printf '\033]0;owned\007\033[2J\033[31mred\033[0m\n'"
+    terminal = Terminal(home, "run", "bash", "-c", job)
+    terminal.read_until("done in")
+    assert terminal.end() == 0
+    assert b"owned" not in terminal.seen and b"\x1b[2J" not in terminal.seen
+    assert b"\x1b[31mred\x1b[0m" in terminal.seen
+
+
+def test_a_reader_that_leaves_does_not_harm_the_run(home: Peer) -> None:
+    command = "yes | head -c 3000000; echo end >&2"
+    ended = subprocess.run(
+        ("sh", "-c", f"{' '.join(DSTACK)} run bash -c '{command}' | head -1"),
+        cwd=home.home,
+        env=home.environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stdout == b"y\n", said(ended)
+    assert b"Traceback" not in ended.stderr
+    eventually(lambda: status(home, "@") == "done", within=20, every=0.3)

@@ -1,0 +1,206 @@
+"""Agents on loopback that know each other by seeds, memory and hearsay; no multicast."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dstack_mesh.discovery.saved import load_saved
+from dstack_mesh.faults import Refused
+from dstack_mesh.home import Home
+from dstack_mesh.membership.roll import RollCall
+from dstack_mesh.trust.membership import Membership
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.greeter import open_roll_call
+from support.eventually import eventually_async
+from support.mesh_agent import MeshAgent, mesh_agent
+from support.meshes import Mesh
+
+
+@asynccontextmanager
+async def roll_of(
+    home: Home, *seeds: str, mdns: bool = False, off: dict[str, str] | None = None
+) -> AsyncGenerator[RollCall]:
+    channels = Channels(home)
+    try:
+        yield open_roll_call(home, channels, off or {}, seeds=seeds, mdns=mdns)
+    finally:
+        await channels.close()
+
+
+async def sees(agent: MeshAgent, **expected: str) -> None:
+    async def look() -> bool:
+        return agent.sees() == expected
+
+    try:
+        await eventually_async(look, within=25)
+    except AssertionError:
+        raise AssertionError(f"sees {agent.sees()}, not {expected}") from None
+
+
+async def test_agents_learn_of_each_other_from_one_seed(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    homes = [mesh.admit(tmp_path / name) for name in ("a", "b", "c")]
+    async with (
+        mesh_agent(homes[0], "a") as a,
+        mesh_agent(homes[1], "b", seeds=(a.address,)) as b,
+        mesh_agent(homes[2], "c", seeds=(a.address,)) as c,
+    ):
+        await sees(a, b="alive", c="alive")
+        await sees(b, a="alive", c="alive")
+        await sees(c, a="alive", b="alive")
+        found = {agent.card.name: agent.found_by for agent in b.roll.agents()}
+        assert found == {"a": "seed", "c": "peer"}
+
+
+async def test_an_agent_of_another_mesh_is_seen_by_nobody_and_counted(tmp_path: Path) -> None:
+    ours, theirs = Mesh.make(tmp_path / "ours"), Mesh.make(tmp_path / "theirs")
+    home, strange = ours.admit(tmp_path / "a"), theirs.admit(tmp_path / "x")
+    async with mesh_agent(strange, "x") as x, mesh_agent(home, "a", seeds=(x.address,)) as a:
+
+        async def left_alone() -> bool:
+            return a.roll.foreign == 1
+
+        await eventually_async(left_alone, within=5)
+        assert a.sees() == {}
+        assert x.sees() == {}
+
+
+async def test_an_agent_that_ends_is_suspect_then_gone_and_alive_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    home, other = mesh.admit(tmp_path / "a"), mesh.admit(tmp_path / "b")
+    async with mesh_agent(home, "a") as a:
+        async with mesh_agent(other, "b", seeds=(a.address,)) as b:
+            await sees(a, b="alive")
+            port = b.port
+        began = time.monotonic()
+        await sees(a, b="suspect")
+        await sees(a, b="gone")
+        assert 10 <= time.monotonic() - began <= 20
+        async with mesh_agent(other, "b", port=port):
+            await sees(a, b="alive")
+
+
+async def test_a_command_finds_agents_by_a_seed_and_remembers_them(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    laptop = mesh.admit(tmp_path / "laptop")
+    homes = [mesh.admit(tmp_path / name) for name in ("a", "b")]
+    async with (
+        mesh_agent(homes[0], "a") as a,
+        mesh_agent(homes[1], "b", seeds=(a.address,)) as b,
+    ):
+        await sees(a, b="alive")
+        async with roll_of(laptop, a.address) as roll:
+            found = {agent.card.name: agent.found_by for agent in await roll.collect(within=5)}
+        assert found == {"a": "seed", "b": "peer"}
+        assert len(load_saved(laptop.saved_peers, mesh.membership.mesh_id)) == 2
+        async with roll_of(laptop) as roll:
+            began = time.monotonic()
+            found = {agent.card.name: agent.found_by for agent in await roll.collect(within=5)}
+            assert time.monotonic() - began < 1
+        assert found == {"a": "saved", "b": "saved"}
+        await b.server.stop(0)
+        async with roll_of(laptop) as roll:
+            states = {agent.card.name: agent.state for agent in await roll.collect(within=5)}
+        assert states == {"a": "alive", "b": "gone"}
+
+
+async def test_a_command_may_stop_as_soon_as_it_has_what_it_needs(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    laptop, home = mesh.admit(tmp_path / "laptop"), mesh.admit(tmp_path / "a")
+    # Nobody answers at the other seed, and multicast would go on for a minute.
+    nobody = "192.0.2.1:9"
+    async with (
+        mesh_agent(home, "a") as a,
+        roll_of(laptop, a.address, nobody, mdns=True) as roll,
+    ):
+        began = time.monotonic()
+        async with aclosing(roll.gather(within=60, browse=True)) as gathered:
+            async for agent in gathered:
+                assert agent.card.name == "a"
+                break
+        needed = [one async for one in roll.gather(60, need=lambda found: len(found) >= 1)]
+        assert [one.card.name for one in needed] == ["a"]
+        assert time.monotonic() - began < 5
+
+
+async def test_a_command_ends_in_time_whoever_has_not_answered(tmp_path: Path) -> None:
+    laptop = Mesh.make(tmp_path / "root").admit(tmp_path / "laptop")
+    async with roll_of(laptop, "192.0.2.1:9") as roll:
+        began = time.monotonic()
+        assert await roll.collect(within=0.5) == ()
+        assert time.monotonic() - began < 2
+
+
+async def test_the_agent_of_this_home_is_among_those_found_once(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    home, other = mesh.admit(tmp_path / "a"), mesh.admit(tmp_path / "b")
+    async with (
+        mesh_agent(home, "a", local=True) as a,
+        mesh_agent(other, "b", seeds=(a.address,)) as b,
+    ):
+        await sees(a, b="alive")
+        async with roll_of(home, a.address, b.address) as roll:
+            found = {one.card.name: (one.found_by, one.local) for one in await roll.collect(5)}
+    assert found["a"] == ("local", True)
+    assert set(found) == {"a", "b"}
+
+
+async def test_a_home_outside_any_mesh_has_its_own_agent_or_nobody(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    async with roll_of(home, "127.0.0.1:9") as roll:
+        assert await roll.collect(within=5) == ()
+    home.prepare()
+    home.agent_socket.touch()  # an agent that was killed
+    async with roll_of(home) as roll:
+        assert await roll.collect(within=5) == ()
+
+
+async def test_a_command_with_an_expired_certificate_says_so(tmp_path: Path) -> None:
+    born = datetime.now(UTC) - timedelta(days=9)
+    home = Mesh.make(tmp_path / "root").admit(tmp_path / "laptop", born, timedelta(days=1))
+    async with roll_of(home, "127.0.0.1:9") as roll:
+        with pytest.raises(Refused) as refused:
+            await roll.collect(within=1)
+    assert refused.value.code == "certificate-expired"
+
+
+async def test_an_agent_writes_down_whom_it_reached(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    home, other = mesh.admit(tmp_path / "a"), mesh.admit(tmp_path / "b")
+    async with mesh_agent(home, "a") as a, mesh_agent(other, "b", seeds=(a.address,)):
+
+        async def written() -> bool:
+            return len(load_saved(other.saved_peers, mesh.membership.mesh_id)) == 1
+
+        await eventually_async(written, within=10)
+    membership = Membership.load(other)
+    assert membership is not None
+
+
+async def test_many_agents_answer_one_command(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    laptop = mesh.admit(tmp_path / "laptop")
+    async with asyncio.TaskGroup() as tasks:
+        stop = asyncio.Event()
+        started: asyncio.Queue[MeshAgent] = asyncio.Queue()
+
+        async def serve(number: int) -> None:
+            home = mesh.admit(tmp_path / f"ws-{number}")
+            async with mesh_agent(home, f"ws-{number}") as agent:
+                started.put_nowait(agent)
+                await stop.wait()
+
+        for number in range(10):
+            tasks.create_task(serve(number))
+        agents = [await started.get() for _ in range(10)]
+        async with roll_of(laptop, *(agent.address for agent in agents)) as roll:
+            found = await roll.collect(within=10)
+        stop.set()
+    assert len(found) == 10

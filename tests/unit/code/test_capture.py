@@ -1,0 +1,419 @@
+"""A job finds the code as it lies in the work tree, in a checkout that git understands."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dstack_cli import code as rules
+from dstack_cli.code import Code, capture
+from dstack_cli.repository import normalised, without_credentials
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.chunks.tree import lay_tree
+from dstack_mesh.faults import Refused
+from dstack_mesh.home import Home
+
+
+@pytest.fixture(autouse=True)
+def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git without anybody's settings."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "Ana")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "ana@example.org")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git prints."""
+    command = ("git", "-c", "protocol.file.allow=always", *arguments)
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@dataclass(slots=True)
+class Desk:
+    """A folder to work in, a home, and where captured code is laid out."""
+
+    folder: Path
+    home: Home
+    store: ChunkStore
+    laid: int = 0
+
+    def capture(self, folder: Path) -> tuple[Code, Path]:
+        """The code of a project and a copy as a job finds it."""
+        code = capture(folder, self.store, self.home)
+        self.laid += 1
+        copy = self.folder / f"copy{self.laid}"
+        lay_tree(self.store, code.digest, copy)
+        return code, copy
+
+    def repository(self, name: str = "project") -> Path:
+        """A repository with a commit."""
+        root = self.folder / name
+        root.mkdir()
+        git(root, "init", "-q", "-b", "main")
+        write(
+            root, {"train.py": "print('hi')\n", "src/model.py": "x = 1\n", ".gitignore": "*.tmp\n"}
+        )
+        git(root, "add", ".")
+        git(root, "commit", "-qm", "first")
+        return root
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    home = Home(tmp_path / "home")
+    home.prepare()
+    store = ChunkStore(home.chunks)
+    yield Desk(tmp_path, home, store)
+    store.close()
+
+
+def write(root: Path, files: dict[str, str | bytes]) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def names(root: Path) -> set[str]:
+    """Files of a copy, without those of git."""
+    return {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if (path.is_file() or path.is_symlink()) and ".git" not in path.relative_to(root).parts
+    }
+
+
+def assert_same_to_git(root: Path, copy: Path) -> None:
+    """The copy is sound, and git says the same of both, but for what is staged."""
+    git(copy, "fsck", "--strict")
+    assert git(copy, "rev-parse", "HEAD") == git(root, "rev-parse", "HEAD")
+    assert git(copy, "diff", "--binary", "HEAD") == git(root, "diff", "--binary", "HEAD")
+    git(root, "reset", "-q")
+    status = ("status", "--porcelain", "-uall", "-z")
+    assert git(copy, *status) == git(root, *status)
+
+
+def test_a_clean_checkout_is_clean_in_the_job(desk: Desk) -> None:
+    root = desk.repository()
+    code, copy = desk.capture(root)
+    assert_same_to_git(root, copy)
+    assert git(copy, "status", "--porcelain") == ""
+    assert git(copy, "branch", "--show-current") == "main\n"
+    assert git(copy, "log", "--format=%s") == "first\n"
+    assert (code.revision.branch, code.revision.dirty) == ("main", False)
+    assert code.revision.commit == git(root, "rev-parse", "HEAD").strip()
+    assert (code.files, code.prefix, code.skipped) == (3, "", ())
+
+
+def test_changes_of_every_kind_arrive(desk: Desk) -> None:
+    root = desk.repository()
+    write(root, {"gone.txt": "1\n", "mode.sh": "#!/bin/sh\n", "old name": "some lines\n" * 20})
+    write(
+        root, {"bin": bytes(range(256)) * 40, "staged.txt": "1\n", "kind": "file\n", "d/f": "1\n"}
+    )
+    (root / "link").symlink_to("train.py")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "second")
+    (root / "gone.txt").unlink()
+    (root / "mode.sh").chmod(0o755)
+    git(root, "mv", "old name", "new name")
+    write(
+        root, {"bin": bytes(range(256)) * 41, "staged.txt": "2\n", "crlf": "a\r\nb", "ig.tmp": ""}
+    )
+    git(root, "add", "staged.txt")
+    write(
+        root, {"staged.txt": "3\n", "src/fresh.py": "new\n", 'odd "name" ü\\x': "1", "-dash": "2"}
+    )
+    (root / "link").unlink()
+    (root / "link").symlink_to("src")
+    (root / "kind").unlink()
+    (root / "kind").symlink_to("train.py")
+    (root / "d" / "f").unlink()
+    (root / "d").rmdir()
+    write(root, {"d": "now a file\n"})
+    git(root, "add", "-N", "src/fresh.py")
+    code, copy = desk.capture(root)
+    assert code.revision.dirty
+    assert "ig.tmp" not in names(copy)
+    assert "gone.txt" not in names(copy)
+    assert (copy / "staged.txt").read_text() == "3\n"
+    assert os.access(copy / "mode.sh", os.X_OK)
+    git(root, "reset", "-q")
+    assert_same_to_git(root, copy)
+
+
+def test_the_job_gets_no_hooks_credentials_history_or_links(desk: Desk) -> None:
+    root = desk.repository()
+    git(root, "remote", "add", "origin", "https://ana:s3cret@git.example.org/Acme/digits.git")
+    git(root, "config", "user.email", "private@example.org")
+    git(root, "config", "credential.helper", "store")
+    git(root, "config", "core.sshCommand", "evil")
+    write(root, {"again": "1"})
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "second")
+    hook = root / ".git" / "hooks" / "pre-commit"
+    hook.write_text("#!/bin/sh\ntouch /tmp/hooked\n")
+    hook.chmod(0o755)
+    code, copy = desk.capture(root)
+    everything = b"".join(p.read_bytes() for p in (copy / ".git").rglob("*") if p.is_file())
+    for word in (b"s3cret", b"ana:", b"private@", b"evil", b"credential", b"hooked"):
+        assert word not in everything
+    assert not (copy / ".git" / "hooks").exists()
+    assert not (copy / ".git" / "objects" / "info" / "alternates").exists()
+    assert git(copy, "rev-list", "--count", "HEAD") == "1\n"
+    assert git(copy, "remote", "get-url", "origin") == "https://git.example.org/Acme/digits.git\n"
+    assert code.revision.repo == "git.example.org/Acme/digits"
+
+
+def test_the_same_code_has_the_same_digest_and_another_has_another(desk: Desk) -> None:
+    root = desk.repository()
+    first = capture(root, desk.store, desk.home)
+    assert capture(root, desk.store, desk.home) == first
+    write(root, {"train.py": "print('ho')\n"})
+    assert capture(root, desk.store, desk.home).digest != first.digest
+
+
+def test_a_later_commit_adds_only_what_is_new(desk: Desk) -> None:
+    root = desk.repository()
+    write(root, {"big": os.urandom(200_000)})
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "big")
+    desk.capture(root)
+    copy = root
+    for number in range(12):
+        write(root, {"train.py": f"print({number})\n"})
+        git(root, "commit", "-qam", f"number {number}")
+        _, copy = desk.capture(root)
+        assert_same_to_git(root, copy)
+    packs = list((copy / ".git" / "objects" / "pack").glob("*.pack"))
+    assert 1 < len(packs) <= 8
+    kept = [p for p in (desk.home.root / "checkouts").glob("*/*") if not p.name.startswith(".")]
+    assert len(kept) <= 4
+
+
+def test_a_rewritten_history_is_no_obstacle(desk: Desk) -> None:
+    root = desk.repository()
+    desk.capture(root)
+    git(root, "commit", "-q", "--amend", "-m", "other")
+    git(root, "reflog", "expire", "--expire=now", "--all")
+    git(root, "gc", "-q", "--prune=now")
+    _, copy = desk.capture(root)
+    assert_same_to_git(root, copy)
+
+
+def test_a_project_below_the_root_says_where_jobs_start(desk: Desk) -> None:
+    root = desk.repository()
+    write(root, {"sub/dir/.dstack/workflows.yaml": "workflows: []\n"})
+    code, copy = desk.capture(root / "sub" / "dir")
+    assert code.prefix == "sub/dir"
+    assert "train.py" in names(copy)
+    assert "sub/dir/.dstack/workflows.yaml" in names(copy)
+
+
+def test_a_detached_head_stays_detached(desk: Desk) -> None:
+    root = desk.repository()
+    git(root, "checkout", "-q", "--detach")
+    code, copy = desk.capture(root)
+    assert code.revision.branch == ""
+    assert git(copy, "branch", "--show-current") == ""
+    assert_same_to_git(root, copy)
+
+
+def test_a_branch_with_slashes_keeps_its_name(desk: Desk) -> None:
+    root = desk.repository()
+    git(root, "checkout", "-q", "-b", "ana/try/ü")
+    code, copy = desk.capture(root)
+    assert (
+        git(copy, "rev-parse", "--abbrev-ref", "HEAD").strip()
+        == code.revision.branch
+        == "ana/try/ü"
+    )
+
+
+def test_a_repository_without_a_commit_travels(desk: Desk) -> None:
+    root = desk.folder / "fresh"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "trunk")
+    write(root, {"a": "1", "b": "2"})
+    git(root, "add", "a")
+    code, copy = desk.capture(root)
+    assert names(copy) == {"a", "b"}
+    assert git(copy, "status", "--porcelain") == "?? a\n?? b\n"
+    assert git(copy, "branch", "--show-current") == "trunk\n"
+    assert (code.revision.commit, code.revision.dirty) == ("", True)
+
+
+def test_a_work_tree_of_another_repository_travels(desk: Desk) -> None:
+    root = desk.repository()
+    git(root, "worktree", "add", "-q", str(desk.folder / "second"), "-b", "side")
+    write(desk.folder / "second", {"train.py": "changed\n"})
+    code, copy = desk.capture(desk.folder / "second")
+    assert code.revision.branch == "side"
+    assert_same_to_git(desk.folder / "second", copy)
+
+
+def test_a_shallow_clone_travels(desk: Desk) -> None:
+    root = desk.repository()
+    write(root, {"more": "1"})
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "second")
+    git(desk.folder, "clone", "-q", "--depth", "1", f"file://{root}", "clone")
+    _, copy = desk.capture(desk.folder / "clone")
+    assert_same_to_git(desk.folder / "clone", copy)
+
+
+def test_a_repository_with_long_hashes_travels(desk: Desk) -> None:
+    root = desk.folder / "sha256"
+    root.mkdir()
+    git(root, "init", "-q", "--object-format=sha256")
+    write(root, {"a": "1"})
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "first")
+    _, copy = desk.capture(root)
+    assert_same_to_git(root, copy)
+
+
+def test_submodules_and_nested_repositories_travel_with_their_files(desk: Desk) -> None:
+    library = desk.repository("library")
+    root = desk.repository()
+    git(root, "submodule", "add", "-q", str(library), "lib")
+    git(root, "commit", "-qam", "with library")
+    write(root, {"lib/fresh": "1", "lib/x.tmp": "ignored there"})
+    nested = root / "nested"
+    nested.mkdir()
+    git(nested, "init", "-q")
+    write(nested, {"n": "1"})
+    _, copy = desk.capture(root)
+    assert {"lib/train.py", "lib/fresh", "nested/n"} <= names(copy)
+    assert "lib/x.tmp" not in names(copy)
+    assert git(copy, "status", "--porcelain", "-uall") == "?? nested/n\n"
+
+
+def test_a_submodule_that_is_not_checked_out_is_no_change(desk: Desk) -> None:
+    library = desk.repository("library")
+    root = desk.repository()
+    git(root, "submodule", "add", "-q", str(library), "lib")
+    git(root, "commit", "-qam", "with library")
+    git(desk.folder, "clone", "-q", str(root), "clone")
+    _, copy = desk.capture(desk.folder / "clone")
+    assert git(copy, "status", "--porcelain") == ""
+
+
+def test_a_folder_that_is_no_repository_honours_ignore_files(desk: Desk) -> None:
+    root = desk.folder / "plain"
+    write(root, {"a": "1", "b/c": "2", "b/x.tmp": "3", "b/.gitignore": "*.tmp\n", "data/d": "4"})
+    write(root, {".dstackignore": "data/\n"})
+    code, copy = desk.capture(root)
+    assert names(copy) == {"a", "b/c", "b/.gitignore", ".dstackignore"}
+    assert not (copy / ".git").exists()
+    assert code.revision.repo == "plain"
+    assert (code.revision.commit, code.prefix) == ("", "")
+
+
+def test_a_dstackignore_takes_out_tracked_files_too_and_says_so(desk: Desk) -> None:
+    root = desk.repository()
+    write(root, {"data/d": "1", "data/keep": "2", "src/junk": "3"})
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "data")
+    write(
+        root,
+        {".dstackignore": "data/*\n!data/keep\n", "src/.dstackignore": "junk\n", "data/new": ""},
+    )
+    code, copy = desk.capture(root)
+    assert {"data/d", "data/new", "src/junk"}.isdisjoint(names(copy))
+    assert "data/keep" in names(copy)
+    assert [left.path for left in code.skipped] == ["data/d", "src/junk"]
+
+
+def test_secrets_stay_here_unless_git_tracks_them(desk: Desk) -> None:
+    root = desk.repository()
+    write(root, {"certs/tracked.pem": "1"})
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "certificate")
+    write(root, {".env": "K=1", "keys/id_rsa": "1", "keys/id_rsa.pub": "1", ".env.example": "K="})
+    code, copy = desk.capture(root)
+    assert [left.path for left in code.skipped] == [".env", "keys/id_rsa"]
+    assert {"certs/tracked.pem", "keys/id_rsa.pub", ".env.example"} <= names(copy)
+    assert "keys/id_rsa" not in names(copy)
+
+
+def test_what_cannot_travel_is_named(desk: Desk) -> None:
+    root = desk.repository()
+    (root / "out").symlink_to("/etc/passwd")
+    os.mkfifo(root / "pipe")
+    Path(os.fsdecode(os.fsencode(root) + b"/bad\xff")).touch()
+    code, copy = desk.capture(root)
+    assert {left.path for left in code.skipped} >= {"out", "bad\\xff"}
+    assert "out" not in names(copy)
+
+
+def test_too_much_code_is_refused_with_the_biggest_files(desk: Desk) -> None:
+    root = desk.repository()
+    with (root / "weights.bin").open("wb") as file:
+        file.truncate(rules.MOST_BYTES + 1)
+    with pytest.raises(Refused) as refused:
+        capture(root, desk.store, desk.home)
+    assert "weights.bin" in refused.value.why
+    assert ".dstackignore" in refused.value.hint
+
+
+def test_variables_of_a_hook_do_not_mislead_us(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, other = desk.repository(), desk.repository("other")
+    write(root, {"only here": "1"})
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    code = capture(root, desk.store, desk.home)
+    assert "only here" in {entry.path for entry in desk.store.get_manifest(code.digest).entries}
+
+
+def test_without_git_the_message_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = desk.repository()
+    monkeypatch.setenv("PATH", str(desk.folder))
+    with pytest.raises(Refused, match="git is not installed"):
+        capture(root, desk.store, desk.home)
+
+
+def test_taking_a_snapshot_changes_nothing_in_the_repository(desk: Desk) -> None:
+    root = desk.repository()
+    write(root, {"train.py": "changed\n", "new": "1"})
+    os.utime(root / "src" / "model.py", (1, 1))
+
+    def state() -> dict[str, tuple[int, int]]:
+        found = [path for path in (root / ".git").rglob("*") if path.is_file()]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+
+    before = state()
+    capture(root, desk.store, desk.home)
+    assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("remote", "name", "address"),
+    [
+        ("https://github.com/acme/digits.git", "github.com/acme/digits", None),
+        (
+            "https://u:p@GitHub.com/acme/digits",
+            "github.com/acme/digits",
+            "https://github.com/acme/digits",
+        ),
+        ("https://t0ken@host:8443/a/b.git/", "host/a/b", "https://host:8443/a/b.git/"),
+        ("https://host/a/b?token=x#y", "host/a/b", "https://host/a/b"),
+        ("git@github.com:acme/digits.git", "github.com/acme/digits", None),
+        ("ssh://git@github.com:22/acme/digits.git", "github.com/acme/digits", None),
+        ("ssh://ana:pw@host/a.git", "host/a", "ssh://host/a.git"),
+        ("git://[::1]:9418/a/b", "::1/a/b", None),
+        ("/srv/git/digits.git", "digits", None),
+        ("../digits", "digits", None),
+        ("file:///srv/git/digits.git", "digits", None),
+        ("", "", None),
+    ],
+)
+def test_remotes_are_named_without_credentials(remote: str, name: str, address: str | None) -> None:
+    assert normalised(remote) == name
+    assert without_credentials(remote) == (remote if address is None else address)

@@ -1,0 +1,63 @@
+"""Where the paths of a job lie, and which it may not name."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dstack_agent.jobs.places import Places, folder_of, key_of
+from dstack_mesh.faults import Refused
+from dstack_mesh.ids import RunId
+from dstack_scheduler.job import JobKey
+
+WORK = Path("/jobs/r.0.1/work")
+OUTSIDE = Path("/jobs/r.0.1/outside")
+PROCESS = Places(WORK, "sub", Path("/home/ana"), None, (Path("/home/ana"),))
+CONTAINER = Places(WORK, "sub", OUTSIDE / "home/dstack", OUTSIDE)
+
+
+@pytest.mark.parametrize(
+    ("path", "process", "container"),
+    [
+        ("model", WORK / "sub/model", WORK / "sub/model"),
+        ("./model/", WORK / "sub/model", WORK / "sub/model"),
+        (".", WORK / "sub", WORK / "sub"),
+        ("../shared", WORK / "shared", WORK / "shared"),
+        ("~/x", Path("/home/ana/x"), OUTSIDE / "home/dstack/x"),
+        ("/home/ana/env", Path("/home/ana/env"), OUTSIDE / "home/ana/env"),
+        ("/home/ana/a/../env", Path("/home/ana/env"), OUTSIDE / "home/ana/env"),
+    ],
+)
+def test_a_path_lies_where_the_job_sees_it(path: str, process: Path, container: Path) -> None:
+    assert PROCESS.of(path).path == process
+    assert CONTAINER.of(path).path == container
+
+
+@pytest.mark.parametrize("path", ["../../x", "a/../../../x", "~/../bob", "/etc", "/home/anabel"])
+def test_a_process_may_not_name_what_is_not_its_own(path: str) -> None:
+    with pytest.raises(Refused) as refused:
+        PROCESS.of(path)
+    assert refused.value.code == "path-not-allowed"
+    assert refused.value.hint
+
+
+SEGMENTS = st.lists(st.sampled_from(["a", "b", "..", ".", "", "~"]), max_size=8)
+
+
+@given(st.sampled_from(["", "/", "~/", "./"]), SEGMENTS)
+def test_no_path_leads_out_of_the_folder_that_guards_it(start: str, segments: list[str]) -> None:
+    path = start + "/".join(segments)
+    for places in (PROCESS, CONTAINER):
+        try:
+            place = places.of(path)
+        except Refused:
+            continue
+        assert ".." not in place.path.parts
+        assert place.path.is_relative_to(place.within)
+
+
+def test_a_folder_names_its_attempt() -> None:
+    key = JobKey(RunId("0" * 26), 3, 2)
+    assert key_of(folder_of(Path("/jobs"), key)) == key
+    assert key_of(Path("/jobs/lost+found")) is None
