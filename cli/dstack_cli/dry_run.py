@@ -76,7 +76,7 @@ async def _opinions(
         executor=ExecutorKind.DOCKER if job.image else ExecutorKind.PROCESS,
         python=job.python,
     )
-    asking = [_opinion(agent, question) async for agent in reach.agents()]
+    asking = [_opinion(agent, question) for agent in await reach.answering()]
     return sorted(await asyncio.gather(*asking), key=lambda one: one.agent)
 
 

@@ -6,6 +6,7 @@ agent of this home is started where the command needs one.
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from enum import Enum, auto
@@ -15,6 +16,7 @@ from dstack_cli import embedded
 from dstack_cli.names import Named, find
 from dstack_cli.picture import RunPicture, put_together
 from dstack_cli.remembered import recall
+from dstack_cli.searching import EVERYBODY, LISTING, Patience, search
 from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import MeshError
@@ -28,8 +30,8 @@ from dstack_mesh.wire.transfer import TransferClient
 from dstack_scheduler.agent_port import Agent, Listing
 from dstack_scheduler.wire.directory import Clients, CommandDirectory
 
-FIND_SECONDS = 3.0
-"""How long agents are searched for at most; a warm search ends as soon as all have answered."""
+FRESH_SECONDS = 5.0
+"""How long a command believes who is there."""
 
 LIST_SECONDS = 1.5
 """An agent that does not list its runs within this is left out."""
@@ -62,9 +64,11 @@ class Reach:
         self.store = store
         self._channels = channels
         self._roll = open_roll_call(home, channels, os.environ)
-        self._directory = CommandDirectory(self._roll, Clients(channels, store, home.agent_socket))
+        self._clients = Clients(channels, store, home.agent_socket)
+        self._directory = CommandDirectory(self._roll, self._clients)
         self._met: dict[PeerId, PeerCard] = {}
         self._local: PeerId | None = None
+        self._listing: tuple[float, Sequence[Agent]] = (float("-inf"), ())
 
     async def agents(self) -> AsyncGenerator[Agent, None]:
         """Agents as they answer."""
@@ -85,17 +89,28 @@ class Reach:
             self._meet(agent)
         return agent
 
-    async def known(self) -> tuple[KnownAgent, ...]:
-        """Everybody there is, those that are remembered and do not answer included."""
-        return await self._roll.collect(FIND_SECONDS)
+    async def known(self, patience: Patience = EVERYBODY) -> tuple[KnownAgent, ...]:
+        """Everybody there is; remembered agents that do not answer are among them."""
+        return await search(self._roll, patience)
+
+    async def answering(self) -> Sequence[Agent]:
+        """Agents that answer; believed for a few seconds."""
+        looked_at, found = self._listing
+        if time.monotonic() - looked_at > FRESH_SECONDS:
+            found = [
+                self._clients.of(one)
+                for one in await self.known(LISTING)
+                if one.answer is not None and (one.local or one.addresses)
+            ]
+            for agent in found:
+                self._meet(agent)
+            self._listing = (time.monotonic(), found)
+        return found
 
     async def listings(self, runs: Sequence[str] = ()) -> list[tuple[PeerId, Listing]]:
         """What each agent that answers knows of runs and tags."""
-        asked: list[asyncio.Task[tuple[PeerId, Listing] | None]] = []
-        async with asyncio.TaskGroup() as asking:
-            async for agent in self.agents():
-                asked.append(asking.create_task(_listed(agent, runs)))
-        return [answer for task in asked if (answer := task.result()) is not None]
+        asked = [_listed(agent, runs) for agent in await self.answering()]
+        return [answer for answer in await asyncio.gather(*asked) if answer is not None]
 
     async def runs(self) -> list[RunPicture]:
         """All runs that anybody who answers knows, and those that this home submitted."""
@@ -109,7 +124,7 @@ class Reach:
 
     async def transfer(self, peer_id: PeerId) -> TransferClient | None:
         """Moves bytes from an agent; None if it does not answer."""
-        for known in await self.known():
+        for known in await self.known(LISTING):
             if known.card.peer_id == peer_id and known.answer is not None:
                 channel = (
                     self._channels.to_local(self.home.agent_socket)

@@ -54,7 +54,7 @@ def stop_runs(home: Home, run: str | None, abort: bool, as_json: bool) -> int:
 
 async def ask_to_stop(reach: Reach, picture: RunPicture, abort: bool) -> bool:
     """Asks every agent that knows the run; whether one wrote it down."""
-    agents = [agent async for agent in reach.agents() if agent.card.peer_id in picture.tellers]
+    agents = [one for one in await reach.answering() if one.card.peer_id in picture.tellers]
     cause = f"{'aborted' if abort else 'stopped'} by {owner()}"
     asked = await asyncio.gather(*(_asked(agent, picture, abort, cause) for agent in agents))
     return any(asked)

@@ -160,7 +160,7 @@ async def _drivers(reach: Reach, handed: HandOver, placement: str) -> list[Agent
 
     A run that is bound to this machine is driven by its agent.
     """
-    found = [agent async for agent in reach.agents()]
+    found = list(await reach.answering())
     if placement == "local":
         return [agent for agent in found if agent.local]
     having = {job.awarded.peer_id for job in handed.jobs if job.awarded is not None}

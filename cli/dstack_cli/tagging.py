@@ -103,7 +103,7 @@ async def say_tag(reach: Reach, statement: TagRecord) -> None:
     Raises:
         MeshError: Nobody wrote it down.
     """
-    saying = [_told(agent.tag, statement) async for agent in reach.agents()]
+    saying = [_told(agent.tag, statement) for agent in await reach.answering()]
     troubles = await asyncio.gather(*saying)
     if not troubles:
         raise Unreachable("Nobody wrote the name down.", "No agent is in reach.", "dstack agents")

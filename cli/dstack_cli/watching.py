@@ -125,10 +125,10 @@ class Watching:
         self._live(f"sending {event.what} to {event.agent.name}, {done}")
 
     def _awarded(self, event: Awarded) -> None:
-        again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-        gpus = f", {count(len(event.gpu_uuids), 'GPU')}" if event.gpu_uuids else ""
-        why = f" ({event.why})" if event.why else ""
-        place = f"{self._job(event.job)} on {event.agent.name}{gpus}{again}{why}"
+        again = f"attempt {event.attempt}" if event.attempt > 1 else ""
+        gpus = count(len(event.gpu_uuids), "GPU") if event.gpu_uuids else ""
+        about = "; ".join(part for part in (event.why, gpus, again) if part)
+        place = f"{self._job(event.job)} on {event.agent.name}" + (f" ({about})" if about else "")
         hint = "" if self.accepted else self._hint
         self._screen.say(f"{self._name}  {place}{hint}")
         self._agents[event.job] = event.agent

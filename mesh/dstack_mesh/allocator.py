@@ -11,8 +11,8 @@ KEPT_BYTES = 64 << 20
 """Free memory that stays at the top of the heap.
 
 Effect: the megabyte buffers of a transfer are used again instead of going back to the kernel and
-faulting in page by page, which is a fifth to a half of the time of a transfer. Trade-off: up to this
-much stays with a process after its first large transfer; before that it costs nothing.
+faulting in page by page, a fifth to a half of the time of a transfer. Trade-off: up to this much
+stays with a process after its first large transfer; before that it costs nothing.
 """
 
 MAPPED_BYTES = 32 << 20

@@ -194,6 +194,18 @@ async def test_a_reader_gets_the_log_from_the_byte_that_it_names(bench: Bench) -
     assert log(events) == b"456789\n"
 
 
+async def test_what_a_job_kept_is_in_its_last_word(bench: Bench) -> None:
+    spec = replace(bench.spec("mkdir -p out && date > out/now"), artifacts=("out",))
+    await bench.award(spec)
+
+    fin = (await bench.read(spec.key))[-1]
+
+    assert isinstance(fin, Fin)
+    (artifact,) = fin.artifacts
+    assert (artifact.path, artifact.complete, artifact.files) == ("out", True, 1)
+    await bench.agent.fetch_tree(artifact.digest)
+
+
 async def test_attempt_zero_is_the_newest(bench: Bench) -> None:
     spec = bench.spec("echo first")
     await bench.award(spec)

@@ -22,8 +22,8 @@ from dstack_scheduler.job import JobSpec
 CONTAINER_HOME = "/home/dstack"
 """What "~" is in a container."""
 
-BIN = "bin"
-"""Folder of a job for the Python that it asked for."""
+VIRTUAL_ENVIRONMENT = "venv"
+"""Folder of a job for its Python and what it installs."""
 
 TMP = "tmp"
 """Folder of a job for its temporary files."""
@@ -71,14 +71,21 @@ def environment_of(
 
 
 def process_base(spec: JobSpec, folder: Path, ambient: Mapping[str, str]) -> dict[str, str]:
-    """The clean base of a process: no agents of SSH or GPG, no credentials of the daemon."""
+    """The clean base of a process: no agents of SSH or GPG, no credentials of the daemon.
+
+    `python` and `pip` are those of a virtual environment of the job's own; the executor makes it.
+    """
     user = pwd.getpwuid(os.getuid()).pw_name
-    search = (*_python_first(spec.python, folder, ambient), ambient.get("PATH") or os.defpath)
+    python_of(spec, ambient)
+    environment = folder / VIRTUAL_ENVIRONMENT
+    own = Path(sys.executable).parent
+    search = (str(environment / "bin"), str(own), ambient.get("PATH") or os.defpath)
     passed = {name: value for name, value in ambient.items() if _PASSED_ON.fullmatch(name)}
     return {
         "LANG": "C.UTF-8",
         **passed,
         "PATH": os.pathsep.join(search),
+        "VIRTUAL_ENV": str(environment),
         "HOME": ambient.get("HOME") or str(Path.home()),
         "USER": user,
         "LOGNAME": user,
@@ -98,12 +105,10 @@ def container_base() -> dict[str, str]:
     }
 
 
-def _python_first(wanted: str, folder: Path, ambient: Mapping[str, str]) -> list[str]:
-    """Folders in front of the PATH, so that `python` is what was asked for or the agent's own."""
-    own = str(Path(sys.executable).parent)
-    if not wanted:
-        return [own]
-    found = pythons.find(wanted, ambient)
+def python_of(spec: JobSpec, ambient: Mapping[str, str]) -> pythons.Interpreter:
+    """The interpreter that a job asked for, or the agent's own. Raises Refused."""
+    wanted = spec.python
+    found = pythons.find(wanted, ambient) if wanted else pythons.own()
     if found is None:
         raise Refused(
             f"Python {wanted} is not on this machine.",
@@ -111,18 +116,7 @@ def _python_first(wanted: str, folder: Path, ambient: Mapping[str, str]) -> list
             "Install it there, or ask for one of these with `python:`.",
             "no-python",
         )
-    if str(found.path) == sys.executable:
-        return [own]
-    return [str(link_python(found, folder / BIN)), str(found.path.parent), own]
-
-
-def link_python(found: pythons.Interpreter, folder: Path) -> Path:
-    """A folder in which `python` and `python3` are this interpreter."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("python", "python3"):
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(found.path.resolve())
-    return folder
+    return found
 
 
 def _names(spec: JobSpec, gpus: int, site: Site) -> dict[str, str]:

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 from dstack_agent.executor import tree
-from dstack_agent.executor.environment import TMP
+from dstack_agent.executor.environment import TMP, VIRTUAL_ENVIRONMENT, python_of
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.executor.starting import start_shim, unprepared
 from dstack_agent.executor.task import Task
+from dstack_agent.executor.virtualenv import make_virtual_environment
 from dstack_agent.executor.watching import (
     Shim,
     ask_to_end,
@@ -78,6 +79,8 @@ def _prepare(launch: Launch, wake: Path | None) -> bytes:
     spec = launch.spec
     try:
         (launch.folder / TMP).mkdir(mode=0o700, exist_ok=True)
+        python = python_of(spec, os.environ)
+        make_virtual_environment(python, launch.folder / VIRTUAL_ENVIRONMENT)
         command = _command(launch)
     except OSError as error:
         raise unprepared(error) from error

@@ -25,13 +25,13 @@ class Interpreter:
 
 def available(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Versions that jobs can have here, the agent's own first, then the newest first."""
-    own, *others = interpreters(environment)
+    agents, *others = interpreters(environment)
     versions = sorted({each.version for each in others}, key=_parts, reverse=True)
-    full = {each for each in (own.version, *versions) if each.count(".") > 1}
+    full = {each for each in (agents.version, *versions) if each.count(".") > 1}
     return tuple(
         dict.fromkeys(
             each
-            for each in (own.version, *versions)
+            for each in (agents.version, *versions)
             if each in full or not any(version_fits(each, known) for known in full)
         )
     )
@@ -39,8 +39,8 @@ def available(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
 
 def find(wanted: str, environment: Mapping[str, str] = os.environ) -> Interpreter | None:
     """An interpreter of the version, the agent's own where it fits, then the newest."""
-    own, *others = interpreters(environment)
-    ordered = (own, *sorted(others, key=lambda each: _parts(each.version), reverse=True))
+    agents, *others = interpreters(environment)
+    ordered = (agents, *sorted(others, key=lambda each: _parts(each.version), reverse=True))
     return next((each for each in ordered if version_fits(wanted, each.version)), None)
 
 
@@ -49,14 +49,18 @@ def version_fits(wanted: str, version: str) -> bool:
     return all(a == b for a, b in zip(wanted.split("."), version.split("."), strict=False))
 
 
+def own() -> Interpreter:
+    """The one that runs this agent."""
+    return Interpreter(".".join(map(str, sys.version_info[:3])), Path(sys.executable))
+
+
 def interpreters(environment: Mapping[str, str] = os.environ) -> list[Interpreter]:
     """All that are found, this agent's own first."""
-    own = Interpreter(".".join(map(str, sys.version_info[:3])), Path(sys.executable))
     home = Path(environment.get("HOME") or Path.home())
     pyenv = Path(environment.get("PYENV_ROOT") or home / ".pyenv") / "versions"
     data = Path(environment.get("XDG_DATA_HOME") or home / ".local/share")
     uv = Path(environment.get("UV_PYTHON_INSTALL_DIR") or data / "uv/python")
-    return [own, *_managed(pyenv), *_managed(uv), *_on_path(environment.get("PATH", ""))]
+    return [own(), *_managed(pyenv), *_managed(uv), *_on_path(environment.get("PATH", ""))]
 
 
 def _managed(folder: Path) -> Iterator[Interpreter]:

@@ -230,13 +230,17 @@ class LiveAttempt:
             await self.tell(Saved(warning))
 
     async def finish(self, verdict: Verdict) -> None:
-        """Writes the last word, tells it, and frees the machine."""
+        """Writes the last word down, then closes."""
         change = self._change(verdict.state, verdict.cause, verdict.reason, verdict.exit_code)
         kept = tuple(self.means.records.artifacts(self.accepted.key))
         fin = await asyncio.to_thread(last_word, self.means.journal, change, kept)
         await self.means.records.finish(fin)
+        await self.close(fin)
+
+    async def close(self, fin: Fin) -> None:
+        """Frees the machine and tells the last word, which is written down."""
         await self.means.end_lease()
-        self.chronicle.tell(change)
+        self.chronicle.tell(fin.state)
         self.chronicle.tell(fin)
 
 

@@ -2,23 +2,20 @@
 
 import asyncio
 import logging
-import shutil
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from dstack_agent.bell import Bell
-from dstack_agent.executor.container import OUTSIDE
-from dstack_agent.executor.environment import BIN, TMP
-from dstack_agent.executor.watching import read_shim
 from dstack_agent.jobs.chronicle import Chronicle, Followed, Told
 from dstack_agent.jobs.event import StopAsked
+from dstack_agent.jobs.folders import remove_work, was_launched
 from dstack_agent.jobs.live import LiveAttempt
 from dstack_agent.jobs.phase import Verdict
 from dstack_agent.jobs.places import key_of
-from dstack_agent.jobs.workshop import WORK, Workshop
+from dstack_agent.jobs.trouble import is_storage_trouble
+from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.records import Accepted
 from dstack_mesh.faults import Busy
 from dstack_mesh.ids import RunId
@@ -26,11 +23,6 @@ from dstack_mesh.machine import RunningJob
 from dstack_scheduler.job import ArtifactSaved, JobKey, JobSpec, JobState
 
 log = logging.getLogger(__name__)
-
-SHIM_SECONDS = 1.0
-"""A shim whose agent was killed while starting it claims its job within this time, or never."""
-
-SHIM_LOOKS = 20
 
 AGAIN_SECONDS = 2.0
 """Before an attempt that broke is taken up again."""
@@ -49,6 +41,7 @@ class Supervisor:
 
     workshop: Workshop
     changes: Bell = field(default_factory=Bell)
+    again_seconds: float = AGAIN_SECONDS
     _live: dict[JobKey, LiveAttempt] = field(default_factory=dict[JobKey, LiveAttempt])
     _group: asyncio.TaskGroup | None = None
 
@@ -110,7 +103,7 @@ class Supervisor:
                 tries += 1
                 if tries >= MOST_TRIES and not is_storage_trouble(error):
                     await self._give_up(live)
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(self.again_seconds)
                 live = self._live[key] = self._renewed(live)
         finally:
             self._live.pop(key, None)
@@ -119,11 +112,12 @@ class Supervisor:
 
     async def _lived(self, live: LiveAttempt) -> Exception | None:
         """Lives an attempt to its end; or what broke, which must not take other attempts down."""
-        if live.chronicle.last_word is not None:
-            return None
         folder = live.means.folder
         try:
-            await live.run(live.accepted.launching and await was_launched(folder))
+            if live.accepted.fin is not None:
+                await live.close(live.accepted.fin)
+            else:
+                await live.run(live.accepted.launching and await was_launched(folder))
         except Exception as error:  # a bug of ours or a full disk
             log.exception("attempt %s broke and is taken up again", folder.name)
             return error
@@ -188,31 +182,3 @@ class Supervisor:
             RunningJob(live.accepted.spec.run_name, live.accepted.key.job, live.accepted.gpu_uuids)
             for live in self._live.values()
         ]
-
-
-def is_storage_trouble(error: BaseException) -> bool:
-    """Whether the disk is to blame, so that trying again may help."""
-    if isinstance(error, BaseExceptionGroup):
-        inner = cast("tuple[BaseException, ...]", error.exceptions)
-        return any(is_storage_trouble(each) for each in inner)
-    return isinstance(error, OSError | sqlite3.Error)
-
-
-async def was_launched(folder: Path) -> bool:
-    """Whether a shim has, or had, the job. One that is just starting is given the time for it."""
-    for _ in range(SHIM_LOOKS):
-        if await asyncio.to_thread(read_shim, folder) is not None:
-            return True
-        await asyncio.sleep(SHIM_SECONDS / SHIM_LOOKS)
-    return False
-
-
-def remove_work(folder: Path) -> None:
-    """Removes what a job worked in; what cannot be removed stays and is logged."""
-    for part in (WORK, OUTSIDE, BIN, TMP):
-        if (folder / part).exists():
-            shutil.rmtree(folder / part, onerror=_not_removed)
-
-
-def _not_removed(_: object, path: str, error: object) -> None:
-    log.warning("%s was not removed: %s", path, error)

@@ -14,7 +14,7 @@ from pathlib import Path
 from dstack_mesh.chunks.digest import split_digests
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.manifest import FileEntry, FolderEntry, LinkEntry, Manifest
-from dstack_mesh.chunks.packs import trouble
+from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Missing, Refused
 from dstack_mesh.ids import Digest
@@ -64,6 +64,7 @@ def lay_tree(
         raise Missing("Bytes of this tree are not here.", f"{len(lacking):,} chunks are missing.")
     try:
         with _open_target(target, merge, within) as folders:
+            check_room(target, manifest.size_bytes)
             return _lay(store, manifest, folders)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise Refused(

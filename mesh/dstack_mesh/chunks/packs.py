@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dstack_mesh.faults import Busy, Damaged, MeshError, Refused
+from dstack_mesh.chunks.room import trouble
+from dstack_mesh.faults import Damaged, Refused
 
 PACK_BYTES = 256 << 20
 """A pack is closed once it is this long. Larger: fewer files; smaller: space comes back sooner."""
@@ -193,20 +194,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def trouble(error: OSError, folder: Path) -> MeshError:
-    """The error of a write in words: a full disk is `Busy`, everything else `Refused`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        state = os.statvfs(folder)
-        free = state.f_bavail * state.f_frsize
-        return Busy(
-            f"The disk of {folder} is full.",
-            f"{free:,} bytes and {state.f_favail:,} files are free.",
-            "Make room there, or move DSTACK_HOME to a larger disk.",
-            code="disk-full",
-        )
-    return Refused(f"Cannot write below {folder}.", str(error), "Check the disk and its rights.")
 
 
 def _write_all(fd: int, chunks: Sequence[Bytes], offset: int) -> None:

@@ -6,7 +6,6 @@ On return from `finish` everything survives a loss of power.
 """
 
 import os
-import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,9 +16,9 @@ from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.laying import draft_name, lay_link, pwrite_all
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, Manifest
-from dstack_mesh.chunks.packs import trouble
+from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.syncing import LARGE_BYTES, Syncer
-from dstack_mesh.faults import Busy, Damaged, MeshError, Missing, Refused
+from dstack_mesh.faults import Damaged, MeshError, Missing, Refused
 from dstack_mesh.ids import Digest
 
 OPEN_FILES = 32
@@ -91,7 +90,7 @@ class Receiver:
         self._size = sum(part.missing_bytes for part in self._parts)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            _check_room(self._root, self._size)
+            check_room(self._root, self._size)
             self._folders = Folders(self._root)
         except OSError as error:
             raise _in_words(error, self._root) from error
@@ -260,17 +259,6 @@ def _choose(manifest: Manifest, prefix: str, target: Path) -> tuple[Path, Path, 
     if not chosen and FolderEntry(prefix) not in manifest.entries and manifest.entries:
         raise Missing(f'There is no "{prefix}" in it.', "", "List what there is with `dstack ls`.")
     return target, target, chosen
-
-
-def _check_room(folder: Path, wanted_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < wanted_bytes:
-        raise Busy(
-            f"The disk of {folder} is full.",
-            f"{free:,} bytes are free and {wanted_bytes:,} are needed.",
-            "Make room there, or choose another folder.",
-            code="disk-full",
-        )
 
 
 def _in_words(error: OSError, root: Path) -> MeshError:

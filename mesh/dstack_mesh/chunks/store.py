@@ -18,7 +18,8 @@ from dstack_mesh.chunks.cache import FileCache
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.index import Index
 from dstack_mesh.chunks.manifest import Manifest
-from dstack_mesh.chunks.packs import PACK_BYTES, Bytes, PackReader, PackWriter, Place, trouble
+from dstack_mesh.chunks.packs import PACK_BYTES, Bytes, PackReader, PackWriter, Place
+from dstack_mesh.chunks.room import trouble
 from dstack_mesh.durable import write_durably
 from dstack_mesh.faults import Damaged, Invalid, Missing, Refused
 from dstack_mesh.ids import Digest
@@ -67,13 +68,7 @@ class ChunkStore:
         """
         batch = Batch(self)
         for digest, data in chunks:
-            if digest_of(data) != digest:
-                raise Damaged(
-                    "A chunk is damaged.",
-                    f"It is called {digest.hex()} and is not.",
-                    "Send it again.",
-                )
-            batch.add(digest, data)
+            batch.add_foreign(digest, data)
         batch.commit()
 
     def get(self, digest: Digest) -> bytes:
@@ -241,6 +236,15 @@ class Batch:
             self._waiting_bytes += len(data)
             if self._waiting_bytes >= WRITE_BYTES:
                 self.flush()
+
+    def add_foreign(self, digest: Digest, data: Bytes) -> None:
+        """Takes a chunk that somebody else has named. Raises Damaged if it is not what it is
+        called."""
+        if digest_of(data) != digest:
+            raise Damaged(
+                "A chunk is damaged.", f"It is called {digest.hex()} and is not.", "Send it again."
+            )
+        self.add(digest, data)
 
     def flush(self) -> None:
         """Writes what was added, so that its buffers may be used again."""

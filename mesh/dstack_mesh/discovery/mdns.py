@@ -162,7 +162,7 @@ async def listening(
     addresses: tuple[IPv4Address, ...], on_sighting: Callable[[Sighting], None]
 ) -> AsyncGenerator["AsyncZeroconf"]:
     """Listens on the interfaces with these addresses. Raises Unreachable if it cannot."""
-    from zeroconf import IPVersion
+    from zeroconf import DNSQuestionType, IPVersion
     from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
     if not addresses:
@@ -188,7 +188,14 @@ async def listening(
                 tasks.create_task(_resolve(zeroconf, waiting, on_sighting))
                 for _ in range(RESOLVED_AT_ONCE)
             ]
-            browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[changed])
+            browser = AsyncServiceBrowser(
+                zeroconf.zeroconf,
+                SERVICE,
+                handlers=[changed],
+                # An answer by unicast would reach only one of those who share the port on a
+                # machine: another agent, or avahi.
+                question_type=DNSQuestionType.QM,
+            )
             try:
                 yield zeroconf
             finally:
@@ -204,13 +211,14 @@ async def _resolve(
     waiting: asyncio.Queue[str],
     on_sighting: Callable[[Sighting], None],
 ) -> None:
+    from zeroconf import DNSQuestionType
     from zeroconf.asyncio import AsyncServiceInfo
 
     while True:
         name = await waiting.get()
         info = AsyncServiceInfo(SERVICE, name)
         if info.load_from_cache(zeroconf.zeroconf) or await info.async_request(
-            zeroconf.zeroconf, RESOLVE_SECONDS * 1000
+            zeroconf.zeroconf, RESOLVE_SECONDS * 1000, question_type=DNSQuestionType.QM
         ):
             sighting = _sighting(info)
             if sighting is not None:

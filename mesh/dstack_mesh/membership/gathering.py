@@ -32,6 +32,7 @@ class Gathering:
         self._answered: dict[PeerId, KnownAgent] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._within = 0.0
+        self._news = asyncio.Event()
 
     @property
     def answered(self) -> tuple[KnownAgent, ...]:
@@ -57,7 +58,19 @@ class Gathering:
             return
         if self._tasks is not None and (trusted or may_dial(target.address)):
             self._asked[target] = heard
+            self._news.set()
             self._tasks.create_task(self._greet(heard))
+
+    async def until_quiet(self, pause: float) -> None:
+        """Waits until somebody answered from afar and then nothing was heard for so long."""
+        while True:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+            except TimeoutError:
+                if not self.lonely:
+                    return
 
     def finish(self) -> None:
         """Tells of the remembered that did not answer, and ends the results."""
@@ -94,6 +107,7 @@ class Gathering:
         agent = KnownAgent(answer.card, addresses, heard.found_by, standing, answer, local)
         self._answered[answer.card.peer_id] = agent
         self.results.put_nowait(agent)
+        self._news.set()
         if heard.found_by != "peer":
             for hint in answer.known:
                 for other in hint.addresses:

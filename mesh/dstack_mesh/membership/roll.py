@@ -41,6 +41,9 @@ HELLO_SECONDS = 2.0
 MOST_EVENTS = 1024
 """Events that wait for the view; hints beyond that are dropped and come again."""
 
+QUIET_SECONDS = 0.4
+"""A command that found its first agents by multicast waits this long for another one."""
+
 MOST_HINTS = 64
 """Agents that one Hello tells another agent of."""
 
@@ -130,7 +133,8 @@ class RollCall:
         Args:
             within: Seconds until it ends, whoever has not answered.
             need: Ends it as soon as this holds of those found.
-            browse: Search by multicast for all that time, and not only if nobody answers.
+            browse: Search by multicast for all that time. Otherwise that is done only if nobody
+                answers, and until nothing new is heard.
 
         Raises:
             Refused: This home's certificate is not valid now.
@@ -183,7 +187,9 @@ class RollCall:
         if multicast and not browse and gathering.lonely:
             async with asyncio.TaskGroup() as tasks:
                 gathering.start(tasks, within)
-                tasks.create_task(self._multicast(membership, gathering.ask))
+                browsing = tasks.create_task(self._multicast(membership, gathering.ask))
+                await gathering.until_quiet(QUIET_SECONDS)
+                browsing.cancel()
 
     # Both
 

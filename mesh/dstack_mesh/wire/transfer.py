@@ -9,16 +9,14 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
-from google.protobuf.message import Message
 
 from dstack_mesh.chunks.digest import digest_of, split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest
 from dstack_mesh.chunks.receiving import Fetched, Receiver
-from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Damaged, TooLate, Unreachable
+from dstack_mesh.chunks.store import Batch, ChunkStore
+from dstack_mesh.faults import Damaged
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import transfer_pb2_grpc
 from dstack_mesh.v1.transfer_pb2 import (
@@ -34,23 +32,14 @@ from dstack_mesh.v1.transfer_pb2 import (
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.overlap import Hand, one_error, read_ahead
 from dstack_mesh.wire.packing import PACK_BYTES, open_pack, pack_chunks, push_requests, unpack
+from dstack_mesh.wire.stream import Stream
 
-if TYPE_CHECKING:
-    # Generic only in the stubs.
-    from grpc.aio import StreamStreamCall
-
-    FetchCall = StreamStreamCall[FetchRequest, FetchResponse]
-
-Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", bound=Message)
+FetchStream = Stream[FetchRequest, FetchResponse]
 
 __all__ = ["TransferClient", "pack_chunks", "unpack"]
 
 ASK_SECONDS = 60.0
 """Deadline of a question about many digests."""
-
-IDLE_SECONDS = 60.0
-"""A stream on which nothing moves for so long is given up."""
 
 SLOWEST_BYTES_PER_SECOND = 64 << 10
 """A stream's deadline is what it would take at this speed."""
@@ -118,15 +107,20 @@ class TransferClient:
         lacking = await asyncio.to_thread(self._store.missing, sizes)
         total = sum(sizes[chunk] for chunk in lacking)
 
+        batch = Batch(self._store)
+
         def keep(packs: Sequence[Pack]) -> int:
             chunks = [chunk for pack in packs for chunk in unpack(pack)]
-            self._store.put(chunks)
+            for chunk, data in chunks:
+                batch.add_foreign(chunk, data)
             return sum(len(data) for _, data in chunks)
 
         hand = Hand()
         try:
             await self._fetch(lacking, total, keep, hand)
         finally:
+            # What arrived before a failure need not travel again.
+            await hand.do(batch.commit)
             hand.close()
         await asyncio.to_thread(self._store.put_manifest, encoded)
         return total
@@ -161,7 +155,11 @@ class TransferClient:
         manifest = await self.fetch_manifest(digest)
         told = on_bytes or _nobody
         hand = Hand()
-        receiver = await hand.do(Receiver, manifest, target, prefix)
+        try:
+            receiver = await hand.do(Receiver, manifest, target, prefix)
+        except BaseException:
+            hand.close()
+            raise
         try:
             wanted = receiver.wanted
             lacking = await hand.do(self._store.missing, wanted)
@@ -220,23 +218,23 @@ class TransferClient:
         """Receives chunks in the order given; `take` has them in the thread of `hand`."""
         if not digests:
             return
-        call = self._stub.Fetch(timeout=_deadline(total))
+        stream = Stream(self._stub.Fetch(timeout=_deadline(total)), self._peer)
         arrived: asyncio.Queue[Pack | None] = asyncio.Queue(BATCH_PACKS)
         try:
             with one_error():
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._receive(call, digests, arrived))
-                    group.create_task(self._consume(call, digests, arrived, take, hand))
+                    group.create_task(self._receive(stream, digests, arrived))
+                    group.create_task(self._consume(stream, digests, arrived, take, hand))
         finally:
-            call.cancel()
+            stream.close()
 
     async def _receive(
-        self, call: "FetchCall", digests: Sequence[Digest], arrived: "asyncio.Queue[Pack | None]"
+        self, stream: FetchStream, digests: Sequence[Digest], arrived: "asyncio.Queue[Pack | None]"
     ) -> None:
         """Passes packs on until all chunks are here, in the order wanted."""
         position = 0
         while position < len(digests):
-            pack = (await self._read(call)).pack
+            pack = (await stream.read()).pack
             count = len(pack.sizes_bytes)
             expected = b"".join(digests[position : position + count])
             if count == 0 or pack.digests != expected:
@@ -247,7 +245,7 @@ class TransferClient:
 
     async def _consume(
         self,
-        call: "FetchCall",
+        stream: FetchStream,
         digests: Sequence[Digest],
         arrived: "asyncio.Queue[Pack | None]",
         take: Callable[[Sequence[Pack]], int],
@@ -261,67 +259,41 @@ class TransferClient:
         asked, taken, credit = 0, 0, WINDOW_BYTES
         while True:
             if asked < len(wishes) and asked * WANT_DIGESTS - taken < WANT_DIGESTS:
-                await self._write(call, FetchRequest(want=wishes[asked], credit_bytes=credit))
+                await stream.write(FetchRequest(want=wishes[asked], credit_bytes=credit))
                 asked, credit = asked + 1, 0
                 continue
             if credit:
-                await self._write(call, FetchRequest(credit_bytes=credit))
+                await stream.write(FetchRequest(credit_bytes=credit))
             packs = await _waiting(arrived)
             if packs:
                 credit = await hand.do(take, packs)
                 taken += sum(len(pack.sizes_bytes) for pack in packs)
             if len(packs) == 0 or taken == len(digests):
-                with translated(self._peer):
-                    await call.done_writing()
+                await stream.done_writing()
                 return
 
     async def _push(
         self, digests: Sequence[Digest], digest: Digest, encoded: bytes, total: int
     ) -> None:
         call = self._stub.Push(timeout=_deadline(total + len(encoded)))
+        stream = Stream(call, self._peer)
         under_way = 0
         durable = 0
         try:
             made = push_requests(self._store, digests)
             async with aclosing(read_ahead(made)) as requests:
                 async for request in requests:
-                    await self._write(call, request)
+                    await stream.write(request)
                     under_way += sum(request.pack.sizes_bytes)
                     while under_way - durable > WINDOW_BYTES:
-                        durable = (await self._read(call)).durable_bytes
+                        durable = (await stream.read()).durable_bytes
             for piece in _pieces(digest, encoded):
-                await self._write(call, PushRequest(manifest=piece))
-            with translated(self._peer):
-                await call.done_writing()
-            while (await self._read(call)).manifests == 0:
+                await stream.write(PushRequest(manifest=piece))
+            await stream.done_writing()
+            while (await stream.read()).manifests == 0:
                 pass
         finally:
-            call.cancel()
-
-    async def _read(self, call: "StreamStreamCall[Any, R]") -> R:
-        """The next message. Raises Unreachable if there is none, TooLate if nothing moves."""
-        with translated(self._peer):
-            try:
-                async with asyncio.timeout(IDLE_SECONDS):
-                    message = await call.read()
-            except TimeoutError as error:
-                raise TooLate(f"{self._peer} sent nothing for {IDLE_SECONDS:.0f} s.") from error
-        if message is grpc.aio.EOF:
-            raise Unreachable(f"{self._peer} broke off the transfer.", "", "Try again.")
-        return cast("R", message)
-
-    async def _write(self, call: "StreamStreamCall[Q, Any]", message: Q) -> None:
-        """Sends a message. Raises what the peer ended the stream with, if it did."""
-        try:
-            with translated(self._peer):
-                async with asyncio.timeout(IDLE_SECONDS):
-                    await call.write(message)
-        except TimeoutError as error:
-            raise TooLate(f"{self._peer} took nothing for {IDLE_SECONDS:.0f} s.") from error
-        except asyncio.InvalidStateError:
-            # The call is over; reading says why.
-            while True:
-                await self._read(call)
+            stream.close()
 
 
 async def _waiting(arrived: "asyncio.Queue[Pack | None]") -> list[Pack]:

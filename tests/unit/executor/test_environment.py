@@ -1,5 +1,6 @@
 """A job's environment: what wins, what is kept from it, which Python it gets."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_agent.executor import pythons
-from dstack_agent.executor.environment import Site, environment_of
+from dstack_agent.executor.environment import Site, environment_of, python_of
+from dstack_agent.executor.virtualenv import make_virtual_environment
 from dstack_mesh.faults import Refused
 from dstack_mesh.machine import Gpu
 from support.launches import spec_of
@@ -85,7 +87,15 @@ def test_every_variable_is_found_under_a_name_a_shell_can_say(
 
 
 def test_python_is_the_agent_s_own_unless_asked(tmp_path: Path) -> None:
-    assert env(tmp_path)["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+    make_virtual_environment(pythons.own(), tmp_path / "venv")
+    told = subprocess.run(
+        ("/usr/bin/env", "python", "-c", "import sys; print(sys.prefix, sys.version)"),
+        env=env(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == f"{tmp_path / 'venv'} {sys.version}\n"
 
 
 def test_the_python_that_was_asked_for_is_python(tmp_path: Path) -> None:
@@ -95,10 +105,33 @@ def test_the_python_that_was_asked_for_is_python(tmp_path: Path) -> None:
     fake.write_text("#!/bin/sh\necho I am 3.99\n")
     fake.chmod(0o755)
     ambient = {"PATH": "/usr/bin:/bin", "PYENV_ROOT": str(tmp_path), "HOME": str(tmp_path)}
-    seen = environment_of(spec_of("true", python="3.99"), (), SITE, tmp_path, ambient)
+    spec = spec_of("true", python="3.99")
+    seen = environment_of(spec, (), SITE, tmp_path, ambient)
+    make_virtual_environment(python_of(spec, ambient), tmp_path / "venv")
     for name in ("python", "python3", "python3.99"):
         said = subprocess.run(("/usr/bin/env", name), env=seen, capture_output=True, check=True)
         assert said.stdout == b"I am 3.99\n"
+
+
+def test_what_a_job_installs_is_its_own(tmp_path: Path) -> None:
+    """pip writes below the job's folder, and the agent's own packages stay visible."""
+    (tmp_path / "thing").mkdir()
+    (tmp_path / "thing" / "pyproject.toml").write_text(
+        '[project]\nname = "job-thing"\nversion = "1"\n'
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        '[tool.hatch.build.targets.wheel]\nonly-include = ["job_thing.py"]\n'
+    )
+    (tmp_path / "thing" / "job_thing.py").write_text("")
+    seen = env(tmp_path)
+    make_virtual_environment(pythons.own(), tmp_path / "venv")
+    install = "pip install -q --no-build-isolation --no-deps --no-index ./thing"
+    look = "python -c 'import job_thing, click; print(job_thing.__file__)'"
+    ran = subprocess.run(
+        ("sh", "-c", f"{install} && {look}"), cwd=tmp_path, env=seen, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert Path(ran.stdout.strip()).is_relative_to(tmp_path / "venv")
+    assert importlib.util.find_spec("job_thing") is None
 
 
 def test_a_python_that_is_not_here_is_refused_with_those_that_are(tmp_path: Path) -> None:

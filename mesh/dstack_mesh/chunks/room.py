@@ -1,0 +1,37 @@
+"""Room on a disk: asking for it, and saying in words that there is none."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from dstack_mesh.faults import Busy, MeshError, Refused
+
+
+def check_room(folder: Path, wanted_bytes: int) -> None:
+    """Raises Busy unless the bytes fit on the disk of a folder.
+
+    A short list of files can name one chunk a million times, so this comes before the first write.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < wanted_bytes:
+        raise Busy(
+            f"The disk of {folder} is full.",
+            f"{free:,} bytes are free and {wanted_bytes:,} are needed.",
+            "Make room there, or choose another folder.",
+            code="disk-full",
+        )
+
+
+def trouble(error: OSError, folder: Path) -> MeshError:
+    """The error of a write in words: a full disk is `Busy`, everything else `Refused`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        state = os.statvfs(folder)
+        free = state.f_bavail * state.f_frsize
+        return Busy(
+            f"The disk of {folder} is full.",
+            f"{free:,} bytes and {state.f_favail:,} files are free.",
+            "Make room there, or move DSTACK_HOME to a larger disk.",
+            code="disk-full",
+        )
+    return Refused(f"Cannot write below {folder}.", str(error), "Check the disk and its rights.")

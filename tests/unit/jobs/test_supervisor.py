@@ -1,0 +1,247 @@
+"""The supervisor with real records, ledger and store, and an executor that does as it is told."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.jobs.bringing import Bringer
+from dstack_agent.jobs.chronicle import Followed
+from dstack_agent.jobs.supervisor import Supervisor
+from dstack_agent.jobs.workshop import Workshop
+from dstack_agent.logs.wake import Wake
+from dstack_agent.memory import Memory, open_memory
+from dstack_mesh.chunks.manifest import Manifest
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Refused
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
+from dstack_mesh.machine import ExecutorKind, Machine
+from dstack_scheduler.job import Fin, Input, JobKey, JobSpec, JobState
+from dstack_scheduler.needs import Needs
+from support.eventually import eventually_async
+
+KEY = JobKey(RunId("0" * 26), 0, 1)
+ME = PeerId("a" * 32)
+
+
+@dataclass
+class Puppet:
+    """An executor whose jobs end when a test says so."""
+
+    kind: ExecutorKind = ExecutorKind.PROCESS
+    launching: Callable[[Launch], None] = lambda launch: None
+    ended: "asyncio.Future[Ended]" = field(default_factory=asyncio.Future[Ended])
+    launches: list[Launch] = field(default_factory=list[Launch])
+    stops: list[bool] = field(default_factory=list[bool])
+
+    async def launch(self, launch: Launch) -> None:
+        self.launching(launch)
+        self.launches.append(launch)
+
+    async def wait(self, folder: Path) -> Ended:
+        return await asyncio.shield(self.ended)
+
+    async def stop(self, folder: Path, abort: bool) -> None:
+        self.stops.append(abort)
+        if not self.ended.done():
+            self.ended.set_result(Ended(137 if abort else 143, "stopped"))
+
+
+@dataclass
+class Bench:
+    """A supervisor that runs."""
+
+    home: Home
+    memory: Memory
+    puppet: Puppet
+    supervisor: Supervisor
+    arrived: asyncio.Event
+
+    def spec(self) -> JobSpec:
+        nothing = self.memory.store.put_manifest(Manifest(()).encode())
+        return JobSpec(
+            key=KEY,
+            run_name=RunName("calm-ibex-1"),
+            workflow="train",
+            provider="bash",
+            commands=("true",),
+            needs=Needs(),
+            code_digest=nothing,
+            submitted_at=datetime.now(UTC),
+        )
+
+    async def accept(self, spec: JobSpec, secrets: dict[str, str] | None = None) -> Followed:
+        await self.supervisor.accept(spec, (), secrets or {})
+        return self.supervisor.follow(spec.key)
+
+    async def until(self, followed: Followed, state: JobState) -> None:
+        async def entered() -> bool:
+            return any(each.state is state for each in followed.chronicle.states())
+
+        await eventually_async(entered, 10)
+
+    async def end(self, followed: Followed) -> Fin:
+        async def over() -> Fin | None:
+            return followed.chronicle.last_word
+
+        fin = await eventually_async(over, 20)
+        assert fin is not None
+        return fin
+
+
+@asynccontextmanager
+async def bench(root: Path, puppet: Puppet | None = None) -> AsyncGenerator[Bench]:
+    home, clock = Home(root), SystemClock()
+    home.prepare()
+    puppet = puppet or Puppet()
+    arrived = asyncio.Event()
+
+    async def fetch(peer_id: PeerId, address: Address, digest: Digest) -> int:
+        await arrived.wait()
+        return 1
+
+    async def here(digest: Digest) -> bool:
+        return False
+
+    async with AsyncExitStack() as stack:
+        memory = open_memory(home, clock, stack)
+        wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
+        workshop = Workshop(
+            jobs=home.jobs,
+            journal_name="journal",
+            records=memory.records,
+            ledger=memory.ledger,
+            executors={ExecutorKind.PROCESS: puppet, ExecutorKind.DOCKER: puppet},
+            store=memory.store,
+            bringer=Bringer(here, fetch, lambda _: (), ME),
+            wake=wake,
+            clock=clock,
+            machine=lambda: Machine(1, 1, 1, 1),
+            environment=lambda spec, folder, gpus: {},
+            allowed=(),
+            user_home=Path.home(),
+        )
+        supervisor = Supervisor(workshop, again_seconds=0.05)
+        async with asyncio.TaskGroup() as group:
+            ready = asyncio.Event()
+            running = group.create_task(supervisor.run(ready))
+            await ready.wait()
+            yield Bench(home, memory, puppet, supervisor, arrived)
+            running.cancel()
+
+
+def waiting_for_input(spec: JobSpec) -> JobSpec:
+    from dstack_scheduler.job import Source
+
+    source = Source(PeerId("b" * 32), (Address("b:1"),))
+    return replace(spec, inputs=(Input(spec.code_digest, "in", (source,), "prepare"),))
+
+
+async def test_a_job_goes_through_its_states_and_is_written_down(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        on.puppet.ended.set_result(Ended(0))
+        fin = await on.end(followed)
+        assert fin.state.state is JobState.DONE
+        assert on.memory.records.find(KEY).fin == fin
+        assert on.memory.records.unfinished() == []
+        assert on.supervisor.running() == []
+
+
+async def test_a_stop_while_an_input_is_on_its_way_ends_at_once(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(waiting_for_input(on.spec()))
+        await on.until(followed, JobState.PREPARING)
+        assert await on.supervisor.stop(KEY.run_id, None, False, "enough") == 1
+        fin = await on.end(followed)
+        assert (fin.state.state, fin.state.cause) == (JobState.STOPPED, "enough")
+        assert on.puppet.launches == []
+        assert await on.supervisor.stop(KEY.run_id, None, False, "enough") == 0
+
+
+async def test_people_are_told_what_a_job_waits_for(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(waiting_for_input(on.spec()))
+
+        async def said() -> bool:
+            return any("prepare" in each.cause for each in followed.chronicle.states())
+
+        await eventually_async(said, 10)
+        on.supervisor.noted(on.home.jobs / followed.journal.parent.name, "Pulling: 10 %")
+
+        async def pulling() -> bool:
+            return any("10 %" in each.cause for each in followed.chronicle.states())
+
+        await eventually_async(pulling, 10)
+        assert [each.cause for each in on.memory.records.history(KEY)] == [""]
+
+
+async def test_a_launch_that_fails_is_the_end_with_its_reason(tmp_path: Path) -> None:
+    def refuse(launch: Launch) -> None:
+        raise Refused("The image is missing.", "busybox:9", code="image-missing")
+
+    async with bench(tmp_path / "h", Puppet(launching=refuse)) as on:
+        fin = await on.end(await on.accept(on.spec()))
+        assert (fin.state.state, fin.state.reason) == (JobState.FAILED, "image-missing")
+        assert "busybox:9" in fin.state.cause
+        assert fin.state.exit_code is None
+
+
+async def test_a_bug_in_one_attempt_fails_it_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    def break_down(launch: Launch) -> None:
+        if launch.spec.key == KEY:
+            raise ZeroDivisionError("a bug")
+
+    async with bench(tmp_path / "h", Puppet(launching=break_down)) as on:
+        other = replace(on.spec(), key=replace(KEY, job=1))
+        beside = await on.accept(other)
+        fin = await on.end(await on.accept(on.spec()))
+        assert (fin.state.state, fin.state.reason) == (JobState.FAILED, "agent-failed")
+        await on.until(beside, JobState.RUNNING)
+        on.puppet.ended = asyncio.Future()
+
+
+async def test_a_full_disk_is_waited_out(tmp_path: Path) -> None:
+    tries: list[int] = []
+
+    def full_once(launch: Launch) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+
+    async with bench(tmp_path / "h", Puppet(launching=full_once)) as on:
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        on.puppet.ended.set_result(Ended(0))
+        assert (await on.end(followed)).state.state is JobState.DONE
+        assert len(tries) == 2
+
+
+async def test_secrets_that_a_restart_lost_are_named(tmp_path: Path) -> None:
+    spec_with = replace
+    async with bench(tmp_path / "h") as on:
+        spec = spec_with(on.spec(), secret_names=("TOKEN",))
+        await on.memory.records.accept(spec, ())
+    async with bench(tmp_path / "h") as on:
+        fin = await on.end(on.supervisor.follow(KEY))
+        assert fin.state.reason == "secrets-lost"
+        assert "TOKEN" in fin.state.cause
+
+
+async def test_a_lease_whose_job_is_not_known_is_ended_at_the_start(tmp_path: Path) -> None:
+    from dstack_agent.lease import Award, Claim
+    from dstack_scheduler.verdict import Now
+
+    async with bench(tmp_path / "h") as on:
+        claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
+        hold = on.memory.ledger.reserve(claim, lambda taken: Now())
+        award = Award(hold.hold_id, 1, KEY, Needs(), ExecutorKind.PROCESS, Digest(b"d" * 32))
+        on.memory.ledger.commit(award)
+        assert len(on.memory.ledger.leases()) == 1
+    async with bench(tmp_path / "h") as on:
+        assert on.memory.ledger.leases() == ()
