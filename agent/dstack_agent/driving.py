@@ -15,7 +15,7 @@ from dstack_mesh.faults import MeshError
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import Fin, JobRecord, JobState, RunRecord, Source, StateChange
-from dstack_scheduler.progress import Awarded, Progress, Watcher
+from dstack_scheduler.progress import Awarded, Progress, RunEnded, Watcher
 from dstack_scheduler.submission import Submission
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,10 @@ def after(run: DrivenRun, event: Progress) -> DrivenRun:
         case Fin(key):
             told = replace(_told(run, key.job), key=key, state=event.state)
             return _with(run, replace(told, artifacts=event.artifacts))
+        case RunEnded(_, state):
+            # A job that never got an agent has no other last word.
+            told = _told(run, state.key.job)
+            return run if told.state.state.ended else _with(run, replace(told, state=state))
         case _:
             return run
 

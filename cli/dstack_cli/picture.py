@@ -47,7 +47,7 @@ class RunPicture:
 
     @property
     def status(self) -> JobState:
-        return status_of(self.record)
+        return status_of(self.record) if self.heard else JobState.SUBMITTED
 
     @property
     def deciding(self) -> StateChange | None:
@@ -58,14 +58,15 @@ class RunPicture:
 def put_together(
     listings: Sequence[tuple[PeerId, Listing]], remembered: Iterable[Submitted] = ()
 ) -> list[RunPicture]:
-    """All runs, newest first."""
+    """All runs, newest first. An agent that has one job of a run may not know of the others."""
     told: dict[RunId, list[tuple[PeerId, RunRecord]]] = {}
     for peer_id, listing in listings:
         for run in listing.runs:
             told.setdefault(run.run_id, []).append((peer_id, run))
     tags = tags_by_run(listing for _, listing in listings)
-    pictures = [_picture(tellings, tags) for tellings in told.values()]
-    pictures += [_unheard(run) for run in remembered if run.run_id not in told]
+    ours = {RunId(run.run_id): run for run in remembered}
+    pictures = [_picture(tellings, tags, ours) for tellings in told.values()]
+    pictures += [_unheard(run) for run_id, run in ours.items() if run_id not in told]
     return sorted(
         pictures, key=lambda run: (run.record.submitted_at, run.record.run_id), reverse=True
     )
@@ -87,7 +88,7 @@ def tags_by_run(listings: Iterable[Listing]) -> dict[RunId, tuple[str, ...]]:
 
 
 def status_of(run: RunRecord) -> JobState:
-    """One word for a run: what goes on now, else how it ended, else what it waits for."""
+    """One word for a run: what goes on now, else how it ended, else that it waits."""
     states = [job.state.state for job in run.jobs]
     for state in _ACTIVE:
         if state in states:
@@ -97,7 +98,7 @@ def status_of(run: RunRecord) -> JobState:
             return state
     if run.job_count and len(states) == run.job_count and set(states) == {JobState.DONE}:
         return JobState.DONE
-    return JobState.WAITING if states else JobState.SUBMITTED
+    return JobState.WAITING
 
 
 def deciding_end(run: RunRecord) -> StateChange | None:
@@ -109,7 +110,9 @@ def deciding_end(run: RunRecord) -> StateChange | None:
 
 
 def _picture(
-    tellings: Sequence[tuple[PeerId, RunRecord]], tags: dict[RunId, tuple[str, ...]]
+    tellings: Sequence[tuple[PeerId, RunRecord]],
+    tags: dict[RunId, tuple[str, ...]],
+    ours: dict[RunId, Submitted],
 ) -> RunPicture:
     jobs: dict[int, tuple[PeerId, JobRecord]] = {}
     copies: dict[int, dict[PeerId, Source]] = {}
@@ -120,6 +123,10 @@ def _picture(
             if held is None or _knows_more((teller, job), held):
                 jobs[job.key.job] = (teller, job)
     newest = max((run for _, run in tellings), key=lambda run: (run.job_count, len(run.jobs)))
+    known = ours.get(newest.run_id)
+    if known is not None:
+        count = max(newest.job_count, known.job_count)
+        newest = replace(newest, target=known.target, job_count=count)
     whole = tuple(
         replace(job, copies=tuple(copies[index][peer] for peer in sorted(copies[index])))
         for index, (_, job) in sorted(jobs.items())
@@ -152,7 +159,7 @@ def _unheard(run: Submitted) -> RunPicture:
             target=run.target,
             owner=run.owner,
             submitted_at=run.at.astimezone(UTC),
-            job_count=0,
+            job_count=run.job_count,
             revision=Revision(repo=run.repo),
             variables=run.variables,
         ),

@@ -119,7 +119,7 @@ class Reach:
     async def again(self, picture: RunPicture) -> RunPicture:
         """A run as it is now."""
         run_id = picture.record.run_id
-        found = put_together(await self.listings([run_id]))
+        found = put_together(await self.listings([run_id]), recall(self.home))
         return next((one for one in found if one.record.run_id == run_id), picture)
 
     async def transfer(self, peer_id: PeerId) -> TransferClient | None:

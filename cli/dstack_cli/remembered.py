@@ -27,6 +27,7 @@ class Submitted:
     repo: str
     submitted_at: str
     variables: dict[str, str]
+    job_count: int = 1
 
     @property
     def at(self) -> datetime:

@@ -106,6 +106,7 @@ class DrivenWork:
                 repo=record.revision.repo,
                 submitted_at=record.submitted_at.isoformat(),
                 variables=dict(record.variables),
+                job_count=record.job_count,
             ),
         )
 

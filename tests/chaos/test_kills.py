@@ -128,9 +128,9 @@ def test_a_killed_agent_leaves_the_job_running_and_finds_it_again(
             assert attached.returncode == 7, f"round {round_}: {talk.decode()}"
             assert seen + rest == out, f"round {round_}"
             name = laptop.json("ps", "-a")["items"][0]["run"]
-            again = laptop.dstack("logs", name)
+            again = laptop.dstack("logs", "-f", name)
             assert again.stdout == out
-            assert again.stderr.endswith(err)
+            assert again.stderr.startswith(err)
             assert again.returncode == 7
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from dstack_mesh.v1.transfer_pb2_grpc import (
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.server import listen_tcp, make_server
+from dstack_mesh.wire.stream import Stream
 from dstack_mesh.wire.transfer import TransferClient
 from support.meshes import Mesh
 
@@ -273,13 +275,13 @@ async def test_a_reader_without_credit_gets_nothing_more(two: Two) -> None:
 
 async def push(two: Two, *requests: PushRequest) -> None:
     """Sends requests as they are and reads all answers."""
-    call = TransferServiceStub(two.channel).Push(timeout=20)
-    with translated("ws"):
-        for request in requests:
-            await call.write(request)
-        await call.done_writing()
-        while await call.read() is not grpc.aio.EOF:
-            pass
+    stream = Stream(TransferServiceStub(two.channel).Push(timeout=20), "ws")
+    for request in requests:
+        await stream.write(request)
+    await stream.done_writing()
+    with suppress(Unreachable):  # that is the end of the answers
+        while True:
+            await stream.read()
 
 
 def pack(*chunks: bytes, called: bytes = b"", sizes: tuple[int, ...] = ()) -> PushRequest:
@@ -306,6 +308,12 @@ async def test_wrong_bytes_are_refused(
     with pytest.raises(error):
         await push(two, *requests)
     assert len(two.theirs.missing([digest_of(b"one"), digest_of(b"two")])) == 2
+
+
+async def test_the_reason_survives_messages_that_are_sent_too_late(two: Two) -> None:
+    for _ in range(30):
+        with pytest.raises(Damaged):
+            await push(two, *[pack(b"one", called=digest_of(b"two"))] * 200)
 
 
 async def test_a_list_of_files_before_its_chunks_is_refused(two: Two) -> None:

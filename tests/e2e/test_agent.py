@@ -297,7 +297,7 @@ async def test_the_code_is_in_place_and_the_working_directory_is_obeyed(
 async def test_secrets_reach_the_job_and_no_file(process: AgentProcess) -> None:
     value = f"s3cr3t-{secrets.token_hex(8)}"
     async with process.agent() as agent:
-        spec = spec_of(code(process), 'echo "${#TOKEN}"')
+        spec = spec_of(code(process), 'echo "${#TOKEN}"', "exit 1")
         key = await award(agent, replace(spec, secret_names=("TOKEN",)), {"TOKEN": value})
         assert (await Reading(key).read(agent)).stdout.strip() == str(len(value)).encode()
     for file in process.home.root.rglob("*"):

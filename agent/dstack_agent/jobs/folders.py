@@ -5,8 +5,6 @@ import logging
 import shutil
 from pathlib import Path
 
-from dstack_agent.executor.container import OUTSIDE
-from dstack_agent.executor.environment import TMP, VIRTUAL_ENVIRONMENT
 from dstack_agent.executor.watching import read_shim
 
 log = logging.getLogger(__name__)

@@ -65,7 +65,7 @@ class Places:
     def of(self, path: str) -> Place:
         """Where a path of the workflow lies. Raises Refused if it must not be touched."""
         if path == "~" or path.startswith("~/"):
-            return Place(self.home / _inside(path[2:], path), self.home)
+            return Place(self.home / _inside(path[2:], path), self.outside or self.home)
         if path.startswith("/"):
             return self._absolute(PurePosixPath("/" + os.path.normpath(path).lstrip("/")))
         return Place(self.work / _inside(f"{self.working_dir}/{path}", path), self.work)

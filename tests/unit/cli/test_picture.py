@@ -81,7 +81,7 @@ def test_copies_are_counted_from_everybody() -> None:
 @pytest.mark.parametrize(
     ("states", "count", "status"),
     [
-        ([], 1, JobState.SUBMITTED),
+        ([], 1, JobState.WAITING),
         ([JobState.WAITING], 1, JobState.WAITING),
         ([JobState.DONE], 2, JobState.WAITING),
         ([JobState.DONE, JobState.PREPARING], 2, JobState.PREPARING),
@@ -102,6 +102,13 @@ def test_runs_nobody_told_of_are_remembered_and_said_to_be() -> None:
         ("shy-owl-2", False),
         ("calm-ibex-1", True),
     ]
+
+
+def test_a_chain_we_submitted_is_not_done_while_only_its_first_job_is_known() -> None:
+    """An agent that has one job does not know how many there are."""
+    kept = Submitted(RUN, "calm-ibex-1", "train", "ana@laptop", "", AT.isoformat(), {}, job_count=2)
+    [picture] = put_together([(WS1, listing(run(job(0, JobState.DONE))))], [kept])
+    assert (picture.status, picture.record.job_count) == (JobState.WAITING, 2)
 
 
 def test_the_newest_statement_on_a_name_wins_and_can_take_it_back() -> None:
