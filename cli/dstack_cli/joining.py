@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, assert_never
 import click
 
 from dstack_cli import embedded
+from dstack_cli.misused import Misused
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Document, Json, Listing
 from dstack_cli.output.runs import rfc3339
 from dstack_cli.output.table import Column, Table
 from dstack_cli.reach import Private, carry_out, reaching
-from dstack_cli.trouble import Misused
 from dstack_mesh.faults import Broken, MeshError, Missing, TooLate, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address

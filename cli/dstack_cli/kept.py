@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dstack_cli.misused import Misused
 from dstack_cli.names import listed
 from dstack_cli.picture import RunPicture, current_tags
-from dstack_cli.trouble import Misused
 from dstack_mesh.faults import Missing
 from dstack_mesh.ids import Digest, PeerId
 from dstack_scheduler.agent_port import Listing

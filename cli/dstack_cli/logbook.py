@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from dstack_cli import exit_codes
+from dstack_cli.misused import Misused
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
-from dstack_cli.trouble import Misused
 from dstack_mesh.home import Home
 from dstack_scheduler.job import Gap, JobKey, LogFrame, LogStream
 from dstack_scheduler.progress import Progress, Unheard
+
+_LINES = re.compile(rb"[^\n]*\n|[^\n]+")
+"""Only a newline ends a line: a progress bar's carriage returns belong to it."""
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -68,8 +71,10 @@ class Stamps:
 
     def stamp(self, data: bytes, at: datetime) -> bytes:
         """The same bytes with times."""
+        if not data:
+            return data
         mark = at.astimezone().strftime("%H:%M:%S ").encode()
-        lines = data.splitlines(keepends=True)
+        lines = _LINES.findall(data)
         stamped = b"".join(
             (mark if self._at_start or n else b"") + line for n, line in enumerate(lines)
         )
@@ -86,7 +91,7 @@ class Tail:
         self._lines = lines
 
     def feed(self, data: bytes) -> None:
-        lines = (self._open + data).splitlines(keepends=True)
+        lines: list[bytes] = _LINES.findall(self._open + data)
         self._open = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
         self._whole.extend(lines)
 

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dstack_cli.trouble import Misused
+from dstack_cli.misused import Misused
 from dstack_mesh.faults import Missing
 
 

@@ -10,13 +10,9 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from enum import Enum, auto
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dstack_cli import embedded
-from dstack_cli.names import Named, find
-from dstack_cli.picture import RunPicture, put_together
-from dstack_cli.remembered import recall
-from dstack_cli.searching import EVERYBODY, LISTING, Patience, search
 from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import MeshError
@@ -37,6 +33,11 @@ LIST_SECONDS = 1.5
 """An agent that does not list its runs within this is left out."""
 
 T = TypeVar("T")
+
+# What only listings need is imported where they are made: a run that starts does not wait for it.
+if TYPE_CHECKING:
+    from dstack_cli.picture import RunPicture
+    from dstack_cli.searching import Patience
 
 
 class Private(Enum):
@@ -89,12 +90,16 @@ class Reach:
             self._meet(agent)
         return agent
 
-    async def known(self, patience: Patience = EVERYBODY) -> tuple[KnownAgent, ...]:
+    async def known(self, patience: "Patience | None" = None) -> tuple[KnownAgent, ...]:
         """Everybody there is; remembered agents that do not answer are among them."""
-        return await search(self._roll, patience)
+        from dstack_cli.searching import EVERYBODY, search
+
+        return await search(self._roll, patience or EVERYBODY)
 
     async def answering(self) -> Sequence[Agent]:
         """Agents that answer; believed for a few seconds."""
+        from dstack_cli.searching import LISTING
+
         looked_at, found = self._listing
         if time.monotonic() - looked_at > FRESH_SECONDS:
             found = [
@@ -112,18 +117,26 @@ class Reach:
         asked = [_listed(agent, runs) for agent in await self.answering()]
         return [answer for answer in await asyncio.gather(*asked) if answer is not None]
 
-    async def runs(self) -> list[RunPicture]:
+    async def runs(self) -> "list[RunPicture]":
         """All runs that anybody who answers knows, and those that this home submitted."""
+        from dstack_cli.picture import put_together
+        from dstack_cli.remembered import recall
+
         return put_together(await self.listings(), recall(self.home))
 
-    async def again(self, picture: RunPicture) -> RunPicture:
+    async def again(self, picture: "RunPicture") -> "RunPicture":
         """A run as it is now."""
+        from dstack_cli.picture import put_together
+        from dstack_cli.remembered import recall
+
         run_id = picture.record.run_id
         found = put_together(await self.listings([run_id]), recall(self.home))
         return next((one for one in found if one.record.run_id == run_id), picture)
 
     async def transfer(self, peer_id: PeerId) -> TransferClient | None:
         """Moves bytes from an agent; None if it does not answer."""
+        from dstack_cli.searching import LISTING
+
         for known in await self.known(LISTING):
             if known.card.peer_id == peer_id and known.answer is not None:
                 channel = (
@@ -174,8 +187,10 @@ async def reaching(
         store.close()
 
 
-def chosen_run(text: str, pictures: Sequence[RunPicture]) -> RunPicture:
+def chosen_run(text: str, pictures: "Sequence[RunPicture]") -> "RunPicture":
     """The run that a person means. Raises Missing or Misused."""
+    from dstack_cli.names import Named, find
+
     named = [Named(one.record.run_name, one.record.run_id) for one in pictures]
     chosen = find(text, named, "run")
     return next(one for one in pictures if one.record.run_id == chosen.id)

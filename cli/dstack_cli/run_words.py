@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from dstack_cli.trouble import Misused
+from dstack_cli.misused import Misused
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from dstack_cli.code import Code
 from dstack_cli.naming import owner
 from dstack_cli.reach import Reach
 from dstack_cli.remembered import Submitted, remember
-from dstack_cli.tagging import say_tag
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import MeshError, Unreachable
 from dstack_mesh.ids import RunId, RunName
@@ -177,6 +176,8 @@ async def _drivers(reach: Reach, handed: HandOver, placement: str) -> list[Agent
 
 async def give_tag(reach: Reach, submission: Submission, tag: str) -> None:
     """Names the run."""
+    from dstack_cli.naming_tags import say_tag  # most runs are not named at once
+
     record = submission.record
     statement = TagRecord(
         record.revision.repo, tag, record.run_id, record.run_name, datetime.now(UTC)

@@ -1,23 +1,23 @@
 """Gives names to runs and takes them back."""
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dstack_cli.here import repo_of
+from dstack_cli.misused import Misused
 from dstack_cli.names import listed
+from dstack_cli.naming_tags import say_tag
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Listing, Output
 from dstack_cli.output.runs import rfc3339
 from dstack_cli.output.table import Column, Table
 from dstack_cli.output.words import ago
 from dstack_cli.picture import RunPicture, current_tags, put_together
-from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_cli.reach import Private, carry_out, chosen_run, reaching
 from dstack_cli.remembered import recall
-from dstack_cli.trouble import Misused
-from dstack_mesh.faults import Conflict, MeshError, Missing, Unreachable
+from dstack_mesh.faults import Conflict, Missing
 from dstack_mesh.home import Home
 from dstack_scheduler.job import TagRecord
 
@@ -95,30 +95,6 @@ def show(home: Home, output: Output) -> None:
         output.listing(_listing(current_tags(listing for _, listing in listings)))
 
     carry_out(work())
-
-
-async def say_tag(reach: Reach, statement: TagRecord) -> None:
-    """Tells every agent in reach about a name.
-
-    Raises:
-        MeshError: Nobody wrote it down.
-    """
-    saying = [_told(agent.tag, statement) for agent in await reach.answering()]
-    troubles = await asyncio.gather(*saying)
-    if not troubles:
-        raise Unreachable("Nobody wrote the name down.", "No agent is in reach.", "dstack agents")
-    if None not in troubles:
-        raise next(trouble for trouble in troubles if trouble is not None)
-
-
-async def _told(
-    tag: Callable[[TagRecord], Awaitable[None]], statement: TagRecord
-) -> MeshError | None:
-    try:
-        await tag(statement)
-    except MeshError as error:
-        return error
-    return None
 
 
 def _sorted_out(

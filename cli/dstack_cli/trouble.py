@@ -11,18 +11,13 @@ from typing import cast
 import click
 
 from dstack_cli import exit_codes
+from dstack_cli.misused import Misused
 from dstack_cli.output import problems
 from dstack_cli.output.escapes import plain
 from dstack_cli.output.port import Json
 from dstack_mesh.faults import ERRORS, EXIT_CODES, Fault, MeshError
 from dstack_mesh.trouble import render
 from dstack_scheduler.workflow.problem import WorkflowProblems
-
-
-class Misused(MeshError):
-    """The command line or the workflow files are wrong; nothing was started. Exits with 2."""
-
-    fault = Fault.INVALID
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from support.lab import Peer, make_peer
 @contextlib.contextmanager
 def alone(folder: Path, **env: str) -> Generator[Peer]:
     """An empty home while the block runs."""
-    peer = make_peer(folder, "home", DSTACK_IDLE="120", USER="ana", **env)
+    peer = make_peer(folder, "home", (), DSTACK_IDLE="120", USER="ana", **env)
     try:
         yield peer
     finally:

@@ -2,8 +2,8 @@
 
 import click
 
+from dstack_cli.misused import Misused
 from dstack_cli.tree import home_option
-from dstack_cli.trouble import Misused
 from dstack_mesh.home import Home
 
 

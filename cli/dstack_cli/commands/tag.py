@@ -41,8 +41,8 @@ def untag(home: Home, name: str) -> None:
 def tags(home: Home, words: tuple[str, ...], as_json: bool, quiet: bool) -> None:
     """List the names of runs."""
     from dstack_cli import tagging
+    from dstack_cli.misused import Misused
     from dstack_cli.output.forms import chosen
-    from dstack_cli.trouble import Misused
 
     match words:
         case () | ("list",):

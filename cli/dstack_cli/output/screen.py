@@ -26,7 +26,14 @@ QUIET_SECONDS = 1.0
 class Screen:
     """Writes to the streams of this process. One task at a time may write a job's output."""
 
-    def __init__(self, terminal: Terminal, job_output: bool = True, talks: bool = True) -> None:
+    def __init__(
+        self,
+        terminal: Terminal,
+        job_output: bool = True,
+        talks: bool = True,
+        stdout: int = 1,
+        stderr: int = 2,
+    ) -> None:
         self._terminal = terminal
         self._job_output = job_output
         self._talks = talks
@@ -34,7 +41,8 @@ class Screen:
             LogStream.STDOUT: EscapeFilter(terminal.colour) if terminal.stdout else None,
             LogStream.STDERR: EscapeFilter(terminal.colour) if terminal.stderr else None,
         }
-        self._descriptors = {LogStream.STDOUT: 1, LogStream.STDERR: 2}
+        self._stdout, self._stderr = stdout, stderr
+        self._descriptors = {LogStream.STDOUT: stdout, LogStream.STDERR: stderr}
         self._live = ""
         self._live_since = 0.0
         self._drawn = False
@@ -44,10 +52,10 @@ class Screen:
         self._muted = False
 
     @classmethod
-    def for_scripts(cls, terminal: Terminal) -> "Screen":
+    def for_scripts(cls, terminal: Terminal, stdout: int = 1, stderr: int = 2) -> "Screen":
         """Keeps standard output free for a document: the job's goes to standard error."""
-        screen = cls(terminal)
-        screen._descriptors = {LogStream.STDOUT: 2, LogStream.STDERR: 2}
+        screen = cls(terminal, stdout=stdout, stderr=stderr)
+        screen._descriptors = dict.fromkeys(LogStream, stderr)
         screen._filters[LogStream.STDOUT] = EscapeFilter() if terminal.stderr else None
         return screen
 
@@ -111,7 +119,7 @@ class Screen:
                 await write_all(self._descriptors[stream], rest)
 
     def _on_terminal(self, stream: LogStream) -> bool:
-        if self._descriptors[stream] == 1:
+        if self._descriptors[stream] == self._stdout:
             return self._terminal.stdout
         return self._terminal.stderr
 
@@ -132,7 +140,7 @@ class Screen:
         data = text.encode(errors="replace")
         try:
             while data:
-                data = data[os.write(2, data) :]
+                data = data[os.write(self._stderr, data) :]
         except OSError:
             # Nobody hears us any more: the terminal was closed. The run does not depend on it.
             self._talks = False

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dstack_cli.misused import Misused
 from dstack_cli.names import Named, find, listed
-from dstack_cli.trouble import Misused
 from dstack_mesh.faults import Missing
 
 RUNS = [

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dstack_cli.misused import Misused
 from dstack_cli.run_words import Asked, read
-from dstack_cli.trouble import Misused
 
 
 @pytest.mark.parametrize(
