@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 from parts import free_port, table
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def agent(home: Home, port: int):
+def agent(home: Home, port: int) -> Generator[None]:
     """A real agent in a process of its own."""
     flags = ("--no-mdns", "--listen", f"127.0.0.1:{port}", "--gpu", "V100:16GB")
     process = subprocess.Popen(

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class SshHost:
 
 
 @contextlib.contextmanager
-def ssh_host() -> Iterator[SshHost]:
+def ssh_host() -> Generator[SshHost]:
     """A server while the block runs.
 
     Raises:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Generator
 
 import pytest
 
@@ -15,9 +16,9 @@ def free_port() -> int:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(  # type: ignore[no-untyped-def]
+def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-):
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Where all real parts are promised, a test that skips for want of one has failed."""
     report = yield
     promised = os.environ.get("DSTACK_TEST_ALL_PARTS") == "1"

@@ -8,7 +8,7 @@ from pathlib import Path
 from dstack_agent.executor.pythons import available
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
-from dstack_agent.inventory.docker_socket import docker_answers, docker_socket
+from dstack_agent.inventory.docker_socket import docker_socket, docker_trouble
 from dstack_agent.real_cards import RealCards
 from dstack_agent.settings import Settings
 from dstack_agent.status import gpu_line, gpu_shape
@@ -46,7 +46,7 @@ def examine(settings: Settings, clock: Clock | None = None) -> Checkup:
         settings.home.jobs,
         clock,
         sources=(DeclaredSource(settings.home.root, settings.gpus), RealCards(no_folders)),
-        docker=lambda: docker_answers(docker_socket()),
+        docker=lambda: docker_trouble(docker_socket()),
         pythons=available,
         allow_process=settings.allow_process,
     )
@@ -109,7 +109,8 @@ def _notes(machine: Machine) -> list[Problem]:
     notes: list[Problem] = []
     if ExecutorKind.DOCKER not in machine.executors:
         hint = "Start the engine, and let this user reach its socket (group docker)."
-        notes.append(Problem("no-docker", "No Docker engine answers: no jobs in images.", hint))
+        why = f"{machine.no_docker} So no jobs in images run here."
+        notes.append(Problem("no-docker", why, hint))
     if machine.disk_free_bytes < LOW_DISK_BYTES:
         free = machine.disk_free_bytes / GIB
         notes.append(Problem("disk-low", f"Only {free:.1f} GiB of disk are free for jobs."))

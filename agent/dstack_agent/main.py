@@ -24,7 +24,7 @@ from dstack_agent.executor.pythons import available
 from dstack_agent.idle import leave_when_idle
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
-from dstack_agent.inventory.docker_socket import DEFAULT_SOCKET, docker_answers, docker_socket
+from dstack_agent.inventory.docker_socket import DEFAULT_SOCKET, docker_socket, docker_trouble
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.notes import Notes
 from dstack_agent.jobs.places import folder_of
@@ -161,7 +161,7 @@ def portrait_of(
         settings.home.jobs,
         CLOCK,
         sources=(DeclaredSource(settings.home.root, settings.gpus), RealCards(folders)),
-        docker=lambda: docker_answers(docker_socket()),
+        docker=lambda: docker_trouble(docker_socket()),
         pythons=available,
         allow_process=settings.allow_process,
     )

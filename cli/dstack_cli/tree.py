@@ -42,6 +42,27 @@ class VerbGroup(click.Group):
         formatter.write(full_help())
 
 
+def print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Prints the version and ends."""
+    if value and not ctx.resilient_parsing:
+        from dstack_cli.commands.version import installed_version
+
+        click.echo(f"dstack {installed_version()}")
+        ctx.exit()
+
+
+def invoke(args: list[str]) -> int:
+    """Runs a command line; returns its exit code."""
+    try:
+        with root.make_context("dstack", args) as ctx:
+            code: object = root.invoke(ctx)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    return code if isinstance(code, int) else 0
+
+
 def full_help() -> str:
     """What `dstack --help` prints."""
     lines = ["Usage: dstack [--home DIR] VERB ...", ""]
@@ -102,3 +123,13 @@ def home_option(function: F) -> F:
         callback=keep_home,
         help="Keep everything below DIR (also DSTACK_HOME).",
     )(function)
+
+
+@click.group(cls=VerbGroup, invoke_without_command=True)
+@home_option
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version)
+@click.pass_context
+def root(ctx: click.Context) -> None:
+    """Workflows on the machines you have."""
+    if ctx.invoked_subcommand is None:
+        click.echo(short_help(Path.cwd()), nl=False)

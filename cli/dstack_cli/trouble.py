@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,6 +15,7 @@ from dstack_cli.misused import Misused
 from dstack_cli.output import problems
 from dstack_cli.output.escapes import plain
 from dstack_cli.output.port import Json
+from dstack_cli.verbs import find
 from dstack_mesh.faults import ERRORS, EXIT_CODES, Fault, MeshError
 from dstack_mesh.trouble import render
 from dstack_scheduler.workflow.problem import WorkflowProblems
@@ -32,19 +33,26 @@ class Told:
     more: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
-def report(error: Exception, as_json: bool, follows: bool) -> int:
-    """Tells about the trouble; returns the exit code."""
+def report(error: Exception, args: Sequence[str]) -> int:
+    """Tells about the trouble of a command line; returns the exit code."""
     if os.environ.get("DSTACK_DEBUG") == "1":
         import traceback
 
         traceback.print_exception(error, file=sys.stderr)
-    told = _told(_innermost(error), follows)
-    if as_json:
+    told = _told(_innermost(error), _follows(args))
+    if "--json" in args:
         shape = {"code": told.code, "message": told.message, "hint": told.hint, **told.more}
         click.echo(json.dumps({"error": shape}))
     else:
         click.echo(plain(told.text), err=True)
     return told.exit_code
+
+
+def _follows(args: Sequence[str]) -> bool:
+    """Whether the verb's exit code is otherwise a job's."""
+    verbs = (find(word) for word in args)
+    first = next((verb for verb in verbs if verb is not None), None)
+    return first is not None and first.follows
 
 
 def _innermost(error: BaseException) -> BaseException:

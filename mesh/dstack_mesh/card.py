@@ -12,7 +12,7 @@ PROTOCOL = 1
 
 @dataclass(frozen=True, slots=True)
 class PeerCard:
-    """Who a peer is. `mesh_id` is empty for a private agent, `addresses` for a peer that only dials."""
+    """Who a peer is. A private agent has no `mesh_id`, a peer that only dials no `addresses`."""
 
     peer_id: PeerId
     mesh_id: MeshId

@@ -1,8 +1,8 @@
 """The one list of ways things go wrong, shared by every floor and carried across the wire.
 
-A `MeshError` says what happened, why with the value seen, and how to fix it. Its `Fault` decides the
-status on the wire, the exit code of a command and what a caller should do; the tables are total and
-tested to be.
+A `MeshError` says what happened, why with the value seen, and how to fix it. Its `Fault` decides
+the status on the wire, the exit code of a command and what a caller should do; the tables are total
+and tested to be.
 """
 
 from enum import Enum

@@ -1,7 +1,7 @@
 """Where a peer keeps what it must remember: everything of one peer below one folder.
 
-`DSTACK_HOME` (or `--home`) moves it; two homes on one machine are two peers. Import this module from
-anywhere: it opens nothing and imports nothing heavy.
+`DSTACK_HOME` (or `--home`) moves it; two homes on one machine are two peers. Import this module
+from anywhere: it opens nothing and imports nothing heavy.
 """
 
 import os

@@ -21,4 +21,4 @@ HoldId = NewType("HoldId", str)
 """Names a hold on an agent's resources."""
 
 Address = NewType("Address", str)
-"""Where something may listen, as "HOST:PORT", "[V6]:PORT" or "unix:PATH"; never more than a hint."""
+"""Where something may listen: "HOST:PORT", "[V6]:PORT" or "unix:PATH"; never more than a hint."""

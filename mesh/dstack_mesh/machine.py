@@ -38,7 +38,11 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A reading of a machine. `gpus` carry who holds them; memory and disk are of this moment."""
+    """A reading of a machine. `gpus` carry who holds them; memory and disk are of this moment.
+
+    Attributes:
+        no_docker: Why no Docker engine answers; known on the machine itself only, never sent.
+    """
 
     cpus: int
     memory_bytes: int
@@ -47,6 +51,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     executors: frozenset[ExecutorKind] = frozenset({ExecutorKind.PROCESS})
     pythons: tuple[str, ...] = ()
+    no_docker: str = ""
 
 
 class AgentState(Enum):

@@ -4,7 +4,7 @@ from dstack_mesh.faults import MeshError
 
 
 def render(error: MeshError) -> str:
-    """What happened and its code, why, and what would fix it; a line each, without a final newline."""
+    """What happened and its code, why, what would fix it; a line each, no newline at the end."""
     lines = [f"{error.what.rstrip('.')} ({error.code})."]
     lines += [f"  {line}" for line in error.why.splitlines()]
     lines += [f"  fix: {line}" for line in error.hint.splitlines()]

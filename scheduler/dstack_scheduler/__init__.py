@@ -1,1 +1,1 @@
-"""Decides: workflow to jobs, jobs to auction, bids to placement; and the driver that carries a run out."""
+"""Decides: workflow to jobs, jobs to auction, bids to placement; one driver carries a run out."""

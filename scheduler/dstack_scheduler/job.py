@@ -150,7 +150,7 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSaved:
-    """An artifact of an attempt. `path` is as the workflow names it; `complete` once the job ended."""
+    """An artifact of an attempt; `path` as the workflow names it, `complete` once the job ended."""
 
     key: JobKey
     path: str
@@ -191,7 +191,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Fin:
-    """The last word on an attempt: how it ended, length and BLAKE3 of both streams, what was kept."""
+    """The last word on an attempt: how it ended, length and BLAKE3 of its streams, what was kept."""
 
     key: JobKey
     state: StateChange

@@ -37,12 +37,19 @@ def _executor_lacks(question: Question, machine: Machine, policy: Policy) -> lis
         case ExecutorKind.DOCKER:
             if ExecutorKind.DOCKER in machine.executors:
                 return []
-            return [Reason("no-docker", "Docker does not answer here.", "start Docker there")]
+            return [_no_docker(machine.no_docker)]
         case ExecutorKind.PROCESS:
             if not policy.allow_process or ExecutorKind.PROCESS not in machine.executors:
                 why = "The owner of this machine allows jobs in containers only."
                 return [Reason("no-process", why, 'give the workflow an "image"')]
             return _python_lacks(question.python, machine.pythons)
+
+
+def _no_docker(said: str) -> Reason:
+    allow = 'sudo usermod -aG docker "$USER"   (there; then log in again and restart the agent)'
+    start = "sudo systemctl start docker   (there)"
+    hint = allow if "Permission denied" in said else start
+    return Reason("no-docker", said or "Docker does not answer here.", hint)
 
 
 def _python_lacks(wanted: str, pythons: tuple[str, ...]) -> list[Reason]:

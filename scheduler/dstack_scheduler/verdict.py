@@ -1,7 +1,7 @@
 """A typed answer to "could you run this job", with reasons.
 
-Why typed: a bare yes or no makes "try again", "never" and "when that run ends" look alike, and people
-cannot act on it.
+Why typed: a bare yes or no makes "try again", "never" and "when that run ends" look alike, and
+people cannot act on it.
 """
 
 from dataclasses import dataclass

@@ -31,7 +31,7 @@ def test_two_laptops_take_turns(tmp_path: Path, free_port: int) -> None:
         for name in ("ana", "bo")
     ]
     join_mesh(station, *laptops, role="submitter")
-    waited = 0
+    waited, talks = 0, list[str]()
     with station.runner("--listen", f"127.0.0.1:{free_port}", "--gpu", "V100:16GB"):
         for round_ in range(rounds(5)):
             both = [

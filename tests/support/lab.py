@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ class Peer:
         self, command: Sequence[str], cwd: Path | None = None, **options: Any
     ) -> subprocess.Popen[bytes]:
         """Starts a command of ours in this home."""
-        return subprocess.Popen(
+        started: Any = subprocess.Popen
+        return started(
             (*self.prefix, *command), cwd=cwd or self.home, env=self.environment, **options
         )
 
@@ -70,7 +71,7 @@ class Peer:
         return json.loads(self.dstack(*arguments, "--json", cwd=cwd, check=True).stdout)
 
     @contextlib.contextmanager
-    def runner(self, *flags: str, ready_within: float = 10) -> Iterator["Daemon"]:
+    def runner(self, *flags: str, ready_within: float = 10) -> Generator["Daemon"]:
         """An agent of this home while the block runs; its jobs are stopped with it."""
         daemon = Daemon(self, flags)
         daemon.start(ready_within)
@@ -162,7 +163,7 @@ def join_mesh(founder: Peer, *others: Peer, role: str = "runner", address: str =
 
 
 @contextlib.contextmanager
-def invitation(founder: Peer, role: str) -> Iterator[tuple[str, list[str]]]:
+def invitation(founder: Peer, role: str) -> Generator[tuple[str, list[str]]]:
     """A code and where to use it; afterwards waits until it was used."""
     process = founder.popen(
         (*DSTACK, "mesh", "invite", "--role", role, "--json"),

@@ -22,16 +22,26 @@ def docker_socket(environment: Mapping[str, str] = os.environ) -> Path | None:
 
 def docker_answers(path: Path | None) -> bool:
     """Whether an engine answers a ping on this socket. Blocks at most `PING_SECONDS` a step."""
-    if path is None or not path.exists():
-        return False
+    return not docker_trouble(path)
+
+
+def docker_trouble(path: Path | None) -> str:
+    """Why no engine answers on this socket; empty if one does. Blocks as `docker_answers` does."""
+    if path is None:
+        return "DOCKER_HOST names an engine of another machine."
     connection = _UnixConnection(path)
     try:
         connection.request("GET", "/_ping")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
+        status = connection.getresponse().status
+    except TimeoutError:
+        return f"Docker does not answer at {path} within {PING_SECONDS} s."
+    except OSError as error:
+        return f"Docker does not answer at {path}: {error.strerror or error}."
+    except http.client.HTTPException as error:
+        return f"What answers at {path} is not Docker: {type(error).__name__}."
     finally:
         connection.close()
+    return "" if status == http.client.OK else f"Docker at {path} answers with status {status}."
 
 
 class _UnixConnection(http.client.HTTPConnection):

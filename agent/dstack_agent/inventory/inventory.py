@@ -46,7 +46,7 @@ class Inventory:
         folder: Where jobs work; its disk is the one that counts.
         clock: Tells the age of what was read.
         sources: Where cards come from; of two with the same uuid the first counts.
-        docker: Whether a Docker engine answers.
+        docker: Why no Docker engine answers; empty if one does.
         pythons: Python versions that jobs can use.
         cpu_memory: Processors and memory.
         allow_process: Whether jobs may run as processes of the host.
@@ -57,7 +57,7 @@ class Inventory:
         folder: Path,
         clock: Clock,
         sources: Sequence[GpuSource] = (),
-        docker: Callable[[], bool] = lambda: False,
+        docker: Callable[[], str] = lambda: "Docker is not looked for.",
         pythons: Callable[[], tuple[str, ...]] = tuple,
         cpu_memory: Callable[[], CpuMemory] = read_cpu_memory,
         allow_process: bool = True,
@@ -82,6 +82,7 @@ class Inventory:
                 disk_free_bytes=_disk_free(self._folder),
                 gpus=self._gpus.get(),
                 executors=self._executors(),
+                no_docker=self._docker.get(),
                 pythons=self._pythons.get(),
             )
 
@@ -94,7 +95,7 @@ class Inventory:
 
     def _executors(self) -> frozenset[ExecutorKind]:
         kinds = {ExecutorKind.PROCESS} if self._allow_process else set[ExecutorKind]()
-        if self._docker.get():
+        if not self._docker.get():
             kinds.add(ExecutorKind.DOCKER)
         return frozenset(kinds)
 

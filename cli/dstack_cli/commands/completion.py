@@ -125,7 +125,7 @@ def _quoted(text: str) -> str:
 
 def _words() -> list[tuple[str, list[str]]]:
     """Flags and sub-commands of each verb, read from the commands themselves."""
-    from dstack_cli.main import root
+    from dstack_cli.tree import root
 
     found: list[tuple[str, list[str]]] = []
     with click.Context(root) as ctx:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from dstack_cli.output.table import Table
+if TYPE_CHECKING:
+    from dstack_cli.output.table import Table
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -23,7 +24,7 @@ class Listing:
 
     schema: str
     items: Sequence[Mapping[str, Json]]
-    table: Table
+    table: "Table"
     names: Sequence[str] = ()
     empty: str = ""
 

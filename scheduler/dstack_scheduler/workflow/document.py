@@ -176,15 +176,19 @@ class _Reader:
 
     def _place(self, event: yaml.Event, length: int = 1) -> Place:
         mark = event.start_mark
+        assert mark is not None  # libyaml always says
         return Place(self._file, mark.line + 1, mark.column + 1, length)
 
     def _refuse(self, place: Place, code: Code, message: str, hint: str) -> None:
         raise _Refused(place, code, message, hint)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        start, end = event.start_mark.index, event.end_mark.index
+        first, last = event.start_mark, event.end_mark
+        assert first is not None
+        assert last is not None
+        start, end = first.index, last.index
         plain = event.style in (None, "")
-        one_line = event.end_mark.line == event.start_mark.line
+        one_line = first.line == last.line
         place = self._place(event, max(1, end - start) if one_line else 1)
         forced = self._kind_of_tag(place, event.tag)
         kind = forced or (plain_kind(event.value) if plain else Kind.TEXT)

@@ -8,8 +8,7 @@ import click
 import pytest
 
 from dstack_cli.commands.completion import completion
-from dstack_cli.main import root
-from dstack_cli.tree import EXAMPLES, full_help, short_help
+from dstack_cli.tree import EXAMPLES, full_help, root, short_help
 from dstack_cli.verbs import GROUPS, VERBS, find, spellings
 
 

@@ -11,7 +11,12 @@ import pytest
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.cpu_memory import CpuMemory
 from dstack_agent.inventory.declared import DeclaredSource
-from dstack_agent.inventory.docker_socket import DEFAULT_SOCKET, docker_answers, docker_socket
+from dstack_agent.inventory.docker_socket import (
+    DEFAULT_SOCKET,
+    docker_answers,
+    docker_socket,
+    docker_trouble,
+)
 from dstack_agent.inventory.inventory import DOCKER_SECONDS, GPU_SECONDS, PYTHON_SECONDS
 from dstack_agent.inventory.nvml import NvmlSource
 from dstack_mesh.machine import ExecutorKind
@@ -27,7 +32,7 @@ def test_a_reading_has_every_part(tmp_path: Path) -> None:
         tmp_path / "jobs" / "not-there-yet",
         SetClock(),
         sources,
-        docker=lambda: True,
+        docker=lambda: "",
         pythons=lambda: ("3.11", "3.12"),
         cpu_memory=lambda: CpuMemory(4, 8, 6),
     ).read()
@@ -39,7 +44,7 @@ def test_a_reading_has_every_part(tmp_path: Path) -> None:
 
 
 def test_processes_are_offered_only_where_allowed(tmp_path: Path) -> None:
-    inventory = Inventory(tmp_path, SetClock(), docker=lambda: True, allow_process=False)
+    inventory = Inventory(tmp_path, SetClock(), docker=lambda: "", allow_process=False)
     assert inventory.read().executors == frozenset({ExecutorKind.DOCKER})
     assert Inventory(tmp_path, SetClock()).read().executors == {ExecutorKind.PROCESS}
 
@@ -61,7 +66,7 @@ def test_parts_are_read_again_when_they_are_too_old(tmp_path: Path) -> None:
         tmp_path,
         clock,
         [NvmlSource(nvml)],
-        docker=lambda: count("docker") > 1,
+        docker=lambda: "" if count("docker") > 1 else "No.",
         pythons=pythons,
         cpu_memory=lambda: CpuMemory(count("cpus"), 8, 8),
     )
@@ -128,10 +133,13 @@ def test_docker_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_socket_that_nobody_serves_is_no_docker(tmp_path: Path) -> None:
     assert not docker_answers(None)
     assert not docker_answers(tmp_path / "missing.sock")
+    assert "missing.sock: No such file" in docker_trouble(tmp_path / "missing.sock")
+    assert "another machine" in docker_trouble(None)
     left = tmp_path / "left.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(left))
     assert not docker_answers(left)
+    assert "left.sock: Connection refused" in docker_trouble(left)
 
 
 def test_the_engines_socket_is_where_docker_looks_for_it() -> None:

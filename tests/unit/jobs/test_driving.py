@@ -18,7 +18,7 @@ from dstack_scheduler.job import (
     StateChange,
 )
 from dstack_scheduler.needs import Needs
-from dstack_scheduler.progress import Awarded, RunEnded
+from dstack_scheduler.progress import Awarded, RunEnded, Waiting
 
 RUN = RunId("0" * 26)
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -68,5 +68,7 @@ def test_states_and_artifacts_are_kept_for_those_who_list_runs() -> None:
 
 def test_what_changes_nothing_is_not_written() -> None:
     run = driven()
+    assert after(run, Waiting(1, ())) is run
+    run = after(run, StateChange(JobKey(RUN, 1), JobState.DONE, AT))
     ended = StateChange(JobKey(RUN, 1), JobState.DONE, AT)
     assert after(run, RunEnded(RunName("calm-ibex-1"), ended)) is run
