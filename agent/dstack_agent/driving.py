@@ -15,10 +15,22 @@ from dstack_mesh.faults import MeshError
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import Fin, JobRecord, JobState, RunRecord, Source, StateChange
-from dstack_scheduler.progress import Awarded, Progress, RunEnded, Watcher
+from dstack_scheduler.progress import (
+    Awarded,
+    Awarding,
+    Declined,
+    Progress,
+    RunEnded,
+    Watcher,
+)
 from dstack_scheduler.submission import Submission
 
 log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 2.0
+"""Before a run is driven on whose driving broke; doubled each time."""
+
+LONGEST_SECONDS = 60.0
 
 
 class RunDriver(Protocol):
@@ -42,6 +54,7 @@ class Driving:
 
     runs: DrivenRuns
     make: MakeDriver
+    again_seconds: float = AGAIN_SECONDS
     _drives: dict[RunId, "Drive"] = field(default_factory=dict[RunId, "Drive"])
     _group: asyncio.TaskGroup | None = None
 
@@ -87,13 +100,30 @@ class Driving:
 
     async def _live(self, drive: "Drive") -> None:
         run_id = drive.run.record.run_id
+        pause = self.again_seconds
         try:
-            await drive.live()
-        except Exception:  # a bug in one run must not take the others down; it is tried again
-            log.exception("run %s could not be driven", run_id)
+            while not await self._lived(drive):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_SECONDS)
+                self._drives[run_id] = drive = self._renewed(drive)
         finally:
             if self._drives.get(run_id) is drive:
                 del self._drives[run_id]
+
+    async def _lived(self, drive: "Drive") -> bool:
+        """Drives a run to its end; false if that broke, which must not take other runs down."""
+        try:
+            await drive.live()
+        except Exception:  # a bug of ours or a full disk
+            log.exception("run %s could not be driven", drive.run.record.run_id)
+            return False
+        return True
+
+    def _renewed(self, drive: "Drive") -> "Drive":
+        """The same run as a restarted agent would find it."""
+        renewed = Drive(self.runs.find(drive.run.record.run_id) or drive.run, self.runs, self.make)
+        renewed.task = drive.task
+        return renewed
 
 
 class Drive:
@@ -132,14 +162,16 @@ class Drive:
 def after(run: DrivenRun, event: Progress) -> DrivenRun:
     """The run as it must be driven on if the agent died now."""
     match event:
+        case Awarding(job, attempt, card):
+            # Whoever drives on asks this agent first whether it has the job.
+            return _at(run, job, attempt + 1, Source(card.peer_id, card.addresses))
+        case Declined(job, attempt):
+            return _at(run, job, attempt, None)
         case Awarded(job, attempt, card):
-            driven = run.jobs[job]
-            key = replace(driven.spec.key, attempt=attempt + 1)
-            source = Source(card.peer_id, card.addresses)
-            awarded = replace(driven, spec=replace(driven.spec, key=key), awarded=source)
             placed = replace(_told(run, job), agent_id=card.peer_id, agent_name=card.name)
             placed = replace(placed, gpu_uuids=event.gpu_uuids)
-            return _with(replace(run, jobs=_put(run.jobs, job, awarded)), placed)
+            source = Source(card.peer_id, card.addresses)
+            return _with(_at(run, job, attempt + 1, source), placed)
         case StateChange(key):
             return _with(run, replace(_told(run, key.job), key=key, state=event))
         case Fin(key):
@@ -169,5 +201,9 @@ def _with(run: DrivenRun, told: JobRecord) -> DrivenRun:
     return replace(run, record=replace(run.record, jobs=jobs))
 
 
-def _put(jobs: tuple[DrivenJob, ...], index: int, job: DrivenJob) -> tuple[DrivenJob, ...]:
-    return (*jobs[:index], job, *jobs[index + 1 :])
+def _at(run: DrivenRun, index: int, attempt: int, agent: Source | None) -> DrivenRun:
+    """The run with a job at an agent, or at none; `attempt` is the one to make next."""
+    job = run.jobs[index]
+    spec = replace(job.spec, key=replace(job.spec.key, attempt=attempt))
+    changed = replace(job, spec=spec, awarded=agent)
+    return replace(run, jobs=(*run.jobs[:index], changed, *run.jobs[index + 1 :]))

@@ -146,6 +146,11 @@ class Records:
             for row in self._database.read(f"SELECT {_COLUMNS} FROM job WHERE fin IS NULL")
         ]
 
+    def keys(self) -> set[JobKey]:
+        """Every job that was ever accepted here."""
+        rows = self._database.read("SELECT run_id, job, attempt FROM job")
+        return {JobKey(RunId(str(run)), int(str(job)), int(str(nth))) for run, job, nth in rows}
+
     def of_run(self, run_id: RunId) -> list[Accepted]:
         """All attempts of a run, by job and attempt."""
         rows = self._database.read(

@@ -4,6 +4,7 @@ import asyncio
 
 from dstack_cli import embedded
 from dstack_cli.attended import Attendance
+from dstack_cli.code import Code
 from dstack_cli.ending import end_document, submitted_document
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.screen import Screen
@@ -13,6 +14,9 @@ from dstack_cli.run_words import Asked
 from dstack_cli.submitting import DrivenWork, Order, submission
 from dstack_cli.watching import DETACH_HINT, Watching, workflows_of
 from dstack_mesh.home import Home
+
+NOTES = 3
+"""Files that are named; of the others the number is told."""
 
 
 def carry(home: Home, order: Order, asked: Asked, starting: embedded.Starting | None) -> int:
@@ -27,12 +31,22 @@ def carry(home: Home, order: Order, asked: Asked, starting: embedded.Starting | 
         screen.live("reading the files of this folder", now())
         async with reaching(home, Private.NEVER, starting) as reach:
             driven = DrivenWork(reach, await submission(order), order.tag, watching)
+            watching.notes = notes_on(order.code.result())
             screen.live("asking agents", now())
             if asked.detach:
                 return await _submit(driven, screen, asked)
             return await _attend(driven, watching, screen, terminal, asked)
 
     return carry_out(work())
+
+
+def notes_on(code: Code) -> list[str]:
+    """What of the folder does not travel, or may have travelled half-changed."""
+    lines = [f"  not sent: {one.path} ({one.reason})" for one in code.skipped[:NOTES]]
+    if len(code.skipped) > NOTES:
+        lines.append(f"  not sent: {len(code.skipped) - NOTES} more")
+    lines += [f"  changed while it was read: {path}" for path in code.changed[:NOTES]]
+    return lines
 
 
 def _screen(terminal: Terminal, asked: Asked) -> Screen:

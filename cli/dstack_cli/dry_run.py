@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from dstack_cli.here import repo_of
 from dstack_cli.naming import owner
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Document, Json
@@ -40,6 +42,8 @@ class Opinion:
 def show_plan(home: Home, plan: Plan, asked: Asked, run_id: RunId, run_name: RunName) -> int:
     """Shows a plan; returns the exit code."""
 
+    repo = repo_of(Path.cwd()) if any(job.reuses for job in plan.jobs) else ""
+
     async def look() -> int:
         private = Private.NEVER if asked.placement == "remote" else Private.ALWAYS
         async with reaching(home, private) as reach:
@@ -54,7 +58,7 @@ def show_plan(home: Home, plan: Plan, asked: Asked, run_id: RunId, run_name: Run
                 "placement": asked.placement,
                 "variables": dict(plan.variables),
             },
-            "jobs": [_job(plan, job, listings) for job in plan.jobs],
+            "jobs": [_job(plan, job, repo, listings) for job in plan.jobs],
             "placement": [
                 {"agent": one.agent, "verdict": one.verdict, "reason": one.reason}
                 for one in opinions
@@ -89,7 +93,7 @@ async def _opinion(agent: Agent, question: Question) -> Opinion:
     return Opinion(agent.card.name, WORDS[type(verdict)], reasons)
 
 
-def _job(plan: Plan, job: PlannedJob, listings: Sequence[Listing]) -> dict[str, Json]:
+def _job(plan: Plan, job: PlannedJob, repo: str, listings: Sequence[Listing]) -> dict[str, Json]:
     chained: list[Json] = [
         {
             "workflow": plan.jobs[index].workflow,
@@ -108,7 +112,7 @@ def _job(plan: Plan, job: PlannedJob, listings: Sequence[Listing]) -> dict[str, 
         "working_dir": job.working_dir,
         "python": job.python,
         "artifacts": list(job.artifacts),
-        "deps": [*chained, *(_dep(reuse, listings) for reuse in job.reuses)],
+        "deps": [*chained, *(_dep(reuse, repo, listings) for reuse in job.reuses)],
         "resources": _resources(job.needs),
         "nodes": job.nodes,
         "ports": list(job.ports),
@@ -116,14 +120,14 @@ def _job(plan: Plan, job: PlannedJob, listings: Sequence[Listing]) -> dict[str, 
     }
 
 
-def _dep(reuse: Reuse, listings: Sequence[Listing]) -> dict[str, Json]:
+def _dep(reuse: Reuse, repo: str, listings: Sequence[Listing]) -> dict[str, Json]:
     found: dict[str, Json] = {}
     if reuse.tag:
         found["tag"] = reuse.tag
     if reuse.workflow:
         found["workflow"] = reuse.workflow
     try:
-        inputs = resolve(reuse, reuse.repo, listings)
+        inputs = resolve(reuse, repo, listings)
     except MeshError as error:
         return {**found, "artifacts": [], "missing": str(error)}
     return {**found, "from": inputs[0].origin, "artifacts": [one.path for one in inputs]}

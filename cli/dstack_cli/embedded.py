@@ -5,7 +5,9 @@ Two commands may start one at once: the agent itself lets only one live, and bot
 """
 
 import os
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +19,10 @@ from dstack_mesh.home import Home
 
 READY_WITHIN_SECONDS = 10.0
 LOOK_EVERY_SECONDS = 0.01
+RETIRE_SECONDS = 3.0
 TAIL_LINES = 8
+_CREDENTIALS = struct.Struct("iII")
+"""What the kernel says of a peer on a Unix socket: process, user, group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,25 @@ def ensure(home: Home) -> None:
     """Makes sure that an agent of this home answers."""
     if not answers(home):
         wait_until_ready(home, start(home))
+
+
+def retire(home: Home) -> None:
+    """Ends the agent of this home, which is private as long as no mesh was joined.
+
+    Its jobs go on; whoever serves this home next finds them. Without this a daemon could not start
+    in a home that has just joined.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(home.agent_socket))
+        except OSError:
+            return
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, _, _ = _CREDENTIALS.unpack(credentials)
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + RETIRE_SECONDS
+    while answers(home) and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY_SECONDS)
 
 
 def _another_starts(home: Home, deadline: float) -> bool:

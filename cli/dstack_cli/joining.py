@@ -37,6 +37,7 @@ def create_here(home: Home, name: str, as_json: bool) -> None:
 
     home.prepare()
     membership = create_mesh(home, name, datetime.now(UTC))
+    embedded.retire(home)
     output = chosen(as_json)
     output.document(Document(_shape(membership), f'Made the mesh "{membership.mesh_name}".'))
     if not as_json:
@@ -94,6 +95,7 @@ def join_one(home: Home, code: str, address: str | None, yes: bool, as_json: boo
     text = sys.stdin.readline().strip() if code == "-" else code
     home.prepare()
     membership = carry_out(join_mesh(home, text, address, confirm))
+    embedded.retire(home)
     output = chosen(as_json)
     joined = f'Joined the mesh "{membership.mesh_name}" as {membership.role.value}.'
     output.document(Document(_shape(membership), joined))

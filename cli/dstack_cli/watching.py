@@ -12,6 +12,8 @@ from dstack_scheduler.plan import Plan
 from dstack_scheduler.progress import (
     Asked,
     Awarded,
+    Awarding,
+    Declined,
     Kept,
     Progress,
     RunEnded,
@@ -32,6 +34,9 @@ class Watching:
         workflows: What each job is called, by its index.
         clock: Steady seconds.
         hint: Said beside the first place: how to leave.
+
+    Attributes:
+        notes: Said below the first place.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Watching:
         self._agents: dict[int, PeerCard] = {}
         self._artifacts: dict[tuple[int, str], ArtifactSaved] = {}
         self._exit_codes: dict[int, int] = {}
+        self.notes: Sequence[str] = ()
         self.end: StateChange | None = None
         self.accepted = False
 
@@ -71,6 +77,8 @@ class Watching:
         event: Asked
         | Waiting
         | Sending
+        | Awarding
+        | Declined
         | Awarded
         | Unheard
         | Kept
@@ -79,7 +87,7 @@ class Watching:
         | ArtifactSaved,
     ) -> None:
         match event:
-            case Asked():
+            case Asked() | Awarding() | Declined():
                 pass
             case Waiting():
                 self._waiting(event)
@@ -131,6 +139,8 @@ class Watching:
         place = f"{self._job(event.job)} on {event.agent.name}" + (f" ({about})" if about else "")
         hint = "" if self.accepted else self._hint
         self._screen.say(f"{self._name}  {place}{hint}")
+        for note in () if self.accepted else self.notes:
+            self._screen.say(note)
         self._agents[event.job] = event.agent
         self.accepted = True
         self._live(f"preparing on {event.agent.name}")

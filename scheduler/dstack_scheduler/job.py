@@ -191,7 +191,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Fin:
-    """The last word on an attempt: how it ended, length and BLAKE3 of its streams, what was kept."""
+    """The last word on an attempt: how it ended, length and BLAKE3 of its streams, what is kept."""
 
     key: JobKey
     state: StateChange

@@ -15,7 +15,7 @@ from dstack_scheduler.agent_port import Directory, Question
 from dstack_scheduler.auction_events import Lot
 from dstack_scheduler.award import Carrier, Confirmation, Parcel, commit, release, renewed
 from dstack_scheduler.job import JobKey, JobState, Source, StateChange
-from dstack_scheduler.progress import Awarded, Tell
+from dstack_scheduler.progress import Awarded, Awarding, Declined, Tell
 from dstack_scheduler.search import Search, Won
 from dstack_scheduler.submission import Submission
 from dstack_scheduler.track import Place, Track
@@ -131,14 +131,14 @@ class Placing:
         means, card = self._means, won.agent.card
         source = Source(card.peer_id, card.addresses)
         means.track.put(self._key.job, Place(self._key, source, won.agent, won, confirmed=False))
-        if means.submission.epoch > 1:
-            # A driver that may be started again writes down what it is about to do.
-            await self._say(JobState.SUBMITTED, f"It is being awarded to {card.name}.", "awarding")
+        # A driver that may be started again writes down what it is about to do.
+        await means.tell(Awarding(self._key.job, self._key.attempt, card))
         try:
             confirmation = await self._commit(won)
         except MeshError as error:
             means.track.remove(self._key.job)
             await release(won.agent, won.hold)
+            await means.tell(Declined(self._key.job, self._key.attempt))
             return error
         except asyncio.CancelledError:
             # Nothing happens if the agent has the job by now.

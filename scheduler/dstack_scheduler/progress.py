@@ -39,6 +39,23 @@ class Sending:
 
 
 @dataclass(frozen=True, slots=True)
+class Awarding:
+    """The award is about to be sent: from now on the agent may have the job."""
+
+    job: int
+    attempt: int
+    agent: PeerCard
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The agent does not have the job that was being awarded, for sure."""
+
+    job: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Awarded:
     """The job is the agent's. `why` is one clause for people: "only free GPU"."""
 
@@ -79,6 +96,8 @@ Progress = (
     Asked
     | Waiting
     | Sending
+    | Awarding
+    | Declined
     | Awarded
     | Unheard
     | Kept

@@ -29,16 +29,20 @@ class Mesh:
         return cls(home, create_mesh(home, name, datetime.now(UTC)))
 
     def admit(
-        self, folder: Path, born: datetime | None = None, life: timedelta = timedelta(days=1)
+        self,
+        folder: Path,
+        born: datetime | None = None,
+        life: timedelta = timedelta(days=1),
+        role: Role = Role.RUNNER,
     ) -> Home:
         """A home that is a member, with a certificate made at `born`."""
         home = Home(folder)
         identity = Identity.load_or_make(home)
-        leaf = self.sign(identity.private_key().public_key(), born, life)
+        leaf = self.sign(identity.private_key().public_key(), born, life, role)
         membership = Membership(
             mesh_id=self.membership.mesh_id,
             mesh_name=self.membership.mesh_name,
-            role=Role.RUNNER,
+            role=role,
             peer_id=identity.peer_id,
             discovery_key=self.membership.discovery_key,
             not_before=leaf.not_valid_before_utc,
@@ -53,11 +57,12 @@ class Mesh:
         key: ec.EllipticCurvePublicKey,
         born: datetime | None = None,
         life: timedelta = timedelta(days=1),
+        role: Role = Role.RUNNER,
     ) -> x509.Certificate:
         """A member's certificate for a key."""
         root = x509.load_pem_x509_certificate(self.membership.root_path.read_bytes())
         root_key = read_private_key(root_key_path(self.root))
-        return sign_leaf(root_key, root, key, born or datetime.now(UTC), life)
+        return sign_leaf(root_key, root, key, born or datetime.now(UTC), life, role=role)
 
 
 def member(home: Home) -> Membership:

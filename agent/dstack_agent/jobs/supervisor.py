@@ -58,15 +58,25 @@ class Supervisor:
 
     async def _recover(self) -> None:
         unfinished = self.workshop.records.unfinished()
-        await asyncio.to_thread(self._end_stale_leases, {each.key for each in unfinished})
+        known = self.workshop.records.keys()
+        await asyncio.to_thread(self._end_stale_leases, {each.key for each in unfinished}, known)
         for accepted in unfinished:
             self._begin(accepted, {})
 
-    def _end_stale_leases(self, unfinished: set[JobKey]) -> None:
-        """Ends leases whose job ended, or was never written down, when the agent died between."""
-        for lease in self.workshop.ledger.leases():
-            if lease.key not in unfinished:
-                self.workshop.ledger.end(lease.key)
+    def _end_stale_leases(self, unfinished: set[JobKey], known: set[JobKey]) -> None:
+        """Gives back what jobs that are over, or never began, hold since the agent died.
+
+        A commit whose job was never written down must not be remembered: repeated, it would answer
+        that the job was taken, and it would never run.
+        """
+        ledger = self.workshop.ledger
+        for lease in ledger.leases():
+            if lease.key in unfinished:
+                continue
+            if lease.key in known:
+                ledger.end(lease.key)
+            else:
+                ledger.withdraw(lease.key)
 
     async def accept(
         self, spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str]

@@ -63,10 +63,11 @@ class Wishes:
 
 @dataclass(slots=True)
 class Attachment:
-    """An open stream."""
+    """An open stream. `check_stop` raises Forbidden unless the caller may stop jobs."""
 
     wishes: Wishes
     write: Send
+    check_stop: Callable[[], None]
     _followed: int = 0
     _acked_at: float = 0.0
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -84,6 +85,7 @@ class Attachment:
             case "ack":
                 await self._acknowledge(request.ack)
             case "stop":
+                self.check_stop()
                 await self.wishes.stop(*stop_from_wire(request.stop))
             case "want":
                 group.create_task(self._send_chunks(request.want.digests))

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -9,9 +10,14 @@ import grpc
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
+from dstack_mesh.wire.caller import caller
+from dstack_mesh.wire.rights import check_right
 from dstack_scheduler.agent_port import DrivenJob, Listing
 from dstack_scheduler.job import RunRecord, TagRecord
 from dstack_scheduler.wire import convert, fields
+
+STOP = "/dstack_mesh.v1.RunService/Stop"
+"""Whoever may call it may also say it on a stream."""
 
 MOST_RUNS = 10_000
 """Names that one List may ask for."""
@@ -45,7 +51,8 @@ class RunServicer(rpc.RunServiceServicer):
         request_iterator: AsyncIterator[pb.AttachRequest],
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
-        await Attachment(self._wishes, context.write).serve(request_iterator)
+        may_stop = partial(check_right, STOP, caller(context))
+        await Attachment(self._wishes, context.write, may_stop).serve(request_iterator)
 
     async def List(
         self, request: pb.ListRequest, context: "grpc.aio.ServicerContext[Any, Any]"

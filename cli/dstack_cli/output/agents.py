@@ -32,7 +32,7 @@ def agents_listing(agents: Sequence[KnownAgent]) -> Listing:
         items=[agent_item(agent) for agent in ordered],
         table=Table(COLUMNS, tuple(_row(agent) for agent in ordered)),
         names=[agent.card.name for agent in ordered],
-        empty="No agent is in reach. Make a mesh: dstack mesh create NAME",
+        empty="No agent is in reach. To make this machine one: dstack-runner start",
     )
 
 

@@ -47,7 +47,8 @@ class Screen:
         self._live_since = 0.0
         self._drawn = False
         self._at_line_start = True
-        self._last_written = 0.0
+        self._last_written = float("-inf")
+        self._said_at = 0.0
         self._frame = 0
         self._muted = False
 
@@ -78,12 +79,11 @@ class Screen:
         self._at_line_start = True
 
     def live(self, text: str, now: float) -> None:
-        """What goes on now; "" for nothing. A live line, or a plain one where none can be."""
+        """What goes on now, "" for nothing. The next tick shows it, so nothing quick flickers."""
         if text == self._live or self._muted:
             return
-        self._live, self._live_since = text, now
-        self._last_written = now
-        if text and self._terminal.stderr and self._talks:
+        self._live, self._live_since, self._said_at = text, now, now
+        if text and self._drawn:
             self._draw(now)
         elif not text:
             self._undraw()
@@ -93,8 +93,8 @@ class Screen:
         if not self._live or not self._talks or self._muted:
             return
         if not self._terminal.stderr:
-            if now - self._last_written >= PLAIN_EVERY_SECONDS:
-                self._last_written = now
+            if now - self._said_at >= PLAIN_EVERY_SECONDS:
+                self._said_at = now
                 self.say(f"{self._live} ({duration(now - self._live_since)})")
         elif self._at_line_start and now - self._last_written >= QUIET_SECONDS:
             self._draw(now)
@@ -104,7 +104,7 @@ class Screen:
         if self._muted or not self._job_output or not data:
             return
         self._undraw()
-        self._last_written = now
+        self._last_written = self._said_at = now
         strip = self._filters[stream]
         shown = data if strip is None else strip.feed(data)
         if shown:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.direct import DIRECT_BYTES, DirectWriter
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.laying import draft_name, lay_link, pwrite_all
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, Manifest
@@ -49,6 +50,7 @@ class _Part:
 
     entry: FileEntry
     missing_bytes: int
+    direct: bool
     draft: str = ""
     fd: int = -1
     unsynced_bytes: int = 0
@@ -95,6 +97,7 @@ class Receiver:
         except OSError as error:
             raise _in_words(error, self._root) from error
         self._syncer = Syncer()
+        self._direct = DirectWriter()
 
     @property
     def wanted(self) -> list[Digest]:
@@ -138,6 +141,7 @@ class Receiver:
 
     def close(self) -> None:
         """Lets go of everything and removes files that are not whole."""
+        self._direct.close()
         for part in self._parts:
             if part.fd >= 0:
                 os.close(part.fd)
@@ -150,7 +154,7 @@ class Receiver:
         self._folders.close()
 
     def _plan(self, entry: FileEntry) -> _Part:
-        part = _Part(entry, entry.size_bytes)
+        part = _Part(entry, entry.size_bytes, entry.size_bytes >= DIRECT_BYTES)
         offset = 0
         for digest, size in entry.chunks():
             if digest in self._uses:
@@ -179,14 +183,24 @@ class Receiver:
             yield part, offset, data[begin:at]
 
     def _write(self, part: _Part, offset: int, piece: memoryview) -> None:
-        pwrite_all(self._opened(part), piece, offset)
+        file = self._opened(part)
         part.missing_bytes -= len(piece)
-        part.unsynced_bytes += len(piece)
+        if part.direct:
+            self._write_directly(part, offset, piece)
+        else:
+            pwrite_all(file, piece, offset)
+            part.unsynced_bytes += len(piece)
         if part.missing_bytes == 0:
             self._name(part)
         elif part.unsynced_bytes >= SYNC_BYTES:
             self._syncer.begin(part.fd)
             part.unsynced_bytes = 0
+
+    def _write_directly(self, part: _Part, offset: int, piece: memoryview) -> None:
+        if not self._direct.writes(part.fd):
+            folder, _ = split(part.entry.path)
+            self._direct.begin(part.fd, part.draft, self._folders.enter(folder))
+        self._direct.write(piece, offset)
 
     def _opened(self, part: _Part) -> int:
         """The file, open for writing; the one used longest ago is closed instead."""
@@ -201,6 +215,7 @@ class Receiver:
             part.fd = os.open(part.draft, flags, 0o600, dir_fd=folder)
             if len(self._open) >= OPEN_FILES:
                 _, oldest = self._open.popitem(last=False)
+                self._let_go(oldest.fd)
                 os.close(oldest.fd)
                 oldest.fd = -1
         self._open[path] = part
@@ -211,6 +226,7 @@ class Receiver:
         """Gives a whole file its name."""
         folder_path, name = split(part.entry.path)
         file = self._opened(part)
+        self._let_go(file)
         os.fchmod(file, 0o755 if part.entry.executable else 0o644)
         folder = self._folders.enter(folder_path)
         os.rename(part.draft, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -220,6 +236,11 @@ class Receiver:
         os.close(file)
         part.fd = -1
         del self._open[part.entry.path]
+
+    def _let_go(self, file: int) -> None:
+        """Has what was written to an open file in the kernel."""
+        if self._direct.writes(file):
+            self._direct.end()
 
     def _complete(self, part: _Part) -> None:
         """Writes what the file has in common with what was written before."""
@@ -234,6 +255,7 @@ class Receiver:
         """The bytes of a chunk, from where it was written."""
         part = use.part
         if part.fd >= 0:
+            self._let_go(part.fd)
             return os.pread(part.fd, use.size, use.offset)
         folder, name = split(part.entry.path)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC

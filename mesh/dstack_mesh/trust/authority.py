@@ -51,7 +51,7 @@ def create_mesh(home: Home, name: str, now: datetime) -> Membership:
     identity = Identity.load_or_make(home)
     root_key = ec.generate_private_key(ec.SECP256R1())
     root = _self_signed(root_key, now)
-    leaf = sign_leaf(root_key, root, identity.private_key().public_key(), now)
+    leaf = sign_leaf(root_key, root, identity.private_key().public_key(), now, role=Role.ROOT)
     membership = Membership(
         mesh_id=mesh_of_root(root),
         mesh_name=name.strip(),
@@ -96,9 +96,9 @@ class Authority:
     def root_pem(self) -> bytes:
         return to_pem(self._root)
 
-    def sign(self, request: x509.CertificateSigningRequest, now: datetime) -> bytes:
+    def sign(self, request: x509.CertificateSigningRequest, role: Role, now: datetime) -> bytes:
         """A member's certificate for the key in the request, as PEM. Raises Invalid."""
-        return to_pem(sign_leaf(self._key, self._root, _key_of(request), now))
+        return to_pem(sign_leaf(self._key, self._root, _key_of(request), now, role=role))
 
 
 def make_request(identity: Identity) -> bytes:
@@ -132,14 +132,17 @@ def sign_leaf(
     key: ec.EllipticCurvePublicKey,
     now: datetime,
     life: timedelta = LEAF_LIFE,
+    *,
+    role: Role = Role.READER,
 ) -> x509.Certificate:
-    """A certificate for a member's key: its id and the mesh's, for both ends of TLS."""
+    """A certificate for a member's key: its id, its role and the mesh's id, for both ends."""
     peer_id, mesh_id = PeerId(id_of_key(public_der(key))), mesh_of_root(root)
     names = x509.SubjectAlternativeName(
         [
             x509.DNSName(f"{peer_id}.mesh"),
             x509.DNSName("mesh"),
             x509.UniformResourceIdentifier(f"mesh://{mesh_id}/n/{peer_id}"),
+            x509.UniformResourceIdentifier(f"mesh://{mesh_id}/r/{role.value}"),
         ]
     )
     usage = x509.ExtendedKeyUsage(

@@ -138,7 +138,7 @@ class Desk:
             checked = read_request(request, transcript.newcomer_key)
             peer_id = PeerId(id_of_key(transcript.newcomer_key))
             await self._note(self._invite.used(peer_id))
-            certificate = self._authority.sign(checked, self._clock.now())
+            certificate = self._authority.sign(checked, self._invite.role, self._clock.now())
         self._on_event(Joined(peer_id))
         return self._reply(transcript, certificate)
 

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.identity import id_of_key, public_der
 from dstack_mesh.ids import PeerId
+from dstack_mesh.trust.membership import Role
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +22,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of the mesh, proved by TLS."""
+    """A member of the mesh, proved by TLS; `role` is what its certificate was signed for."""
 
     peer_id: PeerId
+    role: Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,18 @@ def _member(certificate_pem: bytes) -> Member:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-    key = x509.load_pem_x509_certificate(certificate_pem).public_key()
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    key = certificate.public_key()
     if not isinstance(key, EllipticCurvePublicKey):
         raise Forbidden("The caller's certificate is of a kind that no member has.")
-    return Member(PeerId(id_of_key(public_der(key))))
+    return Member(PeerId(id_of_key(public_der(key))), _role(certificate))
+
+
+def _role(certificate: "x509.Certificate") -> Role:
+    """What the mesh's authority let the member do; a role that is not known here only reads."""
+    from cryptography import x509
+
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    words = {uri.rpartition("/r/")[2] for uri in uris if "/r/" in uri}
+    return next((role for role in Role if role.value in words), Role.READER)

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import assert_never
 
 from dstack_mesh.faults import Forbidden
+from dstack_mesh.trust.membership import Role
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
 
 
@@ -15,8 +16,12 @@ class Audience(Enum):
 
     OWNER = "the owner of this machine, over its Unix socket"
     MEMBERS = "members of the mesh and the owner"
+    SUBMITTERS = "members that were invited to submit or to run, and the owner"
     NEWCOMERS = "somebody who was invited and has no certificate yet"
 
+
+SUBMITTING = frozenset({Role.SUBMITTER, Role.RUNNER, Role.ROOT})
+"""Roles that may put work and bytes on other machines. A runner may: it drives runs of others."""
 
 _PACKAGE = "dstack_mesh.v1"
 
@@ -25,17 +30,17 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.AdmissionService/Join": Audience.NEWCOMERS,
     f"/{_PACKAGE}.InvitationService/Invite": Audience.OWNER,
     f"/{_PACKAGE}.MembershipService/Hello": Audience.MEMBERS,
-    f"/{_PACKAGE}.AuctionService/Ask": Audience.MEMBERS,
-    f"/{_PACKAGE}.AuctionService/Reserve": Audience.MEMBERS,
-    f"/{_PACKAGE}.AuctionService/Commit": Audience.MEMBERS,
-    f"/{_PACKAGE}.AuctionService/Release": Audience.MEMBERS,
+    f"/{_PACKAGE}.AuctionService/Ask": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.AuctionService/Reserve": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.AuctionService/Commit": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.AuctionService/Release": Audience.SUBMITTERS,
     f"/{_PACKAGE}.RunService/Attach": Audience.MEMBERS,
     f"/{_PACKAGE}.RunService/List": Audience.MEMBERS,
-    f"/{_PACKAGE}.RunService/Stop": Audience.MEMBERS,
-    f"/{_PACKAGE}.RunService/Drive": Audience.MEMBERS,
-    f"/{_PACKAGE}.RunService/Tag": Audience.MEMBERS,
+    f"/{_PACKAGE}.RunService/Stop": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.RunService/Drive": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.RunService/Tag": Audience.SUBMITTERS,
     f"/{_PACKAGE}.TransferService/Missing": Audience.MEMBERS,
-    f"/{_PACKAGE}.TransferService/Push": Audience.MEMBERS,
+    f"/{_PACKAGE}.TransferService/Push": Audience.SUBMITTERS,
     f"/{_PACKAGE}.TransferService/Fetch": Audience.MEMBERS,
     f"/{_PACKAGE}.TransferService/Manifest": Audience.MEMBERS,
     "/grpc.health.v1.Health/Check": Audience.MEMBERS,
@@ -69,9 +74,10 @@ def services_for_members() -> tuple[str, ...]:
 def _belongs(caller: Caller, audience: Audience) -> bool:
     match caller:
         case Owner():
-            return audience in (Audience.OWNER, Audience.MEMBERS)
-        case Member():
-            return audience is Audience.MEMBERS
+            return audience is not Audience.NEWCOMERS
+        case Member(role=role):
+            may_submit = audience is Audience.SUBMITTERS and role in SUBMITTING
+            return may_submit or audience is Audience.MEMBERS
         case Stranger():
             return audience is Audience.NEWCOMERS
         case _:

@@ -1,12 +1,19 @@
 """What must be known of a driven run if its agent dies at any moment."""
 
+import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 
-from dstack_agent.driven import DrivenRun
-from dstack_agent.driving import after
+import pytest
+
+from dstack_agent.database import Database
+from dstack_agent.driven import DrivenRun, DrivenRuns
+from dstack_agent.driving import Driving, after
 from dstack_mesh.card import PeerCard
+from dstack_mesh.clock import SystemClock
 from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.driver import Driver
 from dstack_scheduler.job import (
     ArtifactSaved,
     Fin,
@@ -18,7 +25,19 @@ from dstack_scheduler.job import (
     StateChange,
 )
 from dstack_scheduler.needs import Needs
-from dstack_scheduler.progress import Awarded, RunEnded, Waiting
+from dstack_scheduler.progress import (
+    Awarded,
+    Awarding,
+    Declined,
+    Progress,
+    RunEnded,
+    Waiting,
+    Watcher,
+)
+from dstack_scheduler.submission import Submission
+from support.eventually import eventually_async
+from support.fake_agent import FakeDirectory, FakeMachine, FakeStore, play_nothing
+from support.submissions import CODE, Remembering, planned, submission
 
 RUN = RunId("0" * 26)
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -72,3 +91,109 @@ def test_what_changes_nothing_is_not_written() -> None:
     run = after(run, StateChange(JobKey(RUN, 1), JobState.DONE, AT))
     ended = StateChange(JobKey(RUN, 1), JobState.DONE, AT)
     assert after(run, RunEnded(RunName("calm-ibex-1"), ended)) is run
+
+
+class Died(Exception):
+    """The agent that drives dies."""
+
+
+class Witness:
+    """Writes down what a driving agent would, and dies at an event."""
+
+    def __init__(self, run: DrivenRun, fatal: type[object]) -> None:
+        self.run = run
+        self._fatal = fatal
+
+    async def saw(self, event: Progress) -> None:
+        if isinstance(event, self._fatal):
+            raise Died
+        self.run = after(self.run, event)
+
+
+def handed_over(placement: str = "") -> DrivenRun:
+    made = submission(planned(0, "sleep"), placement=placement, epoch=2)
+    return DrivenRun(made.record, made.jobs, made.epoch)
+
+
+def driver(run: DrivenRun, watcher: Watcher, *machines: FakeMachine) -> Driver:
+    store = FakeStore(CODE)
+    made = Submission(run.record, run.jobs, epoch=run.epoch)
+    agents = FakeDirectory(*(machine.seen_by(store) for machine in machines))
+    return Driver(made, agents, store, watcher, SystemClock(), lambda: 0.5)
+
+
+async def test_an_agent_that_dies_right_after_the_award_does_not_place_the_job_twice() -> None:
+    first = FakeMachine("ws-1", jobs_at_once=1, play=play_nothing)
+    other = FakeMachine("ws-2", jobs_at_once=1, play=play_nothing)
+    witness = Witness(handed_over(), Awarded)
+    with pytest.raises(ExceptionGroup):
+        await driver(witness.run, witness, first).run()
+    assert len(first.jobs) == 1
+
+    seen = Remembering()
+    task = asyncio.create_task(driver(witness.run, seen, other, first).run())
+
+    async def followed() -> bool:
+        return bool(seen.of(StateChange))
+
+    await eventually_async(followed, 5)
+    for job in first.jobs.values():
+        await job.end()
+    async with asyncio.timeout(5):
+        assert (await task).state is JobState.DONE
+    assert (len(first.jobs), len(other.jobs)) == (1, 0)
+
+
+async def test_an_agent_that_dies_right_before_the_award_places_the_job_once() -> None:
+    first = FakeMachine("ws-1", play=play_nothing)
+    witness = Witness(handed_over(), Awarding)
+    with pytest.raises(ExceptionGroup):
+        await driver(witness.run, witness, first).run()
+    assert first.jobs == {}
+    assert witness.run.jobs[0].awarded is None
+
+
+def test_a_job_that_is_being_awarded_is_asked_for_at_that_agent_until_it_declines() -> None:
+    run = after(driven(), Awarding(1, 1, WS))
+    assert run.jobs[1].awarded == Source(WS.peer_id, WS.addresses)
+    assert run.jobs[1].spec.key.attempt == 2
+    assert after(run, Declined(1, 1)) == driven()
+
+
+class BreaksOnce:
+    """Makes drivers of which the first one breaks."""
+
+    def __init__(self) -> None:
+        self.made: list[Submission] = []
+
+    def make(self, submission: Submission, watcher: Watcher) -> "BreaksOnce":
+        self.made.append(submission)
+        return self
+
+    async def run(self) -> StateChange:
+        if len(self.made) == 1:
+            raise OSError(28, "No space left on device")
+        return StateChange(JobKey(RUN, 1), JobState.DONE, AT)
+
+    def stop(self, abort: bool, cause: str) -> None:
+        raise AssertionError("nobody asked for it")
+
+
+async def test_a_run_whose_driving_broke_is_driven_on(tmp_path: Path) -> None:
+    database = Database(tmp_path / "agent.db")
+    breaking = BreaksOnce()
+    driving = Driving(DrivenRuns(database), breaking.make, again_seconds=0.01)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(driving.run())
+        await asyncio.sleep(0)
+        run = driven()
+        await driving.drive(run.record, run.jobs, 2)
+
+        async def over() -> bool:
+            found = driving.runs.find(RUN)
+            return found is not None and found.over
+
+        await eventually_async(over, 5)
+        task.cancel()
+    assert len(breaking.made) == 2
+    database.close()

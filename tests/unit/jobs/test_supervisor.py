@@ -7,21 +7,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.chronicle import Followed
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.jobs.workshop import Workshop
+from dstack_agent.lease import Award, Claim
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Refused
+from dstack_mesh.faults import Missing, Refused
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind, Machine
-from dstack_scheduler.job import Fin, Input, JobKey, JobSpec, JobState
+from dstack_scheduler.job import Fin, Input, JobKey, JobSpec, JobState, StateChange
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.verdict import Now
 from support.eventually import eventually_async
 
 KEY = JobKey(RunId("0" * 26), 0, 1)
@@ -233,10 +237,9 @@ async def test_secrets_that_a_restart_lost_are_named(tmp_path: Path) -> None:
         assert "TOKEN" in fin.state.cause
 
 
-async def test_a_lease_whose_job_is_not_known_is_ended_at_the_start(tmp_path: Path) -> None:
-    from dstack_agent.lease import Award, Claim
-    from dstack_scheduler.verdict import Now
-
+async def test_a_lease_whose_job_was_never_written_down_is_withdrawn_at_the_start(
+    tmp_path: Path,
+) -> None:
     async with bench(tmp_path / "h") as on:
         claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
         hold = on.memory.ledger.reserve(claim, lambda taken: Now())
@@ -245,3 +248,21 @@ async def test_a_lease_whose_job_is_not_known_is_ended_at_the_start(tmp_path: Pa
         assert len(on.memory.ledger.leases()) == 1
     async with bench(tmp_path / "h") as on:
         assert on.memory.ledger.leases() == ()
+        # The driver did not hear of the award: repeated, it must not seem to have succeeded.
+        with pytest.raises(Missing):
+            on.memory.ledger.commit(award)
+
+
+async def test_a_lease_whose_job_ended_is_ended_at_the_start_and_remembered(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
+        hold = on.memory.ledger.reserve(claim, lambda taken: Now())
+        award = Award(hold.hold_id, 1, KEY, Needs(), ExecutorKind.PROCESS, Digest(b"d" * 32))
+        on.memory.ledger.commit(award)
+        await on.memory.records.accept(on.spec(), ())
+        done = StateChange(KEY, JobState.DONE, datetime.now(UTC))
+        nothing = Digest(b"d" * 32)
+        await on.memory.records.finish(Fin(KEY, done, 0, nothing, 0, nothing))
+    async with bench(tmp_path / "h") as on:
+        assert on.memory.ledger.leases() == ()
+        assert on.memory.ledger.commit(award).ended

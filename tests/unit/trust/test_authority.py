@@ -56,7 +56,10 @@ def test_a_leaf_names_ids_and_no_person_machine_or_lab(tmp_path: Path) -> None:
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == [f"{membership.peer_id}.mesh", "mesh"]
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    assert uris == [f"mesh://{membership.mesh_id}/n/{membership.peer_id}"]
+    assert uris == [
+        f"mesh://{membership.mesh_id}/n/{membership.peer_id}",
+        f"mesh://{membership.mesh_id}/r/root",
+    ]
     for certificate in (leaf, _certificate(membership.root_path)):
         der = certificate.public_bytes(Encoding.DER)
         for told in ("secret-lab-name", socket.gethostname(), getpass.getuser()):

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.ids import PeerId
+from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import admission_pb2, auction_pb2, membership_pb2, run_pb2, transfer_pb2
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
 from dstack_mesh.wire.rights import RIGHTS, Audience, check_right, services_for_members
@@ -28,10 +29,13 @@ METHODS = sorted(
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 )
-OWNER, MEMBER, STRANGER = Owner(), Member(PeerId("p" * 32)), Stranger()
+OWNER, STRANGER = Owner(), Stranger()
+READER, SUBMITTER, RUNNER, ROOT = (Member(PeerId("p" * 32), role) for role in Role)
+CALLERS: list[Caller] = [OWNER, READER, SUBMITTER, RUNNER, ROOT, STRANGER]
 ALLOWED: dict[Audience, set[Caller]] = {
     Audience.OWNER: {OWNER},
-    Audience.MEMBERS: {OWNER, MEMBER},
+    Audience.MEMBERS: {OWNER, READER, SUBMITTER, RUNNER, ROOT},
+    Audience.SUBMITTERS: {OWNER, SUBMITTER, RUNNER, ROOT},
     Audience.NEWCOMERS: {STRANGER},
 }
 
@@ -48,9 +52,7 @@ def test_every_proto_of_ours_is_looked_at() -> None:
     assert {name for name in ours if not name.endswith("i")} - with_services == {"job_pb2_grpc.py"}
 
 
-@pytest.mark.parametrize(
-    ("method", "who"), list(itertools.product(METHODS, [OWNER, MEMBER, STRANGER]))
-)
+@pytest.mark.parametrize(("method", "who"), list(itertools.product(METHODS, CALLERS)))
 def test_each_caller_may_what_the_table_says_and_nothing_else(method: str, who: Caller) -> None:
     if who in ALLOWED[RIGHTS[method]]:
         check_right(method, who)
@@ -59,7 +61,7 @@ def test_each_caller_may_what_the_table_says_and_nothing_else(method: str, who: 
             check_right(method, who)
 
 
-@pytest.mark.parametrize("who", [OWNER, MEMBER, STRANGER])
+@pytest.mark.parametrize("who", CALLERS)
 def test_a_method_without_a_row_is_for_nobody(who: Caller) -> None:
     with pytest.raises(Forbidden):
         check_right("/dstack_mesh.v1.MembershipService/Invented", who)
@@ -69,3 +71,16 @@ def test_invitations_are_for_the_owner_alone_and_joining_for_newcomers_alone() -
     assert RIGHTS["/dstack_mesh.v1.InvitationService/Invite"] is Audience.OWNER
     assert RIGHTS["/dstack_mesh.v1.AdmissionService/Join"] is Audience.NEWCOMERS
     assert "dstack_mesh.v1.AdmissionService" not in services_for_members()
+
+
+def test_a_reader_changes_nothing_on_any_machine() -> None:
+    readable = {method for method in METHODS if ALLOWED[RIGHTS[method]] >= {READER}}
+    ours = {method.split(".v1.")[1] for method in readable if "dstack" in method}
+    assert ours == {
+        "MembershipService/Hello",
+        "RunService/Attach",
+        "RunService/List",
+        "TransferService/Fetch",
+        "TransferService/Manifest",
+        "TransferService/Missing",
+    }

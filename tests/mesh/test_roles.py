@@ -1,0 +1,100 @@
+"""What a member may do follows from what it was invited as, whatever it says."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from dstack_agent.jobs.chronicle import Followed
+from dstack_agent.servicers.attach import Wishes
+from dstack_agent.servicers.run import Runs, RunServicer
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.faults import Forbidden, Missing
+from dstack_mesh.ids import Address, RunId
+from dstack_mesh.trust.membership import Role
+from dstack_mesh.v1 import run_pb2 as pb
+from dstack_mesh.v1 import run_pb2_grpc as rpc
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.server import listen_tcp, make_server
+from dstack_scheduler.agent_port import DrivenJob, Listing
+from dstack_scheduler.job import JobKey, RunRecord, TagRecord
+from support.meshes import Mesh, member
+
+RUN = "0" * 26
+
+Stop = Callable[[rpc.RunServiceStub], Awaitable[None]]
+
+
+class Told:
+    """What an agent was asked to do."""
+
+    def __init__(self) -> None:
+        self.stopped: list[RunId] = []
+
+    def follow(self, key: JobKey) -> Followed:
+        raise Missing("There is no such job.", str(key))
+
+    async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
+        self.stopped.append(run_id)
+        return 1
+
+    async def acknowledge(self, key: JobKey, stdout: int, stderr: int) -> None:
+        raise AssertionError("nobody follows")
+
+    async def drive(self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int) -> None:
+        raise AssertionError("nobody hands over")
+
+    async def tag(self, tag: TagRecord) -> None:
+        raise AssertionError("nobody names")
+
+
+@asynccontextmanager
+async def asked_by(role: Role, folder: Path) -> AsyncGenerator[tuple[rpc.RunServiceStub, Told]]:
+    mesh, told = Mesh.make(folder / "root"), Told()
+    home = mesh.admit(folder / "member", role=role)
+    store = ChunkStore(folder / "chunks")
+    wishes = Wishes(told.follow, told.stop, told.acknowledge, store)
+    runs = Runs(lambda names: Listing((), ()), told.drive, told.tag)
+    server, channels = make_server(), Channels(home)
+    rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs), server)
+    port = listen_tcp(server, member(mesh.root), "127.0.0.1", 0)
+    await server.start()
+    try:
+        yield rpc.RunServiceStub(channels.to_unknown(Address(f"127.0.0.1:{port}"))), told
+    finally:
+        await channels.close()
+        await server.stop(0)
+        store.close()
+
+
+async def stop_by_call(stub: rpc.RunServiceStub) -> None:
+    with translated("ws-1"):
+        await stub.Stop(pb.StopRequest(run_id=RUN), timeout=5)
+
+
+async def stop_by_stream(stub: rpc.RunServiceStub) -> None:
+    with translated("ws-1"):
+        call = stub.Attach(timeout=5)
+        await call.write(pb.AttachRequest(stop=pb.StopRequest(run_id=RUN)))
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize("stop", [stop_by_call, stop_by_stream])
+async def test_a_reader_lists_runs_and_stops_none(tmp_path: Path, stop: Stop) -> None:
+    async with asked_by(Role.READER, tmp_path) as (stub, told):
+        await stub.List(pb.ListRequest(), timeout=5)
+        with pytest.raises(Forbidden):
+            await stop(stub)
+    assert told.stopped == []
+
+
+@pytest.mark.parametrize("role", [Role.SUBMITTER, Role.RUNNER])
+@pytest.mark.parametrize("stop", [stop_by_call, stop_by_stream])
+async def test_who_may_submit_may_stop(tmp_path: Path, role: Role, stop: Stop) -> None:
+    async with asked_by(role, tmp_path) as (stub, told):
+        await stop(stub)
+    assert told.stopped == [RUN]
