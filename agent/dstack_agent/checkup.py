@@ -1,7 +1,6 @@
 """What jobs would get on this machine, and what stands in the way of serving them."""
 
 import socket
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dstack_agent.settings import Settings
 from dstack_agent.status import gpu_line, gpu_shape
 from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind, Machine
 from dstack_mesh.trust.membership import NOT_A_MEMBER_HINT, Membership
 
@@ -21,7 +21,7 @@ GIB = 2**30
 LOW_DISK_BYTES = 10 * GIB
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """Something that stands in the way, and what would remove it."""
 
@@ -30,7 +30,7 @@ class Problem:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checkup:
     """What was found. `notes` are worth knowing and stand in nobody's way."""
 

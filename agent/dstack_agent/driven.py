@@ -1,17 +1,17 @@
 """The runs that this agent drives, as its database keeps them."""
 
 import sqlite3
-from dataclasses import dataclass
 
 from dstack_agent.database import Database
 from dstack_agent.wire import stored
 from dstack_mesh.faults import Conflict
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import RunRecord
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DrivenRun:
     """A run that is driven here.
 

@@ -1,9 +1,9 @@
 """What is said at the ledger's counter: claims, awards, leases, and a refusal with its reasons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dstack_mesh.faults import Busy
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.job import JobKey
@@ -11,7 +11,7 @@ from dstack_scheduler.needs import Needs
 from dstack_scheduler.verdict import Reason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claim:
     """What somebody wants to hold.
 
@@ -30,7 +30,7 @@ class Claim:
     owner: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Award:
     """What somebody wants to turn a hold into."""
 
@@ -43,7 +43,7 @@ class Award:
     owner: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lease:
     """A job's lease. `ended` is only true of the answer to a commit that was repeated late."""
 

@@ -1,13 +1,14 @@
 """What this agent knows of runs, for whoever lists them: those it executes, executed or drives."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 from dstack_agent.driven import DrivenRuns
 from dstack_agent.records import Accepted, Records
 from dstack_agent.tags import Tags
 from dstack_mesh.card import PeerCard
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import (
@@ -20,7 +21,7 @@ from dstack_scheduler.job import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listings:
     """Puts runs together from what the agent remembers. `card` is who we are."""
 

@@ -1,7 +1,6 @@
 """Everything an agent keeps on disk, opened together and closed together."""
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
@@ -10,10 +9,11 @@ from dstack_agent.records import Records
 from dstack_agent.tags import Tags
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.clock import Clock
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Memory:
     """The agent's databases and its chunk store."""
 

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.membership.known import KnownAgent
@@ -15,7 +15,7 @@ from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.wire.agent import GrpcAgent
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Peers:
     """Implements `agent_port.Directory` over what the roll call knows.
 

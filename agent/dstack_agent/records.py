@@ -5,19 +5,19 @@ safe as the process. All reads answer at once from the last commit; all writes a
 """
 
 import sqlite3
-from dataclasses import dataclass
 
 from dstack_agent.database import Database
 from dstack_agent.jobs.event import StopAsked
 from dstack_agent.wire import stored
 from dstack_mesh.faults import Missing
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobSpec, StateChange
 
 _OF_KEY = "run_id = ? AND job = ? AND attempt = ?"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Accepted:
     """A job that this agent has or had.
 

@@ -8,11 +8,11 @@ import math
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from dstack_mesh.discovery.seeds import all_seeds
 from dstack_mesh.faults import Invalid
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address
 from dstack_scheduler.gpus import DeclaredGpu, parse_declared
@@ -24,7 +24,7 @@ DEFAULT_PORT = 7420
 DEFAULT_IDLE_SECONDS = 600.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Setting:
     """One setting, as the documentation shows it.
 
@@ -135,7 +135,7 @@ TABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settings:
     """What a daemon was told.
 
@@ -159,7 +159,7 @@ class Settings:
     allow_process: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Given:
     """A value and who gave it."""
 

@@ -1,15 +1,15 @@
 """Stops runs, whether they run here, are driven here, or both."""
 
-from dataclasses import dataclass
 
 from dstack_agent.driving import Driving
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.records import Records
 from dstack_mesh.faults import Missing
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Steering:
     """Ends runs on behalf of people."""
 

@@ -8,7 +8,6 @@ folder.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from dstack_mesh.chunks.paths import path_fault
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import Scan, Skipped, keep, scan
 from dstack_mesh.faults import Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Digest
 from dstack_scheduler.job import Revision
@@ -46,7 +46,7 @@ SECRETS = (
 NO_SECRETS = (".env.example", ".env.sample", ".env.template", ".env.dist")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Code:
     """The code of a run, durable in the store.
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_cli.here import repo_of
@@ -14,6 +13,7 @@ from dstack_cli.output.words import memory
 from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_cli.run_words import Asked
 from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import RunId, RunName
 from dstack_mesh.machine import ExecutorKind
@@ -30,7 +30,7 @@ SCHEMA = "dstack.plan/v1"
 WORDS: dict[type[Verdict], str] = {Now: "now", Later: "later", NotNow: "not-now", Never: "never"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Opinion:
     """What an agent says to the first job."""
 

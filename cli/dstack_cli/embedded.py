@@ -11,10 +11,10 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_mesh.faults import Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 
 READY_WITHIN_SECONDS = 10.0
@@ -25,7 +25,7 @@ _CREDENTIALS = struct.Struct("iII")
 """What the kernel says of a peer on a Unix socket: process, user, group."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Starting:
     """An agent that was started and does not answer yet."""
 

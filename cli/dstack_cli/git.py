@@ -7,10 +7,10 @@ index is not refreshed on disk.
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_mesh.faults import Refused
+from dstack_mesh.frozen import frozen
 
 _OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 
@@ -27,7 +27,7 @@ _OTHER_REPOSITORY = (
 """Set where a hook or an alias of git runs us; they would send our questions elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """What git said. `code` is its exit code."""
 

@@ -1,18 +1,18 @@
 """What a run kept: its artifacts as folders and files, by the paths that the workflow names."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from dstack_cli.misused import Misused
 from dstack_cli.names import listed
 from dstack_cli.picture import RunPicture, current_tags
 from dstack_mesh.faults import Missing
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import ArtifactSaved, JobRecord
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeptArtifact:
     """An artifact and who has it.
 
@@ -29,7 +29,7 @@ class KeptArtifact:
     holders: tuple[PeerId, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """Something that a person asked for: an artifact, and what of it; "" is all."""
 
@@ -81,7 +81,7 @@ def wanted(path: str, artifacts: Sequence[KeptArtifact], run_name: str) -> list[
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """What a person named: a run, and perhaps only one workflow's jobs of it."""
 

@@ -2,7 +2,6 @@
 
 import re
 from collections import deque
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from dstack_cli import exit_codes
@@ -10,6 +9,7 @@ from dstack_cli.misused import Misused
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_scheduler.job import Gap, JobKey, LogFrame, LogStream
 from dstack_scheduler.progress import Progress, Unheard
@@ -20,7 +20,7 @@ _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Selection:
     """Which part of a log.
 

@@ -2,13 +2,13 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from dstack_cli.misused import Misused
 from dstack_mesh.faults import Missing
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Named:
     """Something that can be called by its name or its id."""
 

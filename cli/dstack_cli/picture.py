@@ -1,10 +1,11 @@
 """All runs as several agents tell them, put together: pure, and the same whoever answered first."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC
 
 from dstack_cli.remembered import Submitted
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId, RunName
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import (
@@ -29,7 +30,7 @@ _ACTIVE = (
 _BAD_ENDS = (JobState.FAILED, JobState.ABORTED, JobState.STOPPED, JobState.LOST)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunPicture:
     """A run as far as anybody who answered knows it.
 

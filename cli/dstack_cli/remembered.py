@@ -6,17 +6,18 @@ names for TAB completion, which starts no Python.
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 
 KEPT = 500
 """Runs remembered; older ones are dropped when the file is twice as long."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Submitted:
     """A run that was submitted from here."""
 

@@ -1,11 +1,11 @@
 """What git knows of a project: its root, its files, its commit, where it came from."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dstack_cli.git import Answer, ask
+from dstack_mesh.frozen import frozen
 
 IGNORE_FILE = ".dstackignore"
 
@@ -17,7 +17,7 @@ _LIST = ("ls-files", "-t", "-s", "-z", "-co", "--exclude-standard", "--full-name
 _GITLINK = "160000"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Files:
     """Paths from the root, as git lists them.
 
@@ -32,7 +32,7 @@ class Files:
     gitlinks: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Repository:
     """A git repository as it is now.
 

@@ -6,12 +6,13 @@ to the workflow language unchanged and in order: variables, its own flags, argum
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dstack_cli.misused import Misused
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """What a person asked for.
 
@@ -34,7 +35,7 @@ class Asked:
     help: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Flag:
     """A flag of ours: its spellings, what it does, the word for its value if it takes one."""
 

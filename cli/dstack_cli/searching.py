@@ -2,13 +2,13 @@
 
 import asyncio
 from contextlib import aclosing
-from dataclasses import dataclass
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.membership.roll import RollCall
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Patience:
     """How long to look, in seconds.
 

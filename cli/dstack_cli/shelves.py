@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_cli.kept import (
@@ -23,6 +22,7 @@ from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
 from dstack_cli.remembered import recall
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.faults import Damaged, MeshError, Missing, Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
 from dstack_mesh.wire.transfer import TransferClient
@@ -30,7 +30,7 @@ from dstack_mesh.wire.transfer import TransferClient
 TICK_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Looking:
     """What of a run's artifacts to list, and how."""
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dstack_cli import exit_codes
 from dstack_cli.naming import owner
@@ -14,6 +13,7 @@ from dstack_cli.output.terminal import Terminal
 from dstack_cli.picture import RunPicture
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
 from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_scheduler.agent_port import Agent
 
@@ -27,7 +27,7 @@ SAVING_SECONDS = 600.0
 """How long it is waited for while the job's artifacts are saved."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stopped:
     """How it ended for one run; `confirmed` if its agents said so."""
 

@@ -4,7 +4,7 @@ import asyncio
 import posixpath
 import random
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from dstack_cli.code import Code
@@ -13,6 +13,7 @@ from dstack_cli.reach import Reach
 from dstack_cli.remembered import Submitted, remember
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import MeshError, Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId, RunName
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.driver import Driver
@@ -22,7 +23,7 @@ from dstack_scheduler.progress import Awarded, Progress, Waiting, Watcher
 from dstack_scheduler.submission import HandOver, Submission, Submitter, submission_of
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Order:
     """What is to be submitted.
 

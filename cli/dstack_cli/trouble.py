@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import cast
 
 import click
@@ -17,11 +17,12 @@ from dstack_cli.output.escapes import plain
 from dstack_cli.output.port import Json
 from dstack_cli.verbs import find
 from dstack_mesh.faults import ERRORS, EXIT_CODES, Fault, MeshError
+from dstack_mesh.frozen import frozen
 from dstack_mesh.trouble import render
 from dstack_scheduler.workflow.problem import WorkflowProblems
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Told:
     """Trouble in the shape that both a person and a script get."""
 

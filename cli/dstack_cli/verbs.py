@@ -3,10 +3,10 @@
 Help and suggestions are made from this table alone; a verb's module is imported only when it runs.
 """
 
-from dataclasses import dataclass
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verb:
     """A verb.
 

@@ -1,8 +1,8 @@
 """What a peer says of itself to members of its mesh, and what a peer answers to Hello."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, MeshId, PeerId
 from dstack_mesh.machine import AgentState, Machine, RunningJob
 
@@ -10,7 +10,7 @@ PROTOCOL = 1
 """Newest version of the protocol that this software speaks."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerCard:
     """Who a peer is. A private agent has no `mesh_id`, a peer that only dials no `addresses`."""
 
@@ -23,7 +23,7 @@ class PeerCard:
     protocol: int = PROTOCOL
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PeerHint:
     """Where an agent may be found. Never more than a hint: TLS proves who answers."""
 
@@ -31,7 +31,7 @@ class PeerHint:
     addresses: tuple[Address, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HelloAnswer:
     """What a peer answered to Hello."""
 

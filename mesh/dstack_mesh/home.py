@@ -5,11 +5,12 @@ from anywhere: it opens nothing and imports nothing heavy.
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from dstack_mesh.frozen import frozen
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Home:
     """The layout of a peer's folder. Only paths; nothing is made until `prepare`."""
 

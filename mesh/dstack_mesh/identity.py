@@ -7,12 +7,12 @@ be smaller, but gRPC's TLS refuses such certificates.
 import base64
 import hashlib
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dstack_mesh.durable import write_durably
 from dstack_mesh.faults import Damaged
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
 
@@ -68,7 +68,7 @@ def read_private_key(path: Path) -> "EllipticCurvePrivateKey":
     return key
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """A peer's id and where its private key is."""
 

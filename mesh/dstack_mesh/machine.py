@@ -1,8 +1,8 @@
 """What a machine has and what of it is free, as jobs can get it."""
 
-from dataclasses import dataclass
 from enum import Enum
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunName
 
 
@@ -13,7 +13,7 @@ class ExecutorKind(Enum):
     DOCKER = "docker"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gpu:
     """A card, or a MIG slice of one.
 
@@ -36,7 +36,7 @@ class Gpu:
         return not self.holder
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Machine:
     """A reading of a machine. `gpus` carry who holds them; memory and disk are of this moment.
 
@@ -62,7 +62,7 @@ class AgentState(Enum):
     PAUSED = "paused"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunningJob:
     """A job that runs on an agent now."""
 

@@ -7,10 +7,10 @@ agent did not answer, never that it is dead.
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from dstack_mesh.card import HelloAnswer, PeerCard
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.job import (
@@ -30,7 +30,7 @@ from dstack_scheduler.needs import Needs
 from dstack_scheduler.verdict import Bid
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """What is asked of every feasible agent.
 
@@ -48,7 +48,7 @@ class Question:
     input_sizes_bytes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hold:
     """Resources held for a short time; renewed by reserving again."""
 
@@ -57,7 +57,7 @@ class Hold:
     gpu_uuids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listing:
     """Runs and tags as far as one agent knows them."""
 
@@ -65,7 +65,7 @@ class Listing:
     tags: tuple[TagRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DrivenJob:
     """A job of a run that is handed over.
 

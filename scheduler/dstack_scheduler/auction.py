@@ -13,11 +13,11 @@ claiming the job, replace the pause between two rounds and nothing else.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import assert_never
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import Busy, Conflict, MeshError, Missing, Refused, TooLate, Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
 from dstack_scheduler.agent_port import Hold
 from dstack_scheduler.auction_events import (
@@ -75,23 +75,23 @@ def is_superseded(error: MeshError) -> bool:
     return isinstance(error, Conflict) and error.code == SUPERSEDED
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Asking:
     began: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Trying:
     peer: PeerId
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Waiting:
     until: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Over:
     pass
 

@@ -1,16 +1,16 @@
 """What happens in an auction, and what is to be done: the words between `auction` and `search`."""
 
-from dataclasses import dataclass
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
 from dstack_scheduler.agent_port import Hold
 from dstack_scheduler.progress import Asked, Waiting
 from dstack_scheduler.verdict import Bid
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lot:
     """What is auctioned.
 
@@ -26,7 +26,7 @@ class Lot:
     placement: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """An agent is known, perhaps again."""
 
@@ -34,14 +34,14 @@ class Found:
     local: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AllFound:
     """Nobody else is expected in this round."""
 
     round: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answered:
     """An agent answered the ask of a round."""
 
@@ -50,7 +50,7 @@ class Answered:
     bid: Bid
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Silent:
     """The ask of a round failed on its way."""
 
@@ -59,7 +59,7 @@ class Silent:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Held:
     """The reservation stands."""
 
@@ -67,7 +67,7 @@ class Held:
     hold: Hold
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Declined:
     """The reservation or the award failed for sure: the job does not run there."""
 
@@ -75,7 +75,7 @@ class Declined:
     error: MeshError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """Time went on."""
 
@@ -83,14 +83,14 @@ class Tick:
 Event = Found | AllFound | Answered | Silent | Held | Declined | Tick
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Look:
     """Find out who is there; answered by `Found` and one `AllFound`."""
 
     round: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """Ask an agent; answered by `Answered` or `Silent`."""
 
@@ -98,14 +98,14 @@ class Ask:
     round: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reserve:
     """Reserve at an agent; answered by `Held` or `Declined`."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Award:
     """Bring the job to the agent that holds for it. `Declined` if that fails for sure."""
 
@@ -114,21 +114,21 @@ class Award:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WakeAt:
     """Send `Tick` at this time."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tell:
     """Tell whoever watches."""
 
     event: Asked | Waiting
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GiveUp:
     """No agent will ever take the job."""
 

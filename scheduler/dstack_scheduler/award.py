@@ -6,12 +6,12 @@ again; if the agent stays silent nobody knows whether it has the job, and that i
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import Broken, Conflict, MeshError, Refused, TooLate, Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
 from dstack_scheduler.agent_port import Agent, Directory, Hold, Question
 from dstack_scheduler.job import Input, JobSpec
@@ -30,7 +30,7 @@ class Trees(Protocol):
     def missing_manifest(self, digest: Digest) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Parcel:
     """What travels with a job.
 

@@ -9,8 +9,9 @@
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import AgentState, Gpu, Machine
 from dstack_scheduler.agent_port import Question
 from dstack_scheduler.gpus import memory_fits, name_fits
@@ -26,7 +27,7 @@ MIN_DISK_FREE_BYTES = 100 * 10**6
 """An agent with less free disk takes no jobs: code and logs would not fit."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Taken:
     """What one hold or one running job has of a machine.
 
@@ -42,7 +43,7 @@ class Taken:
     running: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Place:
     """A machine and what others have of it, as a question meets them."""
 

@@ -9,11 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import assert_never
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import TooLate, Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.agent_port import Agent, AttachEvent, Attachment, Directory
 from dstack_scheduler.cursor import Cursor, Hole
 from dstack_scheduler.job import (
@@ -40,13 +40,16 @@ HOLE_TRIES = 3
 """So often a hole is read again before it becomes a gap."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Start:
     """From where to read, and whether to stop at the end of what exists."""
 
     stdout_offset: int = 0
     stderr_offset: int = 0
     until_now: bool = False
+
+
+FROM_THE_BEGINNING = Start()
 
 
 class Follower:
@@ -65,7 +68,7 @@ class Follower:
         directory: Directory,
         tell: Tell,
         chance: Callable[[], float],
-        start: Start = Start(),
+        start: Start = FROM_THE_BEGINNING,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._agent = agent

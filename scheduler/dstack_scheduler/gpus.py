@@ -6,10 +6,10 @@ be in the card's name as a whole token, so "A10" is neither an A100 nor an A10G,
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 
 from dstack_mesh.faults import Invalid
+from dstack_mesh.frozen import frozen
 
 MEMORY_TOLERANCE = Fraction(95, 100)
 """A card fits from this part of the memory that was asked for: cards with ECC report a little less
@@ -36,7 +36,7 @@ _UNITS = {
 _MIG = "mig"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeclaredGpu:
     """Cards that somebody declared, as "V100:16GB:2"."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.needs import Needs
@@ -19,7 +20,7 @@ class JobKey:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """An agent that has some bytes; without addresses it cannot be dialled."""
 
@@ -27,7 +28,7 @@ class Source:
     addresses: tuple[Address, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Input:
     """Something to lay into the work directory before the job starts.
 
@@ -47,7 +48,7 @@ class Input:
     size_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Revision:
     """Where code comes from. Empty fields are unknown; `repo` never carries credentials."""
 
@@ -57,7 +58,7 @@ class Revision:
     dirty: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobSpec:
     """Everything an agent must know to run a job. Secret values travel beside it, never in it.
 
@@ -130,7 +131,7 @@ ENDED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StateChange:
     """A state of an attempt and when it began.
 
@@ -148,7 +149,7 @@ class StateChange:
     exit_code: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ArtifactSaved:
     """An artifact of an attempt; `path` as the workflow names it, `complete` once the job ended."""
 
@@ -167,7 +168,7 @@ class LogStream(Enum):
     STDERR = "stderr"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogFrame:
     """Bytes of a stream as the job wrote them, at an absolute offset, at most 64 KiB."""
 
@@ -178,7 +179,7 @@ class LogFrame:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gap:
     """Bytes [from, to) of a stream do not exist any more."""
 
@@ -189,9 +190,9 @@ class Gap:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fin:
-    """The last word on an attempt: how it ended, length and BLAKE3 of its streams, what is kept."""
+    """The last word on an attempt: its end, length and BLAKE3 of both streams, what it kept."""
 
     key: JobKey
     state: StateChange
@@ -202,14 +203,14 @@ class Fin:
     artifacts: tuple[ArtifactSaved, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndOfLog:
     """Everything that exists was sent, and the job goes on."""
 
     key: JobKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobRecord:
     """A job of a run as far as one peer knows it: its newest attempt."""
 
@@ -224,7 +225,7 @@ class JobRecord:
     copies: tuple[Source, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunRecord:
     """A run as far as one peer knows it. `job_count` is how many jobs it has in all."""
 
@@ -239,7 +240,7 @@ class RunRecord:
     jobs: tuple[JobRecord, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TagRecord:
     """A name for a run within a repository; `run_id` None: the name was taken back."""
 

@@ -1,7 +1,7 @@
 """What a machine lacks for a job for good: why it could never run it, whatever ends or is freed."""
 
-from dataclasses import dataclass
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.agent_port import Question
 from dstack_scheduler.gpus import memory_fits, name_fits, nominal_gb
@@ -10,7 +10,7 @@ from dstack_scheduler.phrases import count, gigabytes, largest_whole, listing, m
 from dstack_scheduler.verdict import Reason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """What the machine's owner allows.
 

@@ -1,9 +1,9 @@
 """What a job needs. Every number is a minimum; zero or empty asks for nothing."""
 
-from dataclasses import dataclass
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Needs:
     """Resources of one job.
 

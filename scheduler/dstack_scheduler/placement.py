@@ -10,16 +10,16 @@ The order is total and depends only on what was offered, never on who answered f
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from dstack_mesh.card import PeerCard
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.verdict import Now
 
 BUCKET_BYTES = 64 * 2**20
 """Up to here a fetch costs about nothing on a LAN; each further bucket is four times as wide."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Offer:
     """An agent that could start the job at once."""
 
@@ -29,7 +29,7 @@ class Offer:
     missing_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wish:
     """What the choice depends on beside the offers.
 

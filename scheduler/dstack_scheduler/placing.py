@@ -6,11 +6,12 @@ sent nobody but the agent knows, so it is carried to its end and then the job is
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, Refused
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.agent_port import Directory, Question
 from dstack_scheduler.auction_events import Lot
 from dstack_scheduler.award import Carrier, Confirmation, Parcel, commit, release, renewed
@@ -28,7 +29,7 @@ class Outcome(Enum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Means:
     """What the parts of a driver share."""
 

@@ -1,12 +1,13 @@
 """A run before it runs: jobs in order, each with what must be done before it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.needs import Needs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reuse:
     """An input that exists already: nothing is started for it (`deps`, `x:tag`).
 
@@ -23,7 +24,7 @@ class Reuse:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlannedJob:
     """A job of a plan, everything decided but where and when.
 
@@ -59,7 +60,7 @@ class PlannedJob:
     place: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """What one `dstack run` will do. The requested job is the last one.
 

@@ -1,16 +1,16 @@
 """What a driver tells whoever watches it: events for people and scripts, as they happened."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from dstack_mesh.card import PeerCard
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunName
 from dstack_scheduler.job import ArtifactSaved, Fin, Gap, LogFrame, StateChange
 from dstack_scheduler.verdict import Bid, Reason
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """Agents answered an ask. `silent` did not within the deadline."""
 
@@ -19,7 +19,7 @@ class Asked:
     silent: tuple[PeerCard, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Waiting:
     """Nobody can take the job now: why, per agent's name. Said again only when it changes."""
 
@@ -27,7 +27,7 @@ class Waiting:
     reasons: tuple[tuple[str, tuple[Reason, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sending:
     """Bytes on their way to the winner."""
 
@@ -38,7 +38,7 @@ class Sending:
     total_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Awarding:
     """The award is about to be sent: from now on the agent may have the job."""
 
@@ -47,7 +47,7 @@ class Awarding:
     agent: PeerCard
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Declined:
     """The agent does not have the job that was being awarded, for sure."""
 
@@ -55,7 +55,7 @@ class Declined:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Awarded:
     """The job is the agent's. `why` is one clause for people: "only free GPU"."""
 
@@ -67,7 +67,7 @@ class Awarded:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unheard:
     """The agent that has the job does not answer; the reader keeps trying."""
 
@@ -75,7 +75,7 @@ class Unheard:
     agent: PeerCard
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kept:
     """A second copy of a job's artifacts is on this machine now."""
 
@@ -84,7 +84,7 @@ class Kept:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunEnded:
     """All jobs ended. The run's exit code is that of the job that decided it."""
 

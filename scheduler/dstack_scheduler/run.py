@@ -9,15 +9,16 @@ job never starts; after it the agent is told. In between nobody can know, so bot
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
 from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import JobKey, JobState, StateChange
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Part:
     """A job of the run.
 
@@ -33,14 +34,14 @@ class Part:
     awarded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Placed:
     """An agent has the job now."""
 
     key: JobKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unplaced:
     """The job will not be placed: no agent takes it, or the search was given up."""
 
@@ -49,21 +50,21 @@ class Unplaced:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vanished:
     """The agent that was to have the attempt knows for sure that it never began."""
 
     key: JobKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Changed:
     """The agent tells a state of the job; an ended one is the last."""
 
     change: StateChange
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopAsked:
     """Somebody wants the whole run to stop."""
 
@@ -75,28 +76,28 @@ class StopAsked:
 Event = Placed | Unplaced | Vanished | Changed | StopAsked
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Find an agent for the attempt and award it; answered by `Placed` or `Unplaced`."""
 
     key: JobKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Follow:
     """Follow the attempt at the agent that has it; answered by `Changed`."""
 
     key: JobKey
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopPlacing:
     """Give up the search, unless the award is under way."""
 
     job: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopJob:
     """Ask the agent that has the job to stop it, until it ended."""
 
@@ -105,7 +106,7 @@ class StopJob:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class End:
     """The run ended like the job that decided it."""
 
@@ -115,22 +116,22 @@ class End:
 Effect = Place | Follow | StopPlacing | StopJob | End
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Blocked:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Placing:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _There:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Ended:
     change: StateChange
 

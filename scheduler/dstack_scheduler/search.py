@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import assert_never
 
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, TooLate, Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
 from dstack_scheduler import auction_events as auction
 from dstack_scheduler.agent_port import Agent, Directory, Hold, Question
@@ -25,7 +25,7 @@ EVENTS = 1024
 """Answers waiting to be taken; whoever asks more agents at once waits."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Won:
     """An agent holds for the job. `why` is one clause for people."""
 

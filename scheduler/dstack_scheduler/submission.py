@@ -1,16 +1,17 @@
 """A run as it is handed to a driver: by a command that planned it, or by another driver."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, RunId, RunName
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import JobKey, JobSpec, Revision, RunRecord
 from dstack_scheduler.plan import Plan, PlannedJob, Reuse
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Submission:
     """Everything a driver must know of a run.
 
@@ -30,7 +31,7 @@ class Submission:
     code_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HandOver:
     """What remains to be driven: arguments of `Agent.drive`, and the code that it needs for it."""
 
@@ -44,7 +45,7 @@ class HandOver:
         return Submission(self.record, self.jobs, epoch=self.epoch, secrets=secrets or {})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Submitter:
     """Who submits, when, and from which code.
 

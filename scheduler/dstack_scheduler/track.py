@@ -1,8 +1,9 @@
 """What a driver knows of the jobs of its run: where each is, how it stands, what it kept."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.agent_port import Agent, DrivenJob
 from dstack_scheduler.inputs import kept_by
 from dstack_scheduler.job import (
@@ -19,7 +20,7 @@ from dstack_scheduler.search import Won
 from dstack_scheduler.submission import HandOver, Submission, with_attempt
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where an attempt is. `won` only if this driver awarded it."""
 

@@ -4,10 +4,10 @@ Why typed: a bare yes or no makes "try again", "never" and "when that run ends" 
 people cannot act on it.
 """
 
-from dataclasses import dataclass
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reason:
     """One reason.
 
@@ -24,7 +24,7 @@ class Reason:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Now:
     """Could start at once.
 
@@ -39,7 +39,7 @@ class Now:
     running: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Later:
     """Could run once something ends; `wait_seconds` is None if nobody can say when."""
 
@@ -47,14 +47,14 @@ class Later:
     wait_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotNow:
     """Does not take the job at present, for a reason that may pass."""
 
     reasons: tuple[Reason, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Never:
     """This machine cannot run the job."""
 
@@ -64,7 +64,7 @@ class Never:
 Verdict = Now | Later | NotNow | Never
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bid:
     """An agent's answer to an ask."""
 

@@ -6,14 +6,15 @@ the mounts are asked (`/proc/self/mountinfo`), not assumed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from dstack_mesh.frozen import frozen
 
 _UNLIMITED = 2**60
 """Version 1 says "no limit" as the largest number of pages."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """None where nothing is limited. `memory_left_bytes` counts what the group uses by now."""
 
@@ -22,7 +23,7 @@ class Limits:
     memory_left_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mount:
     """A mounted hierarchy of groups: what of it is mounted (`root`) and where (`point`)."""
 

@@ -1,12 +1,12 @@
 """Processors and memory as jobs can get them: the machine's, within affinity and control groups."""
 
 import os
-from dataclasses import dataclass
 
 from dstack_agent.inventory.cgroup import Limits, read_limits
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CpuMemory:
     """Whole processors; memory in all and available now."""
 

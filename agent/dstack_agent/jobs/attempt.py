@@ -12,7 +12,7 @@ nothing; there is exactly one end. A failed job's artifacts are kept, never as c
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
 from dstack_agent.executor.port import Ended
@@ -53,12 +53,13 @@ from dstack_agent.jobs.phase import (
     Saving,
     Verdict,
 )
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import JobState
 
 FRESH = Fresh()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attempt:
     """Where an attempt stands: the state people see and the phase it is in."""
 

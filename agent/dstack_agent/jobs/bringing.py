@@ -1,9 +1,9 @@
 """Brings trees that a job reads from the agents that have them."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from dstack_mesh.faults import MeshError, Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_scheduler.job import Source
 
@@ -11,7 +11,7 @@ Fetch = Callable[[PeerId, Address, Digest], Awaitable[int]]
 """Fetches a tree from a peer at an address into the store of this home."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bringer:
     """Finds a tree: here, or at one of its sources, whichever answers first in order.
 

@@ -1,10 +1,10 @@
 """Everything an attempt has to tell, in order, and a bell for those who follow it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_agent.bell import Bell
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobState, StateChange
 
 Told = StateChange | ArtifactSaved | Fin
@@ -55,7 +55,7 @@ def _voids(later: Told, earlier: Told) -> bool:
             return False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Followed:
     """What a reader of an attempt needs."""
 

@@ -1,12 +1,12 @@
 """What an attempt asks the shell to do."""
 
-from dataclasses import dataclass
 
 from dstack_agent.jobs.phase import Verdict
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import JobState
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Enter:
     """Write the state down and tell whoever watches."""
 
@@ -16,46 +16,46 @@ class Enter:
     exit_code: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prepare:
     """Lay code and inputs; answer Prepared or NotPrepared."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Launch:
     """Start the shim; answer Launched or NotLaunched."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attend:
     """Wait for the end of the commands and watch the artifacts."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EndCommands:
     """Tell the shim to end the job."""
 
     abort: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Save:
     """Save the artifacts; answer Saved or NotSaved."""
 
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drop:
     """Stop what is being done for the attempt: preparing, watching, saving."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Forget:
     """Partial artifacts are not kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finish:
     """Write the last word, free the machine."""
 

@@ -1,28 +1,28 @@
 """What can happen to an attempt."""
 
-from dataclasses import dataclass
 
 from dstack_agent.executor.port import Ended
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Begin:
     """The agent may start now."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Noted:
     """Preparation has something to say to people."""
 
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prepared:
     """Code and inputs are in place."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotPrepared:
     """Preparation failed; the job never started."""
 
@@ -30,12 +30,12 @@ class NotPrepared:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Launched:
     """The shim has the job."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotLaunched:
     """There is no shim."""
 
@@ -43,14 +43,14 @@ class NotLaunched:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CommandsEnded:
     """The shim, or its absence, says how the commands ended."""
 
     ended: Ended
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StopAsked:
     """A person asks for a stop, or for an abort."""
 
@@ -58,14 +58,14 @@ class StopAsked:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Saved:
     """Artifacts are durable. `warning` says what people should know about them."""
 
     warning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotSaved:
     """Artifacts could not be saved."""
 

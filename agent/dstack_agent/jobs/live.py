@@ -43,6 +43,7 @@ from dstack_agent.logs.wake import Wake
 from dstack_agent.records import Accepted, Records
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import ArtifactSaved, Fin, JobState, StateChange
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ UNASKED_SECONDS = 0.5
 """How late output is seen at most whose poke was lost."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Means:
     """What an attempt is lived with.
 

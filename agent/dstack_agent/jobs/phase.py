@@ -1,7 +1,7 @@
 """What is going on with an attempt, finer than the states that people see."""
 
-from dataclasses import dataclass
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import JobState
 
 LEGAL: dict[JobState, frozenset[JobState]] = {
@@ -35,7 +35,7 @@ LEGAL: dict[JobState, frozenset[JobState]] = {
 """States that may follow a state on one agent. WAITING belongs to the driver alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """How the attempt will have ended once its artifacts are saved."""
 
@@ -45,7 +45,7 @@ class Verdict:
     exit_code: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Order:
     """A person's order to end; `reason` is `stopped` or `aborted`."""
 
@@ -54,43 +54,43 @@ class Order:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fresh:
     """Accepted; nothing done."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Preparing:
     """Code and inputs are on their way."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Launching:
     """A shim is being started: an order may stop it half-way, or is given again once it runs."""
 
     order: Order | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Running:
     """The commands run."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ending:
     """The commands were told to end."""
 
     order: Order
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Saving:
     """The commands ended; artifacts are being saved."""
 
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Over:
     """Nothing follows."""
 

@@ -6,10 +6,10 @@ container sees its own: what it has at an absolute path lies below the job's fol
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dstack_mesh.faults import Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_scheduler.job import JobKey
 
@@ -27,7 +27,7 @@ def key_of(folder: Path) -> JobKey | None:
     return JobKey(RunId(parts[0]), int(parts[1]), int(parts[2]))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where a path lies.
 
@@ -39,7 +39,7 @@ class Place:
     within: Path
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Places:
     """Where the paths of one job lie.
 

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_agent.artifacts.saving import Saver
@@ -12,6 +11,7 @@ from dstack_agent.jobs.places import Places
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree
 from dstack_mesh.faults import Busy, MeshError, Refused
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import Input, JobSpec
 
 Note = Callable[[str], Awaitable[None]]
@@ -21,7 +21,7 @@ RESERVED_PART = 0.05
 RESERVED_BYTES = GIB
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Preparation:
     """Prepares one attempt; can be begun anew at any time before the launch.
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_agent.artifacts.saving import Saver
@@ -19,6 +18,7 @@ from dstack_agent.records import Accepted, Records
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.job import JobSpec
 
@@ -29,7 +29,7 @@ Environment = Callable[[JobSpec, Path, tuple[Gpu, ...]], Mapping[str, str]]
 """What a job sees as its environment but for secrets, given its folder and cards."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Workshop:
     """Everything that attempts share.
 

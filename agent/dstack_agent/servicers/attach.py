@@ -17,6 +17,7 @@ from dstack_agent.jobs.tail import PATIENCE_SECONDS, Piece, Tail
 from dstack_agent.logs.journal import Hole
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Busy
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, RunId
 from dstack_mesh.v1 import job_pb2, transfer_pb2
 from dstack_mesh.v1 import run_pb2 as pb
@@ -45,7 +46,7 @@ Send = Callable[[pb.AttachResponse], Awaitable[None]]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wishes:
     """What a stream can ask of the agent.
 

@@ -1,7 +1,6 @@
 """Answers Hello: who this agent is, what it has, and whom it knows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -9,6 +8,7 @@ import grpc
 from dstack_mesh.card import PROTOCOL, HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address
 from dstack_mesh.machine import AgentState, Machine, RunningJob
 from dstack_mesh.v1 import membership_pb2 as pb
@@ -17,7 +17,7 @@ from dstack_mesh.wire.caller import Caller, Member, caller
 from dstack_mesh.wire.membership import answer_to_wire
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answers:
     """Where the answer's parts come from, each as it is at the moment of the call.
 

@@ -1,7 +1,6 @@
 """Adds every service of an agent to its server."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
@@ -13,6 +12,7 @@ from dstack_agent.servicers.membership import Answers, MembershipServicer
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_agent.servicers.transfer import TransferServicer
 from dstack_mesh.clock import Clock
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address
 from dstack_mesh.v1 import auction_pb2_grpc, membership_pb2_grpc, run_pb2_grpc, transfer_pb2_grpc
@@ -24,7 +24,7 @@ class Invitations(Protocol):
     async def run(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Served:
     """What the services of an agent speak for."""
 

@@ -1,13 +1,13 @@
 """RunService of an agent: watching and steering the runs it executes or drives."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import grpc
 
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
+from dstack_mesh.frozen import frozen
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
 from dstack_mesh.wire.caller import caller
@@ -23,7 +23,7 @@ MOST_RUNS = 10_000
 """Names that one List may ask for."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Runs:
     """What the agent can do with runs beyond following them.
 

@@ -1,7 +1,8 @@
 """What a check found."""
 
-from dataclasses import dataclass
 from enum import Enum
+
+from dstack_mesh.frozen import frozen
 
 
 class Grade(Enum):
@@ -12,7 +13,7 @@ class Grade(Enum):
     FAIL = "fail"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """One check's result. `fix` can be pasted where that is possible."""
 

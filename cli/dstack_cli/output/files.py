@@ -1,7 +1,6 @@
 """What a run kept, as tables and as JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from dstack_cli.kept import KeptArtifact
 from dstack_cli.output.port import Json, Listing
@@ -9,12 +8,13 @@ from dstack_cli.output.table import Column, Table
 from dstack_cli.output.words import size
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
 
 SCHEMA = "dstack.files/v1"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shelf:
     """An artifact, its files, and the part of it that is listed; "" is all."""
 
@@ -23,7 +23,7 @@ class Shelf:
     inside: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Line:
     """A file, or a folder of which only the total is shown."""
 

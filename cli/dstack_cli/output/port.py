@@ -1,8 +1,9 @@
 """What a command says its result to: a person, a script, or a script that wants names alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from dstack_mesh.frozen import frozen
 
 if TYPE_CHECKING:
     from dstack_cli.output.table import Table
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Listing:
     """A list of things.
 
@@ -29,7 +30,7 @@ class Listing:
     empty: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Document:
     """One thing. `text` is what people get on standard output; `name` is what `-q` prints."""
 

@@ -1,15 +1,15 @@
 """Tables that fit the width: columns go, then cells are shortened, but names and states never."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dstack_cli.output.escapes import plain
+from dstack_mesh.frozen import frozen
 
 GAP = "  "
 SHORTEST = 6
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Column:
     """A column.
 
@@ -22,7 +22,7 @@ class Column:
     rank: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Table:
     """Rows of cells below columns. A cell may have several lines."""
 

@@ -3,10 +3,11 @@
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Terminal:
     """Facts about where output goes.
 

@@ -11,9 +11,9 @@ import mmap
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 from dstack_mesh.chunks.laying import pwrite_all
+from dstack_mesh.frozen import frozen
 
 DIRECT_BYTES = 32 << 20
 """Files of this size are written directly. Smaller ones are soon synced and perhaps soon read."""
@@ -34,7 +34,7 @@ LEAST_BYTES = 256 << 10
 """A shorter run goes through the page cache, which joins it with its neighbours."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _File:
     """A file that is written now; `direct` is a second handle of it, -1 if it cannot have one."""
 

@@ -8,7 +8,6 @@ is written at all if the manifest or a chunk of it is missing.
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_mesh.chunks.digest import split_digests
@@ -17,12 +16,13 @@ from dstack_mesh.chunks.manifest import FileEntry, FolderEntry, LinkEntry, Manif
 from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Missing, Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Laid:
     """What was written.
 

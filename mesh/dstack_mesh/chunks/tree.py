@@ -6,19 +6,19 @@ is in it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_mesh.chunks.laying import Laid, lay_tree
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.chunks.scanning import Scan, Skipped, scan
 from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
 
 __all__ = ["Laid", "Saved", "Scan", "Skipped", "keep", "lay_tree", "save_tree", "scan"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Saved:
     """A tree that is durable in the store.
 

@@ -6,9 +6,9 @@ machine with Docker dial itself.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address
 
 _LEADS_NOWHERE = re.compile(
@@ -17,7 +17,7 @@ _LEADS_NOWHERE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interface:
     """A network interface. `bridged`: it is a port of a bridge, which has the address instead."""
 

@@ -14,12 +14,13 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from dstack_mesh.discovery.interfaces import addresses_of, leading_outside, read_interfaces
 from dstack_mesh.faults import Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def tag_of(discovery_key: bytes, instance: str) -> str:
     return hmac.new(discovery_key, instance.encode(), hashlib.sha256).hexdigest()[:12]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Announcement:
     """What one peer tells the network: a port, and a mark that some can read.
 
@@ -71,7 +72,7 @@ class Announcement:
         return cls(port, secrets.token_hex(8), (("v", "1"), ("i", invite_id)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sighting:
     """An announcement that was heard."""
 

@@ -4,9 +4,9 @@ import json
 import os
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.identity import is_id
 from dstack_mesh.ids import Address, MeshId, PeerId
 
@@ -14,7 +14,7 @@ MOST_SAVED = 256
 MOST_ADDRESSES = 8
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SavedPeer:
     """An agent that answered once, and where."""
 

@@ -1,10 +1,10 @@
 """The border between calling the roll and the network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from dstack_mesh.card import HelloAnswer, PeerHint
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address
 from dstack_mesh.membership.known import Target
 
@@ -26,7 +26,7 @@ class Greeter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sources:
     """Where to look for agents.
 

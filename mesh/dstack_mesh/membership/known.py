@@ -1,9 +1,9 @@
 """An agent as somebody who looks for agents sees it."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState
 
@@ -14,7 +14,7 @@ Standing = Literal["alive", "suspect", "gone", "draining", "paused"]
 """Whether it answers, and if so whether it takes jobs."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Target:
     """Whom to greet: an address, and who must answer there (None: any member, to ask who it is)."""
 
@@ -22,7 +22,7 @@ class Target:
     peer_id: PeerId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KnownAgent:
     """An agent, where it is and what it last said.
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from dstack_mesh.card import HelloAnswer, PeerCard
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address
 from dstack_mesh.membership.known import FoundBy, Standing, Target, standing_of
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """How the view behaves; seconds and counts.
 

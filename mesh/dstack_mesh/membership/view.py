@@ -9,18 +9,18 @@ nobody's job is given away because of it. What others say about a peer only adds
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from random import Random
 from typing import TypeVar, assert_never
 
 from dstack_mesh.card import HelloAnswer, PeerCard
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.known import FoundBy, KnownAgent, Target
 from dstack_mesh.membership.place import Place, Policy, may_dial
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Heard:
     """An agent may be there.
 
@@ -37,7 +37,7 @@ class Heard:
     fresh: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answered:
     """The dial succeeded."""
 
@@ -45,7 +45,7 @@ class Answered:
     answer: HelloAnswer
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """The dial did not. `foreign`: somebody who is not of our mesh is there."""
 
@@ -53,7 +53,7 @@ class Failed:
     foreign: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tick:
     """Time passed."""
 
@@ -61,7 +61,7 @@ class Tick:
 Event = Heard | Answered | Failed | Tick
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dial:
     """Greet this target and report Answered or Failed."""
 
@@ -69,7 +69,7 @@ class Dial:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Forget:
     """Nothing is kept for these targets any more."""
 

@@ -7,10 +7,11 @@ admits two.
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Invalid
+from dstack_mesh.frozen import frozen
 from dstack_mesh.identity import id_of_key
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.trust.authority import Authority, read_request
@@ -34,21 +35,21 @@ LONGEST_KEY_BYTES = 256
 LONGEST_REQUEST_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Greeted:
     """Somebody asks to join; both screens show these words."""
 
     words: tuple[str, str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TriedWrong:
     """Somebody tried a wrong code."""
 
     tries_left: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Joined:
     """Somebody joined."""
 

@@ -16,9 +16,10 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dstack_mesh.faults import Forbidden, Invalid, MeshError, Missing
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.words import words_of
@@ -35,7 +36,7 @@ NONCE_BYTES = 32
 LONGEST_LIFETIME_SECONDS = 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Code:
     """A code in its two parts. The public part may be announced; the secret never leaves."""
 
@@ -108,7 +109,7 @@ def derive_key(code: Code, mesh_id: MeshId) -> bytes:
     return hashlib.scrypt(code.secret.encode(), salt=salt, n=2**15, r=8, p=1, maxmem=limit)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Transcript:
     """What both sides saw; equal on both unless somebody stands in between.
 
@@ -160,26 +161,26 @@ class Transcript:
         return hmac.new(key, framed, hashlib.sha256).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Live:
     """It can be used."""
 
     tries_left: int = TRIES
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Used:
     """Somebody joined by it."""
 
     by: PeerId
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Expired:
     """Its time is over."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Burned:
     """Too many wrong codes were tried."""
 
@@ -187,7 +188,7 @@ class Burned:
 State = Live | Used | Expired | Burned
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Invite:
     """An invitation as its maker knows it. Seconds are of the maker's steady clock."""
 

@@ -5,11 +5,11 @@ it.
 """
 
 import json
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from dstack_mesh.durable import write_durably
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.trust.invite import Burned, Expired, Invite, Live, State, Used
@@ -18,7 +18,7 @@ from dstack_mesh.trust.membership import Role
 MOST_RECORDS = 256
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """One line of the book."""
 

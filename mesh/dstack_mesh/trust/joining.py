@@ -1,7 +1,6 @@
 """A newcomer's side of an invitation, without the network: what to send and what to believe."""
 
 import secrets
-from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
@@ -9,6 +8,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from dstack_mesh.faults import Damaged, Forbidden, Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, id_of_key, public_der
 from dstack_mesh.ids import Address, MeshId
@@ -27,7 +27,7 @@ from dstack_mesh.trust.invite import (
 from dstack_mesh.trust.membership import Membership, Role
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Greeting:
     """The listener's first answer."""
 
@@ -36,7 +36,7 @@ class Greeting:
     proof: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """The listener's last answer."""
 
@@ -60,7 +60,7 @@ class Reply:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Agreement:
     """The listener proved to know the code: its words may be shown and its reply believed."""
 

@@ -4,7 +4,7 @@ The JSON file is written last, so a home is a member wholly or not at all.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from dstack_mesh.durable import write_durably
 from dstack_mesh.faults import Damaged, Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, MeshId, PeerId
 
@@ -29,7 +30,7 @@ class Role(Enum):
     ROOT = "root"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Membership:
     """A home's place in a mesh.
 

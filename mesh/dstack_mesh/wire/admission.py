@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.discovery.interfaces import own_addresses
 from dstack_mesh.discovery.mdns import Announcement, announcing
 from dstack_mesh.faults import Invalid
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address
 from dstack_mesh.trust.authority import Authority, throw_away_certificate
@@ -44,7 +44,7 @@ LISTENER_NAME = "mesh-join"
 """The name in the throw-away certificate."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Invitation:
     """What the inviter tells the newcomer: a code, and where to say it."""
 

@@ -1,12 +1,12 @@
 """Who calls: taken from the connection, never from a field of a message."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from dstack_mesh.faults import Forbidden
+from dstack_mesh.frozen import frozen
 from dstack_mesh.identity import id_of_key, public_der
 from dstack_mesh.ids import PeerId
 from dstack_mesh.trust.membership import Role
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Owner:
     """The person whose agent this is, over the Unix socket that only she can open."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Member:
     """A member of the mesh, proved by TLS; `role` is what its certificate was signed for."""
 
@@ -28,7 +28,7 @@ class Member:
     role: Role
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stranger:
     """Somebody without a certificate; only the listener of an invitation hears such callers."""
 

@@ -4,12 +4,12 @@ Needs no cryptography: gRPC reads the PEM files itself.
 """
 
 import asyncio
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.trust.membership import Membership
@@ -30,7 +30,7 @@ ANY_MEMBER = "mesh"
 """Name that every member's certificate carries, for the first contact."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Key:
     target: str
     name: str

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import socket as sockets
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import grpc
 
 from dstack_mesh.faults import MeshError, Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger, caller
 from dstack_mesh.wire.errors import GuardInterceptor
@@ -143,7 +143,7 @@ def _errno_of_bind(host: str, port: int) -> int:
     return errno.EADDRINUSE
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LocalListener:
     """An open Unix socket and the lock that makes it the only one of its home."""
 

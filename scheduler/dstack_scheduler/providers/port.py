@@ -2,10 +2,10 @@
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.workflow.environment import exported
 from dstack_scheduler.workflow.model import Key, Workflow
@@ -27,7 +27,7 @@ class Direct(NamedTuple):
     usage: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Provider:
     """One way to make jobs of a workflow.
 

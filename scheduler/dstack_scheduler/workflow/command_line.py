@@ -6,9 +6,10 @@ flags below, and the rest goes to the script in its order. After `--` everything
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NamedTuple
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.workflow.commands import read_ports, read_requirements
 from dstack_scheduler.workflow.dependencies import read_reuses
 from dstack_scheduler.workflow.environment import read_env
@@ -91,7 +92,7 @@ SHORT: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Overrides:
     """Flags that were given: long name to values, as `{"--gpu": ("1",)}`."""
 
@@ -105,7 +106,7 @@ class Overrides:
 NO_OVERRIDES = Overrides()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Typed:
     """A command line, taken apart.
 

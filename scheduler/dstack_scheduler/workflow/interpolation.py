@@ -9,8 +9,10 @@ looked up again. `${{ secrets.X }}` stays, and is filled in on the machine that 
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
+
+from dstack_mesh.frozen import frozen
 
 RUN_ARGS = "run.args"
 
@@ -33,7 +35,7 @@ class Substituted(NamedTuple):
     unknown: tuple[Unknown, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Values:
     """What can be put into the text of one workflow.
 

@@ -1,9 +1,10 @@
 """A checked workflow: one model, whatever dialect it was written in."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import Reuse
 from dstack_scheduler.workflow.problem import Place
@@ -11,7 +12,7 @@ from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import Node
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dependency:
     """An input as it was written.
 
@@ -41,7 +42,7 @@ class Dependency:
         return Reuse(self.workflow, self.tag, self.repo, self.text)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Workflow:
     """What a workflow asks for, variables put in.
 

@@ -1,10 +1,10 @@
 """Mistakes in what a person wrote: all of them at once, each with its place and a fix."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 from dstack_mesh.faults import Invalid
+from dstack_mesh.frozen import frozen
 
 
 class Code(StrEnum):
@@ -44,7 +44,7 @@ class Code(StrEnum):
     UNUSED_ARGUMENTS = "unused-arguments"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Place:
     """Where something stands, counted from 1; no file and line 0 is the command line."""
 
@@ -57,7 +57,7 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else "the command line"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """One mistake.
 

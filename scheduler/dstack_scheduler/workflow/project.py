@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.workflow.document import SourceFile, decode, read_tree
 from dstack_scheduler.workflow.problem import Code, Problem, Report, did_you_mean
 from dstack_scheduler.workflow.tree import (
@@ -20,7 +21,7 @@ from dstack_scheduler.workflow.variables import Sections, read_sections
 _NAME = re.compile(r"[^\s:/,;\-$][^\s:/,;$]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Written:
     """A workflow as it was written, or as the command line says it.
 
@@ -37,7 +38,7 @@ class Written:
     direct: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Project:
     """What the files say.
 

@@ -1,9 +1,10 @@
 """What one `dstack run` asks for: a workflow or a provider, and what is said about it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NamedTuple
 
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId, RunName
 from dstack_scheduler.names import job_id
 from dstack_scheduler.providers.port import Provider
@@ -33,7 +34,7 @@ NOTHING = Written("", MapNode(Place(), ()))
 """The target of who only looks."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A target, and what was typed after it.
 

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.workflow.interpolation import Interpolator, Unknown
 from dstack_scheduler.workflow.problem import Code, Place, Report, did_you_mean
 from dstack_scheduler.workflow.tree import (
@@ -24,7 +25,7 @@ _SHELL_NAME = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _WHOLE = re.compile(r"\+?[0-9]{1,15}\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scope:
     """Reads values; whatever is wrong with one becomes a problem and the reader gets None.
 

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.workflow.problem import Place
 
 
@@ -37,7 +37,7 @@ def plain_kind(text: str) -> Kind:
     return next((kind for kind, pattern in _PLAIN if pattern.match(text)), Kind.TEXT)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScalarNode:
     """A value as it was written: `text` of `3.10` is "3.10"; [start, end) is its span."""
 
@@ -48,7 +48,7 @@ class ScalarNode:
     end: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ListNode:
     """A list."""
 
@@ -56,7 +56,7 @@ class ListNode:
     items: tuple["Node", ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MapNode:
     """A mapping; each key once, in the order of the file."""
 

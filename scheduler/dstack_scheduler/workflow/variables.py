@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from dstack_mesh.frozen import frozen
 from dstack_scheduler.workflow.problem import Code, Report, did_you_mean
 from dstack_scheduler.workflow.tree import (
     Kind,
@@ -19,7 +20,7 @@ GLOBAL = "global"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sections:
     """Defaults as they were written, by section and name."""
 
