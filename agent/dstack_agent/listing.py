@@ -45,10 +45,10 @@ class Listings:
         return RunRecord(
             run_id=run_id,
             run_name=spec.run_name,
-            target=spec.workflow or spec.provider,
+            target=spec.target or spec.workflow or spec.provider,
             owner=spec.owner,
             submitted_at=spec.submitted_at,
-            job_count=newest[-1].key.job + 1,
+            job_count=max(spec.job_count, newest[-1].key.job + 1),
             revision=spec.revision,
             variables=spec.variables,
             jobs=tuple(self._job(each) for each in newest),

@@ -51,6 +51,7 @@ from dstack_mesh.ids import MeshId
 from dstack_mesh.machine import AgentState, Gpu
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.trust.membership import Membership
+from dstack_mesh.user import user_home
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import open_roll_call
 from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
@@ -205,7 +206,7 @@ def workshop_of(
         ProcessExecutor(wake.path),
         DockerExecutor(engine, wake.path, portrait.peer_id, notes.say),
     ]
-    home = Path.home()
+    home = user_home() or settings.home.root
     return Workshop(
         jobs=settings.home.jobs,
         journal_name=record.JOURNAL,

@@ -1,7 +1,6 @@
 """Names and ids of new runs, and of who submits them."""
 
 import os
-import pwd
 import random
 import secrets
 import socket
@@ -10,6 +9,7 @@ import time
 from dstack_cli.remembered import recall
 from dstack_mesh.home import Home
 from dstack_mesh.ids import RunId, RunName
+from dstack_mesh.user import user_name
 from dstack_scheduler.names import run_id, run_name
 
 
@@ -29,5 +29,5 @@ def order_id() -> RunId:
 
 def owner() -> str:
     """Who submits, for display: "ana@laptop"."""
-    user = os.environ.get("USER") or pwd.getpwuid(os.getuid()).pw_name
+    user = os.environ.get("USER") or user_name()
     return f"{user}@{os.environ.get('DSTACK_NAME') or socket.gethostname()}"

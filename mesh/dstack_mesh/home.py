@@ -7,6 +7,7 @@ from anywhere: it opens nothing and imports nothing heavy.
 import os
 from pathlib import Path
 
+from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 
 
@@ -18,12 +19,20 @@ class Home:
 
     @classmethod
     def of_environment(cls, override: str | None = None) -> "Home":
-        """The home that a flag, `DSTACK_HOME` or the user's directories name, in this order."""
+        """The home that a flag, `DSTACK_HOME` or the user's directories name, in this order.
+
+        Raises:
+            Refused: The user has no home directory.
+        """
         chosen = override or os.environ.get("DSTACK_HOME")
-        if chosen:
-            return cls(Path(chosen).expanduser().absolute())
         data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-        return cls(Path(data).expanduser() / "dstack")
+        try:
+            if chosen:
+                return cls(Path(chosen).expanduser().absolute())
+            return cls(Path(data).expanduser() / "dstack")
+        except RuntimeError as error:
+            why = "HOME is not set, and the system knows no home of this user."
+            raise Refused("There is no place to keep anything.", why, "set DSTACK_HOME") from error
 
     def prepare(self) -> None:
         """Makes the folder, readable by its owner alone. Idempotent."""

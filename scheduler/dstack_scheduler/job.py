@@ -76,6 +76,8 @@ class JobSpec:
         max_duration_seconds: None for no limit.
         owner: For display: "name@machine".
         secret_names: Secrets that the job gets.
+        target: What the run was asked for: the workflow or provider of its last job.
+        job_count: Jobs of the run in all.
     """
 
     key: JobKey
@@ -99,6 +101,8 @@ class JobSpec:
     revision: Revision = Revision()
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     secret_names: tuple[str, ...] = ()
+    target: str = ""
+    job_count: int = 1
 
     @property
     def executor(self) -> ExecutorKind:

@@ -1,6 +1,5 @@
 """What a machine lacks for a job for good: why it could never run it, whatever ends or is freed."""
 
-
 from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.agent_port import Question

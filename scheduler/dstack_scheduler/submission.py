@@ -115,4 +115,6 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         revision=by.revision,
         variables=job.variables,
         secret_names=job.secret_names,
+        target=record.target,
+        job_count=record.job_count,
     )

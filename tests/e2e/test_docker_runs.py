@@ -41,7 +41,7 @@ workflows:
     working_dir: deep
     env: [FIXED=b c, BARE]
     commands:
-      - cat /data/abs/lr ../near/file
+      - cat /data/abs/lr near/file
       - printf '%s|%s|%s|%s\\n' "$FIXED" "${{BARE-unset}}" "$RUN_NAME" "$(pwd)"
       - echo mine > mine
   - name: exit
@@ -131,9 +131,7 @@ def meshed(folder: Path, prefix: tuple[str, ...], host: str) -> Generator[tuple[
 
 
 @pytest.fixture(scope="module", params=[private, meshed], ids=["private", "mesh"])
-def bench(
-    request: pytest.FixtureRequest, docker_lab: DockerLab, busybox: str
-) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, docker_lab: DockerLab, busybox: str) -> Iterator[Bench]:
     prefix = as_person(docker_lab.socket.stat().st_gid)
     with persons_folder() as folder:
         code = project(folder / "code", WORKFLOWS.format(image=busybox))

@@ -7,7 +7,6 @@ are added by the executor at the very end. A variable never replaces a name of t
 """
 
 import os
-import pwd
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from dstack_agent.executor import pythons
 from dstack_mesh.faults import Refused
 from dstack_mesh.machine import ExecutorKind, Gpu
+from dstack_mesh.user import user_home, user_name
 from dstack_scheduler.job import JobSpec
 
 CONTAINER_HOME = "/home/dstack"
@@ -75,7 +75,7 @@ def process_base(spec: JobSpec, folder: Path, ambient: Mapping[str, str]) -> dic
 
     `python` and `pip` are those of a virtual environment of the job's own; the executor makes it.
     """
-    user = pwd.getpwuid(os.getuid()).pw_name
+    user = user_name()
     python_of(spec, ambient)
     environment = folder / VIRTUAL_ENVIRONMENT
     own = Path(sys.executable).parent
@@ -86,7 +86,7 @@ def process_base(spec: JobSpec, folder: Path, ambient: Mapping[str, str]) -> dic
         **passed,
         "PATH": os.pathsep.join(search),
         "VIRTUAL_ENV": str(environment),
-        "HOME": ambient.get("HOME") or str(Path.home()),
+        "HOME": ambient.get("HOME") or str(user_home() or folder),
         "USER": user,
         "LOGNAME": user,
         "TMPDIR": str(folder / TMP),

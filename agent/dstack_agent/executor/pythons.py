@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dstack_mesh.user import user_home
+
 _ON_PATH = re.compile(r"python(\d+\.\d+)")
 _MANAGED = re.compile(r"(?:cpython-)?(\d+\.\d+\.\d+)(?:-.*)?")
 
@@ -56,7 +58,7 @@ def own() -> Interpreter:
 
 def interpreters(environment: Mapping[str, str] = os.environ) -> list[Interpreter]:
     """All that are found, this agent's own first."""
-    home = Path(environment.get("HOME") or Path.home())
+    home = Path(environment.get("HOME") or user_home() or "/")
     pyenv = Path(environment.get("PYENV_ROOT") or home / ".pyenv") / "versions"
     data = Path(environment.get("XDG_DATA_HOME") or home / ".local/share")
     uv = Path(environment.get("UV_PYTHON_INSTALL_DIR") or data / "uv/python")

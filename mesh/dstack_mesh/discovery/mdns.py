@@ -12,7 +12,7 @@ import hmac
 import logging
 import os
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import field
 from ipaddress import IPv4Address
@@ -37,11 +37,6 @@ RESOLVE_SECONDS = 3.0
 RESOLVED_AT_ONCE = 8
 MOST_WAITING = 256
 """Announcements that wait to be resolved; a flood is dropped, not stored."""
-
-
-def enabled(environ: Mapping[str, str]) -> bool:
-    """Whether multicast may be used: `DSTACK_MDNS=0` turns it off."""
-    return environ.get("DSTACK_MDNS", "1").strip().lower() not in {"0", "no", "off", "false"}
 
 
 def tag_of(discovery_key: bytes, instance: str) -> str:

@@ -13,7 +13,6 @@ from typing import assert_never
 
 from dstack_mesh.card import PeerCard, PeerHint
 from dstack_mesh.clock import Clock, SystemClock
-from dstack_mesh.discovery import mdns
 from dstack_mesh.discovery.saved import SavedPeer, load_saved, remember
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.home import Home
@@ -207,6 +206,9 @@ class RollCall:
     async def _multicast(
         self, membership: Membership, ask: Callable[[Heard], None] | None = None
     ) -> None:
+        # Here, because a command that remembers its agents never needs it.
+        from dstack_mesh.discovery import mdns
+
         put = ask or self._put_hint
 
         def sighted(sighting: mdns.Sighting) -> None:

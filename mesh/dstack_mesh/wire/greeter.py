@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
-from dstack_mesh.discovery.mdns import enabled
 from dstack_mesh.discovery.seeds import all_seeds
+from dstack_mesh.discovery.switch import enabled
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId

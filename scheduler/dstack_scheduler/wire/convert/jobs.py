@@ -129,6 +129,8 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         submitted_at=fields.instant_to_wire(spec.submitted_at),
         needs=needs_to_wire(spec.needs),
         secret_names=spec.secret_names,
+        target=spec.target,
+        job_count=spec.job_count,
     )
 
 
@@ -159,6 +161,8 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         submitted_at=fields.instant_from_wire(wire.submitted_at),
         needs=needs_from_wire(wire.needs),
         secret_names=fields.lines(wire.secret_names, "Names of secrets"),
+        target=fields.line(wire.target, "The target"),
+        job_count=wire.job_count or 1,
     )
 
 
