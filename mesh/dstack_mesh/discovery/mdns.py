@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from dstack_mesh.discovery.interfaces import addresses_of, leading_outside, read_interfaces
+from dstack_mesh.discovery.switch import enabled
 from dstack_mesh.faults import Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_mesh.discovery.mdns import enabled
 from dstack_mesh.discovery.seeds import all_seeds, parse_seed, parse_seeds
+from dstack_mesh.discovery.switch import enabled
 from dstack_mesh.faults import Invalid
 
 
