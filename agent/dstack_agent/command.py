@@ -25,7 +25,7 @@ BUG = 70
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from dstack_agent.version import installed_version
+        from dstack_mesh.version import installed_version
 
         click.echo(f"dstack-runner {installed_version()}")
         ctx.exit()

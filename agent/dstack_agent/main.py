@@ -43,7 +43,6 @@ from dstack_agent.servicers.registration import Served, add_invitations, add_ser
 from dstack_agent.servicers.run import Runs
 from dstack_agent.settings import Settings
 from dstack_agent.steering import Steering
-from dstack_agent.version import installed_version
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Refused
 from dstack_mesh.identity import Identity
@@ -52,6 +51,7 @@ from dstack_mesh.machine import AgentState, Gpu
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.user import user_home
+from dstack_mesh.version import installed_version
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import open_roll_call
 from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server

@@ -45,7 +45,7 @@ class VerbGroup(click.Group):
 def print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     """Prints the version and ends."""
     if value and not ctx.resilient_parsing:
-        from dstack_cli.commands.version import installed_version
+        from dstack_mesh.version import installed_version
 
         click.echo(f"dstack {installed_version()}")
         ctx.exit()

@@ -15,6 +15,7 @@ class ContainerTask:
         wake: The agent's datagram socket; empty for none.
         locks: Names of host-wide locks to hold while the job runs.
         adopt: Another shim started it and died.
+        log_bytes: What its log may take on the disk; 0 for no limit.
     """
 
     __slots__ = (
@@ -25,6 +26,7 @@ class ContainerTask:
         "grace_seconds",
         "limit_seconds",
         "locks",
+        "log_bytes",
         "wake",
     )
 
@@ -38,6 +40,7 @@ class ContainerTask:
         wake: str = "",
         locks: list[str] | None = None,
         adopt: bool = False,
+        log_bytes: int = 0,
     ) -> None:
         self.engine = engine
         self.container = container
@@ -47,6 +50,7 @@ class ContainerTask:
         self.wake = wake
         self.locks = locks or []
         self.adopt = adopt
+        self.log_bytes = log_bytes
 
     def encode(self) -> bytes:
         """The bytes for the shim."""
@@ -68,4 +72,5 @@ class ContainerTask:
             self.wake,
             self.locks,
             True,
+            self.log_bytes,
         )

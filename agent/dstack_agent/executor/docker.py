@@ -42,6 +42,7 @@ class DockerExecutor:
         agent: The agent's id, for labels.
         on_pull: Is told about once a second, from another thread, how far an image is pulled: the
             job's folder and a sentence.
+        log_bytes: What the log of a job may take on the disk; 0 for no limit.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class DockerExecutor:
         wake: Path | None = None,
         agent: str = "",
         on_pull: Callable[[Path, str], None] | None = None,
+        log_bytes: int = 0,
     ) -> None:
         self._socket = socket
         self._wake = wake
         self._agent = agent
         self._on_pull = on_pull
+        self._log_bytes = log_bytes
         self._starting: dict[Path, threading.Event] = {}
         self._adopting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -123,6 +126,7 @@ class DockerExecutor:
             limit_seconds=spec.max_duration_seconds or 0.0,
             wake=str(self._wake or ""),
             locks=[gpu.uuid for gpu in launch.gpus if not gpu.simulated],
+            log_bytes=self._log_bytes,
         )
 
     async def _adopt(self, folder: Path) -> None:

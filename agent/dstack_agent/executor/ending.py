@@ -50,6 +50,12 @@ def explain(code: int, ended_by: str, out_of_memory: bool) -> tuple[str, str]:
     return "", f"The commands ended with exit code {code}." if code else ""
 
 
+def with_cut(cause: str, lost_bytes: int, cut: bool) -> str:
+    """The cause, and that not all of the log was kept where its limit was reached."""
+    also = f"Its log reached the limit: {lost_bytes:,} bytes were not kept." if cut else ""
+    return f"{cause} {also}".strip()
+
+
 def signal_name(number: int) -> str:
     """ "SIGTERM" for 15; empty if there is no such signal."""
     return next((known.name for known in signal.Signals if known == number), "")

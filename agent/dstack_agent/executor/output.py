@@ -9,11 +9,12 @@ import os
 import time
 from collections.abc import Callable
 
-from dstack_agent.executor.record import JOURNAL
+from dstack_agent.executor.record import JOURNAL, note_cut, noted_cut
 from dstack_agent.logs.address import socket_address
 from dstack_agent.logs.writer import JournalWriter
 
 _SYNC_SECONDS = 0.5
+_TELL_SECONDS = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -21,22 +22,29 @@ class Output:
     """The journal of a job, the poke that tells the agent that it grew, and its fdatasync.
 
     A disk that is full or broken never blocks the job's pipes: bytes are counted as lost from then
-    on and `trouble` says why.
+    on and `trouble` says why. So are bytes beyond the limit, which readers see as holes while the
+    job goes on; that is no trouble.
 
     Args:
         folder: The job's folder.
         wake: The agent's datagram socket; empty for none.
+        limit_bytes: What the journal may take on the disk; 0 for no limit.
     """
 
-    def __init__(self, folder: str, wake: str) -> None:
+    def __init__(self, folder: str, wake: str, limit_bytes: int = 0) -> None:
+        self._folder = folder
+        self._limit = limit_bytes
+        self._tell_at = 0.0
         self._journal = JournalWriter(f"{folder}/{JOURNAL}")
         self._name = os.path.basename(folder).encode()
         self._wake = wake
         self._poke = _no_poke
         self._lost = [0, 0]
+        self._lost_bytes = 0
         self._closed = _thread.allocate_lock()
         self.trouble = ""
         self.full = False
+        self.cut = bool(noted_cut(folder))
 
     def start(self) -> None:
         """Begins to sync and to poke; call it once the job was forked off."""
@@ -51,19 +59,25 @@ class Output:
 
     @property
     def lost_bytes(self) -> int:
-        return sum(self._lost)
+        return self._lost_bytes
 
     def write(self, stream: int, data: bytes) -> None:
         """Stores bytes of a stream and pokes the agent."""
         if self.trouble:
-            self._lost[stream] += len(data)
+            self._lose(stream, len(data))
             return
+        kept = data if not self._limit else data[: self._room()]
         before = self.lengths[stream]
         try:
-            self._journal.append(stream, data)
+            if kept:
+                self._journal.append(stream, kept)
         except OSError as error:
-            self._lost[stream] += len(data) - (self.lengths[stream] - before)
+            self._lose(stream, len(data) - (self.lengths[stream] - before))
             self._give_up(error)
+        else:
+            self._lose(stream, len(data) - len(kept))
+            if len(kept) < len(data):
+                self._cut()
         self._poke()
 
     def poke(self) -> None:
@@ -74,15 +88,40 @@ class Output:
         """Makes what was stored durable. A hole is written for what was lost, if there is room."""
         with self._closed:
             try:
-                for stream, lost in enumerate(self._lost):
-                    if lost:
-                        self._journal.skip(stream, lost)
+                self._tell_lost()
             except OSError:
                 pass  # still full: the exit record says how much is missing
             try:
                 self._journal.close()
             except OSError as error:
                 self._give_up(error)
+
+    def _room(self) -> int:
+        """Bytes that may be stored still. Once it was none it stays none: no second beginning."""
+        return 0 if self.cut else max(self._limit - self._journal.size_bytes, 0)
+
+    def _lose(self, stream: int, count: int) -> None:
+        self._lost[stream] += count
+        self._lost_bytes += count
+
+    def _cut(self) -> None:
+        """Has readers see what is missing, now and then."""
+        now = time.monotonic()
+        try:
+            if not self.cut:
+                self.cut = True
+                note_cut(self._folder, self._limit)
+            if now >= self._tell_at:
+                self._tell_at = now + _TELL_SECONDS
+                self._tell_lost()
+        except OSError as error:
+            self._give_up(error)
+
+    def _tell_lost(self) -> None:
+        for stream, lost in enumerate(self._lost):
+            if lost:
+                self._journal.skip(stream, lost)
+                self._lost[stream] = 0
 
     def _give_up(self, error: OSError) -> None:
         self.trouble = self.trouble or (error.strerror or str(error))

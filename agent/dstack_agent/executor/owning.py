@@ -41,7 +41,7 @@ def own(folder: str) -> int:
         take(folder)
     except Refusal as refusal:
         return refuse(refusal)
-    output = Output(folder, task.wake)
+    output = Output(folder, task.wake, task.log_bytes)
     before = ending.oom_kills()
     job = Job(task, output, signals)
     say_ok()
@@ -87,7 +87,7 @@ class Job:
         return {
             "exit_code": code,
             "reason": reason,
-            "cause": cause,
+            "cause": ending.with_cut(cause, self._output.lost_bytes, self._output.cut),
             "stdout_bytes": stdout,
             "stderr_bytes": stderr,
             "lost_bytes": self._output.lost_bytes,

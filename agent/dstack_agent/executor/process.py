@@ -37,10 +37,12 @@ class ProcessExecutor:
 
     Args:
         wake: The agent's datagram socket, for shims to poke; None for no pokes.
+        log_bytes: What the log of a job may take on the disk; 0 for no limit.
     """
 
-    def __init__(self, wake: Path | None = None) -> None:
+    def __init__(self, wake: Path | None = None, log_bytes: int = 0) -> None:
         self._wake = wake
+        self._log_bytes = log_bytes
 
     @property
     def kind(self) -> ExecutorKind:
@@ -53,7 +55,7 @@ class ProcessExecutor:
             Refused: It was started before, a card is in use, or there is no shell.
             Invalid: A NUL character is in the commands or the environment.
         """
-        task = await asyncio.to_thread(_prepare, launch, self._wake)
+        task = await asyncio.to_thread(_prepare, launch, self._wake, self._log_bytes)
         await start_shim(launch.folder, self.kind, task)
 
     async def wait(self, folder: Path) -> Ended:
@@ -75,7 +77,7 @@ def shell() -> str:
     return found
 
 
-def _prepare(launch: Launch, wake: Path | None) -> bytes:
+def _prepare(launch: Launch, wake: Path | None, log_bytes: int) -> bytes:
     spec = launch.spec
     try:
         (launch.folder / TMP).mkdir(mode=0o700, exist_ok=True)
@@ -92,6 +94,7 @@ def _prepare(launch: Launch, wake: Path | None) -> bytes:
         limit_seconds=spec.max_duration_seconds or 0.0,
         wake=str(wake or ""),
         locks=[gpu.uuid for gpu in launch.gpus if not gpu.simulated],
+        log_bytes=log_bytes,
     )
     try:
         return task.encode()

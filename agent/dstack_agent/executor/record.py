@@ -15,6 +15,7 @@ SHIM = "shim.json"
 EXIT = "exit.json"
 ERRORS = "shim.stderr"
 ASKED = "asked-to-end"
+LOG_CUT = "log-cut"
 _EXIT_NEW = ".exit.json"
 _EXIT_ROOM = 4096
 
@@ -87,6 +88,20 @@ def noted_request(folder: str) -> str:
             return file.read()
     except FileNotFoundError:
         return ""
+
+
+def note_cut(folder: str, limit_bytes: int) -> None:
+    """Notes that the log reached its limit: what follows of it is not kept."""
+    write_durably(f"{folder}/{LOG_CUT}", str(limit_bytes).encode())
+
+
+def noted_cut(folder: str) -> int:
+    """The limit that the log reached; 0 if it did not."""
+    try:
+        with open(f"{folder}/{LOG_CUT}", encoding="ascii") as file:
+            return int(file.read() or "0")
+    except FileNotFoundError:
+        return 0
 
 
 def make_room(folder: str) -> None:

@@ -18,10 +18,20 @@ class Task:
         grace_seconds: Between the polite and the impolite signal.
         limit_seconds: Longest run; 0 for no limit.
         wake: The agent's datagram socket; empty for none.
+        log_bytes: What its log may take on the disk; 0 for no limit.
         locks: Names of host-wide locks to hold while the job runs.
     """
 
-    __slots__ = ("argv", "cwd", "env", "grace_seconds", "limit_seconds", "locks", "wake")
+    __slots__ = (
+        "argv",
+        "cwd",
+        "env",
+        "grace_seconds",
+        "limit_seconds",
+        "locks",
+        "log_bytes",
+        "wake",
+    )
 
     def __init__(
         self,
@@ -32,6 +42,7 @@ class Task:
         limit_seconds: float = 0.0,
         wake: str = "",
         locks: list[str] | None = None,
+        log_bytes: int = 0,
     ) -> None:
         self.argv = argv
         self.cwd = cwd
@@ -40,11 +51,13 @@ class Task:
         self.limit_seconds = limit_seconds
         self.wake = wake
         self.locks = locks or []
+        self.log_bytes = log_bytes
 
     def encode(self) -> bytes:
         """The bytes for the shim. Raises ValueError if a field holds NUL."""
         pairs = [part for pair in self.env.items() for part in pair]
         fields = [self.cwd, repr(self.grace_seconds), repr(self.limit_seconds), self.wake]
+        fields.append(str(self.log_bytes))
         for group in (self.argv, pairs, self.locks):
             fields += [str(len(group)), *group]
         fields.append(_END)
@@ -59,8 +72,8 @@ class Task:
         count, *fields = data.decode("utf-8", "surrogateescape").split("\0")
         if count != str(len(fields)) or fields[-1] != _END:
             raise ValueError("the task is cut off")
-        cwd, grace, limit, wake = fields[:4]
-        rest = iter(fields[4:])
+        cwd, grace, limit, wake, log = fields[:5]
+        rest = iter(fields[5:])
         argv, pairs, locks = ([next(rest) for _ in range(int(next(rest)))] for _ in range(3))
         env = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        return cls(argv, cwd, env, float(grace), float(limit), wake, locks)
+        return cls(argv, cwd, env, float(grace), float(limit), wake, locks, int(log))

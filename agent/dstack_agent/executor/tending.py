@@ -37,7 +37,7 @@ def tend(folder: str) -> int:
         take(folder, task.adopt)
     except Refusal as refusal:
         return refuse(refusal)
-    output = Output(folder, task.wake)
+    output = Output(folder, task.wake, task.log_bytes)
     say_ok()
     output.start()
     tender = Tender(task, output, signals)
@@ -244,6 +244,7 @@ class Tender:
         reason, cause = ending.explain(code, self._ended_by, out_of_memory)
         if state.error and not reason:
             reason, cause = record.DOCKER_ERROR, f"The Docker engine says: {state.error}."
+        cause = ending.with_cut(cause, self._output.lost_bytes, self._output.cut)
         return {"exit_code": code, "reason": reason, "cause": cause}
 
     def _failed(self, cause: str) -> dict[str, object]:

@@ -38,6 +38,11 @@ class JournalWriter:
     def stderr_bytes(self) -> int:
         return self._lengths[1]
 
+    @property
+    def size_bytes(self) -> int:
+        """What the journal takes on the disk."""
+        return self._position
+
     def append(self, stream: int, data: bytes) -> None:
         """Adds bytes of a stream: visible to readers and safe from the death of any process.
 

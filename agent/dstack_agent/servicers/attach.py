@@ -9,12 +9,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from dstack_agent.bell import Bell
+from dstack_agent.executor import record
 from dstack_agent.jobs.chronicle import Chronicle, Followed, Told
 from dstack_agent.jobs.tail import PATIENCE_SECONDS, Piece, Tail
-from dstack_agent.logs.journal import Hole
+from dstack_agent.logs.journal import Frame, Hole
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Busy
 from dstack_mesh.frozen import frozen
@@ -28,10 +30,14 @@ from dstack_scheduler.wire import convert, fields
 MOST_FOLLOWED = 256
 """Jobs that one stream may follow: a run's jobs and their attempts are far fewer."""
 
+MOST_WANTED = 262_144
+"""Chunks that one stream may have asked for and not received: a list of 8 MiB."""
+
 ACK_SECONDS = 1.0
 """Acknowledgements are cumulative; they are written down at most so often."""
 
 GAP_REASON = "the bytes were lost on the agent's disk"
+CUT_REASON = "the log reached its limit of {:,} bytes; the agent's setting `max_log` raises it"
 
 CLOSING = frozenset(state for state in JobState if state.ended) | {JobState.SAVING}
 """States that begin when the log is complete."""
@@ -70,6 +76,7 @@ class Attachment:
     write: Send
     check_stop: Callable[[], None]
     _followed: int = 0
+    _wanted: int = 0
     _acked_at: float = 0.0
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -89,7 +96,7 @@ class Attachment:
                 self.check_stop()
                 await self.wishes.stop(*stop_from_wire(request.stop))
             case "want":
-                group.create_task(self._send_chunks(request.want.digests))
+                self._want(request.want.digests, group)
             case None:
                 return
 
@@ -109,11 +116,18 @@ class Attachment:
             key = convert.key_from_wire(wire.key)
             await self.wishes.acknowledge(key, wire.stdout_offset_bytes, wire.stderr_offset_bytes)
 
-    async def _send_chunks(self, wire: bytes) -> None:
+    def _want(self, wire: bytes, group: asyncio.TaskGroup) -> None:
         size = fields.DIGEST_BYTES
         wanted = [fields.digest(wire[start : start + size]) for start in range(0, len(wire), size)]
+        self._wanted += len(wanted)
+        if self._wanted > MOST_WANTED:
+            raise Busy("The stream wants too many chunks at once.", f"At most {MOST_WANTED:,}.")
+        group.create_task(self._send_chunks(wanted))
+
+    async def _send_chunks(self, wanted: list[Digest]) -> None:
         async for pack in _packs(self.wishes.store, wanted):
             await self._send(pb.AttachResponse(pack=pack))
+        self._wanted -= len(wanted)
 
     async def _send(self, response: pb.AttachResponse) -> None:
         async with self._writing:
@@ -181,7 +195,11 @@ class Pump:
     async def _send_pieces(self, pieces: Iterable[Piece]) -> None:
         key = convert.key_to_wire(self.followed.key)
         for piece in pieces:
-            await self.send(piece_to_wire(key, piece))
+            if isinstance(piece, Hole):
+                reason = await asyncio.to_thread(gap_reason, self.followed.journal.parent)
+                await self.send(hole_to_wire(key, piece, reason))
+            else:
+                await self.send(frame_to_wire(key, piece))
 
 
 def split(told: list[Numbered]) -> tuple[list[Numbered], list[Numbered]]:
@@ -217,17 +235,25 @@ def told_to_wire(told: Told) -> pb.AttachResponse:
             return pb.AttachResponse(fin=convert.fin_to_wire(told))
 
 
-def piece_to_wire(key: job_pb2.JobKey, piece: Piece) -> pb.AttachResponse:
+def gap_reason(folder: Path) -> str:
+    """Why bytes of a job's log are not there."""
+    limit = record.noted_cut(str(folder))
+    return CUT_REASON.format(limit) if limit else GAP_REASON
+
+
+def hole_to_wire(key: job_pb2.JobKey, hole: Hole, reason: str) -> pb.AttachResponse:
+    gap = pb.Gap(
+        key=key,
+        stream=STREAMS[hole.stream],
+        from_bytes=hole.offset,
+        to_bytes=hole.end,
+        reason=reason,
+    )
+    return pb.AttachResponse(gap=gap)
+
+
+def frame_to_wire(key: job_pb2.JobKey, piece: Frame) -> pb.AttachResponse:
     stream = STREAMS[piece.stream]
-    if isinstance(piece, Hole):
-        gap = pb.Gap(
-            key=key,
-            stream=stream,
-            from_bytes=piece.offset,
-            to_bytes=piece.end,
-            reason=GAP_REASON,
-        )
-        return pb.AttachResponse(gap=gap)
     frame = pb.LogFrame(key=key, stream=stream, offset_bytes=piece.offset, data=piece.data)
     frame.at.FromNanoseconds(piece.at_ns)
     return pb.AttachResponse(log=frame)

@@ -3,16 +3,7 @@
 import click
 
 from dstack_cli.tree import home_option
-
-
-def installed_version() -> str:
-    """The version of the installed distribution."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("dstack-mesh")
-    except PackageNotFoundError:
-        return "0 (not installed)"
+from dstack_mesh.version import installed_version
 
 
 @click.command()

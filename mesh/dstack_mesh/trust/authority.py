@@ -142,7 +142,7 @@ def sign_leaf(
             x509.DNSName(f"{peer_id}.mesh"),
             x509.DNSName("mesh"),
             x509.UniformResourceIdentifier(f"mesh://{mesh_id}/n/{peer_id}"),
-            x509.UniformResourceIdentifier(f"mesh://{mesh_id}/r/{role.value}"),
+            x509.UniformResourceIdentifier(f"mesh://{mesh_id}/r/{role.right}"),
         ]
     )
     usage = x509.ExtendedKeyUsage(

@@ -29,6 +29,11 @@ class Role(Enum):
     RUNNER = "runner"
     ROOT = "root"
 
+    @property
+    def right(self) -> str:
+        """What a member of this role may do, in one word: a certificate says it."""
+        return {"reader": "read", "submitter": "submit", "runner": "run"}.get(self.value, "invite")
+
 
 @frozen
 class Membership:

@@ -80,4 +80,4 @@ def _role(certificate: "x509.Certificate") -> Role:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     words = {uri.rpartition("/r/")[2] for uri in uris if "/r/" in uri}
-    return next((role for role in Role if role.value in words), Role.READER)
+    return next((role for role in Role if role.right in words), Role.READER)

@@ -17,6 +17,8 @@ from dstack_agent.executor import record
 from dstack_agent.executor.port import Ended
 from dstack_agent.executor.process import MARK, ProcessExecutor
 from dstack_agent.executor.tree import holders_of
+from dstack_agent.logs.journal import JournalReader
+from dstack_agent.servicers.attach import gap_reason
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.machine import Gpu
 from support.eventually import eventually
@@ -73,6 +75,31 @@ async def test_ten_megabytes_of_anything_arrive_byte_for_byte(folder: Path) -> N
     work = folder / "work"
     assert written(folder) == ((work / "out").read_bytes(), (work / "err").read_bytes())
     assert (work / "out").stat().st_size == (work / "err").stat().st_size == 10_000_000
+
+
+@pytest.mark.parametrize("both", ["", ">&2"])
+async def test_a_log_stops_at_its_limit_and_the_job_goes_on(folder: Path, both: str) -> None:
+    limit = 1_000_000
+    executor = ProcessExecutor(log_bytes=limit)
+    flood = f"head -c 3000000 /dev/urandom | tee flood {both}"
+    spec = spec_of(flood, "echo late", "touch went-on")
+    await executor.launch(launch_of(folder, spec))
+    async with asyncio.timeout(30):
+        ended = await executor.wait(folder)
+    assert ended.exit_code == 0
+    assert (folder / "work" / "went-on").exists()
+    flooded = (folder / "work" / "flood").read_bytes()
+    stdout, stderr = written(folder)
+    kept = stderr if both else stdout
+    assert 0.9 * limit < len(kept) < limit
+    assert flooded.startswith(kept)
+    assert (folder / "journal").stat().st_size < limit + 4096
+    lost = 3_000_000 + len("late\n") - len(kept)
+    assert ended.cause == f"Its log reached the limit: {lost:,} bytes were not kept."
+    assert JournalReader(folder / "journal").lengths() == (
+        (5, 3_000_000) if both else (3_000_005, 0)
+    )
+    assert f"{limit:,}" in gap_reason(folder)
 
 
 async def test_one_line_of_eight_megabytes_without_an_end_arrives(folder: Path) -> None:

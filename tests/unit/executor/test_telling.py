@@ -19,7 +19,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 def test_a_task_arrives_as_it_was_told(
     argv: list[str], env: dict[str, str], locks: list[str], grace: float
 ) -> None:
-    told = Task(argv, "/work", env, grace, 2.5, "/wake", locks)
+    told = Task(argv, "/work", env, grace, 2.5, "/wake", locks, 1 << 30)
     heard = Task.decode(told.encode())
     for name in Task.__slots__:
         assert getattr(heard, name) == getattr(told, name)

@@ -58,7 +58,7 @@ def test_a_leaf_names_ids_and_no_person_machine_or_lab(tmp_path: Path) -> None:
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     assert uris == [
         f"mesh://{membership.mesh_id}/n/{membership.peer_id}",
-        f"mesh://{membership.mesh_id}/r/root",
+        f"mesh://{membership.mesh_id}/r/invite",
     ]
     for certificate in (leaf, _certificate(membership.root_path)):
         der = certificate.public_bytes(Encoding.DER)
