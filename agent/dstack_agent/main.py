@@ -26,6 +26,7 @@ from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
 from dstack_agent.inventory.docker_socket import DEFAULT_SOCKET, docker_socket, docker_trouble
 from dstack_agent.jobs.bringing import Bringer
+from dstack_agent.jobs.folders import Keeping
 from dstack_agent.jobs.notes import Notes
 from dstack_agent.jobs.places import folder_of
 from dstack_agent.jobs.supervisor import Supervisor
@@ -94,10 +95,12 @@ async def run_agent(settings: Settings) -> None:
         roll = roll_of(settings, channels, portrait)
         peers = Peers(home, channels, memory.store, portrait.card, roll.agents)
         notes = Notes()
-        supervisor = Supervisor(workshop_of(settings, memory, peers, portrait, wake, notes))
+        keeping = Keeping(settings.keep_days, settings.keep_work)
+        workshop = workshop_of(settings, memory, peers, portrait, wake, notes)
+        supervisor = Supervisor(workshop, keeping)
         notes.listener = supervisor.noted
         driving = Driving(memory.driven, driver_maker(peers))
-        desk = desk_of(settings, memory, portrait, supervisor)
+        desk = desk_of(settings, memory, portrait, supervisor, peers)
         add_servicers(server, served_of(memory, portrait, roll, supervisor, driving, desk))
         health = add_standard_services(server)
 
@@ -203,8 +206,10 @@ def workshop_of(
     """What attempts are lived with."""
     engine = docker_socket() or DEFAULT_SOCKET
     executors: list[Executor] = [
-        ProcessExecutor(wake.path),
-        DockerExecutor(engine, wake.path, portrait.peer_id, notes.say),
+        ProcessExecutor(wake.path, settings.max_log_bytes),
+        DockerExecutor(
+            engine, wake.path, portrait.peer_id, notes.say, log_bytes=settings.max_log_bytes
+        ),
     ]
     home = user_home() or settings.home.root
     return Workshop(
@@ -235,7 +240,11 @@ def environment(portrait: SelfPortrait) -> Environment:
 
 
 def desk_of(
-    settings: Settings, memory: Memory, portrait: SelfPortrait, supervisor: Supervisor
+    settings: Settings,
+    memory: Memory,
+    portrait: SelfPortrait,
+    supervisor: Supervisor,
+    peers: Peers,
 ) -> BidDesk:
     """Answers asks and takes awards."""
     return BidDesk(
@@ -244,6 +253,7 @@ def desk_of(
         memory.store,
         supervisor.accept,
         policy=Policy(settings.allow_process, settings.max_jobs),
+        name_of=peers.name,
     )
 
 

@@ -51,6 +51,11 @@ class Peers:
         found = (known for known in self.known() if known.card.peer_id == peer_id)
         return next((known.addresses for known in found), ())
 
+    def name(self, peer_id: PeerId) -> str:
+        """What people call a peer; the beginning of its id for one that takes no jobs."""
+        found = (known.card.name for known in self.known() if known.card.peer_id == peer_id)
+        return next(found, peer_id[:8])
+
     async def fetch(self, peer_id: PeerId, address: Address, digest: Digest) -> int:
         """Brings a tree from a peer into our store; how many bytes came. Raises MeshError."""
         channel = self.channels.to_peer(peer_id, address)

@@ -6,6 +6,7 @@ tested against it.
 
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
@@ -22,6 +23,10 @@ T = TypeVar("T")
 DEFAULT_PORT = 7420
 
 DEFAULT_IDLE_SECONDS = 600.0
+
+SMALLEST_LOG_BYTES = 64 << 10
+
+_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
 @frozen
@@ -125,6 +130,33 @@ TABLE = (
         "jobs",
     ),
     Setting(
+        "max_log",
+        "--max-log",
+        "DSTACK_MAX_LOG",
+        "1GiB",
+        "What the log of a job may take on the disk. What is beyond it is lost and said to be; the"
+        " job goes on.",
+        "size",
+    ),
+    Setting(
+        "keep_days",
+        "--keep-days",
+        "DSTACK_KEEP_DAYS",
+        "30",
+        "Logs of jobs that ended longer ago are removed when the agent starts, and the oldest ones"
+        " beyond 50 GiB in all. Artifacts stay.",
+        "days",
+    ),
+    Setting(
+        "keep_work",
+        "--keep-work",
+        "DSTACK_KEEP_WORK",
+        "off",
+        "Keep the folder that a job worked in after it ended, to look into it. Costs disk until"
+        " `keep_days` are over.",
+        switch=True,
+    ),
+    Setting(
         "process",
         "--process",
         "DSTACK_PROCESS",
@@ -156,6 +188,9 @@ class Settings:
     private: bool = False
     idle_seconds: float | None = None
     max_jobs: int | None = None
+    max_log_bytes: int = 1 << 30
+    keep_days: float = 30.0
+    keep_work: bool = False
     allow_process: bool = True
 
 
@@ -196,6 +231,9 @@ def read_settings(
         private=private,
         idle_seconds=idle or None,
         max_jobs=_read(given["max_jobs"], _jobs, None),
+        max_log_bytes=_read(given["max_log"], _size, 1 << 30),
+        keep_days=_read(given["keep_days"], _days, 30.0),
+        keep_work=_read(given["keep_work"], _switch, False),
         allow_process=_read(given["process"], _switch, True),
     )
 
@@ -297,6 +335,24 @@ def _seconds(value: object) -> float:
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError("It must be a number of seconds from 0 on")
     return seconds
+
+
+def _size(value: object) -> int:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?(kib|mib|gib|tib)", str(value).strip().lower())
+    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if size < SMALLEST_LOG_BYTES:
+        raise ValueError("It must be a size from 64KiB on, as 512MiB or 4GiB")
+    return size
+
+
+def _days(value: object) -> float:
+    try:
+        days = float(str(value))
+    except ValueError:
+        raise ValueError("It must be a number of days, as 30") from None
+    if not (math.isfinite(days) and days > 0):
+        raise ValueError("It must be a number of days above 0")
+    return days
 
 
 def _jobs(value: object) -> int | None:

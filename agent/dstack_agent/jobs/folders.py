@@ -2,10 +2,15 @@
 
 import asyncio
 import logging
+import os
 import shutil
+from collections.abc import Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_agent.executor.watching import read_shim
+from dstack_agent.jobs.places import key_of
+from dstack_scheduler.job import JobKey
 
 log = logging.getLogger(__name__)
 
@@ -13,6 +18,27 @@ SHIM_SECONDS = 1.0
 """A shim whose agent was killed while starting it claims its job within this time, or never."""
 
 SHIM_LOOKS = 20
+
+DAY_SECONDS = 86_400
+KEEP_BYTES = 50 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What stays of jobs that ended.
+
+    Attributes:
+        days: Folders of jobs that ended longer ago go.
+        work: Whether the folder that a job worked in stays beside its log.
+        size_bytes: What all folders may take; the oldest ones go first.
+    """
+
+    days: float = 30.0
+    work: bool = False
+    size_bytes: int = KEEP_BYTES
+
+
+KEEPING = Keeping()
 
 
 async def was_launched(folder: Path) -> bool:
@@ -36,3 +62,38 @@ def remove_work(folder: Path) -> None:
 
 def _not_removed(_: object, path: str, error: object) -> None:
     log.warning("%s was not removed: %s", path, error)
+
+
+def sweep(jobs: Path, ended: Set[JobKey], keeping: Keeping, now: float) -> None:
+    """Removes the folders of jobs that ended too long ago, and the oldest beyond the size.
+
+    A folder of a job that nobody knows goes by its age alone: it may be about to begin.
+    """
+    size = 0
+    for touched, folder in sorted(_folders(jobs), reverse=True):
+        known = key_of(folder) in ended
+        size += _size(folder) if known else 0
+        too_old = now - touched > keeping.days * DAY_SECONDS
+        if key_of(folder) is not None and (too_old or (known and size > keeping.size_bytes)):
+            log.info("%s is removed: %s", folder, "its time is over" if too_old else "no room")
+            shutil.rmtree(folder, onerror=_not_removed)
+
+
+def _folders(jobs: Path) -> list[tuple[float, Path]]:
+    """Folders below the folder of all jobs, with the time at which something changed in them."""
+    found: list[tuple[float, Path]] = []
+    for folder in jobs.iterdir():
+        if folder.is_dir() and not folder.is_symlink():
+            touched = [folder.stat().st_mtime, *(each.stat().st_mtime for each in _files(folder))]
+            found.append((max(touched), folder))
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return [each for each in folder.iterdir() if each.is_file() and not each.is_symlink()]
+
+
+def _size(folder: Path) -> int:
+    """What a folder takes on the disk, its subfolders too; links are not followed."""
+    places = [Path(root, name) for root, _, names in os.walk(folder) for name in names]
+    return sum(each.lstat().st_blocks * 512 for each in places)

@@ -79,12 +79,17 @@ class Means:
 
 @dataclass(slots=True)
 class LiveAttempt:
-    """An attempt that has not ended. `run` returns when it has."""
+    """An attempt that has not ended. `run` returns when it has.
+
+    Attributes:
+        unsaved: Whether its artifacts could not be saved: they are in its work folder alone.
+    """
 
     accepted: Accepted
     chronicle: Chronicle
     means: Means
     secrets: Mapping[str, str]
+    unsaved: bool = False
     # Each producer waits for room: what waits here is a handful of facts of one attempt.
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue[Event](64))
     _doing: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
@@ -221,8 +226,10 @@ class LiveAttempt:
         try:
             artifacts, warning = await self.means.saver.last(complete)
         except MeshError as error:
+            self.unsaved = True
             await self.tell(NotSaved(*reason_of(error)))
         except OSError as error:
+            self.unsaved = True
             await self.tell(NotSaved("not-saved", f"The artifacts cannot be read: {error}."))
         else:
             for artifact in artifacts:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from dstack_agent.bell import Bell
 from dstack_agent.jobs.chronicle import Chronicle, Followed, Told
 from dstack_agent.jobs.event import StopAsked
-from dstack_agent.jobs.folders import remove_work, was_launched
+from dstack_agent.jobs.folders import KEEPING, Keeping, remove_work, sweep, was_launched
 from dstack_agent.jobs.live import LiveAttempt
 from dstack_agent.jobs.phase import Verdict
 from dstack_agent.jobs.places import key_of
@@ -36,10 +37,12 @@ class Supervisor:
     """The attempts that have not ended, each in a task of its own. Use from one event loop.
 
     Attributes:
+        keeping: What stays of jobs that ended.
         changes: Rings when an attempt begins or ends.
     """
 
     workshop: Workshop
+    keeping: Keeping = KEEPING
     changes: Bell = field(default_factory=Bell)
     again_seconds: float = AGAIN_SECONDS
     _live: dict[JobKey, LiveAttempt] = field(default_factory=dict[JobKey, LiveAttempt])
@@ -59,6 +62,8 @@ class Supervisor:
     async def _recover(self) -> None:
         unfinished = self.workshop.records.unfinished()
         known = self.workshop.records.keys()
+        ended = known - {each.key for each in unfinished}
+        await asyncio.to_thread(sweep, self.workshop.jobs, ended, self.keeping, time.time())
         await asyncio.to_thread(self._end_stale_leases, {each.key for each in unfinished}, known)
         for accepted in unfinished:
             self._begin(accepted, {})
@@ -149,9 +154,8 @@ class Supervisor:
             log.exception("attempt %s could not be given up", means.folder.name)
 
     async def _clean(self, live: LiveAttempt) -> None:
-        """Removes the work directory of a job that is done; its log stays."""
-        fin = live.chronicle.last_word
-        if fin is not None and fin.state.state is JobState.DONE:
+        """Removes what a job worked in, unless that is the only copy of what it kept."""
+        if not (self.keeping.work or live.unsaved):
             await asyncio.to_thread(remove_work, live.means.folder)
 
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:

@@ -1,5 +1,6 @@
 """Answers Hello: who this agent is, what it has, and whom it knows."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from dstack_mesh.wire.membership import answer_to_wire
 class Answers:
     """Where the answer's parts come from, each as it is at the moment of the call.
 
-    `heard` is told of agents that call us: a seed that only they have works both ways.
+    `machine` is called in a thread. `heard` is told of agents that call us: a seed that only they have works both ways.
     """
 
     card: Callable[[], PeerCard]
@@ -50,13 +51,15 @@ class MembershipServicer(rpc.MembershipServiceServicer):
         if isinstance(who, Member) and request.caller.agent:
             addresses = tuple(map(Address, request.caller.addresses))
             self._answers.heard(PeerHint(who.peer_id, addresses))
-        return answer_to_wire(self._answer(card))
+        # The machine with its holders is read from the ledger, which may be writing.
+        machine = await asyncio.to_thread(self._answers.machine)
+        return answer_to_wire(self._answer(card, machine))
 
-    def _answer(self, card: PeerCard) -> HelloAnswer:
+    def _answer(self, card: PeerCard, machine: Machine) -> HelloAnswer:
         return HelloAnswer(
             card=card,
             state=self._answers.state(),
-            machine=self._answers.machine(),
+            machine=machine,
             running=tuple(self._answers.running()),
             known=tuple(self._answers.known()),
             now=self._clock.now(),

@@ -9,8 +9,6 @@ from dstack_cli.tree import home_option
 from dstack_mesh.faults import Refused
 
 FIRST_WORKFLOWS = """\
-# yaml-language-server: $schema=https://json.schemastore.org/dstack-workflows.json
-#
 # Workflows of this folder. Run one with: dstack run hello --name you
 workflows:
   - name: hello
