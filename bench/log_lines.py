@@ -1,12 +1,14 @@
 """A million log lines of 100 bytes, written one by one, until the reader has the last."""
 
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
+import pytest
 from parts import pair, seconds, table
 from ssh_host import ssh_host
 
+from support.docker_lab import DockerLab, docker_engine, import_python
 from support.lab import DSTACK, project
 
 LINES = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
@@ -61,29 +63,29 @@ def main() -> None:
     )
 
 
-def docker_logs(read: object) -> float | None:
-    """`docker logs -f` of a container that writes the same; None where no engine answers."""
-    image = "dstack-bench-python"
-    if not shutil.which("docker"):
+def docker_logs(read: Callable[..., None]) -> float | None:
+    """`docker logs -f` of a container that writes the same; None where no engine can be had."""
+    try:
+        with docker_engine() as lab:
+            return _follow(lab, read)
+    except pytest.skip.Exception as reason:
+        print(f"(no docker logs: {reason})")
         return None
-    known = subprocess.run(("docker", "image", "inspect", image), capture_output=True, check=False)
-    if known.returncode != 0:
-        print(f"(no image {image}: docker import a Python root file system under that name)")
-        return None
+
+
+def _follow(lab: DockerLab, read: Callable[..., None]) -> float:
     name = f"bench-{LINES}"
-    assert callable(read)
+    run = ("run", "-d", "--name", name, "--network", "none", "--log-driver", "json-file")
+    image = import_python(lab)
 
     def follow() -> None:
-        run = ("docker", "run", "-d", "--name", name, "--network", "none", "--log-driver")
-        subprocess.run(
-            (*run, "json-file", image, "python3", "-c", WRITER), check=True, capture_output=True
-        )
-        read(("docker", "logs", "-f", name))
+        lab.docker(*run, image, "python3", "-c", WRITER)
+        read(("docker", "--host", lab.host, "logs", "-f", name))
 
     try:
         return seconds(follow)
     finally:
-        subprocess.run(("docker", "rm", "-f", name), capture_output=True, check=False)
+        lab.docker("rm", "-f", name, check=False)
 
 
 if __name__ == "__main__":

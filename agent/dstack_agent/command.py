@@ -180,9 +180,10 @@ def _mesh_error(error: Exception) -> "MeshError | None":
 
     if isinstance(error, MeshError):
         return error
+    from dstack_mesh.trouble import of_the_machine
     from dstack_mesh.wire.errors import mesh_error_in  # a task group wrapped it: grpc is loaded
 
-    return mesh_error_in(error)
+    return of_the_machine(error) or mesh_error_in(error)
 
 
 if __name__ == "__main__":

@@ -94,9 +94,14 @@ class DrivenRuns:
         """A run that is or was driven here."""
         return next(iter(self._select("run_id = ?", (run_id,))), None)
 
-    def records(self, names: tuple[str, ...] = ()) -> list[RunRecord]:
-        """What is known of the runs: all, or those named by id or by a beginning of their name."""
-        found = [run.record for run in self._select("1", ())]
+    def records(self, names: tuple[str, ...] = (), most: int = -1) -> list[RunRecord]:
+        """What is known of the runs, newest first and at most so many: all, or those named.
+
+        They are named by their id or by a beginning of their name.
+        """
+        limit = -1 if names else most
+        rows = self._select("1 ORDER BY run_id DESC LIMIT ?", (limit,))
+        found = [run.record for run in rows]
         return [
             record
             for record in found

@@ -20,6 +20,9 @@ from dstack_scheduler.job import (
     StateChange,
 )
 
+MOST_RUNS = 1_000
+"""Runs that are listed where none is named; older ones are found by their name or tag."""
+
 
 @frozen
 class Listings:
@@ -31,12 +34,24 @@ class Listings:
     card: Callable[[], PeerCard]
 
     def listing(self, names: tuple[str, ...]) -> Listing:
-        """Runs newest first: all, or those named by id or by the beginning of their name."""
-        executed = {run_id: self._executed(run_id) for run_id in self.records.run_ids(names)}
-        driven = {record.run_id: record for record in self.driven.records(names)}
+        """Runs newest first: those named by id or by the beginning of their name.
+
+        Without names the newest ones and those that a tag names: an answer has a bounded size.
+        """
+        tags = self.tags.all()
+        if not names:
+            newest = sorted(tags, key=lambda tag: tag.at)[-MOST_RUNS:]
+            tagged = [tag.run_id for tag in newest if tag.run_id]
+            executed = {*self.records.run_ids(most=MOST_RUNS), *self.records.among(tagged)}
+        else:
+            executed = set(self.records.run_ids(names, MOST_RUNS))
+        driven = {record.run_id: record for record in self.driven.records(names, MOST_RUNS)}
         known = sorted({*executed, *driven}, reverse=True)
-        runs = tuple(_merged(driven.get(run_id), executed.get(run_id)) for run_id in known)
-        return Listing(runs, self.tags.all())
+        runs = tuple(
+            _merged(driven.get(run_id), self._executed(run_id) if run_id in executed else None)
+            for run_id in known
+        )
+        return Listing(runs, tags)
 
     def _executed(self, run_id: RunId) -> RunRecord:
         attempts = self.records.of_run(run_id)

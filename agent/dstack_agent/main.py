@@ -11,13 +11,14 @@ import random
 import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from dstack_agent.bids import BidDesk
 from dstack_agent.driving import Driving, MakeDriver
 from dstack_agent.executor import record
 from dstack_agent.executor.docker import DockerExecutor
-from dstack_agent.executor.environment import Site, environment_of
+from dstack_agent.executor.environment import Site, environment_of, free_ports
 from dstack_agent.executor.port import Executor
 from dstack_agent.executor.process import ProcessExecutor
 from dstack_agent.executor.pythons import available
@@ -44,6 +45,7 @@ from dstack_agent.servicers.registration import Served, add_invitations, add_ser
 from dstack_agent.servicers.run import Runs
 from dstack_agent.settings import Settings
 from dstack_agent.steering import Steering
+from dstack_agent.succession import take_home
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Refused
 from dstack_mesh.identity import Identity
@@ -83,7 +85,8 @@ async def run_agent(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         activity = Activity()
         server = make_server(activity)
-        stack.callback(listen_local(server, home.agent_socket).close)
+        listen = partial(listen_local, server, home.agent_socket)
+        stack.callback(await take_home(listen, home.sockets, settings.private))
         port = listen_tcp(server, membership, settings.host, settings.port) if membership else None
 
         memory = open_memory(home, CLOCK, stack)
@@ -233,7 +236,7 @@ def environment(portrait: SelfPortrait) -> Environment:
     """Makes the environments of jobs."""
 
     def of(spec: JobSpec, folder: Path, gpus: tuple[Gpu, ...]) -> Mapping[str, str]:
-        site = Site(portrait.name, portrait.host)
+        site = Site(portrait.name, portrait.host, free_ports(spec.ports))
         return environment_of(spec, gpus, site, folder, os.environ)
 
     return of

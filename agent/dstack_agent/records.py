@@ -4,7 +4,9 @@
 safe as the process. All reads answer at once from the last commit; all writes are awaited.
 """
 
+import json
 import sqlite3
+from collections.abc import Sequence
 
 from dstack_agent.database import Database
 from dstack_agent.jobs.event import StopAsked
@@ -158,13 +160,24 @@ class Records:
         )
         return [_accepted(row) for row in rows]
 
-    def run_ids(self, names: tuple[str, ...] = ()) -> list[RunId]:
-        """Runs, newest first: all, or those whose id or beginning of a name is among `names`."""
-        wanted = " OR ".join(["run_id = ? OR substr(run_name, 1, length(?)) = ?"] * len(names))
-        where = f" WHERE {wanted}" if names else ""
-        values = [value for name in names for value in (name, name, name)]
+    def run_ids(self, names: tuple[str, ...] = (), most: int = -1) -> list[RunId]:
+        """Runs, newest first and at most so many.
+
+        All, or those whose id or beginning of a name is among `names`.
+        """
+        where = f" WHERE EXISTS ({_NAMED})" if names else ""
+        values = [json.dumps(names)] if names else []
         rows = self._database.read(
-            f"SELECT DISTINCT run_id FROM job{where} ORDER BY run_id DESC", values
+            f"SELECT DISTINCT run_id FROM job{where} ORDER BY run_id DESC LIMIT ?",
+            [*values, most],
+        )
+        return [RunId(str(row[0])) for row in rows]
+
+    def among(self, run_ids: Sequence[RunId]) -> list[RunId]:
+        """Those of the runs that are known here."""
+        rows = self._database.read(
+            "SELECT DISTINCT run_id FROM job WHERE run_id IN (SELECT value FROM json_each(?))",
+            [json.dumps(run_ids)],
         )
         return [RunId(str(row[0])) for row in rows]
 
@@ -184,6 +197,12 @@ class Records:
 
 
 _COLUMNS = "spec, gpu_uuids, stop_cause, abort, launching, fin"
+
+
+_NAMED = (
+    "SELECT 1 FROM json_each(?) AS name"
+    " WHERE run_id = name.value OR substr(run_name, 1, length(name.value)) = name.value"
+)
 
 
 def _insert_state(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:

@@ -1,6 +1,5 @@
 """Stops runs, whether they run here, are driven here, or both."""
 
-
 from dstack_agent.driving import Driving
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.records import Records

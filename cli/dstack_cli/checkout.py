@@ -134,11 +134,24 @@ def _pack(repository: Repository, git: Path, trees: list[str]) -> None:
     quick = ("-c", "pack.compression=1", "-c", "pack.writeBitmaps=false")
     arguments = (*quick, "pack-objects", "-q", "--delta-base-offset", "--window=0")
     packing = start(
-        repository.root, (*arguments, str(git / "objects" / "pack" / "pack")), subprocess.PIPE
+        repository.root,
+        (*arguments, str(git / "objects" / "pack" / "pack")),
+        subprocess.PIPE,
+        _writing_into(git / "objects", repository.common / "objects"),
     )
     out, trouble = packing.communicate(objects)
     if packing.returncode or not out:
         raise Refused(what, f"git says: {trouble.decode(errors='replace').strip()}")
+
+
+def _writing_into(objects: Path, source: Path) -> dict[str, str]:
+    """Makes git draft a pack where it will lie: the project may lie on another disk, and may not
+    be ours to write."""
+    escaped = str(source).replace("\\", "\\\\").replace('"', '\\"')
+    return {
+        "GIT_OBJECT_DIRECTORY": str(objects),
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{escaped}"',
+    }
 
 
 def _sync(folder: Path) -> None:

@@ -14,7 +14,7 @@ from dstack_cli.output.port import Document, Json, Listing
 from dstack_cli.output.runs import rfc3339
 from dstack_cli.output.table import Column, Table
 from dstack_cli.reach import Private, carry_out, reaching
-from dstack_mesh.faults import Broken, MeshError, Missing, TooLate, Unreachable
+from dstack_mesh.faults import Broken, MeshError, Missing, Refused, TooLate, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address
 from dstack_mesh.membership.known import KnownAgent
@@ -94,12 +94,16 @@ def join_one(home: Home, code: str, address: str | None, yes: bool, as_json: boo
 
     text = sys.stdin.readline().strip() if code == "-" else code
     home.prepare()
+    renewed = Membership.load(home) is not None
     membership = carry_out(join_mesh(home, text, address, confirm))
-    embedded.retire(home)
+    if not renewed:
+        embedded.retire(home)
     output = chosen(as_json)
     joined = f'Joined the mesh "{membership.mesh_name}" as {membership.role.value}.'
     output.document(Document(_shape(membership), joined))
-    if not as_json:
+    if renewed and embedded.answers(home):
+        output.talk("An agent of this home still uses the old certificate: restart it.")
+    elif not as_json:
         output.talk("Next: dstack agents   ·   to take jobs here: dstack-runner start")
 
 
@@ -165,6 +169,10 @@ async def _by_the_agent(home: Home, role: str, seconds: float) -> "Invitation | 
         channel = channels.to_local(home.agent_socket)
         return await ask_invitation(channel, Role(role), max(1, int(seconds)))
     except (Broken, Missing, TooLate, Unreachable):
+        return None
+    except Refused as error:
+        if error.code != "too-old":  # a private agent does not serve invitations
+            raise
         return None
     finally:
         await channels.close()

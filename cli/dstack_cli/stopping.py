@@ -36,13 +36,14 @@ class Stopped:
 
 
 def stop_runs(home: Home, run: str | None, abort: bool, as_json: bool) -> int:
-    """Stops one run, or without a name all that go on; returns the exit code."""
+    """Stops one run, or without a name all of this person's that go on; returns the exit code."""
     screen = Screen(Terminal.of_process(), talks=not as_json)
 
     async def work() -> list[Stopped]:
         async with reaching(home, Private.IF_HISTORY) as reach:
             pictures = await reach.runs()
-            going = [one for one in pictures if one.heard and not one.status.ended]
+            own = [one for one in pictures if one.record.owner == owner()]
+            going = [one for one in own if one.heard and not one.status.ended]
             meant = going if run is None else [chosen_run(run, pictures)]
             return await asyncio.gather(*(_stop(reach, one, abort, screen) for one in meant))
 

@@ -15,6 +15,7 @@ from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import MeshError, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId, RunName
+from dstack_mesh.trust.membership import Membership
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.job import StateChange, TagRecord
@@ -48,7 +49,6 @@ class DrivenWork:
         self._submission = submission
         self._tag = tag
         self._watcher = watcher
-        self._placement = submission.jobs[0].placement
         self._remembered = False
         self.settled = asyncio.Event()
         self.accepted = False
@@ -75,7 +75,7 @@ class DrivenWork:
         self._remember()
         handed = await self._driver.detach()
         if handed is not None:
-            await hand_over(self._reach, handed, self._placement)
+            await hand_over(self._reach, handed)
 
     async def saw(self, event: Progress) -> None:
         """Notes what matters to us and passes it on."""
@@ -133,18 +133,20 @@ def _below(plan: Plan, folder: str) -> Plan:
     return replace(plan, jobs=tuple(jobs))
 
 
-async def hand_over(reach: Reach, handed: HandOver, placement: str) -> Agent:
+async def hand_over(reach: Reach, handed: HandOver) -> Agent:
     """Finds an agent that drives what is left of a run.
 
     Raises:
         Unreachable: Nobody took it; the run goes on only as far as agents have its jobs.
     """
     trouble: MeshError | None = None
-    for agent in await _drivers(reach, handed, placement):
+    membership = Membership.load(reach.home)
+    told = handed.seen_elsewhere(membership.peer_id) if membership is not None else handed
+    for agent in await _drivers(reach, handed):
         try:
             if not agent.local:
                 await agent.send_tree(handed.code_digest)
-            await agent.drive(handed.record, handed.jobs, handed.epoch)
+            await agent.drive(told.record, told.jobs, told.epoch)
             return agent
         except MeshError as error:
             trouble = error
@@ -156,13 +158,13 @@ async def hand_over(reach: Reach, handed: HandOver, placement: str) -> Agent:
     )
 
 
-async def _drivers(reach: Reach, handed: HandOver, placement: str) -> list[Agent]:
+async def _drivers(reach: Reach, handed: HandOver) -> list[Agent]:
     """Who may drive, best first: whoever has a job of the run, then other machines, then ours.
 
-    A run that is bound to this machine is driven by its agent.
+    A run of which a job is bound to this machine is driven by its agent.
     """
     found = list(await reach.answering())
-    if placement == "local":
+    if any(job.placement == "local" for job in handed.jobs):
         return [agent for agent in found if agent.local]
     having = {job.awarded.peer_id for job in handed.jobs if job.awarded is not None}
     return sorted(

@@ -1,6 +1,5 @@
 """Trouble at the end of a command: told to a person or a script, and turned into an exit code."""
 
-import errno
 import json
 import os
 import sys
@@ -16,9 +15,9 @@ from dstack_cli.output import problems
 from dstack_cli.output.escapes import plain
 from dstack_cli.output.port import Json
 from dstack_cli.verbs import find
-from dstack_mesh.faults import ERRORS, EXIT_CODES, Fault, MeshError
+from dstack_mesh.faults import EXIT_CODES, Fault, MeshError
 from dstack_mesh.frozen import frozen
-from dstack_mesh.trouble import render
+from dstack_mesh.trouble import of_the_machine, render
 from dstack_scheduler.workflow.problem import WorkflowProblems
 
 
@@ -78,10 +77,9 @@ def _told(error: BaseException, follows: bool) -> Told:
         case click.ClickException():
             message = error.format_message()
             return Told("usage", message, "", message, exit_codes.USAGE)
-        case OSError() if error.strerror:
-            return _of_the_machine(error, follows)
         case _:
-            return _bug(error, follows)
+            trouble = of_the_machine(error)
+            return _told(trouble, follows) if trouble is not None else _bug(error, follows)
 
 
 def _written_wrongly(error: WorkflowProblems) -> Told:
@@ -95,21 +93,6 @@ def _usage(error: click.UsageError) -> Told:
     path = error.ctx.command_path if error.ctx is not None else "dstack"
     hint = f"{path} --help"
     return Told("usage", message, hint, f"{message}\n  fix: {hint}", exit_codes.USAGE)
-
-
-def _of_the_machine(error: OSError, follows: bool) -> Told:
-    """What the operating system refuses: permissions, a full disk, a file in the way."""
-    fault, hint = Fault.REFUSED, "dstack doctor"
-    if isinstance(error, PermissionError):
-        fault, hint = Fault.FORBIDDEN, "set DSTACK_HOME to a folder that you may write"
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fault, hint = Fault.BUSY, "free some space, or set DSTACK_HOME to a larger disk"
-    where = f": {error.filename}" if error.filename else ""
-    trouble = ERRORS[fault](
-        f"{error.strerror}{where}.", "", hint, errno.errorcode.get(error.errno or 0, "")
-    )
-    code = exit_codes.of_error(trouble, follows)
-    return Told(trouble.code, trouble.what, hint, render(trouble), code)
 
 
 def _bug(error: BaseException, follows: bool) -> Told:

@@ -155,6 +155,8 @@ class Watching:
                 self._screen.say(f"{job} is lost{where}{cause}")
             case state if state.ended:
                 self._live("")
+            case state if event.reason:
+                self._screen.say(f"{job} is {state.value}{where}{cause}")
             case JobState.RUNNING:
                 self._live(f"{job} runs{where}")
             case state:

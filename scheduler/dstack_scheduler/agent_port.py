@@ -29,6 +29,9 @@ from dstack_scheduler.job import (
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.verdict import Bid
 
+OTHER_THAN = "not:"
+"""Before an agent's id: any agent but that one."""
+
 
 @frozen
 class Question:
@@ -72,7 +75,7 @@ class DrivenJob:
     Attributes:
         spec: Its key carries the next attempt to make; inputs from jobs of this run are not in it.
         after: Indexes of jobs of this run that must be done before, whose artifacts it takes.
-        placement: "", "local", "remote" or an agent's id or name.
+        placement: "", "local", "remote", an agent's id or name, or `OTHER_THAN` and an id.
         awarded: Where it runs or ran already; None if it was not awarded.
     """
 

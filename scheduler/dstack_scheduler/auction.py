@@ -19,7 +19,7 @@ from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import Busy, Conflict, MeshError, Missing, Refused, TooLate, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
-from dstack_scheduler.agent_port import Hold
+from dstack_scheduler.agent_port import OTHER_THAN, Hold
 from dstack_scheduler.auction_events import (
     AllFound,
     Answered,
@@ -291,6 +291,8 @@ class Auction:
                 return [peer for peer, found in self._known.items() if found.local]
             case "remote":
                 return [peer for peer, found in self._known.items() if not found.local]
+            case _ if placement.startswith(OTHER_THAN):
+                return [peer for peer in self._known if peer != placement.removeprefix(OTHER_THAN)]
             case _:
                 cards = [found.card for found in self._known.values()]
                 exact = [card.peer_id for card in cards if self._is_named(card)]
@@ -308,7 +310,8 @@ class Auction:
 
     @property
     def _by_name(self) -> bool:
-        return self._lot.placement not in ("", "local", "remote")
+        word = self._lot.placement
+        return word not in ("", "local", "remote") and not word.startswith(OTHER_THAN)
 
     def _open_peers(self) -> list[PeerId]:
         answered = self._bids.keys() | self._silent.keys()

@@ -1,6 +1,5 @@
 """What happens in an auction, and what is to be done: the words between `auction` and `search`."""
 
-
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen

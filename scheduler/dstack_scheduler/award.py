@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Protocol
 
 from dstack_mesh.card import PeerCard
-from dstack_mesh.faults import Broken, Conflict, MeshError, Refused, TooLate, Unreachable
+from dstack_mesh.faults import Broken, Conflict, MeshError, Missing, Refused, TooLate, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
 from dstack_scheduler.agent_port import Agent, Directory, Hold, Question
@@ -18,7 +18,9 @@ from dstack_scheduler.job import Input, JobSpec
 from dstack_scheduler.progress import Sending, Tell
 
 RENEW_SECONDS = 5.0
-"""A third of the time that agents grant, so that two renewals may get lost."""
+"""A third of the time that agents grant, so that a renewal may get lost."""
+
+MAY_BE_LOST = 1
 
 RELEASE_SECONDS = 1.0
 COMMIT_PAUSES_SECONDS = (0.0, 0.1, 0.3, 1.0, 2.0)
@@ -116,8 +118,15 @@ async def renewed(
     """Waits for bytes to arrive and renews the hold meanwhile. Raises what either raises."""
     moving = asyncio.ensure_future(bringing)
     try:
+        lost = 0
         while not (await asyncio.wait({moving}, timeout=every_seconds))[0]:
-            await agent.reserve(question, epoch)
+            try:
+                await agent.reserve(question, epoch)
+                lost = 0
+            except (TooLate, Unreachable):
+                lost += 1
+                if lost > MAY_BE_LOST:
+                    raise
     finally:
         moving.cancel()
         await asyncio.wait({moving})
@@ -144,6 +153,13 @@ async def commit(
         except Conflict as error:
             if trouble is not None and error.code == "attempt-ended":
                 return Confirmation.CONFIRMED
+            raise
+        except Missing:  # there is neither a hold nor a job
+            raise
+        except MeshError:
+            # What is refused may be the repetition alone: an earlier try may have succeeded.
+            if trouble is not None and await _has(agent, spec):
+                return Confirmation.UNCONFIRMED
             raise
     if isinstance(trouble, Broken) and not await _has(agent, spec):
         raise trouble

@@ -78,6 +78,7 @@ class JobSpec:
         secret_names: Secrets that the job gets.
         target: What the run was asked for: the workflow or provider of its last job.
         job_count: Jobs of the run in all.
+        ports: Ports that the job listens on, told to it as PORT_0, PORT_1 …; 0 is any free one.
     """
 
     key: JobKey
@@ -103,6 +104,7 @@ class JobSpec:
     secret_names: tuple[str, ...] = ()
     target: str = ""
     job_count: int = 1
+    ports: tuple[int, ...] = ()
 
     @property
     def executor(self) -> ExecutorKind:

@@ -58,5 +58,7 @@ def run_id(milliseconds: int, randomness: bytes) -> RunId:
 
 
 def job_id(run: RunId, index: int) -> str:
-    """What `$job_id` and `JOB_ID` say: the same in every attempt at a job."""
-    return f"{run}.{index}"
+    """12 hex digits that name a job wherever people see it: the same in every attempt at it."""
+    from hashlib import sha256  # most commands show no job
+
+    return sha256(f"{run}-{index}".encode()).hexdigest()[:12]

@@ -193,4 +193,5 @@ def _question(parcel: Parcel) -> Question:
         executor=spec.executor,
         python=spec.python,
         input_digests=tuple(each.digest for each in spec.inputs),
+        input_sizes_bytes=tuple(each.size_bytes for each in spec.inputs),
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from dstack_mesh.faults import Invalid, MeshError, Missing, Refused
+from dstack_scheduler.agent_port import OTHER_THAN
 from dstack_scheduler.verdict import Later, Never, NotNow, Now, Reason, Verdict
 
 SHOWN = 8
@@ -56,7 +57,7 @@ def no_agents(placement: str, names: Sequence[str]) -> MeshError:
                 "Start one with: dstack-runner start",
                 code="no-agents",
             )
-        case "remote":
+        case _ if placement == "remote" or placement.startswith(OTHER_THAN):
             return NoAgents(
                 "There is no other agent.",
                 "Only this machine is known." if names else "Nobody answered.",

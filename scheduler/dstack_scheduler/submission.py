@@ -5,8 +5,8 @@ from dataclasses import field, replace
 from datetime import datetime
 
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import Digest, RunId, RunName
-from dstack_scheduler.agent_port import DrivenJob
+from dstack_mesh.ids import Digest, PeerId, RunId, RunName
+from dstack_scheduler.agent_port import OTHER_THAN, DrivenJob
 from dstack_scheduler.job import JobKey, JobSpec, Revision, RunRecord
 from dstack_scheduler.plan import Plan, PlannedJob, Reuse
 
@@ -40,6 +40,14 @@ class HandOver:
     epoch: int
     code_digest: Digest
 
+    def seen_elsewhere(self, here: PeerId) -> "HandOver":
+        """The same in words that mean the same at another driver: "local" is this machine there."""
+        words = {"local": here, "remote": f"{OTHER_THAN}{here}"}
+        jobs = tuple(
+            replace(job, placement=words.get(job.placement, job.placement)) for job in self.jobs
+        )
+        return replace(self, jobs=jobs)
+
     def submission(self, secrets: Mapping[str, str] | None = None) -> Submission:
         """The same as whoever takes over hands it to its own driver."""
         return Submission(self.record, self.jobs, epoch=self.epoch, secrets=secrets or {})
@@ -51,7 +59,8 @@ class Submitter:
 
     Attributes:
         owner: For display: "name@machine".
-        placement: "" for this machine first, "local", "remote", or an agent's id or name.
+        placement: "" for what the workflow says, and else this machine first; "local", "remote",
+            or an agent's id or name.
     """
 
     owner: str
@@ -79,7 +88,7 @@ def submission_of(plan: Plan, run_id: RunId, run_name: RunName, by: Submitter) -
     return Submission(
         record=record,
         jobs=tuple(
-            DrivenJob(_spec(job, record, by), after=job.after, placement=by.placement)
+            DrivenJob(_spec(job, record, by), job.after, placement=by.placement or job.place)
             for job in plan.jobs
         ),
         reuses={job.index: job.reuses for job in plan.jobs if job.reuses},
@@ -117,4 +126,5 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         secret_names=job.secret_names,
         target=record.target,
         job_count=record.job_count,
+        ports=job.ports,
     )

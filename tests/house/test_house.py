@@ -1,5 +1,6 @@
 """The house keeps its own rules: style, types, import contracts, the protocol's promises."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -61,6 +62,31 @@ def test_an_import_that_goes_up_would_be_found(tmp_path: Path) -> None:
     )
     assert ended.returncode != 0
     assert "dstack_mesh.clock -> dstack_cli.main" in ended.stdout
+
+
+def speaks_grpc(source: str) -> bool:
+    """Whether a module imports gRPC or generated code, at its top or within."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return any(name.split(".")[0] == "grpc" or name.startswith("dstack_mesh.v1") for name in names)
+
+
+def test_grpc_is_imported_only_below_wire_and_servicers() -> None:
+    guilty = [
+        str(path.relative_to(ROOT))
+        for folder in FOLDERS[:4]
+        for path in (ROOT / folder).rglob("*.py")
+        if not {"wire", "servicers", "v1"} & set(path.parts) and speaks_grpc(path.read_text())
+    ]
+    assert guilty == []
+
+
+def test_an_import_of_grpc_would_be_found() -> None:
+    """The negative control of the test above."""
+    assert speaks_grpc("def f():\n    import grpc.aio\n")
+    assert speaks_grpc("from dstack_mesh.v1 import run_pb2")
+    assert not speaks_grpc("from dstack_mesh.wire import channels")
 
 
 def buf() -> str:

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,8 @@ class DockerLab:
         return listed.stdout.decode().split()
 
 
-@pytest.fixture(scope="session")
-def docker_lab() -> Iterator[DockerLab]:
+@contextmanager
+def docker_engine() -> Generator[DockerLab]:
     """An engine; a skip with the reason where none answers and none can be started."""
     found = docker_socket()
     if found is not None and docker_answers(found):
@@ -77,6 +78,13 @@ def docker_lab() -> Iterator[DockerLab]:
 
 
 @pytest.fixture(scope="session")
+def docker_lab() -> Iterator[DockerLab]:
+    """The same, for all tests of a session."""
+    with docker_engine() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
 def busybox(docker_lab: DockerLab) -> str:
     """An image with a small shell and no bash."""
     if not docker_lab.has(BUSYBOX):
@@ -87,10 +95,15 @@ def busybox(docker_lab: DockerLab) -> str:
 @pytest.fixture(scope="session")
 def python_image(docker_lab: DockerLab) -> str:
     """An image with bash, Python 3.11 and git."""
-    if not docker_lab.has(PYTHON):
+    return import_python(docker_lab)
+
+
+def import_python(lab: DockerLab) -> str:
+    """Brings the image with bash, Python 3.11 and git to an engine; its name."""
+    if not lab.has(PYTHON):
         if not _PYTHON_TAR.exists():
             _make_python_tar()
-        docker_lab.docker("import", str(_PYTHON_TAR), PYTHON)
+        lab.docker("import", str(_PYTHON_TAR), PYTHON)
     return PYTHON
 
 

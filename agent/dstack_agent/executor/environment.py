@@ -6,8 +6,10 @@ are added by the executor at the very end. A variable never replaces a name of t
 `path` must not take away PATH), and nothing replaces the cards: they say what the job was granted.
 """
 
+import contextlib
 import os
 import re
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from dstack_mesh.faults import Refused
 from dstack_mesh.machine import ExecutorKind, Gpu
 from dstack_mesh.user import user_home, user_name
 from dstack_scheduler.job import JobSpec
+from dstack_scheduler.names import job_id
 
 CONTAINER_HOME = "/home/dstack"
 """What "~" is in a container."""
@@ -41,10 +44,22 @@ class Site:
     Attributes:
         agent: Name of the agent.
         address: Host under which other machines reach it.
+        ports: Ports that the job may listen on.
     """
 
     agent: str
     address: str
+    ports: tuple[int, ...] = ()
+
+
+def free_ports(wanted: Sequence[int]) -> tuple[int, ...]:
+    """Ports for a job: those that were named, and for each 0 one that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for port in wanted if not port]
+        for probe in probes:
+            probe.bind(("", 0))
+        free = iter([int(probe.getsockname()[1]) for probe in probes])
+        return tuple(port or next(free) for port in wanted)
 
 
 def environment_of(
@@ -120,7 +135,7 @@ def python_of(spec: JobSpec, ambient: Mapping[str, str]) -> pythons.Interpreter:
 
 
 def _names(spec: JobSpec, gpus: int, site: Site) -> dict[str, str]:
-    job = f"{spec.key.run_id}.{spec.key.job}"
+    job = job_id(spec.key.run_id, spec.key.job)
     return {
         "RUN_NAME": spec.run_name,
         "JOB_ID": job,
@@ -133,6 +148,8 @@ def _names(spec: JobSpec, gpus: int, site: Site) -> dict[str, str]:
         "DSTACK_WORKFLOW": spec.workflow,
         "DSTACK_AGENT": site.agent,
         "DSTACK_GPUS_NUM": str(gpus),
+        **{f"PORT_{index}": str(port) for index, port in enumerate(site.ports)},
+        **{f"JOB_PORT_{index}": str(port) for index, port in enumerate(site.ports)},
     }
 
 

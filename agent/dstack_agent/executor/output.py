@@ -4,6 +4,7 @@
 # ruff: noqa: PTH119
 
 import _thread
+import contextlib
 import errno
 import os
 import time
@@ -87,10 +88,8 @@ class Output:
     def close(self) -> None:
         """Makes what was stored durable. A hole is written for what was lost, if there is room."""
         with self._closed:
-            try:
+            with contextlib.suppress(OSError):  # still full: the exit record says what is missing
                 self._tell_lost()
-            except OSError:
-                pass  # still full: the exit record says how much is missing
             try:
                 self._journal.close()
             except OSError as error:

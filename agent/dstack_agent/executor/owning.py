@@ -28,6 +28,7 @@ _PIPE_BYTES = 1024 * 1024
 _KILL_SECONDS = 10.0
 _DRAIN_SECONDS = 5.0
 _BURST_SECONDS = 0.001
+_LONGEST_WAIT = 86_400.0  # poll takes no more than 24 days
 
 
 def own(folder: str) -> int:
@@ -114,7 +115,7 @@ class Job:
 
     def _seconds_left(self) -> float | None:
         ends = [end for end in (self._kill_at, self._limit_at) if end is not None]
-        return max(min(ends) - time.monotonic(), 0) if ends else None
+        return min(max(min(ends) - time.monotonic(), 0), _LONGEST_WAIT) if ends else None
 
     def _turn(self, seconds: float | None) -> None:
         """Waits for something to happen, and deals with it."""

@@ -24,6 +24,7 @@ _DRAIN_SECONDS = 10.0
 _ENGINE_SECONDS = 120.0
 _ENGINE_EVERY = 0.5
 _BURST_SECONDS = 0.001
+_LONGEST_WAIT = 86_400.0
 _BURST_BYTES = 64 * 1024
 
 
@@ -138,7 +139,7 @@ class Tender:
 
     def _seconds_left(self) -> float | None:
         ends = [end for end in (self._kill_at, self._limit_at) if end is not None]
-        return max(min(ends) - time.monotonic(), 0) if ends else None
+        return min(max(min(ends) - time.monotonic(), 0), _LONGEST_WAIT) if ends else None
 
     def _keep_time(self) -> None:
         now = time.monotonic()

@@ -1,6 +1,5 @@
 """What an attempt asks the shell to do."""
 
-
 from dstack_agent.jobs.phase import Verdict
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import JobState

@@ -1,6 +1,5 @@
 """What can happen to an attempt."""
 
-
 from dstack_agent.executor.port import Ended
 from dstack_mesh.frozen import frozen
 

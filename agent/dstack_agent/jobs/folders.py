@@ -65,32 +65,25 @@ def _not_removed(_: object, path: str, error: object) -> None:
 
 
 def sweep(jobs: Path, ended: Set[JobKey], keeping: Keeping, now: float) -> None:
-    """Removes the folders of jobs that ended too long ago, and the oldest beyond the size.
-
-    A folder of a job that nobody knows goes by its age alone: it may be about to begin.
-    """
+    """Removes folders of ended jobs that are too old, and the oldest beyond the size."""
     size = 0
-    for touched, folder in sorted(_folders(jobs), reverse=True):
-        known = key_of(folder) in ended
-        size += _size(folder) if known else 0
+    for touched, folder in sorted(_folders(jobs, ended), reverse=True):
+        size += _size(folder)
         too_old = now - touched > keeping.days * DAY_SECONDS
-        if key_of(folder) is not None and (too_old or (known and size > keeping.size_bytes)):
+        if too_old or size > keeping.size_bytes:
             log.info("%s is removed: %s", folder, "its time is over" if too_old else "no room")
             shutil.rmtree(folder, onerror=_not_removed)
 
 
-def _folders(jobs: Path) -> list[tuple[float, Path]]:
-    """Folders below the folder of all jobs, with the time at which something changed in them."""
+def _folders(jobs: Path, ended: Set[JobKey]) -> list[tuple[float, Path]]:
+    """Folders of these jobs, with the time at which something changed in them."""
     found: list[tuple[float, Path]] = []
     for folder in jobs.iterdir():
-        if folder.is_dir() and not folder.is_symlink():
-            touched = [folder.stat().st_mtime, *(each.stat().st_mtime for each in _files(folder))]
+        if key_of(folder) in ended and folder.is_dir() and not folder.is_symlink():
+            files = (each for each in folder.iterdir() if each.is_file())
+            touched = [folder.lstat().st_mtime, *(each.lstat().st_mtime for each in files)]
             found.append((max(touched), folder))
     return found
-
-
-def _files(folder: Path) -> list[Path]:
-    return [each for each in folder.iterdir() if each.is_file() and not each.is_symlink()]
 
 
 def _size(folder: Path) -> int:

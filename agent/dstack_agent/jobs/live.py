@@ -51,6 +51,9 @@ log = logging.getLogger(__name__)
 CAUSE_CHARACTERS = 4000
 """What is longer of a cause is cut off."""
 
+HELD_UP = "held-up"
+"""The reason of a state that is told again because it does not go on."""
+
 UNASKED_SECONDS = 0.5
 """How late output is seen at most whose poke was lost."""
 
@@ -102,6 +105,12 @@ class LiveAttempt:
         """The same for something that may be left out when much else is waiting."""
         if not self._events.full():
             self._events.put_nowait(Noted(sentence))
+
+    def held_up(self, cause: str) -> None:
+        """Has readers know why it does not go on. Nothing is written down: that is the trouble."""
+        states = self.chronicle.states()
+        if states and not states[-1].state.ended and states[-1].cause != cause:
+            self.chronicle.tell(self._change(states[-1].state, cause, HELD_UP, None))
 
     async def run(self, launched: bool) -> None:
         """Lives the attempt from where it stands to its end.

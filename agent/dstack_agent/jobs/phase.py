@@ -1,6 +1,5 @@
 """What is going on with an attempt, finer than the states that people see."""
 
-
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import JobState
 

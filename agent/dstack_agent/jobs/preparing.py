@@ -8,17 +8,14 @@ from pathlib import Path
 from dstack_agent.artifacts.saving import Saver
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.places import Places
+from dstack_mesh.chunks.room import check_reserve
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree
-from dstack_mesh.faults import Busy, MeshError, Refused
+from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import Input, JobSpec
 
 Note = Callable[[str], Awaitable[None]]
-
-GIB = 1 << 30
-RESERVED_PART = 0.05
-RESERVED_BYTES = GIB
 
 
 @frozen
@@ -55,7 +52,7 @@ class Preparation:
         _clear(self.places.work)
         if self.places.outside is not None:
             _clear(self.places.outside)
-        check_room(self.folder, sum(each.size_bytes for each in self.spec.inputs))
+        check_reserve(self.folder, sum(each.size_bytes for each in self.spec.inputs))
 
     def _lay_code(self) -> None:
         lay_tree(self.store, self.spec.code_digest, self.places.work)
@@ -87,20 +84,6 @@ def _clear(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(mode=0o700)
-
-
-def check_room(folder: Path, wanted_bytes: int) -> None:
-    """Raises Busy unless the disk has room for the bytes and a reserve of 5 %, at least 1 GiB."""
-    usage = shutil.disk_usage(folder)
-    reserve = max(int(usage.total * RESERVED_PART), RESERVED_BYTES)
-    if usage.free < reserve + wanted_bytes:
-        raise Busy(
-            "The disk of the machine is full.",
-            f"{usage.free / GIB:.1f} GiB are free where {folder.parent} is; the job needs "
-            f"{wanted_bytes / GIB:.1f} and {reserve / GIB:.1f} are kept in reserve.",
-            "Free some space there (`dstack prune`), or run it elsewhere with `--agent`.",
-            "disk-full",
-        )
 
 
 def reason_of(error: MeshError) -> tuple[str, str]:

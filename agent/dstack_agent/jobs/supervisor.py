@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import sqlite3
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,10 @@ from dstack_agent.jobs.folders import KEEPING, Keeping, remove_work, sweep, was_
 from dstack_agent.jobs.live import LiveAttempt
 from dstack_agent.jobs.phase import Verdict
 from dstack_agent.jobs.places import key_of
-from dstack_agent.jobs.trouble import is_storage_trouble
+from dstack_agent.jobs.trouble import storage_trouble
 from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.records import Accepted
-from dstack_mesh.faults import Busy
+from dstack_mesh.faults import Busy, Missing
 from dstack_mesh.ids import RunId
 from dstack_mesh.machine import RunningJob
 from dstack_scheduler.job import ArtifactSaved, JobKey, JobSpec, JobState
@@ -55,18 +54,26 @@ class Supervisor:
         """
         async with asyncio.TaskGroup() as group:
             self._group = group
-            await self._recover()
+            ended = await self._recover()
             ready.set()
+            await self._sweep(ended)
             await asyncio.Event().wait()
 
-    async def _recover(self) -> None:
+    async def _recover(self) -> set[JobKey]:
+        """Takes up what did not end; returns the jobs that did."""
         unfinished = self.workshop.records.unfinished()
         known = self.workshop.records.keys()
-        ended = known - {each.key for each in unfinished}
-        await asyncio.to_thread(sweep, self.workshop.jobs, ended, self.keeping, time.time())
         await asyncio.to_thread(self._end_stale_leases, {each.key for each in unfinished}, known)
         for accepted in unfinished:
             self._begin(accepted, {})
+        return known - {each.key for each in unfinished}
+
+    async def _sweep(self, ended: set[JobKey]) -> None:
+        now = self.workshop.clock.now().timestamp()
+        try:
+            await asyncio.to_thread(sweep, self.workshop.jobs, ended, self.keeping, now)
+        except OSError as error:  # it is tried again at the next start
+            log.warning("old folders below %s stay: %s", self.workshop.jobs, error)
 
     def _end_stale_leases(self, unfinished: set[JobKey], known: set[JobKey]) -> None:
         """Gives back what jobs that are over, or never began, hold since the agent died.
@@ -94,11 +101,19 @@ class Supervisor:
         try:
             new = await self.workshop.records.accept(spec, gpu_uuids)
         except sqlite3.Error as error:
+            if self._knows(spec.key):  # the award was repeated; the job has been ours since
+                return
             raise Busy(
                 "The agent cannot write the job down.", f"{error}.", code="disk-full"
             ) from error
         if new:
             self._begin(self.workshop.records.find(spec.key), secrets)
+
+    def _knows(self, key: JobKey) -> bool:
+        try:
+            return self.workshop.records.find(key).key == key
+        except Missing:
+            return False
 
     def _begin(self, accepted: Accepted, secrets: Mapping[str, str]) -> None:
         assert self._group is not None, "accept() before run()"
@@ -116,7 +131,7 @@ class Supervisor:
             tries = 0
             while (error := await self._lived(live)) is not None:
                 tries += 1
-                if tries >= MOST_TRIES and not is_storage_trouble(error):
+                if tries >= MOST_TRIES and storage_trouble(error) is None:
                     await self._give_up(live)
                 await asyncio.sleep(self.again_seconds)
                 live = self._live[key] = self._renewed(live)
@@ -134,7 +149,12 @@ class Supervisor:
             else:
                 await live.run(live.accepted.launching and await was_launched(folder))
         except Exception as error:  # a bug of ours or a full disk
-            log.exception("attempt %s broke and is taken up again", folder.name)
+            refused = storage_trouble(error)
+            if refused is None:
+                log.exception("attempt %s broke and is taken up again", folder.name)
+            else:
+                log.warning("attempt %s waits for the disk: %s", folder.name, refused)
+                live.held_up(f"The agent cannot write to its disk: {refused}. It tries again.")
             return error
         return None
 

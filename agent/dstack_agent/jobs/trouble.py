@@ -4,9 +4,9 @@ import sqlite3
 from typing import cast
 
 
-def is_storage_trouble(error: BaseException) -> bool:
-    """Whether the disk is to blame, so that trying again may help."""
+def storage_trouble(error: BaseException) -> BaseException | None:
+    """What the disk refused, so that trying again may help; None if the disk is not to blame."""
     if isinstance(error, BaseExceptionGroup):
         inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        return any(is_storage_trouble(each) for each in inner)
-    return isinstance(error, OSError | sqlite3.Error)
+        return next((found for each in inner if (found := storage_trouble(each))), None)
+    return error if isinstance(error, OSError | sqlite3.Error) else None

@@ -22,7 +22,8 @@ from dstack_mesh.wire.membership import answer_to_wire
 class Answers:
     """Where the answer's parts come from, each as it is at the moment of the call.
 
-    `machine` is called in a thread. `heard` is told of agents that call us: a seed that only they have works both ways.
+    `machine` is called in a thread. `heard` is told of agents that call us: a seed that only they
+    have works both ways.
     """
 
     card: Callable[[], PeerCard]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dstack_mesh.chunks.digest import DIGEST_BYTES, split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES
+from dstack_mesh.chunks.room import check_reserve
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Damaged, Invalid
 from dstack_mesh.ids import Digest
@@ -175,7 +176,8 @@ class _Intake:
                 yield done
 
     def _take(self, requests: list[PushRequest]) -> tuple[int, int]:
-        """Bytes and manifests of these requests, now durable."""
+        """Bytes and manifests of these requests, now durable. Raises Busy for a full disk."""
+        check_reserve(self._store.folder)
         chunks = [
             chunk
             for request in requests

@@ -83,7 +83,7 @@ def check_git() -> Finding:
     if found is None:
         return warned(
             "git",
-            "git is not on PATH: the whole folder is sent, ignored files too",
+            "git is not on PATH: `dstack run` needs it to take the code",
             "sudo apt-get install git",
         )
     return passed("git", found)

@@ -12,9 +12,9 @@ from dstack_mesh.home import Home
 @click.argument("run", required=False)
 @click.option("-x", "--abort", is_flag=True, help="Kill it at once and keep nothing.")
 @click.option(
-    "-a", "--all", "everything", is_flag=True, help="All runs (with RUN: the same as -x)."
+    "-a", "--all", "everything", is_flag=True, help="All runs of yours (with RUN: the same as -x)."
 )
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.", expose_value=False)
+@click.option("-y", "--yes", is_flag=True, help="Nothing is asked anyway; for old scripts.", expose_value=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def stop(home: Home, run: str | None, abort: bool, everything: bool, as_json: bool) -> int:

@@ -9,6 +9,9 @@ from dstack_scheduler.workflow.problem import Place, Problem
 
 SCHEMA = "dstack.problems/v1"
 
+EXCERPT = 120
+"""Characters of a line that are shown at most."""
+
 
 def told(problems: Sequence[Problem]) -> str:
     """All mistakes for people."""
@@ -39,10 +42,18 @@ def _lines(problem: Problem) -> list[str]:
     lines = [f"{place}: {plain(problem.message)} ({problem.code.value})"]
     if problem.source:
         number = str(problem.line)
-        marked = problem.source.replace("\t", " ")
-        caret = " " * max(0, problem.column - 1) + "^" * max(1, problem.length)
+        marked, column = _around(problem.source.replace("\t", " "), problem.column)
+        caret = " " * max(0, column - 1) + "^" * min(max(1, problem.length), EXCERPT)
         lines.append(f"  {number} | {plain(marked).rstrip()}")
         lines.append(f"  {' ' * len(number)} | {caret}")
     if problem.hint:
         lines.append(f"  fix: {plain(problem.hint)}")
     return lines
+
+
+def _around(line: str, column: int) -> tuple[str, int]:
+    """The part of a long line that holds the column, and where the column is in it."""
+    if len(line) <= EXCERPT:
+        return line, column
+    begin = max(0, column - 1 - EXCERPT // 2)
+    return line[begin : begin + EXCERPT], column - begin

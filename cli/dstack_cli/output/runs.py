@@ -1,6 +1,5 @@
 """Runs as tables and as JSON."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -11,6 +10,7 @@ from dstack_cli.output.words import ago
 from dstack_cli.picture import RunPicture
 from dstack_mesh.ids import RunId
 from dstack_scheduler.job import JobRecord, RunRecord
+from dstack_scheduler.names import job_id
 
 SCHEMA = "dstack.runs/v1"
 NONE = "<none>"
@@ -35,11 +35,6 @@ STATUS_COLUMNS = (
     Column("RUNNER", 2),
     Column("STATUS"),
 )
-
-
-def job_id(run_id: RunId, index: int) -> str:
-    """The 12 hex digits that name a job in the table of `dstack status`."""
-    return hashlib.sha256(f"{run_id}-{index}".encode()).hexdigest()[:12]
 
 
 def ps_listing(pictures: Sequence[RunPicture], now: datetime) -> Listing:

@@ -48,8 +48,9 @@ class DirectWriter:
     Call `end` before the file is read, renamed or synced by others.
     """
 
-    def __init__(self) -> None:
-        """Costs nothing until used."""
+    def __init__(self, flag: int = DIRECT_FLAG) -> None:
+        """Costs nothing until used. `flag` asks for direct writes; 0 for none."""
+        self._flag = flag
         self._thread: ThreadPoolExecutor | None = None
         self._free: list[memoryview] = []
         self._busy: deque[tuple[Future[None], memoryview]] = deque()
@@ -57,18 +58,19 @@ class DirectWriter:
         self._buffer = memoryview(b"")
         self._base = self._first = self._filled = 0
 
-    def begin(self, file: int, name: str, folder: int) -> None:
-        """From now on `write` is for this open file, which has a name in a folder."""
+    def begin(self, file: int) -> None:
+        """From now on `write` is for this open file."""
         self.end()
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | DIRECT_FLAG
-        direct = -1
-        if DIRECT_FLAG:
-            try:
-                direct = os.open(name, flags, dir_fd=folder)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-        self._file = _File(file, direct)
+        self._file = _File(file, self._direct_handle(file))
+
+    def _direct_handle(self, file: int) -> int:
+        if not self._flag:
+            return -1
+        # Not by its name: what stands there may be another file by now.
+        try:
+            return os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_CLOEXEC | self._flag)
+        except OSError:
+            return -1
 
     def writes(self, file: int) -> bool:
         """Whether `write` is for this open file."""

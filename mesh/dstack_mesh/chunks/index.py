@@ -61,9 +61,12 @@ class Index:
                 found.update((digest, Place(*place)) for digest, *place in rows)
         return found
 
-    def present(self, digests: Iterable[Digest]) -> set[Digest]:
+    def present(self, digests: Sequence[Digest]) -> set[Digest]:
         """Those that are here."""
-        found: set[Digest] = set()
+        found = self._few(len(digests))
+        if found is not None:
+            return found.intersection(digests)
+        found = set()
         with self._lock, self._reported():
             for batch in batches(digests, BATCH):
                 rows = self._database.execute(
@@ -71,6 +74,14 @@ class Index:
                 )
                 found.update(digest for (digest,) in rows)
         return found
+
+    def _few(self, limit: int) -> set[Digest] | None:
+        """All digests, if they are no more than this: reading a row costs less than asking for
+        it. None if they are more."""
+        with self._lock, self._reported():
+            rows = self._database.execute("SELECT digest FROM chunks LIMIT ?", (limit + 1,))
+            found: set[Digest] = {digest for (digest,) in rows}
+        return None if len(found) > limit else found
 
     def add(self, rows: Sequence[tuple[Digest, Place]]) -> None:
         """Writes rows down, durably. A digest that another writer added first keeps its place."""

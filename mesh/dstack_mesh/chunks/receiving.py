@@ -186,7 +186,9 @@ class Receiver:
         file = self._opened(part)
         part.missing_bytes -= len(piece)
         if part.direct:
-            self._write_directly(part, offset, piece)
+            if not self._direct.writes(file):
+                self._direct.begin(file)
+            self._direct.write(piece, offset)
         else:
             pwrite_all(file, piece, offset)
             part.unsynced_bytes += len(piece)
@@ -195,12 +197,6 @@ class Receiver:
         elif part.unsynced_bytes >= SYNC_BYTES:
             self._syncer.begin(part.fd)
             part.unsynced_bytes = 0
-
-    def _write_directly(self, part: _Part, offset: int, piece: memoryview) -> None:
-        if not self._direct.writes(part.fd):
-            folder, _ = split(part.entry.path)
-            self._direct.begin(part.fd, part.draft, self._folders.enter(folder))
-        self._direct.write(piece, offset)
 
     def _opened(self, part: _Part) -> int:
         """The file, open for writing; the one used longest ago is closed instead."""

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from dstack_mesh.faults import Busy, MeshError, Refused
 
+GIB = 1 << 30
+RESERVED_BYTES = GIB
+
 
 def check_room(folder: Path, wanted_bytes: int) -> None:
     """Raises Busy unless the bytes fit on the disk of a folder.
@@ -20,6 +23,23 @@ def check_room(folder: Path, wanted_bytes: int) -> None:
             f"{free:,} bytes are free and {wanted_bytes:,} are needed.",
             "Make room there, or choose another folder.",
             code="disk-full",
+        )
+
+
+def check_reserve(folder: Path, wanted_bytes: int = 0) -> None:
+    """Raises Busy unless the bytes fit and 5 % of the disk, at least 1 GiB, stay free.
+
+    What others send and begin here ends before the machine's owner has no room left.
+    """
+    usage = shutil.disk_usage(folder)
+    reserve = max(usage.total // 20, RESERVED_BYTES)
+    if usage.free < reserve + wanted_bytes:
+        raise Busy(
+            "The disk of the machine is full.",
+            f"{usage.free / GIB:.1f} GiB are free where {folder} is; {wanted_bytes / GIB:.1f} are "
+            f"needed and {reserve / GIB:.1f} are kept in reserve.",
+            "Free some space there, or run it elsewhere with `--agent`.",
+            "disk-full",
         )
 
 

@@ -47,7 +47,19 @@ def all_seeds(
     flags: Iterable[str], environ: Mapping[str, str], config: Path
 ) -> tuple[Address, ...]:
     """Seeds of flags, `DSTACK_SEEDS` and `seeds:` of the home's config.yaml, in this order."""
-    return parse_seeds([*flags, environ.get("DSTACK_SEEDS", ""), *_of_config(config)])
+    named = (
+        ("--seed", flags),
+        ("DSTACK_SEEDS", [environ.get("DSTACK_SEEDS", "")]),
+        (str(config), _of_config(config)),
+    )
+    found: list[Address] = []
+    for source, texts in named:
+        try:
+            found += parse_seeds(texts)
+        except Invalid as wrong:
+            why = f"{source} says so. {wrong.why}"
+            raise Invalid(wrong.what, why, wrong.hint, wrong.code) from wrong
+    return tuple(dict.fromkeys(found))
 
 
 def _of_config(path: Path) -> list[str]:

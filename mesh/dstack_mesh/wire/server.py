@@ -108,20 +108,22 @@ def listen_tcp(server: grpc.aio.Server, membership: Membership, host: str, port:
 def bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials) -> int:
     """Opens a port with these credentials. Raises Refused with what stands in the way."""
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # gRPC says only that it failed, and that in a line of its own on stderr; the kernel says why.
+    number = _errno_of_bind(host, port)
+    if number:
+        raise _why_not(number, port, target)
     try:
         return server.add_secure_port(target, credentials)
     except RuntimeError as failed:
-        raise _why_not(host, port, target) from failed
+        raise _why_not(_errno_of_bind(host, port) or errno.EADDRINUSE, port, target) from failed
 
 
-def _why_not(host: str, port: int, target: str) -> MeshError:
-    # gRPC says only that it failed; the kernel says why.
-    number = _errno_of_bind(host, port)
-    reason = os.strerror(number) if number else "gRPC could not bind it"
+def _why_not(number: int, port: int, target: str) -> MeshError:
+    reason = os.strerror(number) if number > 0 else "there is no such name"
     match number:
         case errno.EACCES | errno.EPERM:
             hint, code = "Choose a port above 1023: `--listen HOST:PORT`.", "port-forbidden"
-        case errno.EADDRNOTAVAIL:
+        case errno.EADDRNOTAVAIL | sockets.EAI_NONAME | sockets.EAI_AGAIN:
             hint = "Choose an address of this machine, or 0.0.0.0: `--listen HOST:PORT`."
             code = "no-such-address"
         case _:
@@ -136,11 +138,13 @@ def _why_not(host: str, port: int, target: str) -> MeshError:
 def _errno_of_bind(host: str, port: int) -> int:
     family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
     with sockets.socket(family, sockets.SOCK_STREAM) as probe:
+        # As gRPC does: what a closed connection left behind does not count.
+        probe.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as failed:
-            return failed.errno or 0
-    return errno.EADDRINUSE
+            return failed.errno or errno.EADDRINUSE
+    return 0
 
 
 @frozen

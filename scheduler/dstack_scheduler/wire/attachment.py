@@ -9,7 +9,7 @@ from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Unreachable
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import run_pb2, transfer_pb2
-from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.ending import Ending
 from dstack_mesh.wire.transfer import unpack
 from dstack_scheduler.agent_port import AttachEvent
 from dstack_scheduler.job import JobKey
@@ -52,7 +52,7 @@ class GrpcAttachment:
         self._call = call
         self._requests = requests
         self._store = store
-        self._peer = peer
+        self._ending = Ending(call, peer)
 
     async def follow(
         self, key: JobKey, stdout_offset: int = 0, stderr_offset: int = 0, until_now: bool = False
@@ -84,12 +84,14 @@ class GrpcAttachment:
 
     async def events(self) -> AsyncGenerator[AttachEvent, None]:
         """What the agent sends. Chunks that were wanted go to the store and are no event."""
-        with translated(self._peer):
+        try:
             async for response in self._call:
                 if response.WhichOneof("kind") == "pack":
                     await asyncio.to_thread(self._store.put, unpack(response.pack))
                 elif (event := event_from_wire(response)) is not None:
                     yield event
+        except grpc.aio.AioRpcError as failed:
+            raise await self._ending.why(failed) from failed
 
 
 def event_from_wire(wire: run_pb2.AttachResponse) -> AttachEvent | None:

@@ -158,6 +158,13 @@ def index(value: int) -> int:
     return value
 
 
+def port(value: int) -> int:
+    """A port, or 0 for any free one."""
+    if value > 65535:
+        raise refuse("A port", value, "it is from 0 to 65535")
+    return value
+
+
 def instant_to_wire(at: datetime) -> Timestamp:
     """A time to the microsecond."""
     since = at - _EPOCH

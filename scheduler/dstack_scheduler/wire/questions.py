@@ -24,6 +24,7 @@ def ask_to_wire(question: Question) -> auction_pb2.AskRequest:
         executor=executor_to_wire(question.executor),
         python=question.python,
         input_digests=question.input_digests,
+        input_sizes_bytes=question.input_sizes_bytes,
     )
 
 
@@ -39,6 +40,7 @@ def ask_from_wire(wire: auction_pb2.AskRequest) -> Question:
             fields.digest(each, "An input's digest")
             for each in fields.items(wire.input_digests, "Inputs")
         ),
+        input_sizes_bytes=fields.items(wire.input_sizes_bytes, "Sizes of inputs"),
     )
 
 

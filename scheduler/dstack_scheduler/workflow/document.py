@@ -45,11 +45,12 @@ _LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 class SourceFile(NamedTuple):
-    """A file as it was read. `trouble` says why it could not be."""
+    """A file as it was read. `trouble` says why it could not be, `fix` what to do about it."""
 
     path: str
     data: bytes = b""
     trouble: str = ""
+    fix: str = ""
 
 
 class _Refused(Exception):
@@ -82,7 +83,7 @@ class _Open:
 def decode(source: SourceFile, report: Report) -> str | None:
     """The text of a file, or a problem."""
     if source.trouble:
-        report.add(Place(source.path, 1, 1), Code.UNREADABLE, source.trouble, "make it readable")
+        report.add(Place(source.path, 1, 1), Code.UNREADABLE, source.trouble, source.fix)
         return None
     if len(source.data) > MAX_BYTES:
         report.add(

@@ -16,19 +16,28 @@ NEVER_EXPORTED = frozenset(
         "BASH_ENV",
         "ENV",
         "HOME",
+        "HOSTNAME",
         "IFS",
+        "JOB_HOSTNAME",
+        "JOB_ID",
         "LD_LIBRARY_PATH",
         "LD_PRELOAD",
+        "LOGNAME",
         "OLDPWD",
         "PATH",
         "PWD",
         "PYTHONHOME",
         "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "RUN_NAME",
         "SHELL",
+        "TMPDIR",
+        "USER",
+        "VIRTUAL_ENV",
     }
 )
-"""A variable of one of these names is not exported: a workflow that calls its data `path` would
-else lose every command."""
+"""A variable of one of these names, or of one that begins with DSTACK_, is not exported: a workflow
+that calls its data `path` would else lose every command."""
 
 
 def read_env(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
@@ -49,7 +58,11 @@ def read_env(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
 def exported(variables: Mapping[str, str]) -> dict[str, str]:
     """Variables as the job's environment has them: `batch-size` is BATCH_SIZE."""
     named = {re.sub(r"[^A-Z0-9]", "_", name.upper()): value for name, value in variables.items()}
-    return {name: value for name, value in named.items() if name not in NEVER_EXPORTED}
+    return {name: value for name, value in named.items() if not _is_ours(name)}
+
+
+def _is_ours(name: str) -> bool:
+    return name in NEVER_EXPORTED or name.startswith("DSTACK_")
 
 
 def _read_item(item: Node, scope: Scope) -> dict[str, str]:

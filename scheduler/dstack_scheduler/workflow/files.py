@@ -38,7 +38,11 @@ def _listed(folder: Path) -> Iterable[Path]:
 def _read(root: Path, path: Path) -> SourceFile:
     name = path.relative_to(root).as_posix()
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            return SourceFile(name, trouble="This is not a file.", fix=f"move {name} away")
         with path.open("rb") as file:
             return SourceFile(name, file.read(MAX_BYTES + 1))
     except OSError as error:
-        return SourceFile(name, trouble=f"The file cannot be read: {error.strerror}.")
+        said = f"The file cannot be read: {error.strerror}."
+        fix = f"chmod u+r {name}" if isinstance(error, PermissionError) else f"move {name} away"
+        return SourceFile(name, trouble=said, fix=fix)

@@ -180,9 +180,10 @@ def _complain_of_target(project: Project, target: str, scope: Scope) -> None:
         complain_of_provider(written(target), target, scope)
         return
     where = "" if project.workflows else " (there are no workflows in .dstack)"
+    write = "" if project.workflows else "write workflows, a first one with: dstack init"
     scope.complain(
         Place(),
         Code.UNKNOWN_WORKFLOW,
         f'There is no workflow or provider "{shorten(target)}"{where}.',
-        did_you_mean(target, (*project.workflows, *PROVIDERS)),
+        did_you_mean(target, (*project.workflows, *PROVIDERS), write),
     )

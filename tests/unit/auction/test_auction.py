@@ -281,6 +281,13 @@ def test_remote_asks_everybody_else() -> None:
     assert table.of(Ask) == [Ask(PeerId("a"), 1)]
 
 
+def test_any_but_one_asks_everybody_else_even_where_that_one_is_not_this_machine() -> None:
+    table = Table("not:laptop")
+    table.hears(found("laptop"), found("ws-1", local=True))
+
+    assert table.of(Ask) == [Ask(PeerId("ws-1"), 1)]
+
+
 def test_an_agent_is_named_by_a_prefix_if_it_is_the_only_one() -> None:
     table = Table("ws-2")
     table.hears(found("ws-1"), found("ws-20"), AllFound(1), said("ws-20", NOW))

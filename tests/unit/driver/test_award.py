@@ -1,18 +1,18 @@
 """Bytes and award: the hold lives while bytes move, and no answer is never taken for a no."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
-from dstack_mesh.faults import Broken, Conflict, MeshError, Missing, Refused, Unreachable
+from dstack_mesh.faults import Broken, Busy, Conflict, MeshError, Missing, Refused, Unreachable
 from dstack_mesh.ids import Address, Digest, HoldId, PeerId
-from dstack_scheduler.agent_port import Hold, Question
+from dstack_scheduler.agent_port import Hold, Listing, Question
 from dstack_scheduler.award import Carrier, Confirmation, Parcel, can_fetch, commit, renewed
-from dstack_scheduler.job import Input, JobSpec, Source
+from dstack_scheduler.job import Input, JobSpec, JobState, Source
 from support.eventually import eventually_async
-from support.fake_agent import FakeAgent, FakeDirectory, FakeMachine, FakeStore
+from support.fake_agent import FakeAgent, FakeDirectory, FakeJob, FakeMachine, FakeStore
 from support.submissions import CODE, Remembering, planned, submission
 
 SPEC = submission(planned(0, "echo a")).jobs[0].spec
@@ -65,6 +65,46 @@ async def test_silence_is_neither_yes_nor_no() -> None:
 async def test_a_hold_that_expired_meanwhile_is_a_no() -> None:
     with pytest.raises(Missing):
         await confirmation(Answering(LOST, Missing("The hold is gone.")))
+
+
+class Having(Answering):
+    """The same, and the agent has the job since the first try."""
+
+    async def list_runs(self, runs: Sequence[str] = ()) -> Listing:
+        job = FakeJob(SPEC, ())
+        job.enter(JobState.RUNNING)
+        self.machine.jobs[SPEC.key] = job
+        return await super().list_runs(runs)
+
+
+@pytest.mark.parametrize("refused", [Busy("The disk is full."), Refused("It is stopping.")])
+async def test_a_repetition_that_is_refused_is_no_answer_for_the_first_try(
+    refused: MeshError,
+) -> None:
+    assert await confirmation(Having(LOST, refused)) is Confirmation.UNCONFIRMED
+    with pytest.raises(type(refused)):
+        await confirmation(Answering(LOST, refused))
+    with pytest.raises(type(refused)):
+        await confirmation(Answering(refused))
+
+
+async def test_one_renewal_may_get_lost() -> None:
+    machine, arrived = FakeMachine("there"), asyncio.Event()
+    agent = machine.seen_by(FakeStore(CODE))
+    machine.lost_answers = 1
+
+    async def renewed_often() -> bool:
+        return machine.calls.count("reserve") >= 3
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        moving = arrived.wait()
+        tasks.create_task(renewed(agent, QUESTION, 1, _nothing(moving), every_seconds=0.01))
+        await eventually_async(renewed_often, within=5)
+        arrived.set()
+
+
+async def _nothing(awaited: Awaitable[object]) -> None:
+    await awaited
 
 
 async def test_a_bug_of_the_agent_is_a_no_if_it_does_not_list_the_job() -> None:

@@ -197,6 +197,26 @@ async def test_artifacts_that_the_winner_can_dial_are_not_carried_by_the_driver(
     assert consumer.spec.inputs[0].sources[0].addresses == ("10.0.0.1:7420",)
 
 
+async def test_an_agent_is_asked_with_the_sizes_of_the_inputs() -> None:
+    asked: list[Question] = []
+
+    class Listening(FakeAgent):
+        async def ask(self, question: Question) -> Bid:
+            asked.append(question)
+            return await super().ask(question)
+
+    here = FakeMachine("here")
+    jobs = (planned(0, "echo a"), planned(1, "echo b", after=[0]))
+    person = Person(submission(*jobs))
+    person.directory.known.append(Listening(here, person.store, True))
+    await person.run()
+
+    made = next(job for job in here.jobs.values() if job.key.job == 0).artifacts
+    assert asked[-1].input_digests == tuple(artifact.digest for artifact in made)
+    assert asked[-1].input_sizes_bytes == tuple(artifact.size_bytes for artifact in made)
+    assert len(made) == 1
+
+
 async def test_a_second_copy_of_artifacts_is_brought_here_and_told() -> None:
     there = FakeMachine("there", addresses=["10.0.0.2:7420"])
     person = Person(submission(planned(0, "echo a")), there)

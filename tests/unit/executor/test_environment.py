@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_agent.executor import pythons
-from dstack_agent.executor.environment import Site, environment_of, python_of
+from dstack_agent.executor.environment import Site, environment_of, free_ports, python_of
 from dstack_agent.executor.virtualenv import make_virtual_environment
 from dstack_mesh.faults import Refused
+from dstack_mesh.ids import RunId
 from dstack_mesh.machine import Gpu
+from dstack_scheduler.names import job_id
 from support.launches import spec_of
 
 SITE = Site("ws-2", "10.0.0.7")
@@ -31,7 +34,7 @@ def env(folder: Path, *gpus: Gpu, **changes: object) -> dict[str, str]:
 def test_a_job_is_told_what_it_is_and_where(tmp_path: Path) -> None:
     seen = env(tmp_path)
     assert seen["RUN_NAME"] == seen["DSTACK_RUN_NAME"] == "lazy-bobcat-1"
-    assert seen["JOB_ID"] == seen["DSTACK_JOB_ID"] == "01run.0"
+    assert seen["JOB_ID"] == seen["DSTACK_JOB_ID"] == job_id(RunId("01run"), 0)
     assert seen["HOSTNAME"] == seen["JOB_HOSTNAME"] == "10.0.0.7"
     assert seen["DSTACK_AGENT"] == "ws-2"
     assert seen["PYTHONUNBUFFERED"] == "1"
@@ -164,3 +167,16 @@ def test_pythons_are_found_where_people_keep_them(tmp_path: Path) -> None:
     found = pythons.find("3.97", ambient)
     assert found is not None and found.version == "3.97.1"
     assert pythons.find("3.9", ambient) is None
+
+
+def test_ports_are_free_and_told_in_order(tmp_path: Path) -> None:
+    ports = free_ports((0, 8123, 0))
+    assert ports[1] == 8123
+    assert len({*ports}) == 3
+    for port in (ports[0], ports[2]):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    site = Site("ws-2", "10.0.0.7", ports)
+    seen = environment_of(spec_of("true"), (), site, tmp_path, {"PATH": "/usr/bin", "HOME": "/"})
+    assert [seen[f"PORT_{index}"] for index in range(3)] == [str(port) for port in ports]
+    assert seen["JOB_PORT_2"] == str(ports[2])

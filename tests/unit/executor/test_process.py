@@ -102,6 +102,11 @@ async def test_a_log_stops_at_its_limit_and_the_job_goes_on(folder: Path, both: 
     assert f"{limit:,}" in gap_reason(folder)
 
 
+async def test_a_limit_of_months_is_a_limit_as_any_other(folder: Path) -> None:
+    ended = await run(folder, "sleep 0.1", max_duration_seconds=90 * 86_400.0)
+    assert ended == Ended(0)
+
+
 async def test_one_line_of_eight_megabytes_without_an_end_arrives(folder: Path) -> None:
     assert await run(folder, "head -c 8000000 /dev/zero | tr '\\0' x") == Ended(0)
     assert written(folder) == (b"x" * 8_000_000, b"")

@@ -10,7 +10,7 @@ import pytest
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRun, DrivenRuns
 from dstack_agent.jobs.event import StopAsked
-from dstack_agent.listing import Listings
+from dstack_agent.listing import MOST_RUNS, Listings
 from dstack_agent.records import Records
 from dstack_agent.tags import Tags
 from dstack_mesh.card import PeerCard
@@ -199,3 +199,23 @@ async def test_a_listing_joins_what_is_driven_with_what_runs_here(database: Data
     assert run.jobs[0].state.state is JobState.RUNNING
     assert [each.run_id for each in listings.listing(("calm",)).runs] == [RUN]
     assert listings.listing(("calmer",)).runs == ()
+
+
+async def test_a_listing_has_the_newest_runs_and_those_that_a_tag_names(database: Database) -> None:
+    records, tags = Records(database), Tags(database)
+    runs = [RunId(f"{number:026d}") for number in range(MOST_RUNS + 5)]
+    for run in runs:
+        await records.accept(spec(run=run), ())
+    await tags.state(TagRecord("repo", "best", runs[2], RunName("calm-ibex-1"), AT))
+    listings = Listings(records, DrivenRuns(database), tags, lambda: ME)
+    listed = [run.run_id for run in listings.listing(()).runs]
+    assert listed == [*reversed(runs[5:]), runs[2]]
+    (named,) = listings.listing((runs[0],)).runs
+    assert named.run_id == runs[0]
+
+
+async def test_a_listing_takes_as_many_names_as_the_wire_does(database: Database) -> None:
+    records = Records(database)
+    await records.accept(spec(), ())
+    names = tuple(f"no-such-run-{number}" for number in range(9_999))
+    assert records.run_ids((*names, "calm")) == [RUN]

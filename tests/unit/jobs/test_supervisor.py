@@ -1,6 +1,7 @@
 """The supervisor with real records, ledger and store, and an executor that does as it is told."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -12,14 +13,16 @@ import pytest
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.chronicle import Followed
+from dstack_agent.jobs.folders import KEEPING, Keeping
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.lease import Award, Claim
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
+from dstack_agent.records import Records
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Missing, Refused
+from dstack_mesh.faults import Busy, Missing, Refused
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind, Machine
@@ -98,7 +101,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(root: Path, puppet: Puppet | None = None) -> AsyncGenerator[Bench]:
+async def bench(
+    root: Path, puppet: Puppet | None = None, keeping: Keeping = KEEPING
+) -> AsyncGenerator[Bench]:
     home, clock = Home(root), SystemClock()
     home.prepare()
     puppet = puppet or Puppet()
@@ -129,7 +134,7 @@ async def bench(root: Path, puppet: Puppet | None = None) -> AsyncGenerator[Benc
             allowed=(),
             user_home=Path.home(),
         )
-        supervisor = Supervisor(workshop, again_seconds=0.05)
+        supervisor = Supervisor(workshop, keeping, again_seconds=0.05)
         async with asyncio.TaskGroup() as group:
             ready = asyncio.Event()
             running = group.create_task(supervisor.run(ready))
@@ -266,3 +271,60 @@ async def test_a_lease_whose_job_ended_is_ended_at_the_start_and_remembered(tmp_
     async with bench(tmp_path / "h") as on:
         assert on.memory.ledger.leases() == ()
         assert on.memory.ledger.commit(award).ended
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_what_a_failed_job_worked_in_goes_unless_it_is_to_stay(
+    tmp_path: Path, keep: bool
+) -> None:
+    async with bench(tmp_path / "h", keeping=Keeping(work=keep)) as on:
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        on.puppet.ended.set_result(Ended(3))
+        assert (await on.end(followed)).state.state is JobState.FAILED
+
+        async def settled() -> bool:
+            return not on.supervisor.running()
+
+        await eventually_async(settled, 10)
+        folder = followed.journal.parent
+        await eventually_async(lambda: _is(lambda: (folder / "work").exists() is keep), 10)
+        assert folder.exists()
+
+
+async def _is(fact: Callable[[], bool]) -> bool:
+    return fact()
+
+
+async def test_artifacts_that_could_not_be_saved_stay_where_the_job_left_them(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path / "h") as on:
+        spec = replace(on.spec(), artifacts=("out",))
+        followed = await on.accept(spec)
+        await on.until(followed, JobState.RUNNING)
+        out = followed.journal.parent / "work" / "out"
+        (out / "model").write_text("weights")
+        on.memory.store.close()
+        on.puppet.ended.set_result(Ended(0))
+        fin = await on.end(followed)
+        assert fin.state.state is JobState.FAILED
+    assert (out / "model").read_text() == "weights"
+
+
+async def test_an_award_that_is_repeated_while_the_disk_is_full_succeeds(tmp_path: Path) -> None:
+    class Full(Records):
+        async def accept(self, spec: JobSpec, gpu_uuids: tuple[str, ...]) -> bool:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        full = Full(on.memory.records._database)  # pyright: ignore[reportPrivateUsage]
+        on.supervisor.workshop = replace(on.supervisor.workshop, records=full)
+        await on.accept(on.spec())
+        with pytest.raises(Busy):
+            await on.accept(replace(on.spec(), key=replace(KEY, job=1)))
+        on.puppet.ended.set_result(Ended(0))
+        assert (await on.end(followed)).state.state is JobState.DONE
+        assert len(on.puppet.launches) == 1

@@ -103,6 +103,7 @@ specs = st.builds(
     revision=revisions,
     variables=mappings,
     secret_names=tuples(words),
+    ports=tuples(st.integers(0, 65535)),
 )
 job_records = st.builds(
     JobRecord,

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dstack_scheduler.names import job_id
 from dstack_scheduler.workflow.interpolation import Interpolator, Values
 from dstack_scheduler.workflow.problem import Code
 from support.workflow_files import RUN_ID, codes_of, job_of, plan_of, project_of
@@ -37,7 +38,7 @@ def command(text: str, *args: str) -> str:
         ("$models $model2 $model.pt $model-x", "$models $model2 small.pt small-x"),
         ("$PORT_0 $HOME $1 $$ $? ${model} $(ls) \\$lr $$lr", None),
         ("$run_name ${{ run.name }}", "calm-ibex-1 calm-ibex-1"),
-        ("$job_id", f"{RUN_ID}.0"),
+        ("$job_id", job_id(RUN_ID, 0)),
         ("[${{ run.args }}]", "[]"),
         (
             "$variables_as_args",

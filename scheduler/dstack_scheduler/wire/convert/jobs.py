@@ -131,6 +131,7 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         secret_names=spec.secret_names,
         target=spec.target,
         job_count=spec.job_count,
+        ports=spec.ports,
     )
 
 
@@ -163,6 +164,7 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         secret_names=fields.lines(wire.secret_names, "Names of secrets"),
         target=fields.line(wire.target, "The target"),
         job_count=wire.job_count or 1,
+        ports=tuple(fields.port(each) for each in fields.items(wire.ports, "Ports")),
     )
 
 
