@@ -1,9 +1,9 @@
 """1 GiB that nobody can compress, agent to laptop, against scp and rsync over ssh.
 
 Ours: another process serves it from a chunk store over mutual TLS; a new process fetches it into a
-file, with every chunk hashed on both sides and the file synced. Theirs: a new scp or rsync,
-encrypted and neither hashed nor synced unless the row says so. All on loopback, in turns, each
-beginning with the process.
+file, with every chunk hashed on both sides and the file synced. The same as a person has it:
+`dstack cp` of what a run kept on an agent. Theirs: a new scp or rsync, encrypted and neither hashed
+nor synced unless the row says so. All on loopback, in turns, each beginning with the process.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from parts import alternate, seconds, table
+from parts import Pair, alternate, pair, seconds, table
 from ssh_host import SshHost, ssh_host
 
 from dstack_agent.servicers.transfer import TransferServicer
@@ -28,6 +28,7 @@ from dstack_mesh.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_serv
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.server import listen_tcp, make_server
 from dstack_mesh.wire.transfer import TransferClient
+from support.lab import project
 
 TIMES = 3
 MIB = 1 << 20
@@ -70,7 +71,17 @@ def clear(target: Path) -> None:
     os.sync()
 
 
-def compare(folder: Path, host: SshHost, mebibytes: int) -> None:
+def keep_artifact(peers: Pair, source: Path) -> None:
+    """A run on the agent whose artifact holds a file; `@` names it from then on."""
+    code = project(
+        peers.folder / "code",
+        "workflows:\n  - name: make\n    provider: bash\n    commands:\n"
+        f"      - cp {source} out/blob\n    artifacts:\n      - out\n",
+    )
+    peers.laptop.dstack("run", "make", "--remote", cwd=code, timeout=600, check=True)
+
+
+def compare(folder: Path, peers: Pair, host: SshHost, mebibytes: int) -> None:
     from dstack_mesh.trust.authority import create_mesh
 
     home = Home(folder / "home")
@@ -85,6 +96,7 @@ def compare(folder: Path, host: SshHost, mebibytes: int) -> None:
     saving = seconds(lambda: save_tree(store, source.parent))
     digest = save_tree(store, source.parent).digest
     store.close()
+    keep_artifact(peers, source)
     target = folder / "target"
     ssh = " ".join(("ssh", "-p", str(host.port), *host.options))
 
@@ -104,6 +116,11 @@ def compare(folder: Path, host: SshHost, mebibytes: int) -> None:
         def ours() -> float:
             return timed(*process("fetch", home.root, address, digest.hex(), target / "a"))
 
+        def cp() -> float:
+            clear(target)
+            copy = ("cp", "@", "out/blob", str(target / "b"))
+            return seconds(lambda: peers.laptop.dstack(*copy, check=True))
+
         def scp() -> float:
             where = f"{host.target}:{source}"
             return timed("scp", "-q", "-P", str(host.port), *host.options, where, str(target))
@@ -115,7 +132,11 @@ def compare(folder: Path, host: SshHost, mebibytes: int) -> None:
         clear(target)
         ours()
         assert (target / "a" / "blob").read_bytes() == source.read_bytes()
-        mesh, copied, synced, plain = alternate(TIMES, ours, scp, lambda: rsync("--fsync"), rsync)
+        cp()
+        assert (target / "b").read_bytes() == source.read_bytes()
+        mesh, user, copied, synced, plain = alternate(
+            TIMES, ours, cp, scp, lambda: rsync("--fsync"), rsync
+        )
         server.stdin.close()
 
     size = mebibytes * MIB / 1e6
@@ -123,6 +144,7 @@ def compare(folder: Path, host: SshHost, mebibytes: int) -> None:
         f"{mebibytes} MiB, agent to laptop, median of {TIMES}",
         [
             ("dstack, mTLS, hashed twice, synced", f"{size / mesh:.0f} MB/s", "1.00"),
+            ("dstack cp @ out/blob, the same", f"{size / user:.0f} MB/s", f"{user / mesh:.2f}"),
             ("scp", f"{size / copied:.0f} MB/s", f"{copied / mesh:.2f}"),
             ("rsync -W over ssh", f"{size / plain:.0f} MB/s", f"{plain / mesh:.2f}"),
             ("rsync -W --fsync over ssh", f"{size / synced:.0f} MB/s", f"{synced / mesh:.2f}"),
@@ -141,8 +163,12 @@ def main() -> None:
             wanted = Digest(bytes.fromhex(digest))
             asyncio.run(fetch(Home(Path(home)), Address(address), wanted, Path(target)))
         case [*size]:
-            with ssh_host() as host, tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-                compare(Path(folder), host, int(size[0]) if size else 1024)
+            with (
+                ssh_host() as host,
+                pair() as peers,
+                tempfile.TemporaryDirectory(dir="/var/tmp") as folder,
+            ):
+                compare(Path(folder), peers, host, int(size[0]) if size else 1024)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dstack_agent.driven import DrivenRun, DrivenRuns
-from dstack_mesh.faults import MeshError
+from dstack_mesh.faults import Busy, MeshError
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import Fin, JobRecord, JobState, RunRecord, Source, StateChange
@@ -31,6 +31,9 @@ AGAIN_SECONDS = 2.0
 """Before a run is driven on whose driving broke; doubled each time."""
 
 LONGEST_SECONDS = 60.0
+
+MOST_DRIVEN = 1_000
+"""Runs that are driven here at a time; each follows its jobs over streams of its own."""
 
 
 class RunDriver(Protocol):
@@ -76,7 +79,10 @@ class Driving:
 
         Raises:
             Conflict: A higher epoch was seen.
+            Busy: Too many runs are driven here.
         """
+        if len(self._drives) >= MOST_DRIVEN and record.run_id not in self._drives:
+            raise Busy("This agent drives enough runs.", f"At most {MOST_DRIVEN:,}.")
         if await self.runs.take(record, jobs, epoch):
             earlier = self._drives.pop(record.run_id, None)
             if earlier is not None:

@@ -20,6 +20,9 @@ KILLED = 128 + 9
 
 TIME_LIMIT_REASONS = frozenset({"time-limit", "max-duration"})
 
+OUR_REASONS = frozenset({"disk-full"})
+"""Why we ended a job that would have gone on: its exit code is not its own word."""
+
 Source = Literal["job", "dstack"]
 
 
@@ -27,6 +30,8 @@ def of_end(state: StateChange) -> int:
     """The exit code for a run that ended like this."""
     if state.reason in TIME_LIMIT_REASONS:
         return TIME_LIMIT
+    if state.reason in OUR_REASONS:
+        return OURS
     if state.exit_code is not None:
         return state.exit_code
     match state.state:
@@ -42,7 +47,7 @@ def of_end(state: StateChange) -> int:
 
 def source_of(state: StateChange) -> Source:
     """Whether the exit code is the job's own word or ours."""
-    if state.reason in TIME_LIMIT_REASONS or state.exit_code is None:
+    if state.reason in TIME_LIMIT_REASONS | OUR_REASONS or state.exit_code is None:
         return "dstack"
     return "job"
 

@@ -20,7 +20,6 @@ from dstack_cli.output.words import count, duration, size
 from dstack_cli.picture import put_together
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
 from dstack_cli.remembered import recall
-from dstack_mesh.allocator import keep_buffers
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.faults import Damaged, MeshError, Missing, Unreachable
 from dstack_mesh.frozen import frozen
@@ -62,6 +61,8 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
 
 def fetch(home: Home, run: str, path: str, dest: Path) -> None:
     """Brings what a path names to a place on this machine, every byte checked by its hash."""
+
+    from dstack_mesh.allocator import keep_buffers  # a listing does without
 
     keep_buffers()
     is_folder = dest.is_dir()

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,13 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from dstack_agent.servicers.transfer import MOST_WANTED, TransferServicer
+from dstack_agent.servicers.transfer import MOST_PUSHES, MOST_WANTED, TransferServicer
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
+from dstack_mesh.chunks.room import check_reserve
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree, save_tree
-from dstack_mesh.faults import Damaged, Invalid, Missing, Refused, Unreachable
+from dstack_mesh.faults import Busy, Damaged, Invalid, Missing, Refused, Unreachable
 from dstack_mesh.ids import Address, Digest
 from dstack_mesh.v1.transfer_pb2 import (
     FetchRequest,
@@ -62,12 +63,15 @@ class Two:
         return root
 
 
-@pytest_asyncio.fixture
-async def two(tmp_path: Path) -> AsyncIterator[Two]:
+@asynccontextmanager
+async def serving(
+    tmp_path: Path, check_room: Callable[[Path], None] = check_reserve
+) -> AsyncGenerator[Two]:
+    """Both, connected."""
     mesh = Mesh.make(tmp_path / "root")
     ours, theirs = ChunkStore(tmp_path / "ours"), ChunkStore(tmp_path / "theirs")
     server = make_server()
-    add_TransferServiceServicer_to_server(TransferServicer(theirs), server)
+    add_TransferServiceServicer_to_server(TransferServicer(theirs, check_room), server)
     port = listen_tcp(server, mesh.membership, "127.0.0.1", 0)
     await server.start()
     channels = Channels(mesh.admit(tmp_path / "laptop"))
@@ -77,6 +81,12 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
     await server.stop(None)
     ours.close()
     theirs.close()
+
+
+@pytest_asyncio.fixture
+async def two(tmp_path: Path) -> AsyncIterator[Two]:
+    async with serving(tmp_path) as made:
+        yield made
 
 
 def noise(size: int, seed: int = 1) -> bytes:
@@ -351,3 +361,31 @@ async def test_several_trees_move_at_once(two: Two) -> None:
             group.create_task(two.client.send_tree(one.digest))
     assert not any(two.ours.missing_manifest(Digest(one.digest)) for one in saved)
     assert not any(two.theirs.missing_manifest(Digest(one.digest)) for one in sent)
+
+
+async def test_a_peer_brings_a_few_trees_at_a_time_and_the_next_one_waits(two: Two) -> None:
+    digest = save_tree(two.ours, two.tree("a", {"x": b"x"})).digest
+    stub = TransferServiceStub(two.channel)
+    open_ones = [stub.Push() for _ in range(MOST_PUSHES)]
+    for call in open_ones:
+        await call.write(PushRequest())
+    sending = asyncio.create_task(two.client.send_tree(digest))
+    assert not (await asyncio.wait({sending}, timeout=0.3))[0]
+    open_ones[0].cancel()
+    async with asyncio.timeout(10):
+        await sending
+    assert not two.theirs.missing_manifest(digest)
+    for call in open_ones:
+        call.cancel()
+
+
+async def test_others_cannot_fill_the_reserve_of_the_disk(tmp_path: Path) -> None:
+    def full(folder: Path) -> None:
+        check_reserve(folder, 1 << 60)
+
+    async with serving(tmp_path, full) as two:
+        digest = save_tree(two.ours, two.tree("a", {"x": b"x"})).digest
+        with pytest.raises(Busy) as refused:
+            await two.client.send_tree(digest)
+        assert refused.value.code == "disk-full"
+        assert two.theirs.missing_manifest(digest)

@@ -27,6 +27,14 @@ def as_person(*groups: int, may_read_all: bool = True) -> tuple[str, ...]:
     )
 
 
+def without_rights() -> tuple[str, ...]:
+    """What a command line begins with for a root that may read and write only what is its own."""
+    if os.getuid() != 0:
+        return ()
+    rights = "-dac_override,-dac_read_search"
+    return ("setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}")
+
+
 def person_id() -> int:
     """Their user id."""
     return PERSON if os.getuid() == 0 else os.getuid()

@@ -45,8 +45,9 @@ async def start_shim(folder: Path, kind: ExecutorKind, task: bytes) -> None:
     if said:
         code, _, why = said.partition(" ")
         raise Refused("The job cannot be started.", why, code=code)
-    trouble = await asyncio.to_thread(errors.read_text, errors="replace")
-    raise Broken("The job's shim failed.", trouble.strip()[-1000:])
+    trouble = (await asyncio.to_thread(errors.read_text, errors="replace")).strip()
+    last = trouble.splitlines()[-1][-500:] if trouble else "it said nothing"
+    raise Broken("The job's shim failed.", f"Its last word: {last}", f"{errors} has the rest")
 
 
 def unprepared(error: OSError) -> Refused:

@@ -27,7 +27,7 @@ from dstack_mesh.wire.transfer import pack_chunks
 from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobState, LogStream, StateChange
 from dstack_scheduler.wire import convert, fields
 
-MOST_FOLLOWED = 256
+MOST_FOLLOWED = 64
 """Jobs that one stream may follow: a run's jobs and their attempts are far fewer."""
 
 MOST_WANTED = 262_144

@@ -6,9 +6,10 @@ anything.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dstack_mesh.chunks.digest import DIGEST_BYTES, split_digests
@@ -28,6 +29,7 @@ from dstack_mesh.v1.transfer_pb2 import (
     PushResponse,
 )
 from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceServicer
+from dstack_mesh.wire.caller import Caller, caller
 from dstack_mesh.wire.overlap import read_ahead
 from dstack_mesh.wire.packing import PACK_BYTES, fetch_responses, unpack
 
@@ -43,6 +45,9 @@ MOST_ASKED = 65_536
 MOST_WANTED = 65_536
 """Digests that a reader may have wanted and not received."""
 
+MOST_PUSHES = 4
+"""Streams of one peer that bring bytes at the same time; each may hold some 64 MiB. Others wait."""
+
 MOST_CREDIT_BYTES = 64 << 20
 """Credit beyond this is not counted."""
 
@@ -51,10 +56,22 @@ BATCH_PACKS = 16
 
 
 class TransferServicer(TransferServiceServicer):
-    """The TransferService over one store."""
+    """The TransferService over one store.
 
-    def __init__(self, store: ChunkStore) -> None:
+    Args:
+        store: Where trees come from and go to.
+        check_room: Raises Busy if the disk of a folder takes nothing more from others.
+    """
+
+    def __init__(
+        self, store: ChunkStore, check_room: Callable[[Path], None] = check_reserve
+    ) -> None:
         self._store = store
+        self._check_room = check_room
+        # As many entries as there are members.
+        self._pushing: defaultdict[Caller, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(MOST_PUSHES)
+        )
 
     async def Missing(self, request: MissingRequest, context: "Context") -> MissingResponse:
         chunks = _digests(request.chunk_digests, MOST_ASKED)
@@ -65,8 +82,8 @@ class TransferServicer(TransferServiceServicer):
         self, request_iterator: AsyncIterator[PushRequest], context: "Context"
     ) -> None:
         # Writes to the context rather than yields: a task group must not span a yield.
-        intake = _Intake(self._store)
-        async with asyncio.TaskGroup() as group:
+        intake = _Intake(self._store, self._check_room)
+        async with self._pushing[caller(context)], asyncio.TaskGroup() as group:
             group.create_task(intake.listen(request_iterator))
             async for done in intake.keep():
                 await context.write(done)
@@ -148,8 +165,9 @@ class _Wishes:
 class _Intake:
     """Packs and manifests on their way into the store; what arrives meanwhile is kept together."""
 
-    def __init__(self, store: ChunkStore) -> None:
+    def __init__(self, store: ChunkStore, check_room: Callable[[Path], None]) -> None:
         self._store = store
+        self._check_room = check_room
         self._waiting: asyncio.Queue[PushRequest | None] = asyncio.Queue(BATCH_PACKS)
         self._manifest = bytearray()
 
@@ -177,7 +195,7 @@ class _Intake:
 
     def _take(self, requests: list[PushRequest]) -> tuple[int, int]:
         """Bytes and manifests of these requests, now durable. Raises Busy for a full disk."""
-        check_reserve(self._store.folder)
+        self._check_room(self._store.folder)
         chunks = [
             chunk
             for request in requests

@@ -10,6 +10,9 @@ SCHEMA = "dstack.findings/v1"
 MARKS = {"pass": "ok", "warn": "warn", "fail": "FAIL"}
 UNHEALTHY = 1
 
+NEEDED = ("home", "mesh")
+"""Checks that must not fail before anybody can be talked to."""
+
 
 @click.command()
 @home_option
@@ -23,7 +26,7 @@ def doctor(home: Home, as_json: bool) -> int:
     from dstack_cli.output.table import Column, Table
 
     findings = machine.checks(home)
-    if all(one.check != "home" or one.grade is not Grade.FAIL for one in findings):
+    if all(one.check not in NEEDED or one.grade is not Grade.FAIL for one in findings):
         findings += ways.checks(home)
     listing = Listing(
         schema=SCHEMA,

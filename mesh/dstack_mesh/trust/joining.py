@@ -117,9 +117,14 @@ class Newcomer:
         return Agreement(key, transcript)
 
     def check_free(self, mesh_id: MeshId) -> None:
-        """Raises Refused if this home is a member of another mesh."""
+        """Raises Refused if this home is a member of another mesh, or the root of this one.
+
+        A member may join its mesh again, for a new certificate or another role.
+        """
         present = Membership.load(self._home)
-        if present is not None and present.mesh_id != mesh_id:
+        if present is None:
+            return
+        if present.mesh_id != mesh_id or present.role is Role.ROOT:
             raise already_a_member(present)
 
     def request(self) -> bytes:

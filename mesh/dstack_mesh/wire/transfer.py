@@ -53,6 +53,9 @@ WANT_DIGESTS = 16_384
 WINDOW_BYTES = 32 << 20
 """Bytes that may be under way or unwritten. More than the fastest network holds, little memory."""
 
+CREDIT_BYTES = WINDOW_BYTES // 4
+"""Credit is given in steps of this: a message costs as much as half a megabyte of data."""
+
 BATCH_PACKS = 16
 """Packs that are made durable together, if so many wait."""
 
@@ -262,11 +265,12 @@ class TransferClient:
                 await stream.write(FetchRequest(want=wishes[asked], credit_bytes=credit))
                 asked, credit = asked + 1, 0
                 continue
-            if credit:
+            if credit >= CREDIT_BYTES:
                 await stream.write(FetchRequest(credit_bytes=credit))
+                credit = 0
             packs = await _waiting(arrived)
             if packs:
-                credit = await hand.do(take, packs)
+                credit += await hand.do(take, packs)
                 taken += sum(len(pack.sizes_bytes) for pack in packs)
             if len(packs) == 0 or taken == len(digests):
                 await stream.done_writing()
