@@ -117,6 +117,7 @@ def test_a_killed_agent_leaves_the_job_running_and_finds_it_again(
                 cwd=code,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                bufsize=0,  # what readline read ahead, communicate would not find
             )
             assert attached.stdout is not None
             seen = attached.stdout.readline()
@@ -156,12 +157,12 @@ def test_a_stopped_job_leaves_no_process_behind(
 
     def alive() -> list[str]:
         listed = subprocess.run(("ps", "-eo", "pid,args"), capture_output=True, text=True)
-        return [line for line in listed.stdout.splitlines() if mark in line and "sleep" in line]
+        return [line for line in listed.stdout.splitlines() if f" {mark} " in line]
 
     with station.runner("--listen", f"127.0.0.1:{free_port}"):
         name = laptop.dstack("run", "tree", "--remote", "-d", "-q", cwd=code, check=True)
         run = name.stdout.decode().strip()
-        eventually(lambda: len(alive()) >= 2, within=10)
+        eventually(lambda: len([line for line in alive() if "bash" not in line]) == 3, within=10)
         stopped = laptop.dstack("stop", run, timeout=40)
         assert stopped.returncode == 0, said(stopped)
         assert alive() == []

@@ -1,8 +1,9 @@
 """Why an agent ended a stream reaches the reader, also while the reader is writing."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,8 @@ from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Busy
 from dstack_mesh.home import Home
 from dstack_mesh.ids import RunId
-from dstack_mesh.v1 import run_pb2
-from dstack_mesh.v1.run_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
+from dstack_mesh.v1 import run_pb2 as pb
+from dstack_mesh.v1 import run_pb2_grpc as rpc
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.server import listen_local, make_server
 from dstack_scheduler.agent_port import Attachment
@@ -23,18 +24,30 @@ KEY = JobKey(RunId("aaaaaaaaaaaaaaaa"), 0, 1)
 ROUNDS = 100
 
 
-class Full(RunServiceServicer):
+class Full(rpc.RunServiceServicer):
     """An agent that has had enough after some requests."""
 
-    async def Attach(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, request_iterator: AsyncIterator[run_pb2.AttachRequest], context: object
-    ) -> AsyncIterator[run_pb2.AttachResponse]:
+    async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:
+        return pb.ListResponse()
+
+    async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopResponse:
+        return pb.StopResponse()
+
+    async def Drive(self, request: pb.DriveRequest, context: Any) -> pb.DriveResponse:
+        return pb.DriveResponse()
+
+    async def Tag(self, request: pb.TagRequest, context: Any) -> pb.TagResponse:
+        return pb.TagResponse()
+
+    async def Attach(
+        self, request_iterator: AsyncIterator[pb.AttachRequest], context: Any
+    ) -> AsyncGenerator[pb.AttachResponse]:
         seen = 0
         async for _ in request_iterator:
             seen += 1
             if seen == 5:
                 raise Busy("The agent is busy.")
-            yield run_pb2.AttachResponse()
+            yield pb.AttachResponse()
 
 
 @pytest.fixture
@@ -42,7 +55,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[GrpcAgent]:
     home = Home(tmp_path / "home")
     home.prepare()
     server = make_server()
-    add_RunServiceServicer_to_server(Full(), server)
+    rpc.add_RunServiceServicer_to_server(Full(), server)
     listen_local(server, home.agent_socket)
     await server.start()
     channels, store = Channels(home), ChunkStore(tmp_path / "store")

@@ -2,9 +2,11 @@
 and nothing half-done."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -63,6 +65,14 @@ def founder(tmp_path_factory: pytest.TempPathFactory) -> Peer:
     peer = make_peer(tmp_path_factory.mktemp("m"), "founder", DSTACK_MDNS="0")
     peer.dstack("mesh", "create", "lab", check=True)
     return peer
+
+
+def end_agent(peer: Peer) -> None:
+    """Ends the agent that started by itself."""
+    pid = agent_pid(peer)
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: agent_pid(peer) is None, within=10)
 
 
 # Ports.
@@ -145,10 +155,14 @@ def test_a_part_of_the_home_that_may_not_be_written_is_named(part: str, says: st
         code = project(folder / "code", HELLO)
         give(folder)
         person.dstack("run", "train", cwd=code, check=True)
+        end_agent(person)
         (code / "new").write_text("1")
-        (person.home / part).chmod(0o500)
+        locked = [person.home / part, *(person.home / part).rglob("*")]
+        for path in locked:
+            path.chmod(0o500 if path.is_dir() else 0o400)
         told(person.dstack("run", "train", cwd=code), OURS, says, f"{person.home}/{part}")
-        (person.home / part).chmod(0o700)
+        for path in locked:
+            path.chmod(0o700 if path.is_dir() else 0o600)
         person.dstack("run", "train", cwd=code, check=True)
 
 
@@ -374,8 +388,7 @@ def test_a_missing_git_is_told(home: Peer, tmp_path: Path) -> None:
         (programs / name).symlink_to(str(shutil.which(name)))
     peer = Peer("home", home.home, env={**home.env, "PATH": str(programs)})
     told(peer.dstack("run", "train", cwd=code), OURS, "no-git", "apt-get install git")
-    checked = peer.dstack("doctor")
-    assert b"git is not on PATH" in checked.stdout and checked.returncode == 1
+    assert b"git is not on PATH" in peer.dstack("doctor").stdout
 
 
 def test_a_folder_that_is_no_repository_runs(home: Peer, tmp_path: Path) -> None:
@@ -471,7 +484,7 @@ def test_a_prefix_that_several_runs_have_is_told_with_them(home: Peer) -> None:
     for _ in range(40):
         names.append(home.dstack("run", "bash", "-c", "true", "-dq", check=True).stdout.decode())
         known = sorted(name.strip() for name in names)
-        shared = [a[0] for a, b in zip(known, known[1:], strict=False) if a[0] == b[0]]
+        shared = [a[0] for a, b in itertools.pairwise(known) if a[0] == b[0]]
         if shared:
             break
     ended = home.dstack("logs", shared[0])

@@ -25,3 +25,21 @@ def test_freed_buffers_stay_with_the_process() -> None:
         return int(subprocess.run(command, check=True, capture_output=True).stdout)
 
     assert faults("kept") < faults("given back") / 4
+
+
+LOOKS = """
+import gc, sys
+from dstack_mesh.allocator import collect_rarely
+if sys.argv[1] == "rarely":
+    collect_rarely()
+kept = [(number, [number]) for number in range(300_000)]
+print(sum(generation["collections"] for generation in gc.get_stats()))
+"""
+
+
+def test_naming_many_chunks_hardly_looks_for_cycles() -> None:
+    def looks(word: str) -> int:
+        command = (sys.executable, "-c", LOOKS, word)
+        return int(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    assert looks("rarely") < looks("as usual") / 10

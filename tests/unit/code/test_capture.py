@@ -1,7 +1,9 @@
 """A job finds the code as it lies in the work tree, in a checkout that git understands."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +111,18 @@ def test_a_clean_checkout_is_clean_in_the_job(desk: Desk) -> None:
     assert (code.revision.branch, code.revision.dirty) == ("main", False)
     assert code.revision.commit == git(root, "rev-parse", "HEAD").strip()
     assert (code.files, code.prefix, code.skipped) == (3, "", ())
+
+
+def test_a_project_on_another_disk_with_an_odd_name_travels(desk: Desk) -> None:
+    """git can give a file another name only on the same disk."""
+    with tempfile.TemporaryDirectory(prefix='odd ":\\ name', dir="/dev/shm") as folder:
+        assert Path(folder).stat().st_dev != desk.folder.stat().st_dev
+        root = desk.repository()
+        moved = Path(folder) / "project"
+        shutil.copytree(root, moved)
+        _, copy = desk.capture(moved)
+        assert_same_to_git(moved, copy)
+        assert not list(moved.glob(".git/objects/pack/*"))
 
 
 def test_changes_of_every_kind_arrive(desk: Desk) -> None:

@@ -185,6 +185,8 @@ async def test_a_driven_run_changes_hands_by_epoch(database: Database) -> None:
     await driven.progress(DrivenRun(driven_record(), jobs, 2, over=True))
     assert driven.unfinished() == []
     assert await driven.take(driven_record(), jobs, 3)
+    (again,) = driven.unfinished()
+    assert (again.epoch, again.stop_cause) == (3, "stopped")
 
 
 async def test_a_listing_joins_what_is_driven_with_what_runs_here(database: Database) -> None:

@@ -47,6 +47,7 @@ class Agent(RuleBasedStateMachine):
         self.leased: dict[JobKey, tuple[str, ...]] = {}
         self.over: set[JobKey] = set()
         self.epochs: dict[tuple[str, int], int] = {}
+        self.holders: dict[JobKey, tuple[PeerId, int]] = {}
 
     def open(self) -> None:
         self.ledger = Ledger(self.folder / "ledger.db", self.clock, f"boot-{self.boot}")
@@ -78,8 +79,14 @@ class Agent(RuleBasedStateMachine):
         fenced = self.fenced(asked.key, epoch)
         try:
             hold = self.ledger.reserve(claim, lambda taken: fit(asked, self.has, taken))
-        except Conflict:
-            assert fenced or asked.key in self.over or asked.key in self.leased
+        except Conflict as conflict:
+            if conflict.code == "held-by-another":
+                holder, its_epoch = self.holders[asked.key]
+                assert asked.key in before
+                assert holder != peer
+                assert epoch <= its_epoch
+            else:
+                assert fenced or asked.key in self.over or asked.key in self.leased
             return NOTHING
         except Busy as busy:
             free = len(self.has.gpus) - sum(
@@ -92,6 +99,8 @@ class Agent(RuleBasedStateMachine):
         assert not others & set(hold.gpu_uuids)
         if asked.key in self.leased:
             assert hold.gpu_uuids == self.leased[asked.key]
+        else:
+            self.holders[asked.key] = (peer, epoch)
         again = self.ledger.reserve(claim, lambda taken: fit(asked, self.has, taken))
         assert again == hold
         return (hold, asked, peer)

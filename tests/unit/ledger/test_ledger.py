@@ -157,6 +157,16 @@ def test_a_hold_that_ended_cannot_be_committed(ledger: Ledger, clock: SetClock) 
         ledger.commit(award(released, asked))
 
 
+def test_a_hold_is_told_to_its_peer_alone_until_another_driver_takes_over(ledger: Ledger) -> None:
+    hold = reserve(ledger, question(ONE), peer=ANA)
+    with pytest.raises(Conflict) as raised:
+        reserve(ledger, question(ONE), peer=BO)
+    assert raised.value.code == "held-by-another"
+    with pytest.raises(Conflict):
+        reserve(ledger, question(Needs(gpus=2)), peer=BO)
+    assert reserve(ledger, question(ONE), epoch=2, peer=BO) == hold
+
+
 def test_a_lower_epoch_is_refused(ledger: Ledger) -> None:
     asked = question(ONE)
     hold = reserve(ledger, asked, epoch=2)

@@ -1,0 +1,22 @@
+"""The other agents as an agent reaches them."""
+
+from pathlib import Path
+
+from dstack_agent.peers import Peers
+from dstack_mesh.card import PeerCard
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Address, MeshId, PeerId
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.wire.channels import Channels
+
+WS = PeerCard(PeerId("b" * 32), MeshId("m"), "ws-2", (Address("10.0.0.2:7420"),), "0", True)
+
+
+def test_a_holder_is_called_by_its_name_or_by_the_beginning_of_its_id(tmp_path: Path) -> None:
+    known = KnownAgent(WS, WS.addresses, "seed", "alive", None, False)
+    store = ChunkStore(tmp_path / "chunks")
+    peers = Peers(Home(tmp_path), Channels(Home(tmp_path)), store, lambda: WS, lambda: [known])
+    assert peers.name(WS.peer_id) == "ws-2"
+    assert peers.name(PeerId("c" * 32)) == "c" * 8
+    store.close()
