@@ -18,7 +18,7 @@ from parts import Pair, alternate, pair, seconds, table
 from ssh_host import SshHost, ssh_host
 
 from dstack_agent.servicers.transfer import TransferServicer
-from dstack_mesh.allocator import keep_buffers
+from dstack_mesh.allocator import collect_rarely, keep_buffers
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import save_tree
 from dstack_mesh.home import Home
@@ -156,6 +156,7 @@ def compare(folder: Path, peers: Pair, host: SshHost, mebibytes: int) -> None:
 
 def main() -> None:
     keep_buffers()
+    collect_rarely()
     match sys.argv[1:]:
         case ["serve", home, folder]:
             asyncio.run(serve(Home(Path(home)), Path(folder)))

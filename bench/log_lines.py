@@ -1,11 +1,12 @@
 """A million log lines of 100 bytes, written one by one, until the reader has the last."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from parts import pair, seconds, table
+from parts import alternate, pair, seconds, table
 from ssh_host import ssh_host
 
 from support.docker_lab import DockerLab, docker_engine, import_python
@@ -19,61 +20,79 @@ for _ in range({LINES}):
 """
 
 
+TURNS = f"""import os
+line = b"x" * 99 + b"\\n"
+for _ in range({LINES} // 2):
+    os.write(1, line)
+    os.write(2, line)
+"""
+WORKFLOWS = """workflows:
+  - name: write
+    provider: python
+    file: write.py
+  - name: turns
+    provider: python
+    file: turns.py
+"""
+
+
 def main() -> None:
-    size = LINES * 100
     with ssh_host() as host, pair() as peers:
-        code = project(
-            peers.folder / "code",
-            "workflows:\n  - name: write\n    provider: python\n    file: write.py\n",
-            write_DOT_py=WRITER,
-        )
+        code = project(peers.folder / "code", WORKFLOWS, write_DOT_py=WRITER, turns_DOT_py=TURNS)
         script = code / "write.py"
 
-        def read(command: tuple[str, ...], folder: str | None = None) -> None:
-            with subprocess.Popen(
-                command,
-                cwd=folder,
-                env=peers.laptop.environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            ) as process:
-                assert process.stdout is not None
-                got = 0
-                while piece := process.stdout.read1(1 << 20):
-                    got += len(piece)
-            assert got == size, f"{got} of {size} bytes"
+        def ours(name: str) -> float:
+            command = (*DSTACK, "run", name, "--remote")
+            return seconds(lambda: read(command, code, peers.laptop.environment))
 
-        def ours() -> None:
-            read((*DSTACK, "run", "write", "--remote"), str(code))
-
-        def ssh() -> None:
-            read((*host.command, sys.executable, str(script)))
-
-        results = [("raw pipe", seconds(lambda: read((sys.executable, str(script)))))]
-        turns = [(seconds(ssh), seconds(ours)) for _ in range(3)]
-        cold = sorted(turn[0] for turn in turns)[1]
-        mine = sorted(turn[1] for turn in turns)[1]
-        results += [("ssh, cold", cold), ("dstack run --remote, mTLS", mine)]
-        docker = docker_logs(read)
-        if docker is not None:
-            results.append(("docker logs -f (json-file)", docker))
+        raw = seconds(lambda: read((sys.executable, str(script))))
+        mine, cold, turns = alternate(
+            3,
+            lambda: ours("write"),
+            lambda: seconds(lambda: read((*host.command, sys.executable, str(script)))),
+            lambda: ours("turns"),
+        )
+    results = [
+        ("raw pipe", raw),
+        ("ssh, cold", cold),
+        ("dstack run --remote, mTLS", mine),
+        ("the same, stdout and stderr in turns", turns),
+    ]
+    docker = docker_logs()
+    if docker is not None:
+        results.append(("docker logs -f (json-file)", docker))
     table(
         f"{LINES:,} lines of 100 bytes, seconds until the last is read",
         [(what, f"{took:.2f} s", f"{took / mine:.2f} x ours") for what, took in results],
     )
 
 
-def docker_logs(read: Callable[..., None]) -> float | None:
+def read(
+    command: tuple[str, ...], folder: Path | None = None, environment: dict[str, str] | None = None
+) -> None:
+    """Reads what a command writes, to the last byte."""
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        got = 0
+        while piece := os.read(process.stdout.fileno(), 1 << 20):
+            got += len(piece)
+    # Our own lines of talk come on top.
+    assert got - LINES * 100 in range(1000), f"{got:,} bytes"
+
+
+def docker_logs() -> float | None:
     """`docker logs -f` of a container that writes the same; None where no engine can be had."""
     try:
         with docker_engine() as lab:
-            return _follow(lab, read)
+            return _follow(lab)
     except pytest.skip.Exception as reason:
         print(f"(no docker logs: {reason})")
         return None
 
 
-def _follow(lab: DockerLab, read: Callable[..., None]) -> float:
+def _follow(lab: DockerLab) -> float:
     name = f"bench-{LINES}"
     run = ("run", "-d", "--name", name, "--network", "none", "--log-driver", "json-file")
     image = import_python(lab)

@@ -53,8 +53,11 @@ class DrivenRuns:
                 )
             if row is not None and row[0] == epoch:
                 return False
+            # A stop that a person ordered outlives the driver that was to carry it out.
             connection.execute(
-                "INSERT OR REPLACE INTO driven (run_id, epoch, request) VALUES (?, ?, ?)",
+                "INSERT INTO driven (run_id, epoch, request) VALUES (?, ?, ?)"
+                " ON CONFLICT (run_id) DO UPDATE"
+                " SET epoch = excluded.epoch, request = excluded.request, over = 0",
                 (record.run_id, epoch, request),
             )
             return True

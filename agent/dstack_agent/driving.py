@@ -87,7 +87,7 @@ class Driving:
             earlier = self._drives.pop(record.run_id, None)
             if earlier is not None:
                 earlier.give_way()
-            self._begin(DrivenRun(record, jobs, epoch))
+            self._begin(self.runs.find(record.run_id) or DrivenRun(record, jobs, epoch))
 
     async def stop(self, run_id: RunId, abort: bool, cause: str) -> bool:
         """Writes down that a driven run shall end; whether it is driven here."""

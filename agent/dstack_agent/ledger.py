@@ -84,7 +84,8 @@ class Ledger:
         Raises:
             NotFree: The verdict was not "now".
             Busy: The peer has too many holds.
-            Conflict: A higher epoch was seen, or this attempt ended here already.
+            Conflict: A higher epoch was seen, another peer holds for the job, or this attempt ended
+                here already.
         """
         with self._changing() as db:
             self._fence(db, claim.key, claim.epoch)
@@ -92,8 +93,10 @@ class Ledger:
             if lease is not None:
                 return _as_hold(lease, claim)
             hold = db.execute(f"SELECT * FROM holds WHERE {KEY}", key_values(claim.key)).fetchone()
-            if hold is not None and needs_of(hold) == claim.needs:
-                return self._renew(db, hold, claim)
+            if hold is not None:
+                _check_holder(hold, claim)
+                if needs_of(hold) == claim.needs:
+                    return self._renew(db, hold, claim)
             return self._hold(db, claim, decide, hold)
 
     def commit(self, award: Award) -> Lease:
@@ -268,6 +271,16 @@ def _boot_id() -> str:
     except OSError:
         # Without a name for the boot, holds of an earlier process are never trusted.
         return uuid.uuid4().hex
+
+
+def _check_holder(hold: sqlite3.Row, claim: Claim) -> None:
+    """A hold's id is its holder's secret: only a driver that took the run over is told it."""
+    if hold["peer"] != claim.peer and claim.epoch <= hold["epoch"]:
+        raise Conflict(
+            "Another peer holds for this job.",
+            f"Its epoch is {hold['epoch']}, that of this call {claim.epoch}.",
+            code="held-by-another",
+        )
 
 
 def _check_hoarding(db: sqlite3.Connection, claim: Claim, but: HoldId) -> None:

@@ -8,12 +8,13 @@ import resource
 from dstack_agent.logbook import open_logbook
 from dstack_agent.main import run_agent
 from dstack_agent.settings import Settings
-from dstack_mesh.allocator import keep_buffers
+from dstack_mesh.allocator import collect_rarely, keep_buffers
 
 
 def serve(settings: Settings, log_json: bool) -> None:
     """Serves until stopped, then ends the process. Raises MeshError if it cannot start."""
     keep_buffers()
+    collect_rarely()
     # The memory of this process holds keys and secrets. Only its own limit: jobs may raise theirs.
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))

@@ -4,6 +4,7 @@
 safe as the process. All reads answer at once from the last commit; all writes are awaited.
 """
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -79,12 +80,16 @@ class Records:
         await self._update(key, "launching = 1", ())
 
     async def acknowledge(self, key: JobKey, stdout_bytes: int, stderr_bytes: int) -> None:
-        """Remembers which bytes some reader has safely. Cumulative."""
-        await self._update(
-            key,
-            "stdout_acked = max(stdout_acked, ?), stderr_acked = max(stderr_acked, ?)",
-            (stdout_bytes, stderr_bytes),
-        )
+        """Remembers which bytes some reader has safely. Cumulative.
+
+        A full disk forgets it: that loses nothing, and the reader goes on reading.
+        """
+        with contextlib.suppress(sqlite3.OperationalError):
+            await self._update(
+                key,
+                "stdout_acked = max(stdout_acked, ?), stderr_acked = max(stderr_acked, ?)",
+                (stdout_bytes, stderr_bytes),
+            )
 
     async def _update(
         self, key: JobKey, assignment: str, values: tuple[object, ...], durable: bool = False

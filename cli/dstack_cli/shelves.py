@@ -62,9 +62,10 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
 def fetch(home: Home, run: str, path: str, dest: Path) -> None:
     """Brings what a path names to a place on this machine, every byte checked by its hash."""
 
-    from dstack_mesh.allocator import keep_buffers  # a listing does without
+    from dstack_mesh.allocator import collect_rarely, keep_buffers  # a listing does without
 
     keep_buffers()
+    collect_rarely()
     is_folder = dest.is_dir()
 
     async def bring() -> None:

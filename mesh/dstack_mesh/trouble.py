@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Mapping
+from typing import cast
 
 from dstack_mesh.faults import Busy, Forbidden, MeshError, Refused
 
@@ -50,3 +51,14 @@ def _of_the_system(error: OSError) -> MeshError:
     return Refused(
         what, "", f"mv {error.filename} elsewhere" if in_the_way else "dstack doctor", word
     )
+
+
+def full_disk_in(error: BaseException) -> Busy | None:
+    """A full disk of this machine, for others to be told; None if it is something else."""
+    if isinstance(error, BaseExceptionGroup):
+        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        return next((full for each in inner if (full := full_disk_in(each))), None)
+    if not isinstance(of_the_machine(error), Busy):
+        return None
+    hint = "free some space on that machine"
+    return Busy("The disk of the answering peer is full.", f"It says: {error}.", hint, "disk-full")

@@ -175,7 +175,7 @@ def script_of(folder: Path, shell: str) -> Path:
         (["dstack", "logs", "calm"], {"calm-ibex-1"}, {"train"}),
         (["dstack", "mesh", ""], {"invite", "join"}, {"train"}),
     ],
-    ids=lambda line: " ".join(line) if isinstance(line, list) else "",
+    ids=["verb", "nothing", "after home", "workflow", "flag", "run", "group"],
 )
 def test_tab_in_bash_offers_what_fits_without_python(
     tmp_path: Path, line: list[str], offered: set[str], not_offered: set[str]

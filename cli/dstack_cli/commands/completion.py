@@ -7,6 +7,9 @@ from dstack_cli.verbs import VERBS
 
 NAMING_RUNS = ("stop", "wait", "attach", "ps", "status", "logs", "ls", "artifacts", "cp", "tag")
 
+RUNNER_WORDS = ("start", "join", "status", "check", "--help", "--version")
+"""What `dstack-runner` begins with; a test holds it against that command."""
+
 WORKFLOW_NAMES = (
     "sed -n 's/^ *- *name: *[\"'\\'']*\\([A-Za-z0-9_.-]*\\).*/\\1/p'"
     " .dstack/workflows.yaml .dstack/workflows.yml"
@@ -40,6 +43,7 @@ _dstack() {{
     COMPREPLY=( $(compgen -W "$words" -- "$word") )
 }}
 complete -o default -F _dstack dstack
+complete -o default -W "{runner}" dstack-runner
 """
 
 ZSH = """\
@@ -68,6 +72,11 @@ _dstack() {{
     _files
 }}
 compdef _dstack dstack
+_dstack_runner() {{
+    compadd {runner_words}
+    _files
+}}
+compdef _dstack_runner dstack-runner
 """
 
 
@@ -86,6 +95,7 @@ def _bash() -> str:
         naming="|".join(f"{verb}:*" for verb in NAMING_RUNS),
         workflows=WORKFLOW_NAMES,
         runs=RUN_NAMES,
+        runner=" ".join(RUNNER_WORDS),
     )
 
 
@@ -96,6 +106,7 @@ def _zsh() -> str:
         naming="|".join(f"{verb}:*" for verb in NAMING_RUNS),
         workflows=WORKFLOW_NAMES,
         runs=RUN_NAMES,
+        runner_words="-- " + " ".join(RUNNER_WORDS),
     )
 
 
@@ -116,6 +127,9 @@ def _fish() -> str:
         f"complete -c dstack -n '__fish_seen_subcommand_from {naming}'"
         f' -f -a "({names}/state/run-names 2>/dev/null)"'
     )
+    for word in RUNNER_WORDS:
+        kind = f"-l {word[2:]}" if word.startswith("--") else f"-f -a {word}"
+        lines.append(f"complete -c dstack-runner -n __fish_use_subcommand {kind}")
     return "\n".join([*lines, ""])
 
 

@@ -63,10 +63,10 @@ class Index:
 
     def present(self, digests: Sequence[Digest]) -> set[Digest]:
         """Those that are here."""
-        found = self._few(len(digests))
-        if found is not None:
-            return found.intersection(digests)
-        found = set()
+        few = self._few(len(digests))
+        if few is not None:
+            return few.intersection(digests)
+        found: set[Digest] = set()
         with self._lock, self._reported():
             for batch in batches(digests, BATCH):
                 rows = self._database.execute(

@@ -184,14 +184,14 @@ class Receiver:
 
     def _write(self, part: _Part, offset: int, piece: memoryview) -> None:
         file = self._opened(part)
-        part.missing_bytes -= len(piece)
         if part.direct:
             if not self._direct.writes(file):
                 self._direct.begin(file)
             self._direct.write(piece, offset)
         else:
             pwrite_all(file, piece, offset)
-            part.unsynced_bytes += len(piece)
+        part.missing_bytes -= len(piece)
+        part.unsynced_bytes += len(piece)
         if part.missing_bytes == 0:
             self._name(part)
         elif part.unsynced_bytes >= SYNC_BYTES:

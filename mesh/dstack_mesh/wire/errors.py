@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Never
 import grpc
 
 from dstack_mesh.faults import ERRORS, Broken, Fault, MeshError
+from dstack_mesh.trouble import full_disk_in
 from dstack_mesh.wire.caller import caller
 from dstack_mesh.wire.rights import check_right
 
@@ -107,7 +108,7 @@ def _guarded(method: str, inner: _Handler) -> Callable[[Any, Any], Awaitable[Any
 
 
 async def _abort(context: "_Context", method: str, trouble: Exception) -> Never:
-    error = mesh_error_in(trouble)
+    error = mesh_error_in(trouble) or full_disk_in(trouble)
     if error is None:
         log_id = secrets.token_hex(4)
         log.error("%s failed [%s]", method, log_id, exc_info=trouble)
