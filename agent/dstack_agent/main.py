@@ -228,6 +228,7 @@ def workshop_of(
         machine=portrait.inventory.read,
         environment=environment(portrait),
         allowed=(home,),
+        closed=settings.home.root,
         user_home=home,
     )
 

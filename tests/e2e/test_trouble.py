@@ -194,12 +194,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(("umount", "-l", str(folder)), check=True)
 
 
+def _takes(descriptor: int, size: int) -> bool:
+    """Whether that much could be taken; others may have written since it was measured."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError:
+        return False
+    return True
+
+
 def fill(disk: Path, leave: int = 0) -> Path:
     """A file that takes what is free but for some bytes."""
     file = disk / "fill"
     with file.open("wb") as taking:
-        free = shutil.disk_usage(disk).free
-        os.posix_fallocate(taking.fileno(), 0, free - leave)
+        eventually(lambda: _takes(taking.fileno(), shutil.disk_usage(disk).free - leave), within=5)
     return file
 
 
@@ -235,7 +243,7 @@ workflows:
   - name: saves
     provider: bash
     commands:
-      - echo up; touch {folder}/saves; head -c 5000000 /dev/urandom > out/x
+      - echo up; head -c 5000000 /dev/urandom > out/x; touch {folder}/saves
       - while [ ! -e {folder}/full ]; do sleep 0.05; done
     artifacts: [out]
 """

@@ -242,8 +242,8 @@ def _device_requests(gpus: tuple[Gpu, ...]) -> list[Any]:
 
 
 def _network(engine: Client) -> str:
-    """The engine's bridge, or the host's network where the engine was started without one."""
-    return "bridge" if engine.networks(names=["bridge"]) else "host"
+    """The engine's bridge, or no network where the engine has none: never the host's own."""
+    return "bridge" if engine.networks(names=["bridge"]) else "none"
 
 
 def _owner(work: Path) -> tuple[int, int]:

@@ -49,6 +49,7 @@ class Places:
         home: What "~" is on this machine.
         outside: Absolute paths of a container lie below it; None for a process.
         allowed: Where a process may have absolute paths.
+        closed: The agent's own folder, where no job's files may lie; None if there is none.
     """
 
     work: Path
@@ -56,6 +57,7 @@ class Places:
     home: Path
     outside: Path | None = None
     allowed: tuple[Path, ...] = ()
+    closed: Path | None = None
 
     @property
     def start(self) -> Path:
@@ -65,7 +67,8 @@ class Places:
     def of(self, path: str) -> Place:
         """Where a path of the workflow lies. Raises Refused if it must not be touched."""
         if path == "~" or path.startswith("~/"):
-            return Place(self.home / _inside(path[2:], path), self.outside or self.home)
+            place = Place(self.home / _inside(path[2:], path), self.outside or self.home)
+            return place if self.outside else self._open(place)
         if path.startswith("/"):
             return self._absolute(PurePosixPath("/" + os.path.normpath(path).lstrip("/")))
         return Place(self.work / _inside(f"{self.working_dir}/{path}", path), self.work)
@@ -75,13 +78,25 @@ class Places:
             return Place(self.outside / path.relative_to("/"), self.outside)
         for allowed in self.allowed:
             if path.is_relative_to(allowed):
-                return Place(Path(path), allowed)
+                return self._open(Place(Path(path), allowed))
         raise Refused(
             f"The path {path} is not allowed for a process on this machine.",
             f"Allowed are {', '.join(map(str, self.allowed)) or 'no absolute paths'}.",
             "Use a path relative to the working directory, or run it in a container with `image:`.",
             "path-not-allowed",
         )
+
+    def _open(self, place: Place) -> Place:
+        """The place, unless it is in the agent's folder, which has its key, or has it inside."""
+        closed = self.closed
+        if closed and (place.path.is_relative_to(closed) or closed.is_relative_to(place.path)):
+            raise Refused(
+                f"The path {place.path} is not allowed.",
+                f"The agent keeps its own files in {closed}.",
+                "Use a path relative to the working directory.",
+                "path-not-allowed",
+            )
+        return place
 
 
 def _inside(path: str, shown: str) -> str:

@@ -37,6 +37,7 @@ class Workshop:
         jobs: One folder an attempt below it.
         machine: The cards as they are now.
         allowed: Where a process may have absolute paths.
+        closed: The agent's own folder, where no process may.
         user_home: What "~" is for a process.
     """
 
@@ -52,6 +53,7 @@ class Workshop:
     machine: Callable[[], Machine]
     environment: Environment
     allowed: tuple[Path, ...]
+    closed: Path
     user_home: Path
 
     def folder(self, accepted: Accepted) -> Path:
@@ -68,7 +70,7 @@ class Workshop:
             outside = folder / OUTSIDE
             home = outside / CONTAINER_HOME.removeprefix("/")
             return Places(work, spec.working_dir, home, outside)
-        return Places(work, spec.working_dir, self.user_home, None, self.allowed)
+        return Places(work, spec.working_dir, self.user_home, None, self.allowed, self.closed)
 
     def means(self, accepted: Accepted) -> Means:
         """What this attempt is lived with."""

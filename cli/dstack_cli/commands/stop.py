@@ -14,7 +14,9 @@ from dstack_mesh.home import Home
 @click.option(
     "-a", "--all", "everything", is_flag=True, help="All runs of yours (with RUN: the same as -x)."
 )
-@click.option("-y", "--yes", is_flag=True, help="Nothing is asked anyway; for old scripts.", expose_value=False)
+@click.option(
+    "-y", "--yes", is_flag=True, help="Nothing is asked; for old scripts.", expose_value=False
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def stop(home: Home, run: str | None, abort: bool, everything: bool, as_json: bool) -> int:

@@ -1,5 +1,6 @@
 """Where the paths of a job lie, and which it may not name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,12 @@ def test_a_folder_names_its_attempt() -> None:
     key = JobKey(RunId("0" * 26), 3, 2)
     assert key_of(folder_of(Path("/jobs"), key)) == key
     assert key_of(Path("/jobs/lost+found")) is None
+
+
+@pytest.mark.parametrize("path", ["~/.dstack/keys", "/home/ana/.dstack", "~", "/home/ana"])
+def test_the_agents_own_folder_is_closed_to_processes(path: str) -> None:
+    places = replace(PROCESS, closed=Path("/home/ana/.dstack"))
+    with pytest.raises(Refused) as refused:
+        places.of(path)
+    assert refused.value.code == "path-not-allowed"
+    assert places.of("/home/ana/data").path == Path("/home/ana/data")

@@ -132,6 +132,7 @@ async def bench(
             machine=lambda: Machine(1, 1, 1, 1),
             environment=lambda spec, folder, gpus: {},
             allowed=(),
+            closed=Path("/nowhere"),
             user_home=Path.home(),
         )
         supervisor = Supervisor(workshop, keeping, again_seconds=0.05)
