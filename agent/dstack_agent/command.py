@@ -6,7 +6,7 @@ Loads only click and what the chosen verb needs: `--help` is instant.
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +14,7 @@ import click
 from dstack_agent.settings import TABLE, Setting
 
 if TYPE_CHECKING:
+    from dstack_agent.settings import Settings
     from dstack_mesh.faults import MeshError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -73,9 +74,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 )
 def start(log_json: bool, **flags: object) -> None:
     """Serve until stopped. In a home that joined a mesh no option is needed."""
-    from dstack_agent.settings import read_settings
-
-    settings = read_settings(flags)
+    settings = _settings(flags)
     # Both are read when grpc is loaded: jobs are started by fork and exec, which it need not know.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -128,11 +127,22 @@ def status(home: str | None, as_json: bool) -> None:
 def check(home: str | None, as_json: bool, listen: str | None) -> int:
     """Show what jobs would get on this machine, and what stands in the way."""
     from dstack_agent.checkup import examine, shape, told
-    from dstack_agent.settings import read_settings
 
-    found = examine(read_settings({"home": home, "listen": listen}))
+    found = examine(_settings({"home": home, "listen": listen}))
     click.echo(json.dumps(shape(found)) if as_json else told(found))
     return 1 if found.problems else 0
+
+
+def _settings(flags: Mapping[str, object]) -> "Settings":
+    """The settings in effect. A wrong value is a mistake of usage, as a wrong flag is."""
+    from dstack_agent.settings import read_settings
+    from dstack_mesh.faults import Invalid
+    from dstack_mesh.trouble import render
+
+    try:
+        return read_settings(flags)
+    except Invalid as wrong:
+        raise click.UsageError(render(wrong)) from wrong
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,9 +38,11 @@ class Gpu:
 
 @frozen
 class Machine:
-    """A reading of a machine. `gpus` carry who holds them; memory and disk are of this moment.
+    """A reading of a machine: memory and disk of this moment, disk beyond the reserve.
 
     Attributes:
+        disk_free_bytes: What jobs can get; a reserve is kept for the machine's owner.
+        gpus: They carry who holds them.
         no_docker: Why no Docker engine answers; known on the machine itself only, never sent.
     """
 

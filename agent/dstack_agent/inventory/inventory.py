@@ -1,6 +1,5 @@
 """A reading of the machine, put together from its parts, each read as often as it changes."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -8,6 +7,7 @@ from typing import Generic, TypeVar
 
 from dstack_agent.inventory.cpu_memory import CpuMemory, read_cpu_memory
 from dstack_agent.inventory.source import GpuSource
+from dstack_mesh.chunks.room import free_for_jobs
 from dstack_mesh.clock import Clock
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 
@@ -101,6 +101,5 @@ class Inventory:
 
 
 def _disk_free(folder: Path) -> int:
-    """Free bytes for this user on the disk of a folder, or of the first parent that exists."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    """Bytes that jobs can get on the disk of a folder, or of the first parent that exists."""
+    return free_for_jobs(next(path for path in (folder, *folder.parents) if path.exists()))

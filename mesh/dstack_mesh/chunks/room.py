@@ -26,13 +26,19 @@ def check_room(folder: Path, wanted_bytes: int) -> None:
         )
 
 
+def free_for_jobs(folder: Path) -> int:
+    """Free bytes on the disk of a folder beyond the reserve that `check_reserve` keeps."""
+    usage = shutil.disk_usage(folder)
+    return max(0, usage.free - _reserve(usage.total))
+
+
 def check_reserve(folder: Path, wanted_bytes: int = 0) -> None:
     """Raises Busy unless the bytes fit and 5 % of the disk, at least 1 GiB, stay free.
 
     What others send and begin here ends before the machine's owner has no room left.
     """
     usage = shutil.disk_usage(folder)
-    reserve = max(usage.total // 20, RESERVED_BYTES)
+    reserve = _reserve(usage.total)
     if usage.free < reserve + wanted_bytes:
         raise Busy(
             "The disk of the machine is full.",
@@ -41,6 +47,10 @@ def check_reserve(folder: Path, wanted_bytes: int = 0) -> None:
             "Free some space there, or run it elsewhere with `--agent`.",
             "disk-full",
         )
+
+
+def _reserve(total_bytes: int) -> int:
+    return max(total_bytes // 20, RESERVED_BYTES)
 
 
 def trouble(error: OSError, folder: Path) -> MeshError:

@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from dstack_mesh.chunks.digest import digest_of, split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest
-from dstack_mesh.chunks.receiving import Fetched, Receiver
 from dstack_mesh.chunks.store import Batch, ChunkStore
 from dstack_mesh.faults import Damaged
 from dstack_mesh.ids import Digest
@@ -33,6 +33,9 @@ from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.overlap import Hand, one_error, read_ahead
 from dstack_mesh.wire.packing import PACK_BYTES, open_pack, pack_chunks, push_requests, unpack
 from dstack_mesh.wire.stream import Stream
+
+if TYPE_CHECKING:
+    from dstack_mesh.chunks.receiving import Fetched, Receiver
 
 FetchStream = Stream[FetchRequest, FetchResponse]
 
@@ -140,7 +143,7 @@ class TransferClient:
         target: Path,
         prefix: str = "",
         on_bytes: Callable[[int], None] | None = None,
-    ) -> Fetched:
+    ) -> "Fetched":
         """Brings a tree of the peer, or what is below `prefix`, straight into files; durable on
         return.
 
@@ -155,6 +158,9 @@ class TransferClient:
             Busy: Our disk is full.
             Unreachable: The peer went away; whole files stay.
         """
+        # Here, because `dstack run`, which starts faster without it, fetches no files.
+        from dstack_mesh.chunks.receiving import Receiver
+
         manifest = await self.fetch_manifest(digest)
         told = on_bytes or _nobody
         hand = Hand()
@@ -312,7 +318,7 @@ async def _waiting(arrived: "asyncio.Queue[Pack | None]") -> list[Pack]:
     return packs
 
 
-def _take(receiver: Receiver, pack: Pack, told: Callable[[int], None]) -> int:
+def _take(receiver: "Receiver", pack: Pack, told: Callable[[int], None]) -> int:
     digests, data = open_pack(pack)
     receiver.take(digests, memoryview(data))
     told(len(data))
@@ -320,7 +326,7 @@ def _take(receiver: Receiver, pack: Pack, told: Callable[[int], None]) -> int:
 
 
 def _copy(
-    store: ChunkStore, digests: Sequence[Digest], receiver: Receiver, told: Callable[[int], None]
+    store: ChunkStore, digests: Sequence[Digest], receiver: "Receiver", told: Callable[[int], None]
 ) -> None:
     """Takes from our own store what it has."""
     for run, data in store.read_runs(digests):
