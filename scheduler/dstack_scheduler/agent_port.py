@@ -51,6 +51,19 @@ class Question:
     input_sizes_bytes: tuple[int, ...] = ()
 
 
+def question_of(spec: JobSpec) -> Question:
+    """What is asked for a job."""
+    return Question(
+        key=spec.key,
+        run_name=spec.run_name,
+        needs=spec.needs,
+        executor=spec.executor,
+        python=spec.python,
+        input_digests=tuple(each.digest for each in spec.inputs),
+        input_sizes_bytes=tuple(each.size_bytes for each in spec.inputs),
+    )
+
+
 @frozen
 class Hold:
     """Resources held for a short time; renewed by reserving again."""

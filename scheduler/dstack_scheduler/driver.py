@@ -17,6 +17,7 @@ from dstack_scheduler.agent_port import Agent, Directory, DrivenJob
 from dstack_scheduler.auction import is_superseded
 from dstack_scheduler.award import Carrier, Trees, release
 from dstack_scheduler.follow import Follower
+from dstack_scheduler.foresight import refuse_hopeless
 from dstack_scheduler.inputs import with_inputs
 from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
 from dstack_scheduler.keep import KEEP_BYTES, KEEP_SECONDS, keep
@@ -86,6 +87,7 @@ class Driver:
             MeshError: An input does not exist, no agent takes a job, or another driver took over.
         """
         self._track.jobs = await with_inputs(self._submission, self._directory)
+        await refuse_hopeless(self._track.jobs, self._directory)
         async with asyncio.TaskGroup() as self._tasks:
             self._do(self._run.start())
             if self._stop is not None:

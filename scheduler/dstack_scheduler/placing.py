@@ -12,7 +12,7 @@ from enum import Enum
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.agent_port import Directory, Question
+from dstack_scheduler.agent_port import Directory, question_of
 from dstack_scheduler.auction_events import Lot
 from dstack_scheduler.award import Carrier, Confirmation, Parcel, commit, release, renewed
 from dstack_scheduler.job import JobKey, JobState, Source, StateChange
@@ -50,7 +50,7 @@ class Placing:
         self._means = means
         self._tasks = tasks
         self._parcel = Parcel(means.track.spec(key), means.submission.code_bytes)
-        self._question = _question(self._parcel)
+        self._question = question_of(self._parcel.spec)
         self._finding: asyncio.Task[Won | MeshError] | None = None
         self._awarding: asyncio.Task[MeshError | None] | None = None
         self._stopped = False
@@ -182,16 +182,3 @@ async def confirmed(means: Means, key: JobKey) -> None:
     won = place.won
     gpus, card = won.hold.gpu_uuids, won.agent.card
     await means.tell(Awarded(key.job, key.attempt, card, won.agent.local, gpus, won.why))
-
-
-def _question(parcel: Parcel) -> Question:
-    spec = parcel.spec
-    return Question(
-        key=spec.key,
-        run_name=spec.run_name,
-        needs=spec.needs,
-        executor=spec.executor,
-        python=spec.python,
-        input_digests=tuple(each.digest for each in spec.inputs),
-        input_sizes_bytes=tuple(each.size_bytes for each in spec.inputs),
-    )

@@ -117,7 +117,7 @@ def test_wrong_seeds_are_told_with_where_they_were_written(founder: Peer, seeds:
     for ended in (runner(peer, "start", "--listen", "127.0.0.1:0"), peer.dstack("agents")):
         told(ended, INVALID, "bad-address", seeds, "DSTACK_SEEDS", "fix: ", "HOST:PORT")
     flag = runner(founder, "start", "--listen", "127.0.0.1:0", "--seed", seeds)
-    told(flag, INVALID, seeds, "--seed")
+    told(flag, USAGE, seeds, "--seed")
 
 
 def test_seeds_that_nobody_answers_at_leave_nobody_to_run_on(founder: Peer) -> None:

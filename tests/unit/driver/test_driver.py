@@ -241,6 +241,22 @@ async def test_a_job_that_nobody_can_ever_run_fails_at_once_with_the_nearest_mis
     assert refused.value.hint == "ask for fewer GPUs"
 
 
+async def test_a_chain_with_a_job_that_fits_nowhere_starts_nothing() -> None:
+    small = FakeMachine("ws-1")
+    chain = submission(planned(0), planned(1, after=[0], gpus=2, name="train"))
+    with pytest.raises(NoAgentFits) as refused:
+        await Person(chain, small).run()
+    assert "train" in refused.value.what
+    assert not small.jobs
+
+
+async def test_one_agent_that_may_is_enough_for_a_chain_to_start() -> None:
+    small, large = FakeMachine("ws-1"), FakeMachine("ws-2", cards=2)
+    chain = submission(planned(0), planned(1, after=[0], gpus=2))
+    end = await Person(chain, small, large, local=small).run()
+    assert end.state is JobState.DONE
+
+
 async def test_without_agents_the_error_says_so() -> None:
     with pytest.raises(NoAgents):
         await Person(submission(planned(0, "echo a"))).run()
