@@ -1,6 +1,7 @@
 """From pressing return to the first line of the job, on a warm agent, against a cold ssh."""
 
 import subprocess
+import sys
 import time
 
 from parts import alternate, pair, table
@@ -8,7 +9,7 @@ from ssh_host import ssh_host
 
 from support.lab import DSTACK, project
 
-TIMES = 15
+TIMES = int(sys.argv[1]) if len(sys.argv) > 1 else 15
 
 
 def first_line(process: subprocess.Popen[bytes]) -> None:

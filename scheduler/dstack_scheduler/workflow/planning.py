@@ -149,7 +149,8 @@ def _jobs(request: Request, links: Links) -> Plan:
         mine = _jobs_of(request, name, len(jobs), after)
         indexes[name] = [job.index for job in mine]
         jobs.extend(mine)
-    return Plan(request.target.name, tuple(jobs), request.typed.variables)
+    effective = {**jobs[-1].variables, **request.typed.variables}
+    return Plan(request.target.name, tuple(jobs), effective)
 
 
 def _jobs_of(
