@@ -64,7 +64,7 @@ class PlannedJob:
 class Plan:
     """What one `dstack run` will do. The requested job is the last one.
 
-    `variables` are those that the command line gave.
+    `variables` are in effect for the requested job, or were given for another one.
     """
 
     target: str
