@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 
 import pytest
 
@@ -22,7 +23,14 @@ class Lab:
         self.chance = random.Random(seed)
         self.twice: list[str] = []
         self.machines = [
-            FakeMachine(f"ws-{n}", cards=2, addresses=[f"10.0.0.{n}:7420"], play=self.play)
+            FakeMachine(
+                f"ws-{n}",
+                cards=2,
+                addresses=[f"10.0.0.{n}:7420"],
+                play=self.play,
+                # A hold whose answer was lost expires, twenty times as soon as in the world.
+                clock=lambda: time.monotonic() * 20,
+            )
             for n in range(3)
         ]
 

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -118,16 +119,17 @@ def test_the_python_that_was_asked_for_is_python(tmp_path: Path) -> None:
 
 def test_what_a_job_installs_is_its_own(tmp_path: Path) -> None:
     """pip writes below the job's folder, and the agent's own packages stay visible."""
-    (tmp_path / "thing").mkdir()
-    (tmp_path / "thing" / "pyproject.toml").write_text(
-        '[project]\nname = "job-thing"\nversion = "1"\n'
-        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
-        '[tool.hatch.build.targets.wheel]\nonly-include = ["job_thing.py"]\n'
-    )
-    (tmp_path / "thing" / "job_thing.py").write_text("")
+    wheel = tmp_path / "job_thing-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as parts:
+        parts.writestr("job_thing.py", "")
+        about = "Metadata-Version: 2.1\nName: job-thing\nVersion: 1\n"
+        parts.writestr("job_thing-1.dist-info/METADATA", about)
+        tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        parts.writestr("job_thing-1.dist-info/WHEEL", tags)
+        parts.writestr("job_thing-1.dist-info/RECORD", "job_thing.py,,\n")
     seen = env(tmp_path)
     make_virtual_environment(pythons.own(), tmp_path / "venv")
-    install = "pip install -q --no-build-isolation --no-deps --no-index ./thing"
+    install = f"pip install -q --no-deps --no-index {wheel}"
     look = "python -c 'import job_thing, click; print(job_thing.__file__)'"
     ran = subprocess.run(
         ("sh", "-c", f"{install} && {look}"), cwd=tmp_path, env=seen, capture_output=True, text=True
