@@ -18,6 +18,7 @@ from dstack_agent.lease import Award, Claim
 from dstack_agent.ledger import Ledger
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.faults import Refused
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId
 from dstack_mesh.machine import AgentState, Machine, RunningJob
 from dstack_scheduler.agent_port import Hold, Question
@@ -27,6 +28,9 @@ from dstack_scheduler.verdict import Bid, Verdict
 
 THREADS = 4
 """Threads of its own, so that bids do not queue behind the copying of files."""
+
+SEEN_SECONDS = 1.0
+"""So long one reading answers questions; what is held or leased meanwhile ends it at once."""
 
 T = TypeVar("T")
 
@@ -38,6 +42,16 @@ class Store(Protocol):
     """What is asked of the chunk store."""
 
     def missing_manifest(self, digest: Digest) -> bool: ...
+
+
+@frozen
+class _Seen:
+    """What answers are made of, good until a moment of the loop's clock or the next change."""
+
+    until: float
+    strokes: int
+    machine: Machine
+    taken: tuple[Taken, ...]
 
 
 class BidDesk:
@@ -72,6 +86,7 @@ class BidDesk:
         self._name_of = name_of
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bids")
         self._group: asyncio.TaskGroup | None = None
+        self._seen: _Seen | None = None
 
     async def run(self) -> None:
         """Ends holds on time and carries awards out, until cancelled. Commits need it running."""
@@ -84,8 +99,16 @@ class BidDesk:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def ask(self, question: Question) -> Bid:
-        """Whether the agent could run the job. Changes nothing."""
-        return await self._in_thread(lambda: self._bid(question))
+        """Whether the agent could run the job. Changes nothing.
+
+        What was read for the last question serves the next ones for a second, or until the ledger
+        changes: a crowd that asks costs no reading each.
+        """
+        now = asyncio.get_running_loop().time()
+        seen = self._seen
+        if seen is None or now >= seen.until or self._ledger.changes.strokes != seen.strokes:
+            seen = self._seen = await self._in_thread(lambda: self._look(now + SEEN_SECONDS))
+        return self._bid(question, seen)
 
     async def reserve(self, question: Question, epoch: int, peer: PeerId) -> Hold:
         """Holds what the job needs, or renews the hold. Raises Busy with reasons, or Conflict."""
@@ -137,8 +160,12 @@ class BidDesk:
     def _verdict(self, question: Question, machine: Machine, taken: tuple[Taken, ...]) -> Verdict:
         return fit(question, machine, taken, self._state(), self._policy)
 
-    def _bid(self, question: Question) -> Bid:
-        verdict = self._verdict(question, self._machine(), self._ledger.taken())
+    def _look(self, until: float) -> _Seen:
+        strokes = self._ledger.changes.strokes
+        return _Seen(until, strokes, self._machine(), self._ledger.taken())
+
+    def _bid(self, question: Question, seen: _Seen) -> Bid:
+        verdict = self._verdict(question, seen.machine, seen.taken)
         inputs = zip(question.input_digests, question.input_sizes_bytes, strict=False)
         absent = (size for digest, size in inputs if self._store.missing_manifest(digest))
         return Bid(verdict, sum(absent))

@@ -11,6 +11,9 @@ from dstack_mesh.chunks.room import free_for_jobs
 from dstack_mesh.clock import Clock
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 
+MOMENT_SECONDS = 1.0
+"""So long a reading serves those who ask; reading it costs half a millisecond."""
+
 GPU_SECONDS = 2.0
 """How old the cards of a reading may be: a few milliseconds of driver calls for each."""
 
@@ -66,25 +69,29 @@ class Inventory:
         self._sources = tuple(sources)
         self._cpu_memory = cpu_memory
         self._allow_process = allow_process
+        self._machine = Fresh(self._read_machine, MOMENT_SECONDS, clock)
         self._gpus = Fresh(self._read_gpus, GPU_SECONDS, clock)
         self._docker = Fresh(docker, DOCKER_SECONDS, clock)
         self._pythons = Fresh(pythons, PYTHON_SECONDS, clock)
         self._lock = Lock()
 
     def read(self) -> Machine:
-        """The machine now. Cards carry a holder only where strangers use them."""
+        """The machine of this second. Cards carry a holder only where strangers use them."""
         with self._lock:
-            part = self._cpu_memory()
-            return Machine(
-                cpus=part.cpus,
-                memory_bytes=part.memory_bytes,
-                memory_free_bytes=part.memory_free_bytes,
-                disk_free_bytes=_disk_free(self._folder),
-                gpus=self._gpus.get(),
-                executors=self._executors(),
-                no_docker=self._docker.get(),
-                pythons=self._pythons.get(),
-            )
+            return self._machine.get()
+
+    def _read_machine(self) -> Machine:
+        part = self._cpu_memory()
+        return Machine(
+            cpus=part.cpus,
+            memory_bytes=part.memory_bytes,
+            memory_free_bytes=part.memory_free_bytes,
+            disk_free_bytes=_disk_free(self._folder),
+            gpus=self._gpus.get(),
+            executors=self._executors(),
+            no_docker=self._docker.get(),
+            pythons=self._pythons.get(),
+        )
 
     def _read_gpus(self) -> tuple[Gpu, ...]:
         found: dict[str, Gpu] = {}

@@ -17,7 +17,12 @@ from dstack_agent.inventory.docker_socket import (
     docker_socket,
     docker_trouble,
 )
-from dstack_agent.inventory.inventory import DOCKER_SECONDS, GPU_SECONDS, PYTHON_SECONDS
+from dstack_agent.inventory.inventory import (
+    DOCKER_SECONDS,
+    GPU_SECONDS,
+    MOMENT_SECONDS,
+    PYTHON_SECONDS,
+)
 from dstack_agent.inventory.nvml import NvmlSource
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.gpus import parse_declared
@@ -72,6 +77,8 @@ def test_parts_are_read_again_when_they_are_too_old(tmp_path: Path) -> None:
     )
     inventory.read()
     nvml.devices.pop()
+    assert inventory.read().cpus == 1
+    clock.time += MOMENT_SECONDS
     again = inventory.read()
     assert (again.cpus, len(again.gpus), reads) == (2, 2, {"docker": 1, "pythons": 1, "cpus": 2})
     clock.time += GPU_SECONDS
