@@ -22,6 +22,7 @@ from dstack_agent.executor.environment import Site, environment_of, free_ports
 from dstack_agent.executor.port import Executor
 from dstack_agent.executor.process import ProcessExecutor
 from dstack_agent.executor.pythons import available
+from dstack_agent.executor.starting import Spare
 from dstack_agent.idle import leave_when_idle
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
@@ -99,7 +100,8 @@ async def run_agent(settings: Settings) -> None:
         peers = Peers(home, channels, memory.store, portrait.card, roll.agents)
         notes = Notes()
         keeping = Keeping(settings.keep_days, settings.keep_work)
-        workshop = workshop_of(settings, memory, peers, portrait, wake, notes)
+        spare = Spare()
+        workshop = workshop_of(settings, memory, peers, portrait, wake, notes, spare)
         supervisor = Supervisor(workshop, keeping)
         notes.listener = supervisor.noted
         driving = Driving(memory.driven, driver_maker(peers))
@@ -111,6 +113,8 @@ async def run_agent(settings: Settings) -> None:
             await portrait.look()  # who says Hello is told where to call back
         ready = asyncio.Event()
         parts = [portrait.run(), supervisor.run(ready), desk.run(), driving.run(), roll.run()]
+        if settings.allow_process:
+            parts.append(spare.run())
         if membership is not None:
             parts.append(add_invitations(server, home, portrait.addresses, settings.host).run())
         if settings.idle_seconds is not None:
@@ -205,11 +209,12 @@ def workshop_of(
     portrait: SelfPortrait,
     wake: Wake,
     notes: Notes,
+    spare: Spare,
 ) -> Workshop:
     """What attempts are lived with."""
     engine = docker_socket() or DEFAULT_SOCKET
     executors: list[Executor] = [
-        ProcessExecutor(wake.path, settings.max_log_bytes),
+        ProcessExecutor(wake.path, settings.max_log_bytes, spare),
         DockerExecutor(
             engine, wake.path, portrait.peer_id, notes.say, log_bytes=settings.max_log_bytes
         ),

@@ -14,7 +14,6 @@ import fcntl
 import os
 import select
 import signal
-import sys
 import time
 
 from dstack_agent.executor import ending, record, tree
@@ -31,9 +30,9 @@ _BURST_SECONDS = 0.001
 _LONGEST_WAIT = 86_400.0  # poll takes no more than 24 days
 
 
-def own(folder: str) -> int:
-    """Takes the job whose task is on standard input, and sees it to its end."""
-    task = Task.decode(sys.stdin.buffer.read())
+def own(folder: str, told: bytes) -> int:
+    """Takes the job whose task was told, and sees it to its end."""
+    task = Task.decode(told)
     detach()
     tree.adopt_orphans()
     signals = signal_pipe()

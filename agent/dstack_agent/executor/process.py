@@ -10,7 +10,7 @@ from pathlib import Path
 from dstack_agent.executor import tree
 from dstack_agent.executor.environment import TMP, VIRTUAL_ENVIRONMENT, python_of
 from dstack_agent.executor.port import Ended, Launch
-from dstack_agent.executor.starting import start_shim, unprepared
+from dstack_agent.executor.starting import Spare, start_shim, unprepared
 from dstack_agent.executor.task import Task
 from dstack_agent.executor.virtualenv import make_virtual_environment
 from dstack_agent.executor.watching import (
@@ -38,11 +38,15 @@ class ProcessExecutor:
     Args:
         wake: The agent's datagram socket, for shims to poke; None for no pokes.
         log_bytes: What the log of a job may take on the disk; 0 for no limit.
+        spare: Whence a shim is taken that is started already; None for none.
     """
 
-    def __init__(self, wake: Path | None = None, log_bytes: int = 0) -> None:
+    def __init__(
+        self, wake: Path | None = None, log_bytes: int = 0, spare: Spare | None = None
+    ) -> None:
         self._wake = wake
         self._log_bytes = log_bytes
+        self._spare = spare
 
     @property
     def kind(self) -> ExecutorKind:
@@ -56,7 +60,7 @@ class ProcessExecutor:
             Invalid: A NUL character is in the commands or the environment.
         """
         task = await asyncio.to_thread(_prepare, launch, self._wake, self._log_bytes)
-        await start_shim(launch.folder, self.kind, task)
+        await start_shim(launch.folder, self.kind, task, self._spare)
 
     async def wait(self, folder: Path) -> Ended:
         """Waits until the job ended; one whose shim died is ended and called lost."""

@@ -1,0 +1,71 @@
+"""A shim that waits for its job: it is used once, replaced, and missed by nobody if it dies."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from dstack_agent.executor.port import Ended
+from dstack_agent.executor.process import ProcessExecutor
+from dstack_agent.executor.starting import Spare
+from support.eventually import eventually_async
+from support.launches import launch_of, spec_of, written
+
+
+@asynccontextmanager
+async def keeping() -> AsyncGenerator[Spare]:
+    """A spare that is kept ready within the block."""
+    spare = Spare()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(spare.run())
+        try:
+            yield spare
+        finally:
+            running.cancel()
+
+
+async def pid(spare: Spare) -> int:
+    """The process that waits, once there is one."""
+
+    async def look() -> int:
+        return spare.waiting
+
+    return await eventually_async(look, within=10)
+
+
+async def ran(executor: ProcessExecutor, folder: Path, command: str) -> Ended:
+    await executor.launch(launch_of(folder, spec_of(command)))
+    return await executor.wait(folder)
+
+
+async def test_each_job_takes_the_one_that_waits_and_another_takes_its_place(
+    tmp_path: Path,
+) -> None:
+    async with keeping() as spare:
+        executor = ProcessExecutor(spare=spare)
+        seen: list[int] = []
+        for number in range(3):
+            seen.append(await pid(spare))
+            ended = await ran(executor, tmp_path / f"r.{number}.1", f"echo {number}; exit {number}")
+            assert ended.exit_code == number
+            assert written(tmp_path / f"r.{number}.1")[0] == f"{number}\n".encode()
+        assert len(set(seen)) == 3
+
+
+async def test_a_job_whose_spare_was_killed_starts_once(tmp_path: Path) -> None:
+    async with keeping() as spare:
+        os.kill(await pid(spare), signal.SIGKILL)
+        ended = await ran(ProcessExecutor(spare=spare), tmp_path / "r.0.1", "echo once")
+        assert ended.exit_code == 0
+        assert written(tmp_path / "r.0.1")[0] == b"once\n"
+
+
+async def test_a_spare_without_a_job_ends_with_its_agent() -> None:
+    async with keeping() as spare:
+        waiting = await pid(spare)
+    with pytest.raises(ProcessLookupError):
+        os.kill(waiting, 0)
