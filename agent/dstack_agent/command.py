@@ -74,7 +74,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 )
 def start(log_json: bool, **flags: object) -> None:
     """Serve until stopped. In a home that joined a mesh no option is needed."""
-    settings = _settings(flags)
+    settings = _settings_of(flags)
     # Both are read when grpc is loaded: jobs are started by fork and exec, which it need not know.
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -128,12 +128,12 @@ def check(home: str | None, as_json: bool, listen: str | None) -> int:
     """Show what jobs would get on this machine, and what stands in the way."""
     from dstack_agent.checkup import examine, shape, told
 
-    found = examine(_settings({"home": home, "listen": listen}))
+    found = examine(_settings_of({"home": home, "listen": listen}))
     click.echo(json.dumps(shape(found)) if as_json else told(found))
     return 1 if found.problems else 0
 
 
-def _settings(flags: Mapping[str, object]) -> "Settings":
+def _settings_of(flags: Mapping[str, object]) -> "Settings":
     """The settings in effect. A wrong value is a mistake of usage, as a wrong flag is."""
     from dstack_agent.settings import read_settings
     from dstack_mesh.faults import Invalid
