@@ -160,7 +160,9 @@ def reported(path: Path) -> Generator[None]:
             ) from error
         if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise Busy(f"Another process is writing {path}.", str(error), "Try again.") from error
-        raise Refused(f"The database {path} cannot be used.", str(error)) from error
+        raise Refused(
+            f"The database {path} cannot be used.", str(error), "Check the disk and its rights."
+        ) from error
     except sqlite3.DatabaseError as error:
         raise Refused(
             f"The database {path} is damaged.",
