@@ -39,13 +39,23 @@ class Spare:
             while True:
                 self._wanted.clear()
                 try:
-                    self._ready = await _spawn(spare.NO_FOLDER, "process", None)
+                    await self._start()
                 except OSError as error:
                     log.warning("no spare shim can be started: %s", error)
                 await self._wanted.wait()
         finally:
             if (unused := self.take()) is not None:
                 await unused.communicate(b"")
+
+    async def _start(self) -> None:
+        # asyncio may wait for ever for a process whose start was cancelled half-way, so it is
+        # started to the end and ended by `run`.
+        starting = asyncio.ensure_future(_spawn(spare.NO_FOLDER, "process", None))
+        try:
+            self._ready = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._ready = await starting
+            raise
 
     def take(self) -> Process | None:
         """The spare, if it is ready; it is the caller's from now on."""

@@ -69,3 +69,13 @@ async def test_a_spare_without_a_job_ends_with_its_agent() -> None:
         waiting = await pid(spare)
     with pytest.raises(ProcessLookupError):
         os.kill(waiting, 0)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_it_ends_at_whatever_moment_it_is_told_to(turns: int) -> None:
+    """Also half-way through the start of a process."""
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(Spare().run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
