@@ -11,7 +11,7 @@ from typing import NamedTuple
 import yaml
 
 from dstack_scheduler.workflow.problem import Code, Place, Report
-from dstack_scheduler.workflow.syntax import in_words, tab_indentation
+from dstack_scheduler.workflow.syntax import MAX_DEPTH, TOO_DEEP, in_words, tab_indentation
 from dstack_scheduler.workflow.tree import (
     Kind,
     ListNode,
@@ -23,7 +23,6 @@ from dstack_scheduler.workflow.tree import (
 )
 
 MAX_BYTES = 256 * 1024
-MAX_DEPTH = 32
 MAX_ALIASES = 100
 MAX_NODES = 50_000
 """Values of one file, aliases written out: ten lines of aliases can stand for billions."""
@@ -231,12 +230,7 @@ class _Reader:
 
     def _check_depth(self, place: Place, height: int) -> None:
         if len(self._open) + height > MAX_DEPTH:
-            self._refuse(
-                place,
-                Code.TOO_DEEP,
-                f"Lists and mappings are nested more than {MAX_DEPTH} deep.",
-                "write it flatter",
-            )
+            self._refuse(place, *TOO_DEEP)
 
     def _start(self, event: yaml.SequenceStartEvent | yaml.MappingStartEvent) -> None:
         place = self._place(event)

@@ -3,6 +3,15 @@
 from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.tree import shorten
 
+MAX_DEPTH = 32
+"""Lists and mappings within each other."""
+
+TOO_DEEP = (
+    Code.TOO_DEEP,
+    f"Lists and mappings are nested more than {MAX_DEPTH} deep.",
+    "write it flatter",
+)
+
 _SYNTAX = (
     (
         "mapping values are not allowed",
@@ -65,6 +74,8 @@ def tab_indentation(lines: list[str], line: int) -> tuple[int, int] | None:
 
 def in_words(problem: str) -> tuple[Code, str, str]:
     """Code, message and hint for what the parser says."""
+    if "nesting depth" in problem:  # libyaml reads ahead, and newer ones have a limit of their own
+        return TOO_DEEP
     for words, message, hint in _SYNTAX:
         if words in problem:
             return Code.SYNTAX, message, hint

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from dstack_scheduler.workflow.document import (
     MAX_ALIASES,
     MAX_BYTES,
-    MAX_DEPTH,
     SourceFile,
     decode,
     read_tree,
 )
 from dstack_scheduler.workflow.problem import Code, Report
+from dstack_scheduler.workflow.syntax import MAX_DEPTH
 from dstack_scheduler.workflow.tree import Kind, ListNode, MapNode, Node, ScalarNode, plain_kind
 
 
