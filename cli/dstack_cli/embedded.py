@@ -1,7 +1,8 @@
 """The agent of this home: used if one runs, else a private one is started as a process of its own.
 
 A private agent serves its owner alone, on a Unix socket, and leaves when it was idle for a while.
-Two commands may start one at once: the agent itself lets only one live, and both use that one.
+Two commands may start one at once: the agent itself lets only one live, both use that one, and the
+other is ended before its turn comes.
 """
 
 import os
@@ -36,12 +37,19 @@ class Starting:
 
 def answers(home: Home) -> bool:
     """Whether an agent of this home listens now."""
+    return _server(home) is not None
+
+
+def _server(home: Home) -> int | None:
+    """The process that listens for this home's owner; None if nobody does."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(home.agent_socket))
         except OSError:
-            return False
-    return True
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, _, _ = _CREDENTIALS.unpack(credentials)
+    return int(pid)
 
 
 def start(home: Home) -> Starting:
@@ -66,19 +74,22 @@ def start(home: Home) -> Starting:
 
 
 def wait_until_ready(home: Home, starting: Starting) -> None:
-    """Returns once the agent answers.
+    """Returns once an agent answers: the one that was started, or one that was faster.
 
     Raises:
         Unreachable: It ended, or it does not answer in time; the end of its log is told.
     """
     deadline = time.monotonic() + READY_WITHIN_SECONDS
-    while not answers(home):
+    while (serving := _server(home)) is None:
         ended = starting.process.poll()
         if ended not in (None, 0) and not answers(home) and not _another_starts(home, deadline):
             raise _did_not_start(starting, f"It ended with exit code {ended}.")
         if time.monotonic() > deadline:
             raise _did_not_start(starting, f"It did not answer in {READY_WITHIN_SECONDS:.0f} s.")
         time.sleep(LOOK_EVERY_SECONDS)
+    if serving != starting.process.pid:
+        # Nobody needs it, and if it were slow it would take the home after the other has left.
+        starting.process.terminate()
 
 
 def ensure(home: Home) -> None:
@@ -93,13 +104,9 @@ def retire(home: Home) -> None:
     Its jobs go on; whoever serves this home next finds them. Without this a daemon could not start
     in a home that has just joined.
     """
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(home.agent_socket))
-        except OSError:
-            return
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, _, _ = _CREDENTIALS.unpack(credentials)
+    pid = _server(home)
+    if pid is None:
+        return
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + RETIRE_SECONDS
     while answers(home) and time.monotonic() < deadline:

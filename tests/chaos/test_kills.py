@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psutil import process_iter
 
 from support.eventually import eventually
 from support.lab import DSTACK, Peer, join_mesh, make_peer, project, said
@@ -156,8 +157,8 @@ def test_a_stopped_job_leaves_no_process_behind(
     laptop.env = {**laptop.env, "DSTACK_SEEDS": f"127.0.0.1:{free_port}"}
 
     def alive() -> list[str]:
-        listed = subprocess.run(("ps", "-eo", "pid,args"), capture_output=True, text=True)
-        return [line for line in listed.stdout.splitlines() if f" {mark} " in line]
+        listed = (" ".join(each.info["cmdline"] or ()) for each in process_iter(["cmdline"]))
+        return [line for line in listed if f"{mark} " in line]
 
     with station.runner("--listen", f"127.0.0.1:{free_port}"):
         name = laptop.dstack("run", "tree", "--remote", "-d", "-q", cwd=code, check=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
@@ -9,6 +10,8 @@ import pytest
 
 from dstack_agent.executor.record import start_time
 from dstack_agent.succession import ask_to_leave
+from dstack_cli import embedded
+from dstack_mesh.home import Home
 from support.eventually import eventually
 from support.lab import RUNNER, Peer, invitation, make_peer, project
 
@@ -52,6 +55,24 @@ def test_who_only_has_a_private_agent_can_invite(laptop: Peer, tmp_path: Path) -
     with invitation(laptop, "runner") as (code, addresses):
         joined = guest.dstack("mesh", "join", code, addresses[0], "--yes", "--json", check=True)
     assert json.loads(joined.stdout)["mesh"] == "lab"
+
+
+def test_an_agent_that_starts_too_late_is_ended_and_takes_no_home_over(
+    laptop: Peer, tmp_path: Path
+) -> None:
+    folder = project(tmp_path / "project", WORKFLOWS.replace("$GO", "/"))
+    home = Home(laptop.home)
+    late = embedded.start(home)
+    os.kill(late.process.pid, signal.SIGSTOP)
+    laptop.dstack("run", "long", cwd=folder, check=True)
+    embedded.wait_until_ready(home, late)
+    embedded.retire(home)
+    os.kill(late.process.pid, signal.SIGCONT)
+    try:
+        assert late.process.wait(timeout=10) == -signal.SIGTERM
+        assert not embedded.answers(home)
+    finally:
+        late.process.kill()
 
 
 def test_a_process_that_only_has_the_pid_of_a_private_agent_is_left_alone(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Lab:
         while True:
             await asyncio.sleep(0.005)
             machine = self.chance.choice(self.machines)
-            # One answer in ten gets lost, however few are given: a driver that is alone goes on too.
+            # One answer in ten, however few are given: a driver that is alone goes on too.
             machine.lost_answers = int(self.chance.random() < 0.1)
             for job in machine.running:
                 if self.chance.random() < 0.3:

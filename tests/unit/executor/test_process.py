@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from psutil import process_iter
 
 from dstack_agent.executor import record
 from dstack_agent.executor.port import Ended
@@ -152,7 +153,7 @@ def _running(command: str) -> bool:
 
 def _arguments() -> str:
     """Arguments of every process of this machine."""
-    return subprocess.run(("ps", "-eo", "args"), capture_output=True, text=True, check=True).stdout
+    return "\n".join(" ".join(each.info["cmdline"] or ()) for each in process_iter(["cmdline"]))
 
 
 async def test_commands_share_one_shell_and_the_first_failure_ends_them(folder: Path) -> None:
