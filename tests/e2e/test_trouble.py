@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from psutil import pid_exists
 
 from support.alone import agent_pid, alone
 from support.eventually import eventually
@@ -71,7 +72,8 @@ def end_agent(peer: Peer) -> None:
     pid = agent_pid(peer)
     assert pid is not None
     os.kill(pid, signal.SIGTERM)
-    eventually(lambda: agent_pid(peer) is None, within=10)
+    # Its databases are closed, and their side files gone, only when the process has ended.
+    eventually(lambda: not pid_exists(pid), within=10)
 
 
 # Ports.
