@@ -91,6 +91,25 @@ class Host:
         for chain in ("INPUT", "OUTPUT"):
             self.run("iptables", "-A", chain, "-d", "224.0.0.0/4", "-j", "DROP")
 
+    def add(self, name: str, kind: str, address: str) -> None:
+        """Another interface, of a kind that `ip link` knows, with an address as 10.9.0.1/24."""
+        self.run("ip", "link", "add", name, "type", *kind.split())
+        self.run("ip", "address", "add", address, "brd", "+", "dev", name)
+        self.run("ip", "link", "set", name, "up")
+
+    def cable(self, other: "Host", name: str, network: str) -> tuple[str, str]:
+        """A second cable straight to another machine; the addresses on both ends. `network` as
+        "10.9.0"."""
+        ends = (f"{network}.1", f"{network}.2")
+        self.run(
+            *("ip", "link", "add", name, "type", "veth"),
+            *("peer", "name", name, "netns", other.namespace),
+        )
+        for host, address in zip((self, other), ends, strict=True):
+            host.run("ip", "address", "add", f"{address}/24", "brd", "+", "dev", name)
+            host.run("ip", "link", "set", name, "up")
+        return ends
+
     def drop_from(self, other: "Host") -> None:
         """A one-way cut: what the other sends does not arrive."""
         self.run("iptables", "-A", "INPUT", "-s", other.address, "-j", "DROP")

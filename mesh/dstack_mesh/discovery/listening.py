@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,8 +21,6 @@ RESOLVE_SECONDS = 3.0
 RESOLVED_AT_ONCE = 8
 MOST_WAITING = 256
 """Announcements that wait to be resolved; a flood is dropped, not stored."""
-
-_IP_MULTICAST_ALL = getattr(socket, "IP_MULTICAST_ALL", 49)
 
 
 @asynccontextmanager
@@ -109,8 +106,6 @@ async def _open(addresses: tuple[IPv4Address, ...], sieve: Sieve) -> "AsyncZeroc
         raise Unreachable(f"{failed}.", code="no-multicast") from failed
     for reader in zeroconf.zeroconf.engine.readers:
         transport = reader.transport
-        # A packet of another interface is for whoever listens there.
-        reader.sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
         inner = cast(asyncio.DatagramProtocol, transport.get_protocol())
         transport.set_protocol(_Sieved(inner, sieve))
     return zeroconf

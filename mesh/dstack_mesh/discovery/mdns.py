@@ -10,12 +10,17 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Network
 
 from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.discovery.announcement import Announcement, Sighting
 from dstack_mesh.discovery.changes import LOOK_AGAIN_SECONDS, watching
-from dstack_mesh.discovery.interfaces import addresses_of, multicast_interfaces, read_interfaces
+from dstack_mesh.discovery.interfaces import (
+    Interface,
+    addresses_of,
+    multicast_interfaces,
+    read_interfaces,
+)
 from dstack_mesh.discovery.listening import announce, listening
 from dstack_mesh.discovery.sieve import Everybody, Holder, Interest, Members, Nobody, Sieve
 from dstack_mesh.discovery.switch import enabled
@@ -24,14 +29,10 @@ from dstack_mesh.ids import Address
 
 log = logging.getLogger(__name__)
 
-Networks = dict[str, tuple[IPv4Address, ...]]
-"""Own addresses, by the interface."""
 
-
-def networks() -> Networks:
+def networks() -> tuple[Interface, ...]:
     """Interfaces to announce on; loopback on a machine without any."""
-    found = multicast_interfaces(read_interfaces(), loopback_if_alone=True)
-    return {one.name: addresses_of([one]) for one in found}
+    return multicast_interfaces(read_interfaces(), loopback_if_alone=True)
 
 
 class Multicast:
@@ -51,7 +52,7 @@ class Multicast:
         on_sighting: Callable[[Sighting], None],
         on_trouble: Callable[[str], None] = log.warning,
         clock: Clock | None = None,
-        look: Callable[[], Networks] = networks,
+        look: Callable[[], tuple[Interface, ...]] = networks,
     ) -> None:
         self._announcement = announcement
         self._on_sighting = on_sighting
@@ -62,40 +63,41 @@ class Multicast:
 
     async def run(self) -> None:
         """Runs until cancelled; an interface that comes, goes, moves or slept begins anew."""
-        running: dict[str, asyncio.Task[None]] = {}
-        on: Networks = {}
+        running: dict[Interface, asyncio.Task[None]] = {}
+        sieves: dict[Interface, Sieve] = {}
         async with watching(self._clock) as changes, asyncio.TaskGroup() as tasks:
             while True:
                 found = self._look()
-                for name in [name for name in on if found.get(name) != on[name]]:
-                    del on[name]
-                    await _end(running.pop(name))
-                for name, addresses in found.items():
-                    if name not in on:
-                        on[name] = addresses
-                        running[name] = tasks.create_task(self._stay(name, addresses))
+                for one in [one for one in running if one not in found]:
+                    del sieves[one]
+                    await _end(running.pop(one))
+                for one in found:
+                    if one not in running:
+                        sieves[one] = Sieve(_interest(self._announcement))
+                        running[one] = tasks.create_task(self._stay(one, sieves[one]))
+                    sieves[one].elsewhere = _elsewhere(one, found)
                 if not found:
                     self._trouble("", "Multicast does not work here: no network leads anywhere.")
                 if await changes.wait():
                     log.info("the machine slept: announcing again")
-                    on.clear()
                     while running:
                         await _end(running.popitem()[1])
 
-    async def _stay(self, name: str, addresses: tuple[IPv4Address, ...]) -> None:
+    async def _stay(self, on: Interface, sieve: Sieve) -> None:
         from zeroconf import Error
 
+        addresses = addresses_of([on])
         while True:
             try:
-                sieve = Sieve(_interest(self._announcement))
-                async with listening(addresses, sieve, self._heard, name) as zeroconf:
+                async with listening(addresses, sieve, self._heard, on.name) as zeroconf:
                     told = self._announcement and self._announcement.reached_at(addresses)
                     if self._announcement is not None and told:
                         await announce(zeroconf, self._announcement, told)
-                    self._said.pop(name, None)
+                    self._said.pop(on.name, None)
                     await asyncio.Event().wait()
             except* (OSError, RuntimeError, Error, Unreachable) as failed:
-                self._trouble(name, f"Multicast does not work on {name}: {failed.exceptions[0]}")
+                what = f"Multicast does not work on {on.name}: {failed.exceptions[0]}"
+                self._trouble(on.name, what)
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     def _heard(self, sighting: Sighting) -> None:
@@ -115,6 +117,16 @@ def _interest(announcement: Announcement | None) -> Interest:
     return Members(key) if key else Nobody()
 
 
+def _elsewhere(on: Interface, all_of_them: tuple[Interface, ...]) -> tuple[IPv4Network, ...]:
+    """Networks that only other interfaces lead to."""
+    return tuple(
+        network
+        for one in all_of_them
+        for network in one.networks
+        if not any(network.overlaps(own) for own in on.networks)
+    )
+
+
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
@@ -127,7 +139,7 @@ async def find_invite(invite_id: str, within: float) -> tuple[Address, ...]:
         Unreachable: Multicast does not work here.
     """
     found: asyncio.Future[Sighting] = asyncio.get_running_loop().create_future()
-    here = tuple(address for addresses in networks().values() for address in addresses)
+    here = addresses_of(networks())
 
     def heard(sighting: Sighting) -> None:
         if sighting.of_invite(invite_id) and not found.done():

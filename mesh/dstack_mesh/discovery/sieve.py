@@ -7,7 +7,8 @@ sent again, so what goes under one instance's name has a limit too.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
 from dstack_mesh.discovery.announcement import is_tag
@@ -107,21 +108,21 @@ class Sieve:
 
     Args:
         interest: In which answers.
-        heard: Told of every packet, before anything is decided.
+        elsewhere: Networks of other interfaces. The kernel gives every listener what arrives on
+            any of them (`IP_MULTICAST_ALL`, which loses packets where the port is shared), and
+            what comes from there is for whoever listens there.
     """
 
-    def __init__(
-        self, interest: Interest, heard: Callable[[bytes, str], None] | None = None
-    ) -> None:
+    def __init__(self, interest: Interest, elsewhere: Sequence[IPv4Network] = ()) -> None:
         self._interest = interest
-        self._heard = heard
+        self.elsewhere = tuple(elsewhere)
         self._queries = Bucket(QUERIES_A_SECOND)
 
     def takes(self, packet: bytes, source: str, now: float) -> bool:
         """Whether this packet is looked at."""
-        if self._heard is not None:
-            self._heard(packet, source)
         if not 12 < len(packet) <= LONGEST_PACKET or _OURS not in packet:
+            return False
+        if self.elsewhere and any(IPv4Address(source) in one for one in self.elsewhere):
             return False
         if packet[2] & _TRUNCATED:  # it would be kept until its rest comes
             return False

@@ -1,6 +1,7 @@
 """What of a network's multicast DNS is looked at."""
 
 import secrets
+from ipaddress import IPv4Network
 
 import pytest
 from hypothesis import given
@@ -97,3 +98,10 @@ def test_a_bucket_never_gives_more_than_its_rate(pauses: list[float]) -> None:
         now += pause
         taken += bucket.takes(now)
     assert taken <= 10 + 5 * now + 1
+
+
+def test_what_comes_from_another_interfaces_network_is_left_to_it() -> None:
+    sieve = Sieve(Members(KEY), [IPv4Network("10.9.0.0/24")])
+    assert not sieve.takes(of(KEY), "10.9.0.1", 0.0)
+    assert sieve.takes(of(KEY), "10.0.0.1", 0.0)
+    assert sieve.takes(of(KEY), "192.168.7.7", 0.0), "an alias of a neighbour's"
