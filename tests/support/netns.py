@@ -87,9 +87,14 @@ class Host:
         _run("ip", "-n", self.switch, "link", "set", self.link, "up")
 
     def drop_multicast(self) -> None:
-        """As many Wi-Fi guest networks do: nothing to or from a group address gets through."""
+        """Its own firewall does: nothing to or from a group address gets through."""
         for chain in ("INPUT", "OUTPUT"):
             self.run("iptables", "-A", chain, "-d", "224.0.0.0/4", "-j", "DROP")
+
+    def lose_multicast(self) -> None:
+        """As many Wi-Fi guest networks do: what others send to a group does not arrive."""
+        port = ("dev", self.link, "mcast_flood", "off")
+        _run("bridge", "-n", self.switch, "link", "set", *port)
 
     def add(self, name: str, kind: str, address: str) -> None:
         """Another interface, of a kind that `ip link` knows, with an address as 10.9.0.1/24."""
