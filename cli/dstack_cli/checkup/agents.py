@@ -114,12 +114,8 @@ def _no_hello(check: str, way: Way, by: str) -> Finding:
         f"something answers at {way.address}, and not as an agent of this mesh: {way.trouble} {by}"
     )
     if way.code in ("certificate-expired", "certificate-not-yet-valid"):
-        return warned(
-            check,
-            way.code,
-            f"{way.address} is there; this home's certificate is no good",
-            "see: mesh",
-        )
+        what = f"{way.address} is there; this home's certificate is no good"
+        return warned(check, way.code, what, "see: mesh")
     if way.code in ("too-old", "protocol"):
         return failed(
             check, "version-skew", what, "pip install -U dstack-mesh   (on the older one)"
@@ -147,11 +143,12 @@ def _not_called(sights: Sights) -> list[Finding]:
 
 
 def _nobody(sights: Sights) -> Finding:
+    heard = "and no agent of this mesh announces itself" if sights.mdns else "and no multicast"
     where = f" ({sights.strangers} of other meshes are heard)" if sights.strangers else ""
     return warned(
         "agents",
         "nobody",
-        f"nobody is known: no seed, no memory, and no agent of this mesh announces itself{where}",
+        f"nobody is known: no seed, no memory, {heard}{where}",
         "on another machine: dstack-runner start; or here: export DSTACK_SEEDS=HOST:7420",
     )
 

@@ -184,8 +184,10 @@ def _sections(path: Path) -> Sections:
 
 def _first_line(error: Exception) -> str:
     """What and where, without the line itself, which may be a key."""
-    if isinstance(error, configparser.ParsingError):
-        return f"{error.source}, line {error.errors[0][0]}" if error.errors else str(error.source)
-    if isinstance(error, configparser.MissingSectionHeaderError):
-        return f"{error.source}, line {error.lineno}: no [section] before it"
-    return f"{type(error).__name__} {getattr(error, 'filename', None) or ''}".strip()
+    match error:
+        case configparser.MissingSectionHeaderError():
+            return f"{error.source}, line {error.lineno}: no [section] before it"
+        case configparser.ParsingError():
+            return f"{error.source}, line {error.errors[0][0]}"
+        case _:
+            return f"{type(error).__name__} {getattr(error, 'filename', None) or ''}".strip()

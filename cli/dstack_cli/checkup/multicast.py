@@ -21,14 +21,8 @@ ALLOW = (
 def judge_multicast(sights: Sights) -> Sequence[Finding]:
     """One finding for each network that could carry it."""
     if not sights.mdns:
-        return [
-            warned(
-                CHECK,
-                "mdns-off",
-                "turned off by DSTACK_MDNS=0: agents are found by seeds only",
-                "unset DSTACK_MDNS",
-            )
-        ]
+        what = "turned off by DSTACK_MDNS=0: agents are found by seeds only"
+        return [warned(CHECK, "mdns-off", what, "unset DSTACK_MDNS")]
     on = {one.name: one for one in multicast_interfaces(sights.interfaces)}
     if not on:
         return [_nowhere(sights)]

@@ -33,6 +33,8 @@ _FILES_OF_A_PERSON = (
     ".cache/huggingface/token",
     ".pypirc",
 )
+_VALUE = re.compile(r"([\w.\-]+)[\"']?\s*[:=]\s*(\S+)")
+_NETRC = re.compile(r"\b(password)\s+(\S+)")
 _PUBLIC = {"mesh_id", "mesh_name", "peer_id", "role", "seeds", "not_before", "not_after", "version"}
 
 _NAMES = (
@@ -152,8 +154,20 @@ def _of_file(path: Path) -> Iterator[str]:
     for line in text.splitlines():
         if line.startswith("-----") or path.name == "peer-id":
             continue
-        yield line.strip()
-        yield from (word.strip("\"'") for word in re.split(r"[\s:=@]+", line) if len(word) > 7)
+        yield from _of_line(line.strip())
+
+
+def _of_line(line: str) -> Iterator[str]:
+    """Its values, not the names before them: taken out elsewhere, a name would no longer mark what
+    follows it."""
+    if "://" in line:
+        yield from _of_address(line)
+    named = [*_VALUE.findall(line), *_NETRC.findall(line)]
+    for name, value in named:
+        if is_secret_name(name):
+            yield value.strip("\"'")
+    if not named and len(line.split()) == 1:
+        yield line
 
 
 def _of_json(value: object) -> Iterator[str]:

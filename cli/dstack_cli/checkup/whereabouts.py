@@ -37,7 +37,7 @@ def _own_agent(sights: Sights) -> list[Finding]:
     where = ", ".join(f"{_host(one)}" for one in said)
     if outside and on and not outside & {one.name for one in on}:
         names = ", ".join(one.name for one in on)
-        kind = "a bridge for containers; it" if leads_nowhere(on[0].name) else "which"
+        kind = "a bridge for containers: it" if leads_nowhere(on[0].name) else "which"
         what = (
             f"the agent here listens only at {where} on {names}, {kind} leads to no other machine"
         )
