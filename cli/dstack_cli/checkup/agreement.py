@@ -34,12 +34,12 @@ def judge_clocks(sights: Sights) -> Sequence[Finding]:
     middle = sorted(clocks[who] for who in agreed)[len(agreed) // 2]
     off = {who: at - middle for who, at in clocks.items() if who not in agreed}
     if not off:
-        return [passed("clock", f"within {max(map(abs, ahead.values())):.1f} s of {_all(ahead)}")]
+        return [passed("clock", f"within {max(map(abs, ahead.values())):.2f} s of {_all(ahead)}")]
     return [_off(sights, who, by, len(agreed), len(clocks)) for who, by in off.items()]
 
 
 def _all(ahead: dict[PeerId, float]) -> str:
-    return "the other agent" if len(ahead) == 1 else f"all {len(ahead)} other agents"
+    return "the other agent" if len(ahead) == 1 else f"all the other {len(ahead)} agents"
 
 
 def _off(sights: Sights, who: PeerId | None, by: float, agreed: int, of: int) -> Finding:
