@@ -113,11 +113,12 @@ def join(code: str, address: str | None, home: str | None, yes: bool) -> None:
 def status(home: str | None, as_json: bool) -> None:
     """Show whether the agent of this home serves, and what it has and runs."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    from dstack_agent.status import read_status, shape, told
+    from dstack_agent.status import problems, read_status, shape, told
     from dstack_mesh.home import Home
 
-    answer = read_status(Home.of_environment(home))
-    click.echo(json.dumps(shape(answer)) if as_json else told(answer))
+    where = Home.of_environment(home)
+    answer, troubles = read_status(where), problems(where)
+    click.echo(json.dumps(shape(answer, troubles)) if as_json else told(answer, troubles))
 
 
 @root.command()

@@ -48,6 +48,7 @@ from dstack_agent.settings import Settings
 from dstack_agent.steering import Steering
 from dstack_agent.succession import take_home
 from dstack_mesh.clock import SystemClock
+from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.faults import Refused
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId
@@ -97,6 +98,7 @@ async def run_agent(settings: Settings) -> None:
 
         portrait = portrait_of(settings, membership, memory, port)
         roll = roll_of(settings, channels, portrait)
+        twins = Twins(home, portrait.card, CLOCK, roll.heard)
         peers = Peers(home, channels, memory.store, portrait.card, roll.agents)
         notes = Notes()
         keeping = Keeping(settings.keep_days, settings.keep_work)
@@ -106,13 +108,14 @@ async def run_agent(settings: Settings) -> None:
         notes.listener = supervisor.noted
         driving = Driving(memory.driven, driver_maker(peers))
         desk = desk_of(settings, memory, portrait, supervisor, peers)
-        add_servicers(server, served_of(memory, portrait, roll, supervisor, driving, desk))
+        add_servicers(server, served_of(memory, portrait, roll, twins, supervisor, driving, desk))
         health = add_standard_services(server)
 
         if membership is not None:
             await portrait.look()  # who says Hello is told where to call back
         ready = asyncio.Event()
         parts = [portrait.run(), supervisor.run(ready), desk.run(), driving.run(), roll.run()]
+        parts.append(twins.run())
         if settings.allow_process:
             parts.append(spare.run())
         if membership is not None:
@@ -279,6 +282,7 @@ def served_of(
     memory: Memory,
     portrait: SelfPortrait,
     roll: RollCall,
+    twins: Twins,
     supervisor: Supervisor,
     driving: Driving,
     desk: BidDesk,
@@ -292,7 +296,7 @@ def served_of(
         machine=portrait.machine,
         running=supervisor.running,
         known=roll.hints,
-        heard=roll.heard,
+        heard=twins.heard,
     )
     wishes = Wishes(supervisor.follow, steering.stop, memory.records.acknowledge, memory.store)
     runs = Runs(listings.listing, driving.drive, memory.tags.state)

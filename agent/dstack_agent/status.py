@@ -1,8 +1,11 @@
 """What the agent of a home says of itself, asked over its own socket."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from dstack_mesh.card import HelloAnswer
+from dstack_mesh.discovery.twins import HINT, read_twins, sentence
 from dstack_mesh.faults import Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.machine import Gpu
@@ -35,7 +38,12 @@ async def _ask(home: Home) -> HelloAnswer:
         await channels.close()
 
 
-def shape(answer: HelloAnswer) -> dict[str, object]:
+def problems(home: Home) -> list[str]:
+    """What the agent of a home noticed lately and cannot mend."""
+    return [sentence(twin) for twin in read_twins(home, datetime.now(UTC))]
+
+
+def shape(answer: HelloAnswer, troubles: Sequence[str] = ()) -> dict[str, object]:
     """The JSON of `dstack-runner status`."""
     machine = answer.machine
     return {
@@ -58,6 +66,7 @@ def shape(answer: HelloAnswer) -> dict[str, object]:
         "gpus": [gpu_shape(gpu) for gpu in machine.gpus],
         "executors": sorted(kind.value for kind in machine.executors),
         "pythons": list(machine.pythons),
+        "problems": list(troubles),
     }
 
 
@@ -73,7 +82,7 @@ def gpu_shape(gpu: Gpu) -> dict[str, object]:
     }
 
 
-def told(answer: HelloAnswer) -> str:
+def told(answer: HelloAnswer, troubles: Sequence[str] = ()) -> str:
     """The same for people."""
     where = ", ".join(answer.card.addresses)
     reached = f"reached at {where}" if where else "reached from this machine only"
@@ -82,6 +91,7 @@ def told(answer: HelloAnswer) -> str:
         f"peers: {len(answer.known)}",
         f"jobs:  {', '.join(f'{job.run_name}.{job.job}' for job in answer.running) or 'none'}",
         *(gpu_line(gpu) for gpu in answer.machine.gpus),
+        *(f"problem: {each}\n  fix: {HINT}" for each in troubles),
     ]
     return "\n".join(lines)
 

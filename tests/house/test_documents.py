@@ -226,6 +226,17 @@ def test_a_code_that_is_not_documented_would_be_found() -> None:
     assert "brand-new" not in words(page("errors.md"))
 
 
+def test_every_cause_that_doctor_tells_is_documented() -> None:
+    described = words(sections(page("troubleshooting.md"))["What doctor finds"])
+    causes: set[str] = set()
+    for path in (ROOT / "cli" / "dstack_cli" / "checkup").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and _names(node.func) & {"failed", "warned"}:
+                causes |= {text for one in node.args[1:2] for text in _texts(one)}
+    assert len(causes) > 40
+    assert causes - described == set()
+
+
 def test_every_mistake_in_a_workflow_file_is_documented() -> None:
     described = words(sections(page("errors.md"))["Workflow files"])
     assert {code.value for code in Code} - described == set()

@@ -1,7 +1,8 @@
 """The part of an agent that finds others and is found: a server, Hello and the roll.
 
 In a process of its own it prints whom it knows, as one line of JSON for each change:
-`python -m support.mesh_agent HOME NAME [--port N] [--seed HOST:PORT] [--no-mdns]`
+`python -m support.mesh_agent HOME NAME [--port N] [--seed HOST:PORT] [--no-mdns]`, with a clock
+that is off by `--clock-off SECONDS`, or as `--version V` with `--protocol N`.
 """
 
 import argparse
@@ -10,14 +11,15 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 
 from dstack_agent.servicers.membership import Answers, MembershipServicer
-from dstack_mesh.card import PeerCard
-from dstack_mesh.clock import SystemClock
+from dstack_mesh.card import PROTOCOL, PeerCard
+from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.discovery.interfaces import own_addresses
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address
@@ -27,7 +29,7 @@ from dstack_mesh.v1 import membership_pb2_grpc
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import open_roll_call
 from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
-from support.meshes import card_of, member
+from support.meshes import OffClock, card_of, member
 
 MACHINE = Machine(cpus=4, memory_bytes=8 << 30, memory_free_bytes=4 << 30, disk_free_bytes=9 << 30)
 
@@ -61,12 +63,15 @@ async def mesh_agent(
     seeds: tuple[str, ...] = (),
     mdns: bool = False,
     local: bool = False,
+    clock: Clock | None = None,
+    version: str = "0.1.0",
+    protocol: int = PROTOCOL,
 ) -> AsyncGenerator[MeshAgent]:
     """Runs one within the block."""
     server, channels = make_server(), Channels(home)
     port = listen_tcp(server, member(home), host, port)
     addresses = own_addresses(port) if host == "0.0.0.0" else (f"{host}:{port}",)
-    card = card_of(home, name, tuple(addresses))
+    card = replace(card_of(home, name, tuple(addresses)), version=version, protocol=protocol)
     roll = open_roll_call(home, channels, {}, seeds=seeds, card=lambda: card, port=port, mdns=mdns)
     answers = Answers(
         card=lambda: card,
@@ -76,7 +81,7 @@ async def mesh_agent(
         known=roll.hints,
         heard=roll.heard,
     )
-    servicer = MembershipServicer(answers, SystemClock())
+    servicer = MembershipServicer(answers, clock or SystemClock())
     membership_pb2_grpc.add_MembershipServiceServicer_to_server(servicer, server)
     add_standard_services(server)
     listener = listen_local(server, home.agent_socket) if local else None
@@ -101,6 +106,9 @@ async def _print_changes(arguments: argparse.Namespace) -> None:
         port=arguments.port,
         seeds=tuple(arguments.seed),
         mdns=not arguments.no_mdns,
+        clock=OffClock(timedelta(seconds=arguments.clock_off)),
+        version=arguments.version,
+        protocol=arguments.protocol,
     ) as agent:
         before: str | None = None
         while True:
@@ -123,6 +131,9 @@ def _main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--seed", action="append", default=[])
     parser.add_argument("--no-mdns", action="store_true")
+    parser.add_argument("--clock-off", type=float, default=0.0)
+    parser.add_argument("--version", default="0.1.0")
+    parser.add_argument("--protocol", type=int, default=PROTOCOL)
     asyncio.run(_print_changes(parser.parse_args()))
 
 

@@ -87,9 +87,33 @@ class Host:
         _run("ip", "-n", self.switch, "link", "set", self.link, "up")
 
     def drop_multicast(self) -> None:
-        """As many Wi-Fi guest networks do: nothing to or from a group address gets through."""
+        """Its own firewall does: nothing to or from a group address gets through."""
         for chain in ("INPUT", "OUTPUT"):
             self.run("iptables", "-A", chain, "-d", "224.0.0.0/4", "-j", "DROP")
+
+    def lose_multicast(self) -> None:
+        """As many Wi-Fi guest networks do: what others send to a group does not arrive."""
+        port = ("dev", self.link, "mcast_flood", "off")
+        _run("bridge", "-n", self.switch, "link", "set", *port)
+
+    def add(self, name: str, kind: str, address: str) -> None:
+        """Another interface, of a kind that `ip link` knows, with an address as 10.9.0.1/24."""
+        self.run("ip", "link", "add", name, "type", *kind.split())
+        self.run("ip", "address", "add", address, "brd", "+", "dev", name)
+        self.run("ip", "link", "set", name, "up")
+
+    def cable(self, other: "Host", name: str, network: str) -> tuple[str, str]:
+        """A second cable straight to another machine; the addresses on both ends. `network` as
+        "10.9.0"."""
+        ends = (f"{network}.1", f"{network}.2")
+        self.run(
+            *("ip", "link", "add", name, "type", "veth"),
+            *("peer", "name", name, "netns", other.namespace),
+        )
+        for host, address in zip((self, other), ends, strict=True):
+            host.run("ip", "address", "add", f"{address}/24", "brd", "+", "dev", name)
+            host.run("ip", "link", "set", name, "up")
+        return ends
 
     def drop_from(self, other: "Host") -> None:
         """A one-way cut: what the other sends does not arrive."""

@@ -1,1 +1,5 @@
-"""What `dstack doctor` looks at: one module for this machine, one for the way to others."""
+"""What `dstack doctor` looks at.
+
+Each check either looks at this machine by itself, or judges what one survey of the network saw.
+Judgements are pure; `survey` does the looking.
+"""

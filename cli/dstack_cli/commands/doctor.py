@@ -1,37 +1,77 @@
 """`dstack doctor`."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from dstack_cli.output.forms import chosen
 from dstack_cli.tree import home_option
 from dstack_mesh.home import Home
 
+if TYPE_CHECKING:
+    from dstack_cli.checkup.finding import Finding, Topic
+    from dstack_cli.output.port import Listing
+
 SCHEMA = "dstack.findings/v1"
 MARKS = {"pass": "ok", "warn": "warn", "fail": "FAIL"}
 UNHEALTHY = 1
-
-NEEDED = ("home", "mesh")
-"""Checks that must not fail before anybody can be talked to."""
+TOPICS = ("network", "gpu", "docker", "cloud", "machine")
 
 
 @click.command()
+@click.argument("topics", nargs=-1, type=click.Choice(TOPICS), metavar="[TOPIC]...")
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--bundle",
+    metavar="FILE",
+    help="Also write what a helper would ask for, without secrets: a folder, or FILE.tar.gz.",
+)
 @click.pass_obj
-def doctor(home: Home, as_json: bool) -> int:
-    """Check this machine and the way to the agents; each trouble with a fix."""
-    from dstack_cli.checkup import machine, ways
+def doctor(home: Home, topics: "tuple[Topic, ...]", as_json: bool, bundle: str | None) -> int:
+    """Check this machine and the way to the agents; each trouble with a fix.
+
+    TOPIC is network, gpu, docker, cloud or machine; all of them by default.
+    """
+    import asyncio
+    import os
+    from pathlib import Path
+
     from dstack_cli.checkup.finding import Grade
+    from dstack_cli.checkup.round import carry_out_all
+    from dstack_cli.checkup.table import TOPICS as EVERY
+    from dstack_cli.checkup.table import checks_of
+    from dstack_mesh.clock import SystemClock
+
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    output, clock = chosen(as_json), SystemClock()
+    checks = checks_of(home, os.environ, clock, topics or EVERY)
+    findings = asyncio.run(carry_out_all(checks, output.talk))
+    output.listing(_listing(findings))
+    if bundle is not None:
+        from dstack_cli.checkup.bundle import write_bundle
+
+        files = write_bundle(home, os.environ, findings, clock.now(), Path(bundle))
+        output.talk(f"Wrote {bundle}: {', '.join(files)}. Look through it before you send it.")
+    return UNHEALTHY if any(one.grade is Grade.FAIL for one in findings) else 0
+
+
+def _listing(findings: "Sequence[Finding]") -> "Listing":
     from dstack_cli.output.port import Listing
     from dstack_cli.output.table import Column, Table
 
-    findings = machine.checks(home)
-    if all(one.check not in NEEDED or one.grade is not Grade.FAIL for one in findings):
-        findings += ways.checks(home)
-    listing = Listing(
+    return Listing(
         schema=SCHEMA,
         items=[
-            {"check": one.check, "grade": one.grade.value, "message": one.message, "fix": one.fix}
+            {
+                "check": one.check,
+                "grade": one.grade.value,
+                "message": one.message,
+                "fix": one.fix,
+                "topic": one.topic,
+                "cause": one.cause,
+            }
             for one in findings
         ],
         table=Table(
@@ -46,5 +86,3 @@ def doctor(home: Home, as_json: bool) -> int:
             ),
         ),
     )
-    chosen(as_json).listing(listing)
-    return UNHEALTHY if any(one.grade is Grade.FAIL for one in findings) else 0
