@@ -173,5 +173,5 @@ def _of_the_host(number: int, message: str) -> MeshError:
 def _modules(module: str) -> dict[str, str]:
     """The module's source and of what it imports, each after what it needs."""
     folder = resources.files("dstack_cli.enrolling.there")
-    names = dict.fromkeys(("places", module))
+    names = dict.fromkeys(("places", *(("serve",) if module == "remove" else ()), module))
     return {f"{PACKAGES[-1]}.{name}": (folder / f"{name}.py").read_text() for name in names}

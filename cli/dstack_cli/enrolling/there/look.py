@@ -18,9 +18,7 @@ from dstack_cli.enrolling.there.places import Places, read_json, session
 ASK_SECONDS = 5
 
 
-def answer(
-    request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]
-) -> dict[str, Any]:
+def answer(request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]) -> dict[str, Any]:
     """Facts, none of them judged."""
     places = Places(request["home"])
     noted = places.read_noted()
@@ -34,21 +32,19 @@ def answer(
         "now": time.time(),
         "disk_free_bytes": _free(places.root),
         "cannot_write": _cannot_write(places.root),
-        "path_bytes": len(os.fsencode(str(places.socket))),
-        "listen": listen,
+        "socket_bytes": len(os.fsencode(str(places.socket))),
         "port_trouble": "" if places.answers() else _port_trouble(listen),
         "serves": places.answers(),
-        "serves_ours": places.answers() and bool(noted),
         "mesh_id": membership.get("mesh_id", ""),
         "mesh_name": membership.get("mesh_name", ""),
         "peer_id": membership.get("peer_id", ""),
         "not_after": membership.get("not_after", ""),
         "noted": noted,
         "user_manager": _user_manager(),
-        "linger": Path("/var/lib/systemd/linger", getpass.getuser()).exists(),
         "docker": _docker(),
         "driver": _driver(),
         "wheels": _wheels(places.wheels),
+        "path": os.environ.get("PATH", ""),
     }
 
 
