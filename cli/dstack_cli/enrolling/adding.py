@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from dstack_cli import embedded
 from dstack_cli.enrolling import added, judging
@@ -135,16 +136,16 @@ async def _enrol(home: Home, membership: Membership, wish: Wish, steps: Steps, s
         step.done = _described(facts, python)
     async with steps.step("install", "putting together what it needs") as step:
         wheels = await _for_host(home, wheels, python, step)
-        await _install(host, wish, facts, wheels, step)
-    runner = f"{facts.root}/software/current/bin/dstack-runner"
+        environment = await _install(host, wish, facts, wheels, step)
+    runner = runner_of(facts.root)
     words: tuple[str, ...] = ()
     if _is_to_join(facts):
         async with steps.step("join", f'joining "{membership.mesh_name}"') as step:
             words = await Pairing(home, ssh, runner, facts.root).pair()
             step.done = f"{'-'.join(words)} on both sides"
     async with steps.step("start", "starting the agent") as step:
-        served = await _serve(host, wish, facts, runner, listen)
-        step.done = _SERVED[served["kept"]]
+        served = await _serve(host, wish, facts, environment, listen, bool(words))
+        step.done = _SERVED[served["kept"]] + ("" if served["again"] else ", and did already")
     async with steps.step("meet", "waiting for it to answer through the mesh") as step:
         met = await meet(home, ssh, runner, facts.root)
         step.done = f"answers at {met.address}"
@@ -195,7 +196,8 @@ async def _for_host(
 
 async def _install(
     host: Host, wish: Wish, facts: Facts, wheels: Sequence[Wheel], step: Step
-) -> None:
+) -> str:
+    """Sends what is missing and has it installed; returns where."""
     missing = [one for one in wheels if facts.wheels.get(one.name) != one.size_bytes]
     total = sum(wheel.size_bytes for wheel in missing)
     sent = [
@@ -222,6 +224,7 @@ async def _install(
     news = f"{size(total)} sent" if missing else "nothing to send"
     made = "" if answer["fresh"] else ", was installed"
     step.done = f"dstack-mesh {installed_version()}, {news}{made}"
+    return str(answer["environment"])
 
 
 async def _bytes_of(wheels: Sequence[Wheel], went: Callable[[int], None]) -> AsyncIterator[bytes]:
@@ -246,8 +249,8 @@ def _is_to_join(facts: Facts) -> bool:
 
 
 async def _serve(
-    host: Host, wish: Wish, facts: Facts, runner: str, listen: str
-) -> Mapping[str, str]:
+    host: Host, wish: Wish, facts: Facts, environment: str, listen: str, restart: bool
+) -> Mapping[str, Any]:
     name = wish.name or facts.name
     script = f"{facts.root}/software/serve"
     unit = unit_text(script, facts.root) if wish.service and facts.user_manager else ""
@@ -255,8 +258,10 @@ async def _serve(
         "serve",
         {
             "home": wish.remote_home,
-            "serve": serve_text(runner, facts.root, listen, name, facts.path),
+            "serve": serve_text(runner_of(facts.root), facts.root, listen, name, facts.path),
             "unit": unit,
+            "environment": environment,
+            "restart": restart,
             "ours": not facts.foreign,
             "noted": {"name": name, "listen": listen, "version": installed_version()},
         },
@@ -270,6 +275,11 @@ async def _serve(
             code="agent-did-not-start",
         )
     return answer
+
+
+def runner_of(root: str) -> str:
+    """The path of `dstack-runner` on a host."""
+    return f"{root}/software/current/bin/dstack-runner"
 
 
 def _note(home: Home, wish: Wish, met: Met) -> None:

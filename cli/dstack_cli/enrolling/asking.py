@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from importlib import resources
 from typing import Any
 
-from dstack_cli.enrolling.ssh import FAILED, Ssh
+from dstack_cli.enrolling.ssh import FAILED, Ssh, end
 from dstack_cli.output.port import Json
 from dstack_mesh.faults import Broken, Busy, MeshError, Refused
 
@@ -91,10 +91,9 @@ class Host:
                 tasks.create_task(_send(process, module, request, body or nothing()))
                 errors = tasks.create_task(_read_all(process.stderr))
                 answer = await _hear(process, heard)
-        finally:
-            if process.returncode is None:
-                process.kill()
             await process.wait()
+        finally:
+            await end(process)
         if answer is None:
             raise await self._no_answer(process, errors.result(), doing)
         return answer

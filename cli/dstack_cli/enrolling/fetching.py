@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dstack_cli.enrolling.fitting import Platform
 from dstack_cli.enrolling.repacking import OURS
+from dstack_cli.enrolling.ssh import end
 from dstack_cli.enrolling.wheelhouse import Wheel, closure, make_wheels
 from dstack_mesh.faults import Refused
 
@@ -78,9 +79,7 @@ async def _run(command: Sequence[str]) -> str | None:
     except TimeoutError:
         return f"Nothing came within {FETCH_SECONDS:.0f} s."
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await end(process)
     if process.returncode == 0:
         return None
     return "\n".join(output.decode(errors="replace").strip().splitlines()[-MOST_LINES:])

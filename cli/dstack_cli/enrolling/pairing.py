@@ -12,7 +12,7 @@ import socket
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 
-from dstack_cli.enrolling.ssh import FAILED, Ssh
+from dstack_cli.enrolling.ssh import FAILED, Ssh, end
 from dstack_cli.reach import Private, reaching
 from dstack_mesh.faults import Forbidden, MeshError, Refused, TooLate
 from dstack_mesh.home import Home
@@ -115,9 +115,7 @@ class Pairing:
         except (BrokenPipeError, ConnectionResetError):
             await _rest(process, said)
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            await end(process)
         if process.returncode == FAILED and not await self._ssh.alive():
             raise self._ssh.lost("joining")
         raise Refused(

@@ -6,12 +6,14 @@ itself: where the master is gone, it fails.
 """
 
 import asyncio
+import contextlib
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from dstack_cli.enrolling.ssh_trouble import lost, no_ssh, of_ssh
@@ -44,6 +46,18 @@ class Dialing:
         """The words that a person's own command line would have, without the host."""
         identity = ("-i", self.identity) if self.identity else ()
         return (*identity, *(word for option in self.options for word in ("-o", option)))
+
+
+async def end(process: Process) -> None:
+    """Ends a process that may have ended, and waits for it.
+
+    Not by its own `kill`, which looks whether it ended and so takes the exit code from whoever
+    waits for it.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 class Ssh:
@@ -116,7 +130,7 @@ class Ssh:
             pass
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def connected(dialing: Dialing) -> AsyncGenerator[Ssh]:
     """A connection while the block runs. On a terminal ssh may ask for a password or a host key.
 

@@ -15,7 +15,7 @@ LOOK_SECONDS = 0.1
 def answer(request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]) -> dict[str, Any]:
     """Says whether it was there, and whether one still serves that we did not start."""
     places = Places(request["home"])
-    there = places.noted.exists() or places.unit.exists()
+    there = places.serve.exists() or places.unit.exists()
     if there:
         end_unit(places)
         end_detached(places)

@@ -22,13 +22,23 @@ MOST_LOG_BYTES = 16 << 20
 
 
 def answer(request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]) -> dict[str, Any]:
-    """Says how it is kept (`systemd`, `detached` or `other`), and why it does not serve if so."""
+    """Says how it is kept (`systemd`, `detached` or `other`), and why it does not serve if so.
+
+    An agent that serves just as it would be started now is left alone.
+    """
     places = Places(request["home"])
-    write_whole(places.serve, request["serve"].encode(), 0o700)
-    noted = request["noted"]
+    noted: dict[str, Any] = request["noted"]
     if places.answers() and not request["ours"]:
         write_whole(places.noted, _json(noted | {"kept": "other"}))
-        return {"kept": "other", "linger": True, "trouble": "", "no_unit": ""}
+        return {"kept": "other", "linger": True, "trouble": "", "no_unit": "", "again": False}
+    before = places.read_noted()
+    kept = str(before.get("kept", ""))
+    if before == noted | {"kept": kept, "started": request["environment"]} and (
+        places.answers() and not request["restart"] and _as_written(places, request)
+    ):
+        linger = kept != "systemd" or _linger()
+        return {"kept": kept, "linger": linger, "trouble": "", "no_unit": "", "again": False}
+    write_whole(places.serve, request["serve"].encode(), 0o700)
     no_unit = _unit_trouble(places, request["unit"]) if request["unit"] else "not wanted"
     by_systemd = not no_unit
     kept = "systemd" if by_systemd else "detached"
@@ -38,7 +48,16 @@ def answer(request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]
     if not by_systemd:
         end_unit(places)
     trouble = _start_unit(places) if by_systemd else _start_detached(places)
-    return {"kept": kept, "linger": linger, "trouble": trouble, "no_unit": no_unit}
+    if not trouble:
+        noted |= {"kept": kept, "started": request["environment"]}
+        write_whole(places.noted, _json(noted))
+    return {"kept": kept, "linger": linger, "trouble": trouble, "no_unit": no_unit, "again": True}
+
+
+def _as_written(places: Places, request: dict[str, Any]) -> bool:
+    """Whether script and unit are as they would be written now."""
+    unit = places.unit.read_text() if places.unit.exists() else ""
+    return places.serve.read_text() == request["serve"] and unit == request["unit"]
 
 
 def _json(noted: dict[str, Any]) -> bytes:
