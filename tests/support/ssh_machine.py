@@ -96,6 +96,7 @@ def ssh_machine(
         machine = SshMachine(user, _free_port(), folder, address)
         machine.know()
         Path("/run/sshd").mkdir(exist_ok=True)
+        log = (folder / "log").open("wb")
         server = subprocess.Popen(
             (
                 *prefix,
@@ -105,7 +106,7 @@ def ssh_machine(
                 *("-o", "PasswordAuthentication=no", "-o", "UsePAM=no", "-o", "PidFile=none"),
                 *(word for option in options for word in ("-o", option)),
             ),
-            stderr=(folder / "log").open("wb"),
+            stderr=log,
             env={"PATH": "/usr/local/bin:/usr/bin:/bin"},
         )
         try:
@@ -114,6 +115,7 @@ def ssh_machine(
         finally:
             server.terminate()
             server.wait()
+            log.close()
             _end_all(machine)
     assert not home.exists()
 

@@ -27,7 +27,7 @@ class Added:
 
 
 def recall(home: Home) -> tuple[Added, ...]:
-    """Those that were added. A file that cannot be read holds nothing: it is a memory aid."""
+    """Those that were added, newest first. A file that cannot be read holds nothing: it is a memory aid."""
     try:
         lines = json.loads(_file(home).read_text())
         return tuple(_parsed(one) for one in lines)
@@ -36,9 +36,14 @@ def recall(home: Home) -> tuple[Added, ...]:
 
 
 def note(home: Home, added: Added) -> None:
-    """Notes one; it takes the place of itself."""
-    others = [one for one in recall(home) if one.peer_id != added.peer_id]
-    _write(home, [*others, added])
+    """Notes one; it takes the place of itself, and of what was in its place before."""
+    where = (added.target, added.remote_home)
+    others = [
+        one
+        for one in recall(home)
+        if one.peer_id != added.peer_id and (one.target, one.remote_home) != where
+    ]
+    _write(home, [added, *others])
 
 
 def forget(home: Home, added: Added) -> None:

@@ -6,7 +6,6 @@ and updates what is old. Nothing is changed on the host before all that stands i
 
 import asyncio
 import getpass
-import hashlib
 import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -198,12 +197,9 @@ async def _install(
     host: Host, wish: Wish, facts: Facts, wheels: Sequence[Wheel], step: Step
 ) -> str:
     """Sends what is missing and has it installed; returns where."""
-    missing = [one for one in wheels if facts.wheels.get(one.name) != one.size_bytes]
+    missing = [one for one in wheels if facts.wheels.get(one.name) != one.sha256]
     total = sum(wheel.size_bytes for wheel in missing)
-    sent = [
-        {"name": one.name, "size": one.size_bytes, "sha256": digest}
-        for one, digest in zip(missing, await asyncio.to_thread(_digests, missing), strict=True)
-    ]
+    sent = [{"name": one.name, "size": one.size_bytes, "sha256": one.sha256} for one in missing]
     request: Mapping[str, Json] = {
         "home": wish.remote_home,
         "sent": sent,
@@ -235,10 +231,6 @@ async def _bytes_of(wheels: Sequence[Wheel], went: Callable[[int], None]) -> Asy
                 yield piece
                 done += len(piece)
                 went(done)
-
-
-def _digests(wheels: Sequence[Wheel]) -> list[str]:
-    return [hashlib.sha256(wheel.path.read_bytes()).hexdigest() for wheel in wheels]
 
 
 def _is_to_join(facts: Facts) -> bool:

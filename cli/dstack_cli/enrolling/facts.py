@@ -25,7 +25,7 @@ class Facts:
         kept: How it is kept running: "systemd", "detached", "other", or "" if it was not added.
         docker: "yes", "no", or "group": there is an engine that its user may not use.
         driver: Version of NVIDIA's driver; "" without one.
-        wheels: Wheels that it has, with their sizes.
+        wheels: Wheels that it has, with the SHA-256 of each.
     """
 
     user: str
@@ -48,7 +48,7 @@ class Facts:
     user_manager: bool
     docker: str
     driver: str
-    wheels: Mapping[str, int]
+    wheels: Mapping[str, str]
     path: str
 
     @property
@@ -82,6 +82,6 @@ def facts_of(answer: Mapping[str, Any], now: float) -> Facts:
         user_manager=bool(answer["user_manager"]),
         docker=str(answer["docker"]),
         driver=str(answer["driver"]),
-        wheels={str(name): int(size) for name, size in answer["wheels"].items()},
+        wheels={str(name): str(digest) for name, digest in answer["wheels"].items()},
         path=str(answer["path"]),
     )

@@ -85,7 +85,7 @@ def serve_text(runner: str, home: str, listen: str, name: str, path: str) -> str
 
 
 def _quoted(path: str) -> str:
-    """A path as `ExecStart=` takes it."""
-    for letter, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
+    """A path as `ExecStart=` takes it; in the name of a program no variable is looked for."""
+    for letter, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
         path = path.replace(letter, written)
     return f'"{path}"'

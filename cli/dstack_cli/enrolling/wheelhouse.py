@@ -3,6 +3,7 @@
 A wheel's name in the cache has a hash of its content, so an old one is never taken for a new one.
 """
 
+import hashlib
 import platform
 import re
 import sys
@@ -36,6 +37,7 @@ class Wheel:
     name: str
     path: Path
     size_bytes: int
+    sha256: str
 
 
 def cache(home: Home) -> Path:
@@ -103,7 +105,8 @@ def _make(folder: Path, name: str, distribution: metadata.Distribution) -> Wheel
     if not path.exists():
         write_wheel(path, distribution, parts)
         _forget_older(folder, name, path)
-    return Wheel(path.name, path, path.stat().st_size)
+    data = path.read_bytes()
+    return Wheel(path.name, path, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _forget_older(folder: Path, name: str, kept: Path) -> None:

@@ -2,7 +2,8 @@
 
 The environment is a folder named by what is in it, made aside and moved in place when it is whole,
 so a broken connection leaves the one before. `current` leads to the newest; older ones stay while
-jobs that were started by them may run.
+jobs that were started by them may run. Nothing is synced: what a power cut takes is found missing
+by its hash or its length when this is run again.
 """
 
 import hashlib
@@ -47,7 +48,7 @@ def answer(request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]
     told = "\n".join([python, *sorted(wanted)])
     name = f"{request['version']}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
     made = places.software / name
-    fresh = not (made / "bin" / "dstack-runner").exists()
+    fresh = not _is_whole(made, [places.wheels / each for each in wanted])
     if fresh:
         _make(places, made, wanted, tell)
     _point(places.current, name)
@@ -68,12 +69,27 @@ def _receive(folder: Path, wheel: dict[str, Any], body: IO[bytes]) -> None:
             file.write(piece)
             told.update(piece)
             left -= len(piece)
-        file.flush()
-        os.fsync(file.fileno())
     if told.hexdigest() != wheel["sha256"]:
         draft.unlink()
         raise OSError(f"{wheel['name']} was changed on its way")
     draft.replace(folder / wheel["name"])
+
+
+def _is_whole(made: Path, wheels: list[Path]) -> bool:
+    """Whether every file is there, with its length."""
+    if not (made / "bin" / "dstack-runner").exists():
+        return False
+    [site] = made.glob("lib/*/site-packages")
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as opened:
+            for entry in opened.infolist():
+                try:
+                    size = os.stat(f"{site}/{entry.filename}").st_size  # noqa: PTH116
+                except OSError:
+                    return False
+                if size != entry.file_size:
+                    return False
+    return True
 
 
 def _make(places: Places, made: Path, wanted: list[str], tell: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import getpass
+import hashlib
 import os
 import platform
 import shutil
@@ -116,11 +117,11 @@ def _driver() -> str:
     return ""
 
 
-def _wheels(folder: Path) -> dict[str, int]:
-    """Names and sizes of wheels that arrived before; each name holds the hash of its bytes."""
+def _wheels(folder: Path) -> dict[str, str]:
+    """Wheels that arrived before, with the hash of what they are now."""
     with contextlib.suppress(OSError):
         return {
-            path.name: path.stat().st_size
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in folder.iterdir()
             if not path.name.startswith(".")
         }
