@@ -43,7 +43,7 @@ def add(laptop: Peer, box: SshMachine, *flags: str, port: int = 0) -> Any:
     """The command to its end; the agent listens on loopback."""
     return laptop.dstack(
         *("agents", "add", box.target, *box.flags),
-        *("--listen", f"127.0.0.1:{port or box.port + 1}", "--name", "box", *flags),
+        *("--listen", f"127.0.0.1:{port or box.agent_port}", "--name", "box", *flags),
         timeout=120,
     )
 
@@ -139,7 +139,7 @@ def test_what_ssh_says_is_told_in_words_and_nothing_is_changed(
     box.know()
     stranger = replace(box, user="no-such-user")
     assert refused(add(laptop, stranger, "--json"))[0] == "ssh-permission-denied"
-    closed = replace(box, port=box.port + 1)
+    closed = replace(box, port=box.agent_port)
     assert refused(add(laptop, closed, "--json"))[0] == "ssh-refused"
     nowhere = replace(box, address="no-such-host.invalid")
     assert refused(add(laptop, nowhere, "--json"))[0] == "ssh-no-such-host"
@@ -211,7 +211,7 @@ def test_where_the_connection_breaks_the_same_command_goes_on(
     )
     wheels = box.home / ".local/share/dstack/software/wheels"
     eventually(lambda: wheels.exists() and list(wheels.glob("*.whl")), within=60, every=0.001)
-    subprocess.run(("pkill", "-KILL", "-u", USER, "-x", "sshd"), check=True)
+    box.cut()
     output, _ = process.communicate(timeout=60)
     error = json.loads(output)["error"]
     assert (process.returncode, error["code"]) == (69, "ssh-lost")

@@ -32,10 +32,11 @@ def missing() -> str:
 
 @dataclass(slots=True)
 class SshMachine:
-    """Where it listens, and the files of whoever connects."""
+    """Where it listens, where its agent may, and the files of whoever connects."""
 
     user: str
     port: int
+    agent_port: int
     folder: Path
     address: str = "127.0.0.1"
 
@@ -68,6 +69,14 @@ class SshMachine:
         kind, key = (self.folder / f"{host_key}.pub").read_text().split()[:2]
         self.known_hosts.write_text(f"[{self.address}]:{self.port} {kind} {key}\n")
 
+    def cut(self) -> None:
+        """Breaks every connection, as a cable that is pulled does."""
+        listed = subprocess.run(
+            ("pgrep", "-u", self.user, "-x", "sshd"), capture_output=True, text=True, check=True
+        )
+        for pid in listed.stdout.split():
+            os.kill(int(pid), signal.SIGKILL)
+
     def processes(self) -> list[int]:
         """All of the user's."""
         listed = subprocess.run(("pgrep", "-u", self.user), capture_output=True, text=True)
@@ -81,7 +90,7 @@ def ssh_machine(
     """A machine while the block runs.
 
     Args:
-        user: Is made, and removed at the end.
+        user: Is made, and removed at the end with all that it left.
         options: Of the server, as `Name=value`.
         prefix: What its command line begins with, as for a network namespace.
         address: Where it listens.
@@ -93,7 +102,7 @@ def ssh_machine(
         folder.chmod(0o755)
         shutil.copy(folder / "user.pub", folder / "authorized")
         (folder / "authorized").chmod(0o644)
-        machine = SshMachine(user, _free_port(), folder, address)
+        machine = SshMachine(user, _free_port(), _free_port(), folder, address)
         machine.know()
         Path("/run/sshd").mkdir(exist_ok=True)
         log = (folder / "log").open("wb")

@@ -27,7 +27,7 @@ class Added:
 
 
 def recall(home: Home) -> tuple[Added, ...]:
-    """Those that were added, newest first. A file that cannot be read holds nothing: it is a memory aid."""
+    """Those that were added, newest first; a file that cannot be read holds nothing."""
     try:
         lines = json.loads(_file(home).read_text())
         return tuple(_parsed(one) for one in lines)

@@ -146,7 +146,14 @@ async def _enrol(home: Home, membership: Membership, wish: Wish, steps: Steps, s
         served = await _serve(host, wish, facts, environment, listen, bool(words))
         step.done = _SERVED[served["kept"]] + ("" if served["again"] else ", and did already")
     async with steps.step("meet", "waiting for it to answer through the mesh") as step:
-        met = await meet(home, ssh, runner, facts.root)
+        try:
+            met = await meet(home, ssh, runner, facts.root)
+        except Broken:
+            if served["again"] or served["kept"] == "other":
+                raise
+            step.now("starting it again, for it does not answer")
+            served = await _serve(host, wish, facts, environment, listen, True)
+            met = await meet(home, ssh, runner, facts.root)
         step.done = f"answers at {met.address}"
     remember(home, membership, met)
     _note(home, wish, met)
@@ -290,19 +297,23 @@ def _note(home: Home, wish: Wish, met: Met) -> None:
     )
 
 
-def _done(facts: Facts, met: Met, served: Mapping[str, object], words: tuple[str, ...]) -> Done:
+def _done(facts: Facts, met: Met, served: Mapping[str, Any], words: tuple[str, ...]) -> Done:
     notes = judging.notes(facts)
-    kept, stays = str(served["kept"]), served["kept"] == "systemd" and bool(served["linger"])
-    if kept == "systemd" and not stays:
-        notes.append(
-            "It ends when nobody is logged in there. An administrator, once: "
-            f"loginctl enable-linger {facts.user}"
-        )
-    if kept == "detached":
-        notes.append(
-            "It does not come back after a restart of the host. Then, on the host: "
-            f"setsid {facts.root}/software/serve   (or run this again)"
-        )
-    if kept == "other":
-        notes.append("Restart it there for the version that was installed now.")
-    return Done(met, kept, stays, words, tuple(notes))
+    match served["kept"], served["no_unit"]:
+        case "other", _:
+            notes.append("Restart it there for the version that was installed now.")
+        case _, "linger":
+            notes.append(
+                "It does not come back after a restart of the host, since its user's services end "
+                "with the last login. An administrator, once: "
+                f"loginctl enable-linger {facts.user}   (then run this again)"
+            )
+        case "detached", _:
+            notes.append(
+                "It does not come back after a restart of the host. Then, on the host: "
+                f"setsid {facts.root}/software/serve   (or run this again)"
+            )
+        case _:
+            pass
+    kept = str(served["kept"])
+    return Done(met, kept, kept == "systemd", words, tuple(notes))

@@ -5,7 +5,6 @@ The host needs no network for it. What is fetched is pinned to what is installed
 
 import asyncio
 import importlib.util
-import shlex
 import shutil
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from dstack_cli.enrolling.repacking import OURS
 from dstack_cli.enrolling.ssh import end
 from dstack_cli.enrolling.wheelhouse import Wheel, closure, make_wheels
 from dstack_mesh.faults import Refused
+from dstack_mesh.version import installed_version
 
 FETCH_SECONDS = 300.0
 MOST_LINES = 3
@@ -34,14 +34,14 @@ async def fetch_wheels(
     """
     pins = [f"{name}=={one.version}" for name, one in wanted.items() if name != OURS]
     if there.glibc is None:
-        raise _no_wheels(there, pins, "Its C library is not glibc; no wheels are looked up for it.")
+        raise _no_wheels(there, "Its C library is not glibc; no wheels are looked up for it.")
     with tempfile.TemporaryDirectory(prefix="dstack-wheels-") as name:
         command = _command(Path(name), there, pins)
         if command is None:
-            raise _no_wheels(there, pins, "Neither uv nor pip is here to fetch others.")
+            raise _no_wheels(there, "Neither uv nor pip is here to fetch others.")
         said = await _run(command)
         if said is not None:
-            raise _no_wheels(there, pins, said)
+            raise _no_wheels(there, said)
         found = closure([name])
         return await asyncio.to_thread(make_wheels, folder, found)
 
@@ -85,15 +85,15 @@ async def _run(command: Sequence[str]) -> str | None:
     return "\n".join(output.decode(errors="replace").strip().splitlines()[-MOST_LINES:])
 
 
-def _no_wheels(there: Platform, pins: Sequence[str], why: str) -> Refused:
+def _no_wheels(there: Platform, why: str) -> Refused:
     version = f"{there.python[0]}.{there.python[1]}"
-    named = shlex.join(pins)
     return Refused(
         f"What is installed here does not run on the host ({there}).",
         why,
         f"Install Python {sys.version_info[0]}.{sys.version_info[1]} there; or on the host, where "
         "it reaches a package index:\n"
-        f"python{version} -m venv ~/dstack && ~/dstack/bin/pip install dstack-mesh {named}\n"
+        f"python{version} -m venv ~/dstack && "
+        f"~/dstack/bin/pip install dstack-mesh=={installed_version()}\n"
         "~/dstack/bin/dstack-runner join CODE   (dstack mesh invite makes CODE here)",
         code="other-platform",
     )

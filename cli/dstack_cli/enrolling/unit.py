@@ -12,7 +12,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
-ExecStart={serve}
+ExecStart=/bin/sh {serve}
 WorkingDirectory={home}
 Restart=on-failure
 RestartSec=5
@@ -85,7 +85,7 @@ def serve_text(runner: str, home: str, listen: str, name: str, path: str) -> str
 
 
 def _quoted(path: str) -> str:
-    """A path as `ExecStart=` takes it; in the name of a program no variable is looked for."""
-    for letter, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%")):
+    """A path as `ExecStart=` takes it for an argument; a program's name could hold no quotes."""
+    for letter, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
         path = path.replace(letter, written)
     return f'"{path}"'

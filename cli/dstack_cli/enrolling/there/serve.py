@@ -1,6 +1,7 @@
 """Starts the agent and has the system keep it running; or starts it alone where nothing does."""
 
 import contextlib
+import getpass
 import json
 import os
 import signal
@@ -30,20 +31,18 @@ def answer(request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]
     noted: dict[str, Any] = request["noted"]
     if places.answers() and not request["ours"]:
         write_whole(places.noted, _json(noted | {"kept": "other"}))
-        return {"kept": "other", "linger": True, "trouble": "", "no_unit": "", "again": False}
+        return {"kept": "other", "no_unit": "", "trouble": "", "again": False}
     before = places.read_noted()
     kept = str(before.get("kept", ""))
     if before == noted | {"kept": kept, "started": request["environment"]} and (
         places.answers() and not request["restart"] and _as_written(places, request)
     ):
-        linger = kept != "systemd" or _linger()
-        return {"kept": kept, "linger": linger, "trouble": "", "no_unit": "", "again": False}
+        return {"kept": kept, "no_unit": _why_no_unit(request), "trouble": "", "again": False}
     write_whole(places.serve, request["serve"].encode(), 0o700)
-    no_unit = _unit_trouble(places, request["unit"]) if request["unit"] else "not wanted"
+    no_unit = _why_no_unit(request) or _unit_trouble(places, request["unit"])
     by_systemd = not no_unit
     kept = "systemd" if by_systemd else "detached"
     write_whole(places.noted, _json(noted | {"kept": kept}))
-    linger = _linger() if by_systemd else True
     end_detached(places)
     if not by_systemd:
         end_unit(places)
@@ -51,13 +50,27 @@ def answer(request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]
     if not trouble:
         noted |= {"kept": kept, "started": request["environment"]}
         write_whole(places.noted, _json(noted))
-    return {"kept": kept, "linger": linger, "trouble": trouble, "no_unit": no_unit, "again": True}
+    return {"kept": kept, "no_unit": no_unit, "trouble": trouble, "again": True}
 
 
 def _as_written(places: Places, request: dict[str, Any]) -> bool:
     """Whether script and unit are as they would be written now."""
-    unit = places.unit.read_text() if places.unit.exists() else ""
-    return places.serve.read_text() == request["serve"] and unit == request["unit"]
+    if not places.serve.exists() or places.serve.read_text() != request["serve"]:
+        return False
+    if _why_no_unit(request):
+        return not places.unit.exists()
+    return places.unit.exists() and places.unit.read_text() == request["unit"]
+
+
+def _why_no_unit(request: dict[str, Any]) -> str:
+    """Why the agent is not to be a service: "not-wanted", or "linger"; empty if it is to be.
+
+    The services of a user who may not linger end with their last login, and jobs with them; what
+    was started alone stays.
+    """
+    if not request["unit"]:
+        return "not-wanted"
+    return "" if _linger() else "linger"
 
 
 def _json(noted: dict[str, Any]) -> bytes:
@@ -95,7 +108,9 @@ def _start_unit(places: Places) -> str:
 
 
 def _linger() -> bool:
-    """Whether the agent stays when nobody is logged in; asks for it if not."""
+    """Whether services of this user stay when nobody is logged in; asks for it if not."""
+    if Path("/var/lib/systemd/linger", getpass.getuser()).exists():
+        return True
     ended = subprocess.run(
         ("loginctl", "enable-linger"),
         env=session(),
@@ -146,13 +161,12 @@ def _is_ready(heard: socket.socket, process: "subprocess.Popen[bytes]") -> bool:
 
 def end_detached(places: Places) -> None:
     """Ends the agent that was started alone before, if it still runs; its jobs go on."""
-    pid = detached_pid(places)
-    if pid is None:
-        return
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + END_SECONDS
-    while detached_pid(places) is not None and time.monotonic() < deadline:
-        time.sleep(LOOK_SECONDS)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + END_SECONDS
+        if (pid := detached_pid(places)) is not None:
+            os.kill(pid, number)
+        while detached_pid(places) is not None and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
 
 
 def end_unit(places: Places) -> None:
