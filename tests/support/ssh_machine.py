@@ -95,7 +95,20 @@ def ssh_machine(
         prefix: What its command line begins with, as for a network namespace.
         address: Where it listens.
     """
-    with tempfile.TemporaryDirectory(prefix="dstack-sshd-") as name, _user(user) as home:
+    with _user(user) as home, ssh_server(user, *options, prefix=prefix, address=address) as machine:
+        try:
+            yield machine
+        finally:
+            _end_all(machine)
+    assert not home.exists()
+
+
+@contextlib.contextmanager
+def ssh_server(
+    user: str, *options: str, prefix: Sequence[str] = (), address: str = "127.0.0.1"
+) -> Generator[SshMachine]:
+    """A server alone, for a user who is there. Its keys are made for it."""
+    with tempfile.TemporaryDirectory(prefix="dstack-sshd-") as name:
         folder = Path(name)
         for key in ("host", "user", "other"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key))
@@ -125,20 +138,24 @@ def ssh_machine(
             server.terminate()
             server.wait()
             log.close()
-            _end_all(machine)
-    assert not home.exists()
 
 
 @contextlib.contextmanager
 def _user(name: str) -> Generator[Path]:
-    subprocess.run(("userdel", "-rf", name), capture_output=True, check=False)
-    _run("useradd", "--create-home", "--shell", "/bin/bash", name)
-    # Without a password nobody logs in with one; "*" still lets keys in, "!" does not.
-    _run("usermod", "-p", "*", name)
-    try:
-        yield Path(pwd.getpwnam(name).pw_dir)
-    finally:
-        subprocess.run(("userdel", "-rf", name), capture_output=True, check=False)
+    """A user whose home is in memory: thousands of files are laid there and removed again."""
+    subprocess.run(("userdel", "-f", name), capture_output=True, check=False)
+    with tempfile.TemporaryDirectory(prefix="dstack-home-") as folder:
+        _run("mount", "-t", "tmpfs", "-o", "size=2g,mode=755", "tmpfs", folder)
+        try:
+            home = Path(folder) / name
+            _run("useradd", "--create-home", "--home-dir", str(home), "-s", "/bin/bash", name)
+            # Without a password nobody logs in with one; "*" still lets keys in, "!" does not.
+            _run("usermod", "-p", "*", name)
+            Path(folder).chmod(0o755)
+            yield home
+        finally:
+            subprocess.run(("userdel", "-f", name), capture_output=True, check=False)
+            _run("umount", "-l", folder)
 
 
 def _end_all(machine: SshMachine) -> None:
