@@ -63,10 +63,8 @@ def refused(ended: "subprocess.CompletedProcess[bytes]") -> tuple[str, str]:
 
 def agent_of(box: SshMachine) -> int:
     """The process of the one agent of the usual home there. Fails if there are several."""
-    started = f"dstack-runner start --home {box.home / USUAL} "
-    listed = subprocess.run(("pgrep", "-u", USER, "-f", started), capture_output=True, text=True)
-    [pid] = listed.stdout.split()
-    return int(pid)
+    [pid] = box.processes(f"dstack-runner start --home {box.home / USUAL} ")
+    return pid
 
 
 def test_what_ssh_says_is_told_in_words_and_nothing_is_changed(
@@ -225,8 +223,7 @@ def test_ctrl_c_half_way_says_how_to_go_on_and_leaves_nothing_running(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors.decode()
     assert b"goes on from there" in errors and b"Traceback" not in errors
-    installs = ("pgrep", "-u", USER, "-f", "json.loads")
-    eventually(lambda: subprocess.run(installs, capture_output=True).returncode == 1, within=10)
+    eventually(lambda: not box.processes("json.loads"), within=10)
     again = add(laptop, box, "--remote-home", "stopped", "--name", "stopped", port=free_port)
     assert again.returncode == 0, said(again)
 

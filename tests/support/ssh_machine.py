@@ -71,16 +71,19 @@ class SshMachine:
 
     def cut(self) -> None:
         """Breaks every connection, as a cable that is pulled does."""
-        listed = subprocess.run(
-            ("pgrep", "-u", self.user, "-x", "sshd"), capture_output=True, text=True, check=True
-        )
-        for pid in listed.stdout.split():
-            os.kill(int(pid), signal.SIGKILL)
+        for pid in self.processes("sshd:"):
+            os.kill(pid, signal.SIGKILL)
 
-    def processes(self) -> list[int]:
-        """All of the user's."""
-        listed = subprocess.run(("pgrep", "-u", self.user), capture_output=True, text=True)
-        return [int(word) for word in listed.stdout.split()]
+    def processes(self, part: str = "") -> list[int]:
+        """Those of the user's whose command line has this part."""
+        owner = pwd.getpwnam(self.user).pw_uid
+        found: list[int] = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if folder.stat().st_uid == owner and words and part in words:
+                    found.append(int(folder.name))
+        return found
 
 
 @contextlib.contextmanager
