@@ -36,6 +36,7 @@ from dstack_agent.jobs.workshop import Environment, Workshop
 from dstack_agent.listing import Listings
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
+from dstack_agent.notifying import Notifier
 from dstack_agent.peers import Peers
 from dstack_agent.real_cards import RealCards
 from dstack_agent.self_portrait import SelfPortrait
@@ -84,6 +85,7 @@ async def run_agent(settings: Settings) -> None:
     home = settings.home
     home.prepare()
     stop = stop_on_signals()
+    notifier = Notifier()
     async with AsyncExitStack() as stack:
         activity = Activity()
         server = make_server(activity)
@@ -115,7 +117,7 @@ async def run_agent(settings: Settings) -> None:
             await portrait.look()  # who says Hello is told where to call back
         ready = asyncio.Event()
         parts = [portrait.run(), supervisor.run(ready), desk.run(), driving.run(), roll.run()]
-        parts.append(twins.run())
+        parts += [twins.run(), notifier.run()]
         if settings.allow_process:
             parts.append(spare.run())
         if membership is not None:
@@ -129,7 +131,9 @@ async def run_agent(settings: Settings) -> None:
             await ready.wait()
             await server.start()
             log.info("ready: %s, %s", home.agent_socket, f"port {port}" if port else "no port")
+            notifier.ready(f"serves {membership.mesh_name}" if membership else "private")
             await stop.wait()
+            notifier.stopping()
             log.info("stopping; jobs go on")
             await health.leave()
             await server.stop(DRAIN_SECONDS)

@@ -80,11 +80,12 @@ def commands() -> list[tuple[str, click.Command]]:
 
 
 def _leaves(name: str, command: click.Command) -> list[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        return [
-            leaf for sub, one in command.commands.items() for leaf in _leaves(f"{name} {sub}", one)
-        ]
-    return [(name, command)]
+    if not isinstance(command, click.Group):
+        return [(name, command)]
+    alone = [(name, command)] if command.invoke_without_command else []
+    return alone + [
+        leaf for sub, one in command.commands.items() for leaf in _leaves(f"{name} {sub}", one)
+    ]
 
 
 def flags_of(name: str, command: click.Command) -> set[str]:

@@ -1,4 +1,4 @@
-"""`dstack agents`."""
+"""`dstack agents`: who is there; `add` makes a machine that ssh reaches one of them."""
 
 import click
 
@@ -7,18 +7,85 @@ from dstack_cli.tree import home_option
 from dstack_mesh.home import Home
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
-@click.pass_obj
-def agents(home: Home, as_json: bool, quiet: bool) -> None:
+@click.pass_context
+def agents(ctx: click.Context, as_json: bool, quiet: bool) -> None:
     """List the agents of the mesh: where they are, how they were found, what is free."""
+    if ctx.invoked_subcommand is not None:
+        return
     from dstack_cli.output.agents import agents_listing
     from dstack_cli.reach import Private, carry_out, reaching
+
+    home: Home = ctx.obj
 
     async def look() -> None:
         async with reaching(home, Private.IF_ALONE) as reach:
             chosen(as_json, quiet).listing(agents_listing(await reach.known()))
 
     carry_out(look())
+
+
+@agents.command()
+@home_option
+@click.argument("host", metavar="[USER@]HOST[:PORT]")
+@click.option("--name", default="", help="What members call it; its host name by default.")
+@click.option("--identity", default="", metavar="FILE", help="The ssh key to use.")
+@click.option(
+    "-o", "options", multiple=True, metavar="OPTION", help="An option of ssh, as in `ssh -o`."
+)
+@click.option(
+    "--listen",
+    default="",
+    metavar="HOST:PORT",
+    help="Where the agent listens there. Default: 0.0.0.0:7420.",
+)
+@click.option(
+    "--remote-home",
+    default="",
+    metavar="DIR",
+    help="Where the agent keeps everything there. Default: ~/.local/share/dstack.",
+)
+@click.option("--no-service", is_flag=True, help="Start it as a plain process, without systemd.")
+@click.option("-y", "--yes", is_flag=True, help="Make a mesh without asking if there is none.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def add(
+    home: Home,
+    host: str,
+    name: str,
+    identity: str,
+    options: tuple[str, ...],
+    listen: str,
+    remote_home: str,
+    no_service: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Make a machine that your ssh reaches an agent of this mesh.
+
+    It needs Linux and Python 3.11 there, no internet and no administrator. Run again, it repairs
+    and updates.
+    """
+    from dstack_cli.enrolling.adding import Wish
+    from dstack_cli.enrolling.command import add_here
+    from dstack_cli.enrolling.ssh import Dialing
+    from dstack_cli.enrolling.target import parse_target
+
+    dialing = Dialing(parse_target(host), identity, options)
+    add_here(home, Wish(dialing, name, listen, remote_home, not no_service), yes, as_json)
+
+
+@agents.command()
+@home_option
+@click.argument("name", metavar="NAME")
+@click.option("--purge", is_flag=True, help="Remove its data there too: keys, logs, artifacts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def remove(home: Home, name: str, purge: bool, as_json: bool) -> None:
+    """Take back what `add` did: end the agent there and remove its service and software."""
+    from dstack_cli.enrolling.command import remove_here
+
+    remove_here(home, name, purge, as_json)

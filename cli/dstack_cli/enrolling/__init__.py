@@ -1,0 +1,1 @@
+"""`dstack agents add`: makes a machine that ssh reaches an agent of this home's mesh."""

@@ -1,0 +1,103 @@
+"""What a person is asked and told by `dstack agents add` and `remove`."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from dstack_cli.enrolling import added
+from dstack_cli.enrolling.adding import Done, Wish, add, make_mesh, require_inviter
+from dstack_cli.enrolling.removing import Removed, remove
+from dstack_cli.enrolling.steps import showing_steps
+from dstack_cli.names import Named, find
+from dstack_cli.output.agents import agent_item, gpus_text
+from dstack_cli.output.forms import chosen
+from dstack_cli.output.port import Document
+from dstack_cli.output.words import count, memory, size
+from dstack_cli.reach import carry_out
+from dstack_mesh.home import Home
+from dstack_mesh.trust.membership import Membership
+
+if TYPE_CHECKING:
+    from dstack_cli.output.port import Json
+
+ADDED_SCHEMA = "dstack.added/v1"
+REMOVED_SCHEMA = "dstack.removed/v1"
+
+
+def add_here(home: Home, wish: Wish, yes: bool, as_json: bool) -> None:
+    """Adds a host and says what it offers."""
+    membership = _mesh(home, wish, yes)
+
+    async def work() -> Done:
+        async with showing_steps() as steps:
+            return await add(home, membership, wish, steps)
+
+    done = carry_out(work())
+    fields: dict[str, Json] = {
+        "schema": ADDED_SCHEMA,
+        **agent_item(done.met.known),
+        "kept": done.kept,
+        "survives_restart": done.stays,
+        "words": list(done.words),
+        "notes": list(done.notes),
+    }
+    output = chosen(as_json)
+    output.document(Document(fields, _offers(done, membership), done.met.known.card.name))
+    if not as_json:
+        for line in done.notes:
+            output.talk(line)
+        name = done.met.known.card.name
+        output.talk(f"Next: dstack run --remote={name} bash -c hostname   ·   dstack agents")
+
+
+def remove_here(home: Home, name: str, purge: bool, as_json: bool) -> None:
+    """Removes a host that was added from here."""
+    hosts = added.recall(home)
+    named = find(name, [Named(one.name, one.peer_id) for one in hosts], "host that was added here")
+    host = next(one for one in hosts if one.peer_id == named.id)
+
+    async def work() -> Removed:
+        async with showing_steps() as steps:
+            return await remove(host, purge, steps)
+
+    removed = carry_out(work())
+    added.forget(home, host)
+    kept = "its data is gone" if removed.purged else f"its data stays in {removed.root}"
+    fields: dict[str, Json] = {
+        "schema": REMOVED_SCHEMA,
+        "agent": host.name,
+        "id": host.peer_id,
+        "purged": removed.purged,
+    }
+    output = chosen(as_json)
+    output.document(Document(fields, f"Removed {host.name}; {kept}.", host.name))
+    if not as_json:
+        output.talk("It is a member still, until its certificate expires: dstack mesh members")
+
+
+def _mesh(home: Home, wish: Wish, yes: bool) -> Membership:
+    """The mesh to add to; made here where this home has none."""
+    if Membership.load(home) is None and (yes or _wants_mesh(wish)):
+        return make_mesh(home)
+    return require_inviter(home)
+
+
+def _wants_mesh(wish: Wish) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return click.confirm(
+        f"This home has no mesh yet. Make one and add {wish.dialing.target} to it?", err=True
+    )
+
+
+def _offers(done: Done, membership: Membership) -> str:
+    """What it offers, as one line."""
+    answer = done.met.known.answer
+    assert answer is not None
+    machine = answer.machine
+    said = [count(machine.cpus, "CPU"), memory(machine.memory_bytes)]
+    said += gpus_text(machine.gpus).splitlines() or ["no GPU"]
+    said.append(f"{size(machine.disk_free_bytes)} free")
+    name, mesh = done.met.known.card.name, membership.mesh_name
+    return f'{name} is an agent of "{mesh}": {", ".join(said)}'
