@@ -1,5 +1,6 @@
 """What a machine has and what of it is free, as jobs can get it."""
 
+from dataclasses import field
 from enum import Enum
 
 from dstack_mesh.frozen import frozen
@@ -23,6 +24,8 @@ class Gpu:
         memory_bytes: Memory of the card.
         simulated: Declared for tests; there is no such card.
         holder: Who has it: a run's name or "pid 42 (ana)"; empty while it is free.
+        number: As the driver counts cards, known on the machine itself only; no part of what two
+            cards are compared by.
     """
 
     uuid: str
@@ -30,6 +33,7 @@ class Gpu:
     memory_bytes: int
     simulated: bool = False
     holder: str = ""
+    number: int | None = field(default=None, kw_only=True)
 
     @property
     def free(self) -> bool:

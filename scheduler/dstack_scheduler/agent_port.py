@@ -40,6 +40,10 @@ class Question:
     Attributes:
         input_digests: Manifests that the job reads.
         input_sizes_bytes: Bytes of the files of each, in the same order, as far as they are known.
+        image: As the workflow says it; empty for a process, and of askers that do not say it.
+        max_duration_seconds: None for no limit of the job's own.
+        outside_paths: Folders to keep or to get that are not below the job's own.
+        ports: Ports that the job listens on.
     """
 
     key: JobKey
@@ -49,6 +53,10 @@ class Question:
     python: str = ""
     input_digests: tuple[Digest, ...] = ()
     input_sizes_bytes: tuple[int, ...] = ()
+    image: str = ""
+    max_duration_seconds: float | None = None
+    outside_paths: tuple[str, ...] = ()
+    ports: int = 0
 
 
 def question_of(spec: JobSpec) -> Question:
@@ -61,7 +69,16 @@ def question_of(spec: JobSpec) -> Question:
         python=spec.python,
         input_digests=tuple(each.digest for each in spec.inputs),
         input_sizes_bytes=tuple(each.size_bytes for each in spec.inputs),
+        image=spec.image,
+        max_duration_seconds=spec.max_duration_seconds,
+        outside_paths=outside(*spec.artifacts, *(each.path for each in spec.inputs)),
+        ports=len(spec.ports),
     )
+
+
+def outside(*paths: str) -> tuple[str, ...]:
+    """Those of a job's paths that are absolute or below a person's home, each once."""
+    return tuple(dict.fromkeys(path for path in paths if path.startswith(("/", "~"))))
 
 
 @frozen

@@ -4,6 +4,7 @@
 - Free is counted anew each time: the cards of the machine without those that jobs have or hold, and
   without those that strangers' processes use. Processors and memory are counted against what jobs
   asked for, not against what they use at this moment.
+- What the owner allows comes on top and only takes away: cards that are not lent are not counted.
 - "Never" comes before "not now" before "later": a job that can never run here is not made to wait.
 - The tightest cards win: the smallest model that is enough, from the group it leaves fullest.
 """
@@ -15,13 +16,16 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import AgentState, Gpu, Machine
 from dstack_scheduler.agent_port import Question
 from dstack_scheduler.gpus import memory_fits, name_fits
+from dstack_scheduler.hours import clock
 from dstack_scheduler.job import JobKey
-from dstack_scheduler.lacks import Policy, lacks_of, memory_demand
+from dstack_scheduler.lacks import lacks_of, memory_demand
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.objections import Occasion, for_good, for_now
 from dstack_scheduler.phrases import count, gigabytes, listing
+from dstack_scheduler.policy import Policy
 from dstack_scheduler.verdict import Later, Never, NotNow, Now, Reason, Verdict
 
-__all__ = ["Policy", "Taken", "fit", "occupied"]
+__all__ = ["Occasion", "Policy", "Taken", "fit", "occupied"]
 
 MIN_DISK_FREE_BYTES = 100 * 10**6
 """An agent with less free disk takes no jobs: code and logs would not fit."""
@@ -45,10 +49,12 @@ class Taken:
 
 @frozen
 class _Place:
-    """A machine and what others have of it, as a question meets them."""
+    """A machine, what others have of it and what is lent, as a question meets them."""
 
     machine: Machine
     others: tuple[Taken, ...]
+    policy: Policy
+    lent: tuple[Gpu, ...]
 
     @property
     def holders(self) -> dict[str, str]:
@@ -56,10 +62,13 @@ class _Place:
 
     @property
     def free(self) -> list[Gpu]:
-        return [gpu for gpu in self.machine.gpus if self.is_free(gpu)]
+        return [gpu for gpu in self.lent if self.is_free(gpu)]
 
     def is_free(self, gpu: Gpu) -> bool:
         return gpu.free and gpu.uuid not in self.holders
+
+
+BY_OWNER = Occasion()
 
 
 def fit(
@@ -68,6 +77,7 @@ def fit(
     taken: Sequence[Taken] = (),
     state: AgentState = AgentState.ALIVE,
     policy: Policy | None = None,
+    occasion: Occasion = BY_OWNER,
 ) -> Verdict:
     """The verdict of a machine on a question. Pure; the same for an ask and for a hold.
 
@@ -75,13 +85,17 @@ def fit(
         machine: A reading; cards with a holder that is not in `taken` are used by strangers.
         taken: All holds and leases. What the question's own job has counts as free.
         policy: What the owner allows; by default everything.
+        occasion: Who asks, and when; by default the owner, at any time.
     """
     policy = policy or Policy()
-    place = _Place(machine, tuple(other for other in taken if other.key != question.key))
-    if never := lacks_of(question, machine, policy):
+    others = tuple(other for other in taken if other.key != question.key)
+    place = _Place(machine, others, policy, policy.cards.of(machine.gpus))
+    never = lacks_of(question, machine, policy)
+    never = never or for_good(question, machine, policy, occasion.asker)
+    if never:
         return Never(tuple(never))
-    later = _later(question.needs, place, policy)
-    not_now = _not_now(question.needs, place, state)
+    later = _later(question.needs, place)
+    not_now = _not_now(question, place, state, occasion)
     if not_now:
         return NotNow((*not_now, *later))
     if later:
@@ -101,7 +115,9 @@ def occupied(machine: Machine, taken: Iterable[Taken]) -> Machine:
     return replace(machine, gpus=tuple(gpus))
 
 
-def _not_now(needs: Needs, place: _Place, state: AgentState) -> list[Reason]:
+def _not_now(
+    question: Question, place: _Place, state: AgentState, occasion: Occasion
+) -> list[Reason]:
     reasons: list[Reason] = []
     match state:
         case AgentState.ALIVE:
@@ -109,18 +125,26 @@ def _not_now(needs: Needs, place: _Place, state: AgentState) -> list[Reason]:
         case AgentState.DRAINING:
             reasons.append(Reason("draining", "The agent finishes its jobs and takes no new ones."))
         case AgentState.PAUSED:
-            reasons.append(Reason("paused", "The owner has taken the machine back for now."))
+            reasons.append(_paused(occasion))
+    reasons += for_now(question, place.policy, occasion)
     disk = place.machine.disk_free_bytes
     if disk < MIN_DISK_FREE_BYTES:
         message = f"Only {disk // 10**6} MB of disk are free; a job needs at least 100 MB."
         reasons.append(Reason("disk-full", message, "free some disk there"))
-    return [*reasons, *_foreign(needs, place)]
+    return [*reasons, *_foreign(question.needs, place)]
+
+
+def _paused(occasion: Occasion) -> Reason:
+    message = "The owner has taken the machine back for now."
+    if occasion.paused_until is None:
+        return Reason("paused", message)
+    return Reason("paused", message, f"it ends at {clock(occasion.paused_until, occasion.at)}")
 
 
 def _foreign(needs: Needs, place: _Place) -> list[Reason]:
     """Cards that no end of a job of ours brings back, where the job cannot do without them."""
     holders = place.holders
-    fitting = _fitting(needs, place.machine.gpus)
+    fitting = _fitting(needs, place.lent)
     strange = [gpu for gpu in fitting if not gpu.free and gpu.uuid not in holders]
     if len(fitting) - len(strange) >= needs.gpus:
         return []
@@ -133,19 +157,21 @@ def _foreign(needs: Needs, place: _Place) -> list[Reason]:
     ]
 
 
-def _later(needs: Needs, place: _Place, policy: Policy) -> list[Reason]:
-    machine = place.machine
-    reasons = _busy_cards(needs, place)
+def _later(needs: Needs, place: _Place) -> list[Reason]:
+    machine, policy = place.machine, place.policy
+    reasons = _busy_cards(needs, place) or _lent_out(needs, place)
     cpus = sum(other.needs.cpus for other in place.others)
-    if needs.cpus and cpus + needs.cpus > machine.cpus:
+    most_cpus = _least(machine.cpus, policy.cpus)
+    if needs.cpus and cpus + needs.cpus > most_cpus:
         who = listing(other.holder for other in place.others if other.needs.cpus)
-        message = f"{cpus} of {count(machine.cpus, 'CPU')} are taken by {who}."
+        message = f"{cpus} of {count(most_cpus, 'CPU')} are taken by {who}."
         reasons.append(Reason("cpu-busy", message))
     memory = sum(memory_demand(other.needs) for other in place.others)
     demand = memory_demand(needs)
-    if demand and memory + demand > machine.memory_bytes:
+    most_memory = _least(machine.memory_bytes, policy.memory_bytes)
+    if demand and memory + demand > most_memory:
         who = listing(other.holder for other in place.others if memory_demand(other.needs))
-        has = gigabytes(machine.memory_bytes)
+        has = gigabytes(most_memory)
         message = f"{gigabytes(memory)} of {has} of memory are taken by {who}."
         reasons.append(Reason("memory-busy", message))
     most = max(4, 2 * machine.cpus) if policy.max_jobs is None else policy.max_jobs
@@ -155,8 +181,22 @@ def _later(needs: Needs, place: _Place, policy: Policy) -> list[Reason]:
     return reasons
 
 
+def _least(has: int, lent: int | None) -> int:
+    return has if lent is None else min(has, lent)
+
+
+def _lent_out(needs: Needs, place: _Place) -> list[Reason]:
+    """As many cards as are lent at once are out already, though others are free."""
+    most, out = place.policy.cards.most, len(place.holders)
+    if not needs.gpus or most is None or out + needs.gpus <= most:
+        return []
+    who = listing(place.holders.values())
+    message = f"{place.policy.lender} lends {count(most, 'GPU')} at once; {out} held by {who}."
+    return [Reason("policy-gpus", message)]
+
+
 def _busy_cards(needs: Needs, place: _Place) -> list[Reason]:
-    fitting = _fitting(needs, place.machine.gpus)
+    fitting = _fitting(needs, place.lent)
     if sum(place.is_free(gpu) for gpu in fitting) >= needs.gpus:
         return []
     holders = place.holders

@@ -1,25 +1,12 @@
 """What a machine lacks for a job for good: why it could never run it, whatever ends or is freed."""
 
-from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.agent_port import Question
 from dstack_scheduler.gpus import memory_fits, name_fits, nominal_gb
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.phrases import count, gigabytes, largest_whole, listing, models, wanted_cards
+from dstack_scheduler.policy import Policy
 from dstack_scheduler.verdict import Reason
-
-
-@frozen
-class Policy:
-    """What the machine's owner allows.
-
-    Attributes:
-        allow_process: Jobs may run as processes of the host.
-        max_jobs: Jobs at once; None for max(4, twice the processors).
-    """
-
-    allow_process: bool = True
-    max_jobs: int | None = None
 
 
 def lacks_of(question: Question, machine: Machine, policy: Policy) -> list[Reason]:

@@ -1,5 +1,7 @@
 """Asks, bids and holds as messages, and back."""
 
+from google.protobuf.duration_pb2 import Duration
+
 from dstack_mesh.ids import RunName
 from dstack_mesh.v1 import auction_pb2
 from dstack_mesh.wire.membership import executor_from_wire, executor_to_wire
@@ -25,6 +27,10 @@ def ask_to_wire(question: Question) -> auction_pb2.AskRequest:
         python=question.python,
         input_digests=question.input_digests,
         input_sizes_bytes=question.input_sizes_bytes,
+        image=question.image,
+        max_duration=_limit_to_wire(question),
+        outside_paths=question.outside_paths,
+        ports=question.ports,
     )
 
 
@@ -41,6 +47,10 @@ def ask_from_wire(wire: auction_pb2.AskRequest) -> Question:
             for each in fields.items(wire.input_digests, "Inputs")
         ),
         input_sizes_bytes=fields.items(wire.input_sizes_bytes, "Sizes of inputs"),
+        image=fields.line(wire.image, "The image"),
+        max_duration_seconds=_limit_from_wire(wire),
+        outside_paths=fields.lines(wire.outside_paths, "Paths"),
+        ports=wire.ports,
     )
 
 
@@ -53,6 +63,10 @@ def reserve_to_wire(question: Question, epoch: int) -> auction_pb2.ReserveReques
         run_name=question.run_name,
         executor=executor_to_wire(question.executor),
         python=question.python,
+        image=question.image,
+        max_duration=_limit_to_wire(question),
+        outside_paths=question.outside_paths,
+        ports=question.ports,
     )
 
 
@@ -64,8 +78,21 @@ def reserve_from_wire(wire: auction_pb2.ReserveRequest) -> tuple[Question, int]:
         needs=needs_from_wire(wire.needs),
         executor=executor_from_wire(wire.executor),
         python=fields.line(wire.python, "The Python version"),
+        image=fields.line(wire.image, "The image"),
+        max_duration_seconds=_limit_from_wire(wire),
+        outside_paths=fields.lines(wire.outside_paths, "Paths"),
+        ports=wire.ports,
     )
     return question, wire.epoch
+
+
+def _limit_to_wire(question: Question) -> Duration | None:
+    seconds = question.max_duration_seconds
+    return None if seconds is None else fields.seconds_to_wire(seconds)
+
+
+def _limit_from_wire(wire: auction_pb2.AskRequest | auction_pb2.ReserveRequest) -> float | None:
+    return fields.seconds_from_wire(wire.max_duration) if wire.HasField("max_duration") else None
 
 
 def bid_to_wire(bid: Bid) -> auction_pb2.AskResponse:
