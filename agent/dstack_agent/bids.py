@@ -1,8 +1,9 @@
 """Answers asks, holds what was won, and takes jobs over: an agent's counter in the auction.
 
-The same rule (`dstack_scheduler.fit`) answers an ask and guards a hold within the ledger's
-transaction, so what was answered a moment ago is never trusted. A commit answers only once the job
-is durable here, and is carried out to its end even if the caller goes away meanwhile.
+The same rule (`dstack_scheduler.fit`) answers an ask and guards a hold and an award within the
+ledger's transaction, so what was answered a moment ago is never trusted; an award is judged with
+the whole specification at hand. A commit answers only once the job is durable here, and is carried
+out to its end even if the caller goes away meanwhile.
 """
 
 import asyncio
@@ -14,23 +15,28 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from dstack_agent.lease import Award, Claim
+from dstack_agent.lease import Award, Claim, Lease
 from dstack_agent.ledger import Ledger
+from dstack_agent.owner.terms import Terms
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId
-from dstack_mesh.machine import AgentState, Machine, RunningJob
-from dstack_scheduler.agent_port import Hold, Question
-from dstack_scheduler.fit import Policy, Taken, fit, occupied
-from dstack_scheduler.job import JobSpec
+from dstack_mesh.machine import Machine, RunningJob
+from dstack_scheduler.agent_port import Hold, Question, question_of
+from dstack_scheduler.asker import OWNER, Asker
+from dstack_scheduler.fit import Taken, occupied
+from dstack_scheduler.job import JobKey, JobSpec
 from dstack_scheduler.verdict import Bid, Verdict
 
 THREADS = 4
 """Threads of its own, so that bids do not queue behind the copying of files."""
 
-SEEN_SECONDS = 1.0
-"""So long one reading answers questions; what is held or leased meanwhile ends it at once."""
+SEEN_SECONDS = 0.5
+"""So long one reading answers questions; what is held or leased meanwhile ends it at once.
+
+With the ages that the inventory allows, a stranger on a card is seen within two seconds.
+"""
 
 T = TypeVar("T")
 
@@ -62,9 +68,9 @@ class BidDesk:
         ledger: Who has what of it.
         store: Which code and inputs are here.
         accept: Takes a job over.
-        state: Whether the agent takes jobs now.
-        policy: What the owner allows.
+        terms: On which terms the owner lends the machine now; does no I/O.
         name_of: A peer's name for people; empty if it is not known.
+        note: Has people know something about a job that was taken.
     """
 
     def __init__(
@@ -73,17 +79,17 @@ class BidDesk:
         ledger: Ledger,
         store: Store,
         accept: Accept,
-        state: Callable[[], AgentState] = lambda: AgentState.ALIVE,
-        policy: Policy | None = None,
+        terms: Callable[[], Terms] = Terms,
         name_of: Callable[[PeerId], str] = lambda peer: "",
+        note: Callable[[JobKey, str], None] = lambda key, sentence: None,
     ) -> None:
         self._machine = machine
         self._ledger = ledger
         self._store = store
         self._accept = accept
-        self._state = state
-        self._policy = policy or Policy()
+        self._terms = terms
         self._name_of = name_of
+        self._note = note
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bids")
         self._group: asyncio.TaskGroup | None = None
         self._seen: _Seen | None = None
@@ -98,7 +104,7 @@ class BidDesk:
             self._group = None
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def ask(self, question: Question) -> Bid:
+    async def ask(self, question: Question, asker: Asker = OWNER) -> Bid:
         """Whether the agent could run the job. Changes nothing.
 
         What was read for the last question serves the next ones for a second, or until the ledger
@@ -108,9 +114,9 @@ class BidDesk:
         seen = self._seen
         if seen is None or now >= seen.until or self._ledger.changes.strokes != seen.strokes:
             seen = self._seen = await self._in_thread(lambda: self._look(now + SEEN_SECONDS))
-        return self._bid(question, seen)
+        return self._bid(question, seen, self._named(asker))
 
-    async def reserve(self, question: Question, epoch: int, peer: PeerId) -> Hold:
+    async def reserve(self, question: Question, epoch: int, asker: Asker) -> Hold:
         """Holds what the job needs, or renews the hold. Raises Busy with reasons, or Conflict."""
         claim = Claim(
             key=question.key,
@@ -118,25 +124,33 @@ class BidDesk:
             needs=question.needs,
             executor=question.executor,
             epoch=epoch,
-            peer=peer,
-            owner=self._name_of(peer) if peer else "",
+            peer=asker.peer_id,
+            owner="" if asker.is_owner else self._name_of(asker.peer_id),
         )
-        return await self._in_thread(lambda: self._reserve(question, claim))
+        asker = self._named(asker)
+        return await self._in_thread(lambda: self._reserve(question, claim, asker))
 
     async def commit(
-        self, hold_id: HoldId, epoch: int, spec: JobSpec, secrets: Mapping[str, str]
+        self,
+        hold_id: HoldId,
+        epoch: int,
+        spec: JobSpec,
+        secrets: Mapping[str, str],
+        asker: Asker = OWNER,
     ) -> None:
         """Turns a hold into this agent's job.
 
         Raises:
             Missing: The hold is gone.
             Conflict: A higher epoch was seen, or the job was awarded otherwise.
-            Refused: The code has not arrived.
+            Refused: The code has not arrived, or the owner forbids the job.
+            Busy: The machine does not take it any more.
         """
         if self._group is None:
             raise Refused("The agent is starting or stopping.", hint="try again", code="not-ready")
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._group.create_task(self._award(answer, hold_id, epoch, spec, secrets))
+        asker = self._named(asker)
+        self._group.create_task(self._award(answer, hold_id, epoch, spec, secrets, asker))
         await asyncio.shield(answer)
 
     async def release(self, hold_id: HoldId) -> None:
@@ -157,22 +171,28 @@ class BidDesk:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _verdict(self, question: Question, machine: Machine, taken: tuple[Taken, ...]) -> Verdict:
-        return fit(question, machine, taken, self._state(), self._policy)
+    def _named(self, asker: Asker) -> Asker:
+        """The asker with the name that members know; the beginning of an id is no name."""
+        name = "" if asker.is_owner else self._name_of(asker.peer_id)
+        return asker if not name or asker.peer_id.startswith(name) else replace(asker, name=name)
 
     def _look(self, until: float) -> _Seen:
         strokes = self._ledger.changes.strokes
         return _Seen(until, strokes, self._machine(), self._ledger.taken())
 
-    def _bid(self, question: Question, seen: _Seen) -> Bid:
-        verdict = self._verdict(question, seen.machine, seen.taken)
+    def _bid(self, question: Question, seen: _Seen, asker: Asker) -> Bid:
+        verdict = self._terms().verdict(question, seen.machine, seen.taken, asker)
         inputs = zip(question.input_digests, question.input_sizes_bytes, strict=False)
         absent = (size for digest, size in inputs if self._store.missing_manifest(digest))
         return Bid(verdict, sum(absent))
 
-    def _reserve(self, question: Question, claim: Claim) -> Hold:
-        machine = self._machine()
-        return self._ledger.reserve(claim, lambda taken: self._verdict(question, machine, taken))
+    def _reserve(self, question: Question, claim: Claim, asker: Asker) -> Hold:
+        return self._ledger.reserve(claim, self._deciding(question, asker))
+
+    def _deciding(self, question: Question, asker: Asker) -> Callable[[tuple[Taken, ...]], Verdict]:
+        """What the ledger asks within its transaction. Blocks for a reading of the machine."""
+        terms, machine = self._terms(), self._machine()
+        return lambda taken: terms.verdict(question, machine, taken, asker)
 
     async def _award(
         self,
@@ -181,9 +201,10 @@ class BidDesk:
         epoch: int,
         spec: JobSpec,
         secrets: Mapping[str, str],
+        asker: Asker,
     ) -> None:
         try:
-            await self._take_over(_award(hold_id, epoch, spec), spec, secrets)
+            await self._take_over(_award(hold_id, epoch, spec), spec, secrets, asker)
         except Exception as error:  # whoever asked gets it; the agent and its jobs go on
             if not answer.cancelled():
                 answer.set_exception(error)
@@ -193,16 +214,24 @@ class BidDesk:
         finally:
             answer.cancel()
 
-    async def _take_over(self, award: Award, spec: JobSpec, secrets: Mapping[str, str]) -> None:
+    async def _take_over(
+        self, award: Award, spec: JobSpec, secrets: Mapping[str, str], asker: Asker
+    ) -> None:
         await self._in_thread(lambda: self._check_code(spec))
-        lease = await self._in_thread(lambda: self._ledger.commit(award))
+        lease = await self._in_thread(lambda: self._commit(award, spec, asker))
         if lease.ended:
             return
+        limited, told = self._terms().limited(spec)
         try:
-            await self._accept(spec, lease.gpu_uuids, secrets)
+            await self._accept(limited, lease.gpu_uuids, secrets)
         except Exception:  # whatever it was, a lease without a job would hold its cards for ever
             await self._in_thread(lambda: self._ledger.withdraw(spec.key))
             raise
+        if told:
+            self._note(spec.key, told)
+
+    def _commit(self, award: Award, spec: JobSpec, asker: Asker) -> Lease:
+        return self._ledger.commit(award, self._deciding(question_of(spec), asker))
 
     def _check_code(self, spec: JobSpec) -> None:
         if spec.code_digest and self._store.missing_manifest(spec.code_digest):

@@ -6,7 +6,7 @@ Loads only click and what the chosen verb needs: `--help` is instant.
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,10 +14,13 @@ import click
 from dstack_agent.settings import TABLE, Setting
 
 if TYPE_CHECKING:
+    from dstack_agent.owner.desk import Holding
     from dstack_agent.settings import Settings
+    from dstack_agent.wire.owner import OwnerClient
     from dstack_mesh.faults import MeshError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Answer = TypeVar("Answer")
 
 INTERRUPTED = 130
 USAGE = 2
@@ -119,6 +122,76 @@ def status(home: str | None, as_json: bool) -> None:
     where = Home.of_environment(home)
     answer, troubles = read_status(where), problems(where)
     click.echo(json.dumps(shape(answer, troubles)) if as_json else told(answer, troubles))
+
+
+@root.command()
+@_home
+@_json
+@click.option("--until", metavar="TIME", help="When it ends by itself: 18:00, 30m, 2h.")
+@click.option("--now", is_flag=True, help="Also ask jobs of others that run to save and go.")
+def pause(home: str | None, as_json: bool, until: str | None, now: bool) -> None:
+    """Take no new jobs, until a time or until you resume."""
+    from datetime import UTC, datetime
+
+    from dstack_agent.owner.spans import parse_until
+
+    end = parse_until(until, datetime.now(UTC).astimezone()) if until else None
+    holding, asked = _order(home, lambda owner: owner.pause(end, now))
+    _tell_holding(holding, as_json, asked)
+
+
+@root.command()
+@_home
+@_json
+def resume(home: str | None, as_json: bool) -> None:
+    """Take jobs again, after a pause or a drain."""
+    _tell_holding(_order(home, lambda owner: owner.resume()), as_json)
+
+
+@root.command()
+@_home
+@_json
+def drain(home: str | None, as_json: bool) -> None:
+    """Finish the jobs that run, and take no new ones until you resume."""
+    _tell_holding(_order(home, lambda owner: owner.drain()), as_json)
+
+
+@root.command()
+@_home
+@_json
+@click.option("--check", "file", metavar="FILE", help="Check a file; asks no agent.")
+def policy(home: str | None, as_json: bool, file: str | None) -> int:
+    """Show what you allow on this machine, or check a file before it holds."""
+    from dstack_agent.owner.showing import check_file, show_rules
+    from dstack_mesh.home import Home
+
+    where = Home.of_environment(home)
+    text, code = check_file(file, as_json) if file else show_rules(where, as_json)
+    click.echo(text)
+    return code
+
+
+def _order(home: str | None, say: "Callable[[OwnerClient], Awaitable[Answer]]") -> "Answer":
+    """Says something to the agent of this home as its owner."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from dstack_agent.status import order
+    from dstack_mesh.home import Home
+
+    return order(Home.of_environment(home), say)
+
+
+def _tell_holding(holding: "Holding", as_json: bool, asked: int = 0) -> None:
+    from datetime import UTC, datetime
+
+    from dstack_agent.owner.words import holding_shape, holding_told
+
+    if as_json:
+        shape = {"schema": "dstack.lending/v1", **holding_shape(holding), "asked": asked}
+        click.echo(json.dumps(shape))
+        return
+    click.echo(holding_told(holding, datetime.now(UTC)))
+    if asked:
+        click.echo(f"{asked} of others asked to save and go; see: dstack-runner status")
 
 
 @root.command()

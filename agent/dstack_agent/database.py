@@ -49,6 +49,9 @@ CREATE TABLE tag (
 ) WITHOUT ROWID;
 """
 
+ADDED = (("job", "stop_reason", "TEXT"), ("driven", "behalf", "TEXT"))
+"""Columns that came later. An older version neither reads nor needs them, so the version stays."""
+
 
 class Database:
     """An open database. Made and closed in the event loop's thread."""
@@ -78,6 +81,10 @@ class Database:
             )
         if version == 0:
             self._writing.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+        for table, column, kind in ADDED:
+            columns = self._writing.execute(f"PRAGMA table_info({table})")
+            if column not in [row[1] for row in columns]:
+                self._writing.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
     def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Rows of the last commit."""

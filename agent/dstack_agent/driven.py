@@ -8,7 +8,9 @@ from dstack_mesh.faults import Conflict
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import RunRecord
+from dstack_scheduler.wire.behalf import behalf_of_text, behalf_text
 
 
 @frozen
@@ -16,12 +18,14 @@ class DrivenRun:
     """A run that is driven here.
 
     Attributes:
+        behalf: Who handed it over.
         stop_cause: Why a person wants it to end; None while nobody does.
     """
 
     record: RunRecord
     jobs: tuple[DrivenJob, ...]
     epoch: int
+    behalf: Asker = OWNER
     stop_cause: str | None = None
     abort: bool = False
     over: bool = False
@@ -33,7 +37,9 @@ class DrivenRuns:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def take(self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int) -> bool:
+    async def take(
+        self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker = OWNER
+    ) -> bool:
         """Writes down durably that the run is driven here; False if that was known.
 
         Raises:
@@ -55,10 +61,10 @@ class DrivenRuns:
                 return False
             # A stop that a person ordered outlives the driver that was to carry it out.
             connection.execute(
-                "INSERT INTO driven (run_id, epoch, request) VALUES (?, ?, ?)"
-                " ON CONFLICT (run_id) DO UPDATE"
-                " SET epoch = excluded.epoch, request = excluded.request, over = 0",
-                (record.run_id, epoch, request),
+                "INSERT INTO driven (run_id, epoch, request, behalf) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch,"
+                " request = excluded.request, behalf = excluded.behalf, over = 0",
+                (record.run_id, epoch, request, behalf_text(behalf)),
             )
             return True
 
@@ -114,14 +120,15 @@ class DrivenRuns:
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[DrivenRun]:
         rows = self._database.read(
-            f"SELECT request, stop_cause, abort, over FROM driven WHERE {where}", values
+            f"SELECT request, behalf, stop_cause, abort, over FROM driven WHERE {where}", values
         )
         return [_driven(row) for row in rows]
 
 
 def _driven(row: tuple[object, ...]) -> DrivenRun:
-    request, stop_cause, abort, over = row
+    request, behalf, stop_cause, abort, over = row
     assert isinstance(request, bytes)
     record, jobs, epoch = stored.unpack_drive(request)
     cause = None if stop_cause is None else str(stop_cause)
-    return DrivenRun(record, jobs, epoch, cause, bool(abort), bool(over))
+    asker = behalf_of_text(str(behalf or ""))
+    return DrivenRun(record, jobs, epoch, asker, cause, bool(abort), bool(over))

@@ -14,6 +14,7 @@ from dstack_agent.driven import DrivenRun, DrivenRuns
 from dstack_mesh.faults import Busy, MeshError
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import Fin, JobRecord, JobState, RunRecord, Source, StateChange
 from dstack_scheduler.progress import (
     Awarded,
@@ -74,8 +75,16 @@ class Driving:
                 self._begin(run)
             await asyncio.Event().wait()
 
-    async def drive(self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int) -> None:
+    async def drive(
+        self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker = OWNER
+    ) -> None:
         """Takes a run over. Durable on return; the same hand-over again changes nothing.
+
+        Args:
+            record: The run.
+            jobs: All its jobs.
+            epoch: Of the new driver.
+            behalf: Who hands it over: this machine takes its jobs as theirs, not as its owner's.
 
         Raises:
             Conflict: A higher epoch was seen.
@@ -83,11 +92,11 @@ class Driving:
         """
         if len(self._drives) >= MOST_DRIVEN and record.run_id not in self._drives:
             raise Busy("This agent drives enough runs.", f"At most {MOST_DRIVEN:,}.")
-        if await self.runs.take(record, jobs, epoch):
+        if await self.runs.take(record, jobs, epoch, behalf):
             earlier = self._drives.pop(record.run_id, None)
             if earlier is not None:
                 earlier.give_way()
-            self._begin(self.runs.find(record.run_id) or DrivenRun(record, jobs, epoch))
+            self._begin(self.runs.find(record.run_id) or DrivenRun(record, jobs, epoch, behalf))
 
     async def stop(self, run_id: RunId, abort: bool, cause: str) -> bool:
         """Writes down that a driven run shall end; whether it is driven here."""
@@ -139,7 +148,9 @@ class Drive:
         self.run = run
         self.task: asyncio.Task[None] | None = None
         self._runs = runs
-        self.driver = make(Submission(run.record, run.jobs, epoch=run.epoch), self)
+        self.driver = make(
+            Submission(run.record, run.jobs, epoch=run.epoch, behalf=run.behalf), self
+        )
 
     async def live(self) -> None:
         """Returns when the run is over or cannot go on."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dstack_mesh.faults import Busy
+from dstack_mesh.faults import Busy, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId, RunName
 from dstack_mesh.machine import ExecutorKind
@@ -67,4 +67,14 @@ class NotFree(Busy):
         first = reasons[0]
         why = " ".join(reason.message for reason in reasons)
         super().__init__("This agent cannot take the job now.", why, first.hint, first.code)
+        self.reasons = tuple(reasons)
+
+
+class Forbade(Refused):
+    """This machine never runs what was awarded; `reasons` say why."""
+
+    def __init__(self, reasons: Sequence[Reason]) -> None:
+        first = reasons[0]
+        why = " ".join(reason.message for reason in reasons)
+        super().__init__("This agent does not run the job.", why, first.hint, first.code)
         self.reasons = tuple(reasons)

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dstack_agent.bell import Bell
-from dstack_agent.lease import Award, Claim, Lease, NotFree
+from dstack_agent.lease import Award, Claim, Forbade, Lease, NotFree
 from dstack_agent.ledger_file import LedgerFile
 from dstack_agent.ledger_rows import (
     KEY,
@@ -43,7 +43,7 @@ from dstack_mesh.machine import Gpu
 from dstack_scheduler.agent_port import Hold
 from dstack_scheduler.fit import Taken
 from dstack_scheduler.job import JobKey
-from dstack_scheduler.verdict import Now, Verdict
+from dstack_scheduler.verdict import Later, Never, NotNow, Now, Verdict
 
 HOLD_SECONDS = 15.0
 """How long a hold lasts: a card of a driver that died is free again after it."""
@@ -99,12 +99,21 @@ class Ledger:
                     return self._renew(db, hold, claim)
             return self._hold(db, claim, decide, hold)
 
-    def commit(self, award: Award) -> Lease:
+    def commit(
+        self, award: Award, decide: Callable[[tuple[Taken, ...]], Verdict] = lambda taken: Now()
+    ) -> Lease:
         """Turns a hold into a lease; repeated, returns the lease as it is.
+
+        Args:
+            award: What and for whom.
+            decide: As for `reserve`. What the hold is for counts as free; a lease stays whatever
+                would be said now.
 
         Raises:
             Missing: The hold expired, was released or never was.
             Conflict: A higher epoch was seen, or the hold was for something else.
+            NotFree: The verdict was "later" or "not now".
+            Forbade: The verdict was "never".
         """
         with self._changing() as db:
             self._fence(db, award.key, award.epoch)
@@ -120,6 +129,7 @@ class Ledger:
                     "hold-expired",
                 )
             _check_award(hold, award)
+            _check_verdict(decide(read_taken(db)))
             insert(db, "leases", lease_row(hold, award))
             db.execute("DELETE FROM holds WHERE hold_id = ?", (award.hold_id,))
             row = db.execute(f"SELECT * FROM leases WHERE {KEY}", key_values(award.key)).fetchone()
@@ -320,6 +330,16 @@ def _otherwise(lease: Lease) -> Conflict:
         f"It has needed {lease.needs} since.",
         code="awarded-otherwise",
     )
+
+
+def _check_verdict(verdict: Verdict) -> None:
+    match verdict:
+        case Now():
+            return
+        case Never(reasons):
+            raise Forbade(reasons)
+        case Later(reasons) | NotNow(reasons):
+            raise NotFree(reasons)
 
 
 def _check_award(hold: sqlite3.Row, award: Award) -> None:

@@ -9,8 +9,9 @@ import logging
 import os
 import random
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from dstack_agent.idle import leave_when_idle
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
 from dstack_agent.inventory.docker_socket import DEFAULT_SOCKET, docker_socket, docker_trouble
+from dstack_agent.inventory.strangers import lockers
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.folders import Keeping
 from dstack_agent.jobs.notes import Notes
@@ -37,8 +39,14 @@ from dstack_agent.listing import Listings
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
 from dstack_agent.notifying import Notifier
+from dstack_agent.owner.desk import OwnersDesk
+from dstack_agent.owner.policy_file import PolicyFile
+from dstack_agent.owner.reclaim import Reclaim
+from dstack_agent.owner.reclaiming import Reclaiming
+from dstack_agent.owner.usage import used_bytes
+from dstack_agent.owner.word import OwnersWord
 from dstack_agent.peers import Peers
-from dstack_agent.real_cards import RealCards
+from dstack_agent.real_cards import RealCards, pids_of_jobs
 from dstack_agent.self_portrait import SelfPortrait
 from dstack_agent.servicers.activity import Activity
 from dstack_agent.servicers.attach import Wishes
@@ -53,7 +61,7 @@ from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.faults import Refused
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId
-from dstack_mesh.machine import AgentState, Gpu
+from dstack_mesh.machine import Gpu
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.user import user_home
@@ -64,6 +72,7 @@ from dstack_mesh.wire.server import add_standard_services, listen_local, listen_
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.fit import Policy
 from dstack_scheduler.job import JobSpec
+from dstack_scheduler.policy import Network
 from dstack_scheduler.progress import Watcher
 from dstack_scheduler.submission import Submission
 
@@ -79,11 +88,13 @@ async def run_agent(settings: Settings) -> None:
     """Serves until SIGTERM, SIGINT or, where so set, until idle. Jobs outlive it.
 
     Raises:
-        MeshError: It cannot start, with the reason: no mesh, the port is taken, another agent runs.
+        MeshError: It cannot start, with the reason: no mesh, a broken policy, the port is taken,
+            another agent runs.
     """
     membership = membership_of(settings)
     home = settings.home
     home.prepare()
+    word = word_of(settings)
     stop = stop_on_signals()
     notifier = Notifier()
     async with AsyncExitStack() as stack:
@@ -105,12 +116,14 @@ async def run_agent(settings: Settings) -> None:
         notes = Notes()
         keeping = Keeping(settings.keep_days, settings.keep_work)
         spare = Spare()
-        workshop = workshop_of(settings, memory, peers, portrait, wake, notes, spare)
+        workshop = workshop_of(settings, memory, peers, portrait, wake, notes, spare, word)
         supervisor = Supervisor(workshop, keeping)
         notes.listener = supervisor.noted
         driving = Driving(memory.driven, driver_maker(peers))
-        desk = desk_of(settings, memory, portrait, supervisor, peers)
-        add_servicers(server, served_of(memory, portrait, roll, twins, supervisor, driving, desk))
+        desk = desk_of(memory, portrait, supervisor, peers, word)
+        owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
+        served = served_of(memory, portrait, roll, twins, supervisor, driving, desk, word, owner)
+        add_servicers(server, served)
         health = add_standard_services(server)
 
         if membership is not None:
@@ -118,6 +131,7 @@ async def run_agent(settings: Settings) -> None:
         ready = asyncio.Event()
         parts = [portrait.run(), supervisor.run(ready), desk.run(), driving.run(), roll.run()]
         parts += [twins.run(), notifier.run()]
+        parts += [word.run(), reclaiming_of(memory, portrait, supervisor, word).run()]
         if settings.allow_process:
             parts.append(spare.run())
         if membership is not None:
@@ -158,6 +172,16 @@ def membership_of(settings: Settings) -> Membership | None:
     return membership
 
 
+def word_of(settings: Settings) -> OwnersWord:
+    """What the owner allows and whether she lends now. Raises PolicyBroken."""
+    home = settings.home
+    start = Policy(settings.allow_process, settings.max_jobs, settings.name)
+    file = PolicyFile(home.policy, start)
+    file.load()
+    used = partial(used_bytes, (home.jobs, home.chunks))
+    return OwnersWord(file, home.state / "owner.json", CLOCK, used)
+
+
 def stop_on_signals() -> asyncio.Event:
     """An event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
@@ -178,7 +202,7 @@ def portrait_of(
     inventory = Inventory(
         settings.home.jobs,
         CLOCK,
-        sources=(DeclaredSource(settings.home.root, settings.gpus), RealCards(folders)),
+        sources=(declared_of(settings, folders), RealCards(folders)),
         docker=lambda: docker_trouble(docker_socket()),
         pythons=available,
         allow_process=settings.allow_process,
@@ -193,6 +217,27 @@ def portrait_of(
         ledger=memory.ledger,
         port=port,
         listens_on=settings.host,
+    )
+
+
+def declared_of(settings: Settings, folders: Callable[[], list[Path]]) -> DeclaredSource:
+    """Simulated cards, which real processes use by locking a file in the home."""
+    home = settings.home
+    users = lockers(home.sockets / "cards")
+    return DeclaredSource(home.root, settings.gpus, users, lambda: pids_of_jobs(folders()))
+
+
+def reclaiming_of(
+    memory: Memory, portrait: SelfPortrait, supervisor: Supervisor, word: OwnersWord
+) -> Reclaiming:
+    """Gives cards back to whoever else uses them, where the policy says so."""
+    return Reclaiming(
+        cards=portrait.inventory.look_at_cards,
+        leases=memory.ledger.leases,
+        changes=memory.ledger.changes,
+        policy=lambda: word.in_force.policy,
+        take_back=supervisor.take_back,
+        core=Reclaim(portrait.name),
     )
 
 
@@ -217,6 +262,7 @@ def workshop_of(
     wake: Wake,
     notes: Notes,
     spare: Spare,
+    word: OwnersWord,
 ) -> Workshop:
     """What attempts are lived with."""
     engine = docker_socket() or DEFAULT_SOCKET
@@ -242,6 +288,7 @@ def workshop_of(
         allowed=(home,),
         closed=settings.home.root,
         user_home=home,
+        network=lambda: word.in_force.policy.network is Network.BRIDGE,
     )
 
 
@@ -256,11 +303,11 @@ def environment(portrait: SelfPortrait) -> Environment:
 
 
 def desk_of(
-    settings: Settings,
     memory: Memory,
     portrait: SelfPortrait,
     supervisor: Supervisor,
     peers: Peers,
+    word: OwnersWord,
 ) -> BidDesk:
     """Answers asks and takes awards."""
     return BidDesk(
@@ -268,8 +315,9 @@ def desk_of(
         memory.ledger,
         memory.store,
         supervisor.accept,
-        policy=Policy(settings.allow_process, settings.max_jobs),
+        terms=word.terms,
         name_of=peers.name,
+        note=supervisor.note,
     )
 
 
@@ -277,7 +325,8 @@ def driver_maker(peers: Peers) -> MakeDriver:
     """Makes drivers of runs that were handed over."""
 
     def make(submission: Submission, watcher: Watcher) -> Driver:
-        return Driver(submission, peers, peers.store, watcher, CLOCK, random.random)
+        directory = replace(peers, behalf=submission.behalf)
+        return Driver(submission, directory, peers.store, watcher, CLOCK, random.random)
 
     return make
 
@@ -290,13 +339,15 @@ def served_of(
     supervisor: Supervisor,
     driving: Driving,
     desk: BidDesk,
+    word: OwnersWord,
+    owner: OwnersDesk,
 ) -> Served:
     """What the services speak for."""
     steering = Steering(supervisor, driving, memory.records)
     listings = Listings(memory.records, memory.driven, memory.tags, portrait.card)
     answers = Answers(
         card=portrait.card,
-        state=lambda: AgentState.ALIVE,
+        state=lambda: word.state,
         machine=portrait.machine,
         running=supervisor.running,
         known=roll.hints,
@@ -304,4 +355,4 @@ def served_of(
     )
     wishes = Wishes(supervisor.follow, steering.stop, memory.records.acknowledge, memory.store)
     runs = Runs(listings.listing, driving.drive, memory.tags.state)
-    return Served(answers, desk, wishes, runs, CLOCK)
+    return Served(answers, desk, wishes, runs, owner, CLOCK)

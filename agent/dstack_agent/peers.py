@@ -12,6 +12,7 @@ from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.transfer import TransferClient
 from dstack_scheduler.agent_port import Agent
+from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.wire.agent import GrpcAgent
 
 
@@ -22,6 +23,7 @@ class Peers:
     Attributes:
         card: Who we are: the first agent of the directory, reached by our own socket.
         known: The agents that the roll call knows now.
+        behalf: For whom we ask ourselves.
     """
 
     home: Home
@@ -29,6 +31,7 @@ class Peers:
     store: ChunkStore
     card: Callable[[], PeerCard]
     known: Callable[[], Sequence[KnownAgent]]
+    behalf: Asker = OWNER
 
     async def agents(self) -> AsyncGenerator[Agent, None]:
         """Ourselves, then everybody who may answer."""
@@ -72,7 +75,7 @@ class Peers:
 
     def _ourselves(self) -> GrpcAgent:
         channel = self.channels.to_local(self.home.agent_socket)
-        return GrpcAgent(channel, self.card(), True, self.store)
+        return GrpcAgent(channel, self.card(), True, self.store, self.behalf)
 
     def _agent(self, known: KnownAgent) -> GrpcAgent:
         channel = self.channels.to_peer(known.card.peer_id, known.addresses[0])

@@ -25,7 +25,7 @@ class Accepted:
     """A job that this agent has or had.
 
     Attributes:
-        order: What a person asked for, if anything.
+        order: What was asked for, if anything.
         launching: Whether a shim may have been started.
         fin: The last word; None while it goes on.
     """
@@ -66,12 +66,17 @@ class Records:
         return await self._database.write(change, durable=True)
 
     async def order_stop(self, key: JobKey, order: StopAsked) -> None:
-        """Writes down durably that a person wants an end; an abort is never softened."""
+        """Writes down durably that somebody wants an end; an abort is never softened.
+
+        A grace is not written down: it belongs to this moment.
+        """
+        abort = int(order.abort)
         await self._update(
             key,
-            "stop_cause = CASE WHEN stop_cause IS NULL OR ? > abort THEN ? ELSE stop_cause END,"
+            "stop_reason = CASE WHEN stop_cause IS NULL OR ? > abort THEN ? ELSE stop_reason END,"
+            " stop_cause = CASE WHEN stop_cause IS NULL OR ? > abort THEN ? ELSE stop_cause END,"
             " abort = max(abort, ?)",
-            (int(order.abort), order.cause, int(order.abort)),
+            (*(abort, order.reason), *(abort, order.cause), abort),
             durable=True,
         )
 
@@ -201,7 +206,7 @@ class Records:
         return [stored.unpack_artifact(_blob(row[0])) for row in rows]
 
 
-_COLUMNS = "spec, gpu_uuids, stop_cause, abort, launching, fin"
+_COLUMNS = "spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin"
 
 
 _NAMED = (
@@ -220,11 +225,12 @@ def _blob(value: object) -> bytes:
 
 
 def _accepted(row: tuple[object, ...]) -> Accepted:
-    spec, gpu_uuids, stop_cause, abort, launching, fin = row
+    spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin = row
+    cause, reason = str(stop_cause), str(stop_reason or "")
     return Accepted(
         spec=stored.unpack_spec(_blob(spec)),
         gpu_uuids=tuple(each for each in str(gpu_uuids).split(",") if each),
-        order=None if stop_cause is None else StopAsked(bool(abort), str(stop_cause)),
+        order=None if stop_cause is None else StopAsked(bool(abort), cause, reason),
         launching=bool(launching),
         fin=None if fin is None else stored.unpack_fin(_blob(fin)),
     )

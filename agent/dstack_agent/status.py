@@ -1,23 +1,60 @@
 """What the agent of a home says of itself, asked over its own socket."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
+from dstack_agent.owner.desk import Holding, Rules
+from dstack_agent.owner.words import holding_shape, holding_told
+from dstack_agent.wire.owner import OwnerClient
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.discovery.twins import HINT, read_twins, sentence
 from dstack_mesh.faults import Unreachable
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.machine import Gpu
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import command_card
 from dstack_mesh.wire.membership import MembershipClient
+from dstack_scheduler.policy import Policy
 
 ANSWER_SECONDS = 5.0
 
+T = TypeVar("T")
 
-def read_status(home: Home) -> HelloAnswer:
-    """Its answer to Hello. Raises Unreachable if none serves."""
+
+@frozen
+class Status:
+    """What an agent is, has and runs, and what its owner said."""
+
+    answer: HelloAnswer
+    holding: Holding
+    rules: Rules
+
+
+def read_status(home: Home) -> Status:
+    """Of the agent of a home. Raises Unreachable if none serves."""
+
+    async def ask(channels: Channels) -> Status:
+        channel = channels.to_local(home.agent_socket)
+        client = MembershipClient(channel, "The agent of this home")
+        answer = await client.hello(command_card(home), within=ANSWER_SECONDS)
+        return Status(answer, *await OwnerClient(channel).show(Policy()))
+
+    return _asking(home, ask)
+
+
+def order(home: Home, say: Callable[[OwnerClient], Awaitable[T]]) -> T:
+    """Says something to the agent of a home as its owner. Raises Unreachable if none serves."""
+
+    async def ask(channels: Channels) -> T:
+        return await say(OwnerClient(channels.to_local(home.agent_socket)))
+
+    return _asking(home, ask)
+
+
+def _asking(home: Home, ask: Callable[[Channels], Awaitable[T]]) -> T:
     if not home.agent_socket.exists():
         raise Unreachable(
             "No agent serves this home.",
@@ -25,17 +62,15 @@ def read_status(home: Home) -> HelloAnswer:
             "dstack-runner start",
             "not-running",
         )
-    return asyncio.run(_ask(home))
 
+    async def whole() -> T:
+        channels = Channels(home)
+        try:
+            return await ask(channels)
+        finally:
+            await channels.close()
 
-async def _ask(home: Home) -> HelloAnswer:
-    channels = Channels(home)
-    try:
-        channel = channels.to_local(home.agent_socket)
-        client = MembershipClient(channel, "The agent of this home")
-        return await client.hello(command_card(home), within=ANSWER_SECONDS)
-    finally:
-        await channels.close()
+    return asyncio.run(whole())
 
 
 def problems(home: Home) -> list[str]:
@@ -43,16 +78,17 @@ def problems(home: Home) -> list[str]:
     return [sentence(twin) for twin in read_twins(home, datetime.now(UTC))]
 
 
-def shape(answer: HelloAnswer, troubles: Sequence[str] = ()) -> dict[str, object]:
+def shape(status: Status, troubles: Sequence[str] = ()) -> dict[str, object]:
     """The JSON of `dstack-runner status`."""
-    machine = answer.machine
+    answer, machine = status.answer, status.answer.machine
     return {
         "schema": "dstack.runner/v1",
         "ready": True,
         "agent": answer.card.name,
         "id": answer.card.peer_id,
         "mesh": answer.card.mesh_id or None,
-        "state": answer.state.value,
+        **holding_shape(status.holding),
+        "policy_problem": status.rules.in_force.problem,
         "addresses": list(answer.card.addresses),
         "version": answer.card.version,
         "peers": [{"id": hint.peer_id, "addresses": list(hint.addresses)} for hint in answer.known],
@@ -82,17 +118,23 @@ def gpu_shape(gpu: Gpu) -> dict[str, object]:
     }
 
 
-def told(answer: HelloAnswer, troubles: Sequence[str] = ()) -> str:
+def told(
+    status: Status, troubles: Sequence[str] = (), now: datetime | None = None
+) -> str:
     """The same for people."""
+    answer = status.answer
     where = ", ".join(answer.card.addresses)
     reached = f"reached at {where}" if where else "reached from this machine only"
     lines = [
         f"{answer.card.name} ({answer.card.peer_id}) is {answer.state.value}; {reached}",
+        f"lent:  {holding_told(status.holding, now or datetime.now(UTC))}",
         f"peers: {len(answer.known)}",
         f"jobs:  {', '.join(f'{job.run_name}.{job.job}' for job in answer.running) or 'none'}",
         *(gpu_line(gpu) for gpu in answer.machine.gpus),
         *(f"problem: {each}\n  fix: {HINT}" for each in troubles),
     ]
+    if status.rules.in_force.problem:
+        lines.append(f"policy: broken, the one of before holds: {status.rules.in_force.problem}")
     return "\n".join(lines)
 
 

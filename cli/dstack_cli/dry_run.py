@@ -17,7 +17,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import RunId, RunName
 from dstack_mesh.machine import ExecutorKind
-from dstack_scheduler.agent_port import Agent, Listing, Question
+from dstack_scheduler.agent_port import Agent, Listing, Question, outside
 from dstack_scheduler.job import JobKey
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import Plan, PlannedJob, Reuse
@@ -79,6 +79,10 @@ async def _opinions(
         needs=job.needs,
         executor=ExecutorKind.DOCKER if job.image else ExecutorKind.PROCESS,
         python=job.python,
+        image=job.image,
+        max_duration_seconds=job.max_duration_seconds,
+        outside_paths=outside(*job.artifacts),
+        ports=len(job.ports),
     )
     asking = [_opinion(agent, question) for agent in await reach.answering()]
     return sorted(await asyncio.gather(*asking), key=lambda one: one.agent)

@@ -7,7 +7,7 @@ or where the trouble is ours, the codes are those that `docker run` and `timeout
 from typing import Literal
 
 from dstack_mesh.faults import EXIT_CODES, MeshError
-from dstack_scheduler.job import JobState, StateChange
+from dstack_scheduler.job import RECLAIMED, JobState, StateChange
 
 USAGE = 2
 TIME_LIMIT = 124
@@ -20,7 +20,7 @@ KILLED = 128 + 9
 
 TIME_LIMIT_REASONS = frozenset({"time-limit", "max-duration"})
 
-OUR_REASONS = frozenset({"disk-full"})
+OUR_REASONS = frozenset({"disk-full", RECLAIMED})
 """Why we ended a job that would have gone on: its exit code is not its own word."""
 
 Source = Literal["job", "dstack"]

@@ -78,3 +78,8 @@ class Home:
     def config(self) -> Path:
         """What a person set: seeds, name, placement."""
         return self.root / "config.yaml"
+
+    @property
+    def policy(self) -> Path:
+        """What the owner of the machine allows."""
+        return self.root / "policy.yaml"

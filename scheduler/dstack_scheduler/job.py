@@ -137,6 +137,13 @@ ENDED = frozenset(
 )
 
 
+RECLAIMED = "reclaimed"
+"""Reason of an attempt that ended because the machine's owner took back what it ran on.
+
+Nothing is wrong with the job: another agent may be given the next attempt.
+"""
+
+
 @frozen
 class StateChange:
     """A state of an attempt and when it began.

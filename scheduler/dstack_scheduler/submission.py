@@ -7,6 +7,7 @@ from datetime import datetime
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import OTHER_THAN, DrivenJob
+from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import JobKey, JobSpec, Revision, RunRecord
 from dstack_scheduler.plan import Plan, PlannedJob, Reuse
 
@@ -21,6 +22,7 @@ class Submission:
         epoch: Of the driver; each new driver of a run takes a higher one.
         secrets: Values by name. They travel with an award and are kept nowhere.
         code_bytes: Size of the code, for progress.
+        behalf: Who handed the run to the agent that drives it; the owner where a command drives.
     """
 
     record: RunRecord
@@ -29,6 +31,7 @@ class Submission:
     epoch: int = 1
     secrets: Mapping[str, str] = field(default_factory=dict[str, str])
     code_bytes: int = 0
+    behalf: Asker = OWNER
 
 
 @frozen

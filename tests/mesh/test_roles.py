@@ -22,6 +22,7 @@ from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.server import listen_tcp, make_server
 from dstack_scheduler.agent_port import DrivenJob, Listing
+from dstack_scheduler.asker import Asker
 from dstack_scheduler.job import JobKey, RunRecord, TagRecord
 from support.meshes import Mesh, member
 
@@ -46,7 +47,9 @@ class Told:
     async def acknowledge(self, key: JobKey, stdout: int, stderr: int) -> None:
         raise AssertionError("nobody follows")
 
-    async def drive(self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int) -> None:
+    async def drive(
+        self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker
+    ) -> None:
         raise AssertionError("nobody hands over")
 
     async def tag(self, tag: TagRecord) -> None:

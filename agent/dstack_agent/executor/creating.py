@@ -225,7 +225,7 @@ def _host_config(engine: Client, launch: Launch, placed: list[Mount], user: tupl
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         init=True,
-        network_mode=_network(engine),
+        network_mode=_network(engine) if launch.network else "none",
         log_config=LogConfig(type="local", config=_LOG_SIZE),
         ulimits=[Ulimit(name="core", soft=0, hard=0)],
         tmpfs={"/run/secrets": f"size=1m,mode=0700,uid={user[0]},gid={user[1]}"},

@@ -28,7 +28,8 @@ from dstack_agent.executor.watching import (
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.machine import ExecutorKind
 
-_TASK = "container.json"
+CONTAINER = "container.json"
+"""In a job's folder: its container, and what the next shim needs to know of it."""
 _ADOPTIONS = 20
 _AGAIN_SECONDS = 0.1
 
@@ -78,7 +79,7 @@ class DockerExecutor:
             container, given = await asyncio.to_thread(create, creation)
             task = self._task(launch, container, given)
             stored = task.without_secrets().encode()
-            await asyncio.to_thread(write_durably, str(launch.folder / _TASK), stored)
+            await asyncio.to_thread(write_durably, str(launch.folder / CONTAINER), stored)
             await start_shim(launch.folder, self.kind, task.encode())
         except (MeshError, asyncio.CancelledError):
             stopped.set()
@@ -154,4 +155,4 @@ def _orphaned(folder: Path) -> bytes | None:
     if descriptor is not None:
         os.close(descriptor)
         return None
-    return (folder / _TASK).read_bytes()
+    return (folder / CONTAINER).read_bytes()

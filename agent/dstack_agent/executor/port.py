@@ -25,6 +25,7 @@ class Launch:
         gpus: Cards that were granted.
         env: The whole environment that the job sees, but for secrets.
         secrets: Values by name; go to memory only, never to a file, argv or `docker inspect`.
+        network: Whether a container gets one.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Launch:
     gpus: tuple[Gpu, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     secrets: Mapping[str, str] = field(default_factory=dict[str, str])
+    network: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from dstack_mesh.chunks.room import free_for_jobs
 from dstack_mesh.clock import Clock
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 
-MOMENT_SECONDS = 1.0
+MOMENT_SECONDS = 0.5
 """So long a reading serves those who ask; reading it costs half a millisecond."""
 
-GPU_SECONDS = 2.0
+GPU_SECONDS = 1.0
 """How old the cards of a reading may be: a few milliseconds of driver calls for each."""
 
 DOCKER_SECONDS = 10.0
@@ -40,6 +40,10 @@ class Fresh(Generic[T]):
         if self._kept is None or now - self._kept[0] >= self._seconds:
             self._kept = (now, self._read())
         return self._kept[1]
+
+    def forget(self) -> None:
+        """The next `get` reads."""
+        self._kept = None
 
 
 class Inventory:
@@ -76,9 +80,16 @@ class Inventory:
         self._lock = Lock()
 
     def read(self) -> Machine:
-        """The machine of this second. Cards carry a holder only where strangers use them."""
+        """The machine of this moment. Cards carry a holder only where strangers use them."""
         with self._lock:
             return self._machine.get()
+
+    def look_at_cards(self) -> tuple[Gpu, ...]:
+        """The cards of this very moment; readings from now on know what was seen."""
+        with self._lock:
+            self._gpus.forget()
+            self._machine.forget()
+            return self._gpus.get()
 
     def _read_machine(self) -> Machine:
         part = self._cpu_memory()

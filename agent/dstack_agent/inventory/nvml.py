@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
+from dstack_agent.inventory.strangers import stranger, user_of
 from dstack_mesh.machine import Gpu
 
 log = logging.getLogger(__name__)
@@ -52,16 +53,6 @@ def installed_nvml() -> Nvml:
     import pynvml  # pyright: ignore[reportMissingTypeStubs]
 
     return cast(Nvml, pynvml)
-
-
-def user_of(pid: int) -> str:
-    """Whose process it is; empty if it is gone or in another namespace."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).username()
-    except (psutil.Error, KeyError):
-        return ""
 
 
 class NvmlSource:
@@ -129,7 +120,7 @@ class NvmlSource:
         try:
             handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
             if not self._sliced(handle):
-                yield self._gpu(handle, ours)
+                yield self._gpu(handle, index, ours)
                 return
             slices = list(self._slices(handle))
         except self._nvml.NVMLError as error:
@@ -137,7 +128,7 @@ class NvmlSource:
             return
         for each in slices:
             try:
-                yield self._gpu(each, ours)
+                yield self._gpu(each, index, ours)
             except self._nvml.NVMLError as error:
                 self._say(f"A MIG slice of GPU {index} does not answer: {error}.")
 
@@ -154,12 +145,13 @@ class NvmlSource:
             except self._nvml.NVMLError:
                 continue  # Slices need not be numbered without holes.
 
-    def _gpu(self, handle: Any, ours: frozenset[int]) -> Gpu:
+    def _gpu(self, handle: Any, index: int, ours: frozenset[int]) -> Gpu:
         return Gpu(
             uuid=self._nvml.nvmlDeviceGetUUID(handle),
             name=self._nvml.nvmlDeviceGetName(handle),
             memory_bytes=int(self._nvml.nvmlDeviceGetMemoryInfo(handle).total),
             holder=self._stranger(handle, ours),
+            number=index,
         )
 
     def _stranger(self, handle: Any, ours: frozenset[int]) -> str:
@@ -167,8 +159,4 @@ class NvmlSource:
             processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)
         except self._nvml.NVMLError:
             return ""  # Not every platform tells; then jobs find out for themselves.
-        pids = sorted({process.pid for process in processes} - ours)
-        if not pids:
-            return ""
-        user = self._user_of(pids[0])
-        return f"pid {pids[0]} ({user})" if user else f"pid {pids[0]}"
+        return stranger((process.pid for process in processes), ours, self._user_of)

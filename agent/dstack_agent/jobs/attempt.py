@@ -8,7 +8,8 @@
 
 Rules (people relied on them for years): a stop while preparing stops at once; a stop while running
 keeps the artifacts; a stop while saving is ignored; an abort ends everything at once and keeps
-nothing; there is exactly one end. A failed job's artifacts are kept, never as complete ones.
+nothing; there is exactly one end. A failed job's artifacts are kept, never as complete ones. Of two
+stops the first one says why, and the shorter grace holds.
 """
 
 from collections.abc import Iterable
@@ -87,7 +88,8 @@ def step(attempt: Attempt, event: Event) -> Step:
 
 
 def order_of(event: StopAsked) -> Order:
-    return Order(event.abort, "aborted" if event.abort else "stopped", event.cause)
+    reason = event.reason or ("aborted" if event.abort else "stopped")
+    return Order(event.abort, reason, event.cause, event.grace_seconds)
 
 
 def _ordered(attempt: Attempt, order: Order) -> Step:
@@ -95,14 +97,11 @@ def _ordered(attempt: Attempt, order: Order) -> Step:
         case Fresh() | Preparing():
             return finish(attempt, ordered_verdict(order, None), Drop())
         case Launching(earlier):
-            if not _outranks(order, earlier):
-                return attempt, ()
-            ending = (EndCommands(order.abort),)
-            return _enter(attempt, Launching(order), _ending_state(order), order, ending)
+            return _end_launching(attempt, order, earlier)
         case Running():
             return _end_running(attempt, order)
         case Ending(earlier):
-            return _end_running(attempt, order) if _outranks(order, earlier) else (attempt, ())
+            return _end_sooner(attempt, order, earlier)
         case Saving(verdict):
             if not order.abort:
                 return attempt, ()
@@ -113,8 +112,38 @@ def _ordered(attempt: Attempt, order: Order) -> Step:
     assert_never(attempt.phase)
 
 
+def _end_launching(attempt: Attempt, order: Order, earlier: Order | None) -> Step:
+    if earlier is not None and _hurries(order, earlier):
+        return replace(attempt, phase=Launching(_hurried(earlier, order))), ()
+    if not _outranks(order, earlier):
+        return attempt, ()
+    return _enter(attempt, Launching(order), _ending_state(order), order, (_end(order),))
+
+
+def _end_sooner(attempt: Attempt, order: Order, earlier: Order) -> Step:
+    if _hurries(order, earlier):
+        hurried = _hurried(earlier, order)
+        return replace(attempt, phase=Ending(hurried)), (_end(hurried),)
+    return _end_running(attempt, order) if _outranks(order, earlier) else (attempt, ())
+
+
 def _outranks(order: Order, earlier: Order | None) -> bool:
     return earlier is None or (order.abort and not earlier.abort)
+
+
+def _hurries(order: Order, earlier: Order) -> bool:
+    """Whether a stop leaves a job that is told to stop less time than it has."""
+    if order.abort or earlier.abort or order.grace_seconds is None:
+        return False
+    return earlier.grace_seconds is None or order.grace_seconds < earlier.grace_seconds
+
+
+def _hurried(earlier: Order, order: Order) -> Order:
+    return replace(earlier, grace_seconds=order.grace_seconds)
+
+
+def _end(order: Order) -> EndCommands:
+    return EndCommands(order.abort, order.grace_seconds)
 
 
 def _ending_state(order: Order) -> JobState:
@@ -122,9 +151,7 @@ def _ending_state(order: Order) -> JobState:
 
 
 def _end_running(attempt: Attempt, order: Order) -> Step:
-    return _enter(
-        attempt, Ending(order), _ending_state(order), order, then=(EndCommands(order.abort),)
-    )
+    return _enter(attempt, Ending(order), _ending_state(order), order, then=(_end(order),))
 
 
 def _enter(
@@ -159,7 +186,7 @@ def _launched(attempt: Attempt, event: Launched | NotLaunched) -> Step:
             return _enter(attempt, Running(), JobState.RUNNING, then=(Attend(),))
         case Launching(Order() as order), Launched():
             ending = replace(attempt, phase=Ending(order))
-            return ending, (Attend(), EndCommands(order.abort))
+            return ending, (Attend(), _end(order))
         case Launching(None), NotLaunched(reason, cause):
             return finish(attempt, Verdict(JobState.FAILED, reason, cause))
         case Launching(Order() as order), NotLaunched():

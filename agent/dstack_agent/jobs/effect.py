@@ -32,9 +32,10 @@ class Attend:
 
 @frozen
 class EndCommands:
-    """Tell the shim to end the job."""
+    """Tell the shim to end the job; after the grace, if one is given, to end it at once."""
 
     abort: bool
+    grace_seconds: float | None = None
 
 
 @frozen

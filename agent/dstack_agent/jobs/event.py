@@ -51,10 +51,18 @@ class CommandsEnded:
 
 @frozen
 class StopAsked:
-    """A person asks for a stop, or for an abort."""
+    """Somebody asks for a stop, or for an abort.
+
+    Attributes:
+        reason: Why it will have ended; empty for the ordinary word.
+        grace_seconds: What the commands have at most to end by themselves; None for what the job
+            brought along.
+    """
 
     abort: bool
     cause: str
+    reason: str = ""
+    grace_seconds: float | None = None
 
 
 @frozen

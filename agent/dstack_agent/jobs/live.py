@@ -157,8 +157,8 @@ class LiveAttempt:
                 return [self._launch()]
             case Attend():
                 return [self._await_end(), self._watch(), self._hear()]
-            case EndCommands(abort):
-                return [self._end_commands(abort)]
+            case EndCommands():
+                return [self._end_commands(effect)]
             case Save(complete):
                 return [self._save(complete)]
         assert_never(effect)
@@ -224,9 +224,16 @@ class LiveAttempt:
             await self.means.records.save_artifact(artifact)
             self.chronicle.tell(artifact)
 
-    async def _end_commands(self, abort: bool) -> None:
+    async def _end_commands(self, order: EndCommands) -> None:
+        await self._tell_shim(order.abort)
+        if order.grace_seconds is not None and not order.abort:
+            # Dropped when the commands end within it; what they saved is kept in either case.
+            await asyncio.sleep(order.grace_seconds)
+            await self._tell_shim(True)
+
+    async def _tell_shim(self, at_once: bool) -> None:
         try:
-            await self.means.executor.stop(self.means.folder, abort)
+            await self.means.executor.stop(self.means.folder, at_once)
         except MeshError as error:
             # The shim ends by itself or is gone; waiting for it says which.
             log.warning("job %s: %s", self.means.folder.name, error)

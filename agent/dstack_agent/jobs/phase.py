@@ -46,11 +46,12 @@ class Verdict:
 
 @frozen
 class Order:
-    """A person's order to end; `reason` is `stopped` or `aborted`."""
+    """An order to end; `reason` is `stopped`, `aborted` or `reclaimed`."""
 
     abort: bool
     reason: str
     cause: str
+    grace_seconds: float | None = None
 
 
 @frozen

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from dstack_agent.records import Accepted
 from dstack_mesh.faults import Busy, Missing
 from dstack_mesh.ids import RunId
 from dstack_mesh.machine import RunningJob
-from dstack_scheduler.job import ArtifactSaved, JobKey, JobSpec, JobState
+from dstack_scheduler.job import RECLAIMED, ArtifactSaved, JobKey, JobSpec, JobState
 
 log = logging.getLogger(__name__)
 
@@ -191,11 +191,28 @@ class Supervisor:
             await live.tell(order)
         return len(concerned)
 
+    async def take_back(self, keys: Sequence[JobKey], cause: str, grace_seconds: float) -> int:
+        """Asks jobs to save and go because the owner wants her machine; how many. Idempotent."""
+        order = StopAsked(False, cause, RECLAIMED, grace_seconds)
+        concerned = [live for key in keys if (live := self._live.get(key)) is not None]
+        for live in concerned:
+            try:
+                await self.workshop.records.order_stop(live.accepted.key, order)
+            except sqlite3.Error as error:  # the owner's wish does not wait for a full disk
+                log.warning("%s is asked to go; not written down: %s", live.accepted.key, error)
+            await live.tell(order)
+        return len(concerned)
+
+    def note(self, key: JobKey, sentence: str) -> None:
+        """Has people know something about a job before it starts."""
+        if (live := self._live.get(key)) is not None:
+            live.note(sentence)
+
     def noted(self, folder: Path, sentence: str) -> None:
         """Has people know what is going on before the job of a folder starts."""
         key = key_of(folder)
-        if key is not None and (live := self._live.get(key)) is not None:
-            live.note(sentence)
+        if key is not None:
+            self.note(key, sentence)
 
     def follow(self, key: JobKey) -> Followed:
         """What a reader of an attempt needs; attempt 0 is the newest. Raises Missing."""

@@ -39,6 +39,7 @@ class Workshop:
         allowed: Where a process may have absolute paths.
         closed: The agent's own folder, where no process may.
         user_home: What "~" is for a process.
+        network: Whether containers get one now.
     """
 
     jobs: Path
@@ -55,6 +56,7 @@ class Workshop:
     allowed: tuple[Path, ...]
     closed: Path
     user_home: Path
+    network: Callable[[], bool] = lambda: True
 
     def folder(self, accepted: Accepted) -> Path:
         return folder_of(self.jobs, accepted.key)
@@ -91,7 +93,7 @@ class Workshop:
             if lost:
                 raise _secrets_lost(lost)
             env = await asyncio.to_thread(self.environment, spec, folder, gpus)
-            return Launch(folder, places.work, spec, gpus, env, secrets)
+            return Launch(folder, places.work, spec, gpus, env, secrets, self.network())
 
         return Means(
             folder=folder,

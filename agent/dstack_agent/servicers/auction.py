@@ -6,10 +6,11 @@ import grpc
 
 from dstack_agent.bids import BidDesk
 from dstack_mesh.faults import Forbidden
-from dstack_mesh.ids import PeerId
 from dstack_mesh.v1 import auction_pb2, auction_pb2_grpc
 from dstack_mesh.wire.caller import Member, Owner, Stranger, caller
+from dstack_scheduler.asker import Asker
 from dstack_scheduler.wire import fields, questions
+from dstack_scheduler.wire.behalf import behalf_from_wire
 from dstack_scheduler.wire.convert import spec_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,20 +25,22 @@ class AuctionServicer(auction_pb2_grpc.AuctionServiceServicer):
     async def Ask(
         self, request: auction_pb2.AskRequest, context: Context
     ) -> auction_pb2.AskResponse:
-        return questions.bid_to_wire(await self._desk.ask(questions.ask_from_wire(request)))
+        question = questions.ask_from_wire(request)
+        return questions.bid_to_wire(await self._desk.ask(question, asker_of(context)))
 
     async def Reserve(
         self, request: auction_pb2.ReserveRequest, context: Context
     ) -> auction_pb2.ReserveResponse:
         question, epoch = questions.reserve_from_wire(request)
-        return questions.hold_to_wire(await self._desk.reserve(question, epoch, _peer(context)))
+        return questions.hold_to_wire(await self._desk.reserve(question, epoch, asker_of(context)))
 
     async def Commit(
         self, request: auction_pb2.CommitRequest, context: Context
     ) -> auction_pb2.CommitResponse:
         spec = spec_from_wire(request.spec)
         hold_id = fields.hold_id(request.hold_id)
-        await self._desk.commit(hold_id, request.epoch, spec, dict(request.secrets))
+        asker = asker_of(context)
+        await self._desk.commit(hold_id, request.epoch, spec, dict(request.secrets), asker)
         return auction_pb2.CommitResponse()
 
     async def Release(
@@ -47,12 +50,12 @@ class AuctionServicer(auction_pb2_grpc.AuctionServiceServicer):
         return auction_pb2.ReleaseResponse()
 
 
-def _peer(context: Context) -> PeerId:
-    """Who calls, for the ledger; empty for the owner of this home."""
+def asker_of(context: Context) -> Asker:
+    """Who asks. The owner's own agent may say on whose behalf it drives, which only narrows."""
     match caller(context):
         case Owner():
-            return PeerId("")
-        case Member(peer_id):
-            return peer_id
+            return behalf_from_wire(context.invocation_metadata())
+        case Member(peer_id, role):
+            return Asker(peer_id, role.value)
         case Stranger():
-            raise Forbidden("Only members hold resources.", code="no-right")
+            raise Forbidden("Only members ask for resources.", code="no-right")

@@ -6,16 +6,24 @@ from typing import Protocol
 import grpc
 
 from dstack_agent.bids import BidDesk
+from dstack_agent.owner.desk import OwnersDesk
 from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.auction import AuctionServicer
 from dstack_agent.servicers.membership import Answers, MembershipServicer
+from dstack_agent.servicers.owner import OwnerServicer
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_agent.servicers.transfer import TransferServicer
 from dstack_mesh.clock import Clock
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address
-from dstack_mesh.v1 import auction_pb2_grpc, membership_pb2_grpc, run_pb2_grpc, transfer_pb2_grpc
+from dstack_mesh.v1 import (
+    auction_pb2_grpc,
+    membership_pb2_grpc,
+    owner_pb2_grpc,
+    run_pb2_grpc,
+    transfer_pb2_grpc,
+)
 
 
 class Invitations(Protocol):
@@ -32,6 +40,7 @@ class Served:
     desk: BidDesk
     wishes: Wishes
     runs: Runs
+    owner: OwnersDesk
     clock: Clock
 
 
@@ -42,6 +51,7 @@ def add_servicers(server: grpc.aio.Server, served: Served) -> None:
     )
     auction_pb2_grpc.add_AuctionServiceServicer_to_server(AuctionServicer(served.desk), server)
     run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(served.wishes, served.runs), server)
+    owner_pb2_grpc.add_OwnerServiceServicer_to_server(OwnerServicer(served.owner), server)
     transfer_pb2_grpc.add_TransferServiceServicer_to_server(
         TransferServicer(served.wishes.store), server
     )

@@ -7,12 +7,14 @@ from typing import Any
 import grpc
 
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
+from dstack_agent.servicers.auction import asker_of
 from dstack_mesh.frozen import frozen
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
 from dstack_mesh.wire.caller import caller
 from dstack_mesh.wire.rights import check_right
 from dstack_scheduler.agent_port import DrivenJob, Listing
+from dstack_scheduler.asker import Asker
 from dstack_scheduler.job import RunRecord, TagRecord
 from dstack_scheduler.wire import convert, fields
 
@@ -29,12 +31,12 @@ class Runs:
 
     Attributes:
         listing: Those among the names, or all.
-        drive: Takes a run over. Raises Conflict.
+        drive: Takes a run over from whoever calls. Raises Conflict.
         tag: Writes a statement down.
     """
 
     listing: Callable[[tuple[str, ...]], Listing]
-    drive: Callable[[RunRecord, tuple[DrivenJob, ...], int], Awaitable[None]]
+    drive: Callable[[RunRecord, tuple[DrivenJob, ...], int, Asker], Awaitable[None]]
     tag: Callable[[TagRecord], Awaitable[None]]
 
 
@@ -73,7 +75,8 @@ class RunServicer(rpc.RunServiceServicer):
         self, request: pb.DriveRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.DriveResponse:
         jobs = tuple(convert.driven_from_wire(job) for job in request.jobs)
-        await self._runs.drive(convert.run_record_from_wire(request.record), jobs, request.epoch)
+        record = convert.run_record_from_wire(request.record)
+        await self._runs.drive(record, jobs, request.epoch, asker_of(context))
         return pb.DriveResponse()
 
     async def Tag(

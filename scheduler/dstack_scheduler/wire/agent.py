@@ -20,10 +20,12 @@ from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import answer_from_wire
 from dstack_mesh.wire.transfer import TransferClient
 from dstack_scheduler.agent_port import Attachment, DrivenJob, Hold, Listing, Question
+from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import JobSpec, RunRecord, TagRecord
 from dstack_scheduler.verdict import Bid
 from dstack_scheduler.wire import convert, fields, questions
 from dstack_scheduler.wire.attachment import GrpcAttachment, Requests
+from dstack_scheduler.wire.behalf import behalf_to_wire
 
 ASK_SECONDS = 2.0
 """Above the auction's own deadline, which decides."""
@@ -41,14 +43,21 @@ class GrpcAgent:
     Args:
         local: Whether it is the agent of this home, reached by its Unix socket.
         store: Where trees come from and go to.
+        behalf: For whom the agent of this home is asked; another agent knows only who calls.
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, card: PeerCard, local: bool, store: ChunkStore
+        self,
+        channel: grpc.aio.Channel,
+        card: PeerCard,
+        local: bool,
+        store: ChunkStore,
+        behalf: Asker = OWNER,
     ) -> None:
         self._card = card
         self._local = local
         self._store = store
+        self._behalf = behalf_to_wire(behalf)
         self._membership = MembershipServiceStub(channel)
         self._auction = AuctionServiceStub(channel)
         self._runs = RunServiceStub(channel)
@@ -70,14 +79,17 @@ class GrpcAgent:
         return answer_from_wire(answer)
 
     async def ask(self, question: Question) -> Bid:
+        request = questions.ask_to_wire(question)
         with translated(self._card.name):
-            bid = await self._auction.Ask(questions.ask_to_wire(question), timeout=ASK_SECONDS)
+            bid = await self._auction.Ask(request, timeout=ASK_SECONDS, metadata=self._behalf)
         return questions.bid_from_wire(bid)
 
     async def reserve(self, question: Question, epoch: int) -> Hold:
         request = questions.reserve_to_wire(question, epoch)
         with translated(self._card.name):
-            hold = await self._auction.Reserve(request, timeout=QUICK_SECONDS)
+            hold = await self._auction.Reserve(
+                request, timeout=QUICK_SECONDS, metadata=self._behalf
+            )
         return questions.hold_from_wire(hold)
 
     async def commit(
@@ -87,7 +99,7 @@ class GrpcAgent:
             hold_id=hold_id, epoch=epoch, spec=convert.spec_to_wire(spec), secrets=secrets
         )
         with translated(self._card.name):
-            await self._auction.Commit(request, timeout=WRITE_SECONDS)
+            await self._auction.Commit(request, timeout=WRITE_SECONDS, metadata=self._behalf)
 
     async def release(self, hold_id: HoldId) -> None:
         request = auction_pb2.ReleaseRequest(hold_id=hold_id)

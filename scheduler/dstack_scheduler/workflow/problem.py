@@ -30,6 +30,8 @@ class Code(StrEnum):
     BAD_PATH = "bad-path"
     BAD_PYTHON = "bad-python"
     BAD_PORT = "bad-port"
+    BAD_HOURS = "bad-hours"
+    BAD_SPAN = "bad-span"
     BAD_ENV = "bad-env"
     BAD_DEPENDENCY = "bad-dependency"
     BAD_QUOTING = "bad-quoting"

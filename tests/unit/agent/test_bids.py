@@ -10,10 +10,12 @@ import pytest
 
 from dstack_agent.bids import BidDesk, spec_digest
 from dstack_agent.ledger import HOLD_SECONDS, Ledger
+from dstack_agent.owner.terms import Terms
 from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.faults import Busy, Conflict, Missing, Refused
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.machine import AgentState, Machine, RunningJob
+from dstack_scheduler.asker import Asker
 from dstack_scheduler.fit import Policy
 from dstack_scheduler.job import Input, JobSpec, Source
 from dstack_scheduler.needs import Needs
@@ -21,8 +23,8 @@ from dstack_scheduler.verdict import Later, Never, NotNow, Now
 from support.eventually import eventually_async
 from support.machines import SetClock, gpu, key, machine, question, spec
 
-ANA, BO = PeerId("a" * 32), PeerId("b" * 32)
-NAMES = {ANA: "ana-laptop", BO: ""}
+ANA, BO = Asker(PeerId("a" * 32), "submitter"), Asker(PeerId("b" * 32), "runner")
+NAMES = {ANA.peer_id: "ana-laptop", BO.peer_id: ""}
 HERE, ABSENT = Digest(b"h" * 32), Digest(b"a" * 32)
 ONE = question(Needs(gpus=1))
 
@@ -71,8 +73,7 @@ async def lab(folder: Path, clock: Clock, policy: Policy | None = None) -> Async
         ledger,
         agent,
         agent.accept,
-        lambda: agent.state,
-        policy,
+        lambda: Terms(agent.state, policy or Policy()),
         lambda peer: NAMES[peer],
     )
     runner = asyncio.create_task(desk.run())
@@ -221,7 +222,7 @@ async def test_a_desk_that_does_not_run_commits_nothing(tmp_path: Path) -> None:
 
 def test_a_specification_is_named_by_what_it_says() -> None:
     job = replace(spec(ONE, code=HERE), env={"A": "1", "B": "2"}, inputs=(Input(HERE, "data"),))
-    there = Source(ANA, (Address("ws-1:7420"),))
+    there = Source(ANA.peer_id, (Address("ws-1:7420"),))
     moved = replace(job, inputs=(Input(HERE, "data", (there,)),))
     assert spec_digest(job) == spec_digest(replace(job, env={"B": "2", "A": "1"}))
     assert spec_digest(job) == spec_digest(moved), "where inputs can be had is no part of it"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dstack_agent.inventory.declared import DeclaredSource
-from dstack_agent.inventory.nvml import NvmlSource, installed_nvml, user_of
+from dstack_agent.inventory.nvml import NvmlSource, installed_nvml
+from dstack_agent.inventory.strangers import user_of
 from dstack_mesh.machine import Gpu
 from dstack_scheduler.gpus import parse_declared
 from support.recorded_nvml import (

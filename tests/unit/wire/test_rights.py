@@ -10,7 +10,14 @@ from grpc_reflection.v1alpha import reflection_pb2
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.ids import PeerId
 from dstack_mesh.trust.membership import Role
-from dstack_mesh.v1 import admission_pb2, auction_pb2, membership_pb2, run_pb2, transfer_pb2
+from dstack_mesh.v1 import (
+    admission_pb2,
+    auction_pb2,
+    membership_pb2,
+    owner_pb2,
+    run_pb2,
+    transfer_pb2,
+)
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
 from dstack_mesh.wire.rights import RIGHTS, Audience, check_right, services_for_members
 
@@ -18,6 +25,7 @@ MODULES: list[Any] = [
     admission_pb2,
     auction_pb2,
     membership_pb2,
+    owner_pb2,
     run_pb2,
     transfer_pb2,
     health_pb2,
