@@ -191,7 +191,8 @@ def _tell_holding(holding: "Holding", as_json: bool, asked: int = 0) -> None:
         return
     click.echo(holding_told(holding, datetime.now(UTC)))
     if asked:
-        click.echo(f"{asked} of others asked to save and go; see: dstack-runner status")
+        jobs = "1 job was" if asked == 1 else f"{asked} jobs were"
+        click.echo(f"{jobs} asked to save and go; see: dstack-runner status")
 
 
 @root.command()

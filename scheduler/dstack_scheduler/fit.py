@@ -135,10 +135,11 @@ def _not_now(
 
 
 def _paused(occasion: Occasion) -> Reason:
-    message = "The owner has taken the machine back for now."
     if occasion.paused_until is None:
-        return Reason("paused", message)
-    return Reason("paused", message, f"it ends at {clock(occasion.paused_until, occasion.at)}")
+        return Reason("paused", "The owner has taken the machine back for now.")
+    until = clock(occasion.paused_until, occasion.at)
+    message = f"The owner has taken the machine back until {until}."
+    return Reason("paused", message, f"it takes jobs again at {until}")
 
 
 def _foreign(needs: Needs, place: _Place) -> list[Reason]:

@@ -75,6 +75,8 @@ def parse_window(text: str) -> Window:
     """
     words = " ".join(text.lower().split())
     days, _, times = words.rpartition(" ") if ":" in words.rpartition(" ")[2] else (words, "", "")
+    if not words:
+        raise ValueError("it is empty")
     if " - " in words:
         raise ValueError("there is no blank around the dash, as 19:00-08:00")
     start, end = _times(times) if times else (0, DAY_MINUTES)

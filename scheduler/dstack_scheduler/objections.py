@@ -180,7 +180,8 @@ def _hours(needs: Needs, policy: Policy, occasion: Occasion) -> list[Reason]:
     if not policy.hours:
         return [Reason("policy-hours", f"{policy.lender} lends {what} at no time.")]
     begins = clock(next_begin(policy.hours, occasion.at), occasion.at)
-    message = f"{policy.lender} lends {what} {when}; there it is {occasion.at:%A %H:%M}."
+    message = f"{policy.lender} lends {what} {when}, next at {begins};"
+    message += f" there it is {occasion.at:%A %H:%M}."
     return [Reason("policy-hours", message, f"it can start at {begins}")]
 
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def holding_told(holding: Holding, now: datetime) -> str:
-    """One line: "paused until 18:00; 1 job goes on" or "drained: it runs nothing"."""
+    """One line: "paused until 18:00; 1 job runs" or "drained: it runs nothing"."""
     match holding.state:
         case AgentState.ALIVE:
             return f"takes jobs; {_jobs(holding)}"
@@ -47,9 +47,9 @@ def holding_shape(holding: Holding) -> dict[str, object]:
 def _jobs(holding: Holding) -> str:
     if not holding.jobs:
         return "nothing runs"
-    goes = "goes on" if holding.jobs == 1 else "go on"
+    runs = "runs" if holding.jobs == 1 else "run"
     others = f" ({holding.borrowed} of others)" if holding.borrowed else ""
-    return f"{count(holding.jobs, 'job')}{others} {goes}"
+    return f"{count(holding.jobs, 'job')}{others} {runs}"
 
 
 def policy_told(policy: Policy) -> str:

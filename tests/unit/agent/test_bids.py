@@ -14,7 +14,7 @@ from dstack_agent.owner.terms import Terms
 from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.faults import Busy, Conflict, Missing, Refused
 from dstack_mesh.ids import Address, Digest, PeerId
-from dstack_mesh.machine import AgentState, Machine, RunningJob
+from dstack_mesh.machine import AgentState, ExecutorKind, Machine, RunningJob
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.fit import Policy
 from dstack_scheduler.job import Input, JobSpec, Source
@@ -36,6 +36,7 @@ class Agent:
     ledger: Ledger
     machine: Machine
     state: AgentState = AgentState.ALIVE
+    policy: Policy = field(default_factory=Policy)
     accepted: list[tuple[JobSpec, tuple[str, ...], Mapping[str, str]]] = field(
         default_factory=list[tuple[JobSpec, tuple[str, ...], Mapping[str, str]]]
     )
@@ -61,26 +62,29 @@ class Agent:
 class Lab:
     agent: Agent
     desk: BidDesk
+    told: list[str]
 
 
 @asynccontextmanager
 async def lab(folder: Path, clock: Clock, policy: Policy | None = None) -> AsyncGenerator[Lab]:
     ledger = Ledger(folder / "ledger.db", clock)
-    agent = Agent(ledger, machine(gpu(0)))
+    agent = Agent(ledger, machine(gpu(0)), policy=policy or Policy())
     agent.gate.set()
+    told: list[str] = []
     desk = BidDesk(
         lambda: agent.machine,
         ledger,
         agent,
         agent.accept,
-        lambda: Terms(agent.state, policy or Policy()),
+        lambda: Terms(agent.state, agent.policy),
         lambda peer: NAMES[peer],
+        lambda key, sentence: told.append(sentence),
     )
     runner = asyncio.create_task(desk.run())
     try:
         async with asyncio.timeout(20):
             await desk.ask(ONE)
-            yield Lab(agent, desk)
+            yield Lab(agent, desk, told)
     finally:
         runner.cancel()
         await asyncio.gather(runner, return_exceptions=True)
@@ -126,6 +130,61 @@ async def test_state_and_policy_are_those_of_the_moment(tmp_path: Path) -> None:
         with pytest.raises(Busy) as raised:
             await here.desk.reserve(ONE, 1, ANA)
         assert raised.value.code == "paused"
+
+
+async def test_an_ask_a_hold_and_an_award_are_judged_by_who_asks(tmp_path: Path) -> None:
+    job = spec(ONE, code=HERE)
+    async with lab(tmp_path, SetClock(), Policy(who=("ana-laptop",))) as here:
+        assert isinstance((await here.desk.ask(ONE, BO)).verdict, Never)
+        assert isinstance((await here.desk.ask(ONE, ANA)).verdict, Now)
+        with pytest.raises(Busy) as refused:
+            await here.desk.reserve(ONE, 1, BO)
+        assert refused.value.code == "policy-who"
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        with pytest.raises(Refused) as forbidden:
+            await here.desk.commit(hold.hold_id, 1, job, {}, BO)
+        assert forbidden.value.code == "policy-who"
+        assert here.agent.accepted == []
+        await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
+
+
+async def test_an_award_is_judged_by_the_whole_specification(tmp_path: Path) -> None:
+    """An older asker does not say the image before."""
+    policy = Policy(images=("pytorch/*",))
+    asked = question(executor=ExecutorKind.DOCKER)
+    async with lab(tmp_path, SetClock(), policy) as here:
+        assert isinstance((await here.desk.ask(asked, ANA)).verdict, Now)
+        hold = await here.desk.reserve(asked, 1, ANA)
+        with pytest.raises(Refused) as forbidden:
+            job = replace(spec(asked, code=HERE), image="evil")
+            await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
+        assert forbidden.value.code == "policy-images"
+        job = replace(spec(asked, code=HERE), image="pytorch/pytorch")
+        await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
+
+
+async def test_what_the_owner_says_between_hold_and_award_counts(tmp_path: Path) -> None:
+    job = spec(ONE, code=HERE)
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        here.agent.state = AgentState.PAUSED
+        with pytest.raises(Busy) as raised:
+            await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
+        assert raised.value.code == "paused"
+        here.agent.state = AgentState.ALIVE
+        await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
+        here.agent.state = AgentState.PAUSED
+        await here.desk.commit(hold.hold_id, 1, job, {}, ANA)  # its answer had been lost
+
+
+async def test_a_job_without_a_limit_gets_the_owners_and_is_told(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock(), Policy(longest_seconds=60, lender="ws-2")) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        job = spec(ONE, code=HERE)
+        for _ in range(2):
+            await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
+        assert [one.max_duration_seconds for one, _, _ in here.agent.accepted] == [60, 60]
+        assert here.told[0] == "On ws-2 a job runs for 1m at most, says its owner."
 
 
 async def test_code_must_have_arrived(tmp_path: Path) -> None:

@@ -36,12 +36,13 @@ from dstack_agent.jobs.event import (
 from dstack_agent.jobs.phase import LEGAL, Over
 from dstack_agent.jobs.resume import resume
 from dstack_mesh.ids import RunId
-from dstack_scheduler.job import JobKey, JobState, StateChange
+from dstack_scheduler.job import RECLAIMED, JobKey, JobState, StateChange
 
 KEY = JobKey(RunId("0" * 26), 0, 1)
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 STOP = StopAsked(False, "stopped by ana@laptop")
 ABORT = StopAsked(True, "aborted by ana@laptop")
+RECLAIM = StopAsked(False, "The owner of ws-2 took GPU 0 back.", RECLAIMED, 5.0)
 WELL = CommandsEnded(Ended(0))
 LIMIT = CommandsEnded(Ended(143, "time-limit", "It ran for 60 s."))
 BADLY = CommandsEnded(Ended(3, "", "The commands ended with exit code 3."))
@@ -74,8 +75,8 @@ def told(effects: list[Effect]) -> str:
                 words.append(f"{state.value}({reason})" if reason else state.value)
             case Finish(verdict):
                 words.append(f"FIN {verdict.state.value}")
-            case EndCommands(abort):
-                words.append("kill" if abort else "terminate")
+            case EndCommands(abort, grace):
+                words.append("kill" if abort else "terminate" if grace is None else f"in {grace:g}")
             case Save(complete):
                 words.append("save" if complete else "save-partial")
             case Prepare() | Launch() | Attend() | Drop() | Forget():
@@ -103,6 +104,10 @@ STORIES: list[tuple[tuple[Event, ...], str]] = [
         " drop forget FIN aborted",
     ),
     (
+        (*TO_LAUNCHING, STOP, RECLAIM, Launched()),
+        "preparing prepare launch stopping(stopped) terminate attend in 5",
+    ),
+    (
         (*TO_LAUNCHING, STOP, NotLaunched("docker-error", "")),
         "preparing prepare launch stopping(stopped) terminate FIN stopped",
     ),
@@ -125,6 +130,13 @@ AFTER_RUNNING: list[tuple[tuple[Event, ...], str]] = [
     ((ABORT, KILLED), "aborting(aborted) kill drop forget FIN aborted"),
     ((ABORT, STOP), "aborting(aborted) kill"),
     ((ABORT, GONE), "aborting(aborted) kill drop forget FIN aborted"),
+    ((RECLAIM, WELL, Saved()), "stopping(reclaimed) in 5 saving drop save FIN stopped"),
+    ((RECLAIM, RECLAIM), "stopping(reclaimed) in 5"),
+    ((STOP, RECLAIM, KILLED), "stopping(stopped) terminate in 5 saving drop save"),
+    ((RECLAIM, STOP), "stopping(reclaimed) in 5"),
+    ((RECLAIM, ABORT), "stopping(reclaimed) in 5 aborting(aborted) kill"),
+    ((ABORT, RECLAIM), "aborting(aborted) kill"),
+    ((WELL, RECLAIM, Saved()), "saving drop save FIN done"),
     ((WELL, STOP, Saved()), "saving drop save FIN done"),
     ((WELL, ABORT, Saved()), "saving drop save drop forget FIN aborted"),
 ]
@@ -139,6 +151,15 @@ def test_an_attempt_that_was_not_running_yet(events: tuple[Event, ...], story: s
 def test_an_attempt_that_ran(events: tuple[Event, ...], story: str) -> None:
     before = told(play(*TO_RUNNING)[1])
     assert told(play(*TO_RUNNING, *events)[1]) == f"{before} {story}"
+
+
+def test_a_job_that_was_asked_to_go_says_who_took_the_machine_back() -> None:
+    for events in (TO_PREPARING, TO_LAUNCHING, TO_RUNNING):
+        ended = (Launched(), KILLED, Saved()) if events == TO_LAUNCHING else (KILLED, Saved())
+        last = play(*events, RECLAIM, *ended)[1][-1]
+        assert isinstance(last, Finish)
+        assert (last.verdict.state, last.verdict.reason) == (JobState.STOPPED, RECLAIMED)
+        assert last.verdict.cause == RECLAIM.cause
 
 
 def test_the_last_word_carries_exit_code_reason_and_cause() -> None:
@@ -174,6 +195,7 @@ EVENTS: list[Event] = [
     GONE,
     STOP,
     ABORT,
+    RECLAIM,
     Saved(),
     NotSaved("r", "c"),
 ]
