@@ -1,4 +1,4 @@
-"""The owner of a workstation, with the commands she has: policy, pause, drain, and her cards back."""
+"""The owner of a workstation, with the commands she has: policy, pause, drain, her cards back."""
 
 import contextlib
 import json
@@ -44,6 +44,21 @@ workflows:
     provider: bash
     commands:
       - echo done
+"""
+
+CHAIN = """
+workflows:
+  - name: second
+    provider: bash
+    depends-on: [first]
+    commands:
+      - echo hi
+  - name: first
+    provider: bash
+    commands:
+      - mkdir out; touch out/file; sleep 3
+    artifacts:
+      - out
 """
 
 
@@ -227,8 +242,8 @@ def test_a_stranger_on_a_borrowed_card_gets_it_within_five_seconds(lab: Lab) -> 
                 assert lab.tried("train", "--gpu", "2").startswith("not-now: GPU ")
             comes_back = lambda: lab.tried("train", "--gpu", "2").startswith("now")  # noqa: E731
             assert eventually(comes_back, within=5)
-    told = lab.laptop.dstack("attach", run).stderr.decode()
-    assert "The owner of ws-2 took GPU" in told
+        told = said(lab.laptop.dstack("attach", run))
+        assert "The owner of ws-2 took GPU" in told
     print(f"{len(spans)} reclaims: longest {max(spans):.2f} s, mean {sum(spans) / len(spans):.2f}")
     assert max(spans) <= 5
 
@@ -273,13 +288,7 @@ def test_a_policy_is_seen_when_it_changes_and_a_broken_one_changes_nothing(lab: 
 
 def test_a_detached_run_gets_no_more_than_who_submitted_it(lab: Lab) -> None:
     """The agent drives it over its own socket, where it would otherwise be the owner."""
-    two = project(
-        lab.work.parent / "two",
-        KEEPING
-        + "\n  - name: second\n    provider: bash\n    deps: [slow]\n    commands: [echo hi]"
-        "\n  - name: slow\n    provider: bash\n    artifacts: [a]\n"
-        "    commands: [mkdir a, touch a/b, sleep 3]\n",
-    )
+    two = project(lab.work.parent / "two", CHAIN)
     with lab.running():
         run = lab.laptop.dstack("run", "second", "--remote", "-d", "-q", cwd=two, check=True)
         lab.policy.write_text("who: [bo-laptop]\n")
