@@ -9,6 +9,8 @@ import click
 import pytest
 
 from dstack_agent.command import root as runner
+from dstack_agent.owner.policy_text import KEYS as POLICY_KEYS
+from dstack_agent.owner.policy_text import parse_policy
 from dstack_agent.settings import TABLE, Setting
 from dstack_cli import exit_codes
 from dstack_cli.run_words import FLAGS as OWN_FLAGS
@@ -19,6 +21,7 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import RunId, RunName
 from dstack_mesh.wire.errors import STATUS
 from dstack_scheduler.job import JobState
+from dstack_scheduler.policy import Policy
 from dstack_scheduler.providers.registry import LATER as LATER_PROVIDERS
 from dstack_scheduler.providers.registry import PROVIDERS
 from dstack_scheduler.workflow.command_line import FLAGS, SHORT
@@ -203,6 +206,15 @@ def test_every_fault_is_documented_with_its_exit_code_and_status(fault: Fault) -
     assert row in page("errors.md")
 
 
+def test_every_key_of_the_owners_policy_is_documented_and_the_example_is_one() -> None:
+    described = sections(page("owner.md"))["policy.yaml"]
+    assert set(POLICY_KEYS) - words(described) == set()
+    (example,) = re.findall(r"```yaml\n(.*?)```", described, re.DOTALL)
+    policy = parse_policy(Path("owner.md"), example.encode(), Policy())
+    assert set(POLICY_KEYS) <= set(re.findall(r"^([a-z]+):", example, re.MULTILINE))
+    assert policy != Policy()
+
+
 def test_every_exit_code_is_documented() -> None:
     table = sections(page("errors.md"))["Exit codes"]
     codes = {
@@ -348,6 +360,6 @@ def test_every_path_that_the_documents_name_exists() -> None:
 def test_every_place_in_a_home_is_documented() -> None:
     described = sections(page("security.md"))["Where things are"]
     home = Home(Path("/home-of-a-peer"))
-    places = (home.keys, home.state, home.sockets, home.chunks, home.jobs, home.config)
+    places = (home.keys, home.state, home.sockets, home.chunks, home.jobs, home.config, home.policy)
     missing = [place.name for place in places if f"`{place.name}" not in described]
     assert missing == []
