@@ -221,13 +221,12 @@ class BidDesk:
         lease = await self._in_thread(lambda: self._commit(award, spec, asker))
         if lease.ended:
             return
-        limited, told = self._terms().limited(spec)
         try:
-            await self._accept(limited, lease.gpu_uuids, secrets)
+            await self._accept(spec, lease.gpu_uuids, secrets)
         except Exception:  # whatever it was, a lease without a job would hold its cards for ever
             await self._in_thread(lambda: self._ledger.withdraw(spec.key))
             raise
-        if told:
+        if told := self._terms().limited(spec)[1]:
             self._note(spec.key, told)
 
     def _commit(self, award: Award, spec: JobSpec, asker: Asker) -> Lease:

@@ -288,6 +288,7 @@ def workshop_of(
         allowed=(home,),
         closed=settings.home.root,
         user_home=home,
+        limited=lambda spec: word.terms().limited(spec)[0],
         network=lambda: word.in_force.policy.network is Network.BRIDGE,
     )
 

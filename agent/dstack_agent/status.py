@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from dstack_agent.owner.desk import Holding, Rules
+from dstack_agent.owner.policy_file import InForce
 from dstack_agent.owner.words import holding_shape, holding_told
 from dstack_agent.wire.owner import OwnerClient
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.discovery.twins import HINT, read_twins, sentence
-from dstack_mesh.faults import Unreachable
+from dstack_mesh.faults import Refused, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.machine import Gpu
@@ -40,7 +41,14 @@ def read_status(home: Home) -> Status:
         channel = channels.to_local(home.agent_socket)
         client = MembershipClient(channel, "The agent of this home")
         answer = await client.hello(command_card(home), within=ANSWER_SECONDS)
-        return Status(answer, *await OwnerClient(channel).show(Policy()))
+        try:
+            return Status(answer, *await OwnerClient(channel).show(Policy()))
+        except Refused as error:
+            if error.code != "too-old":
+                raise
+            # The agent was started before the software was updated.
+            holding = Holding(answer.state, jobs=len(answer.running))
+            return Status(answer, holding, Rules(home.policy, InForce(Policy())))
 
     return _asking(home, ask)
 
@@ -118,9 +126,7 @@ def gpu_shape(gpu: Gpu) -> dict[str, object]:
     }
 
 
-def told(
-    status: Status, troubles: Sequence[str] = (), now: datetime | None = None
-) -> str:
+def told(status: Status, troubles: Sequence[str] = (), now: datetime | None = None) -> str:
     """The same for people."""
     answer = status.answer
     where = ", ".join(answer.card.addresses)

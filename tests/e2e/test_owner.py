@@ -181,6 +181,7 @@ def test_pausing_now_asks_borrowers_to_save_and_go(lab: Lab) -> None:
         assert kept(lab, run) == "saved"
         (left,) = lab.status()["jobs"]
         assert left["run"] == own.stdout.decode().strip(), "the owner's own job goes on"
+        lab.station.dstack("stop", left["run"], "-y", "--abort", check=True)
 
 
 def kept(lab: Lab, run: str) -> str:
@@ -259,6 +260,14 @@ def test_a_borrower_that_does_not_go_is_ended_after_the_grace(lab: Lab) -> None:
             assert kept(lab, run) == "half", "what it had saved before is kept"
 
 
+def test_a_job_without_a_limit_gets_the_owners(lab: Lab) -> None:
+    lab.policy.write_text("longest: 2s\n")
+    with lab.running():
+        run = lab.submit("train")
+        end = lab.ended(run)
+        assert (end["status"], end["reason"]) == ("failed", "time-limit")
+
+
 def test_who_waits_is_not_asked_to_go(lab: Lab) -> None:
     with lab.running():
         run = lab.submit("train")
@@ -272,6 +281,11 @@ def test_who_waits_is_not_asked_to_go(lab: Lab) -> None:
 
 def test_a_policy_is_seen_when_it_changes_and_a_broken_one_changes_nothing(lab: Lab) -> None:
     with lab.running():
+        assert lab.tried("quick").startswith("now")
+        ana = lab.laptop.json("mesh", "members")["items"]
+        ours = next(one["id"] for one in ana if one["expires_at"])
+        lab.policy.write_text(f"who: [{ours}]\n")
+        assert eventually(lambda: ours in lab.owner("policy"), within=5)
         assert lab.tried("quick").startswith("now")
         lab.policy.write_text("who: [bo-laptop]\n")
         refused = "never: ws-2 is not lent to "

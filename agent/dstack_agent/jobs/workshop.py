@@ -39,6 +39,7 @@ class Workshop:
         allowed: Where a process may have absolute paths.
         closed: The agent's own folder, where no process may.
         user_home: What "~" is for a process.
+        limited: The job as the owner of the machine wants it run; what is kept stays as it came.
         network: Whether containers get one now.
     """
 
@@ -56,6 +57,7 @@ class Workshop:
     allowed: tuple[Path, ...]
     closed: Path
     user_home: Path
+    limited: Callable[[JobSpec], JobSpec] = lambda spec: spec
     network: Callable[[], bool] = lambda: True
 
     def folder(self, accepted: Accepted) -> Path:
@@ -93,7 +95,8 @@ class Workshop:
             if lost:
                 raise _secrets_lost(lost)
             env = await asyncio.to_thread(self.environment, spec, folder, gpus)
-            return Launch(folder, places.work, spec, gpus, env, secrets, self.network())
+            limited = self.limited(spec)
+            return Launch(folder, places.work, limited, gpus, env, secrets, self.network())
 
         return Means(
             folder=folder,

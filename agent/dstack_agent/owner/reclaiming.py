@@ -34,7 +34,7 @@ class Reclaiming:
         cards: The cards of this moment, with strangers as their holders; blocks.
         leases: All leases; blocks.
         changes: Rings when a lease begins or ends.
-        policy: As it is now; blocks.
+        policy: As it is now.
     """
 
     cards: Callable[[], Sequence[Gpu]]
@@ -48,16 +48,23 @@ class Reclaiming:
         """Looks until cancelled."""
         while True:
             strokes = self.changes.strokes
-            if await self._look():
+            if await self._looked():
                 await asyncio.sleep(LOOK_SECONDS)
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_SECONDS):
                     await self.changes.later_than(strokes)
 
+    async def _looked(self) -> bool:
+        try:
+            return await self._look()
+        except Exception:  # a bug of ours or a broken disk; the agent and its jobs go on
+            log.exception("borrowed cards could not be looked at")
+            return False
+
     async def _look(self) -> bool:
         """One look; whether the next must come soon."""
-        policy = await asyncio.to_thread(self.policy)
+        policy = self.policy()
         if policy.reclaim is Rule.WAIT:
             return False
         borrowed = await asyncio.to_thread(self._borrowed)

@@ -177,13 +177,13 @@ async def test_what_the_owner_says_between_hold_and_award_counts(tmp_path: Path)
         await here.desk.commit(hold.hold_id, 1, job, {}, ANA)  # its answer had been lost
 
 
-async def test_a_job_without_a_limit_gets_the_owners_and_is_told(tmp_path: Path) -> None:
+async def test_a_job_without_a_limit_is_told_the_owners_and_kept_as_it_came(tmp_path: Path) -> None:
     async with lab(tmp_path, SetClock(), Policy(longest_seconds=60, lender="ws-2")) as here:
         hold = await here.desk.reserve(ONE, 1, ANA)
         job = spec(ONE, code=HERE)
         for _ in range(2):
             await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
-        assert [one.max_duration_seconds for one, _, _ in here.agent.accepted] == [60, 60]
+        assert [one for one, _, _ in here.agent.accepted] == [job, job]
         assert here.told[0] == "On ws-2 a job runs for 1m at most, says its owner."
 
 
