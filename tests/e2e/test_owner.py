@@ -67,7 +67,7 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.station = make_peer(folder, "ws-2")
-        self.laptop = make_peer(folder, "ana-laptop", DSTACK_MDNS="0")
+        self.laptop = make_peer(folder, "ana-laptop", DSTACK_MDNS="0", DSTACK_IDLE="2")
         self.work = project(folder / "work", KEEPING)
         join_mesh(self.station, self.laptop, role="submitter")
 
@@ -105,7 +105,9 @@ class Lab:
 
     def tried(self, workflow: str, *words: str) -> str:
         """What the agents say to a workflow that is not started."""
-        plan = self.laptop.dstack("run", workflow, *words, "--dry-run", "--json", cwd=self.work)
+        plan = self.laptop.dstack(
+            "run", workflow, "--remote", *words, "--dry-run", "--json", cwd=self.work
+        )
         assert plan.returncode == 0, said(plan)
         (place,) = [one for one in json.loads(plan.stdout)["placement"] if one["agent"] == "ws-2"]
         return f"{place['verdict']}: {place['reason']}"
