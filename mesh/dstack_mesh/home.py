@@ -50,6 +50,11 @@ class Home:
         return self.root / "state"
 
     @property
+    def secrets(self) -> Path:
+        """Values that jobs of a repository may ask for; made when the first one is kept."""
+        return self.root / "secrets"
+
+    @property
     def sockets(self) -> Path:
         """Unix sockets of the agent that runs in this home."""
         return self.root / "run"
