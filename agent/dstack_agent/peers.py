@@ -72,7 +72,8 @@ class Peers:
 
     def _ourselves(self) -> GrpcAgent:
         channel = self.channels.to_local(self.home.agent_socket)
-        return GrpcAgent(channel, self.card(), True, self.store)
+        card = self.card()
+        return GrpcAgent(channel, card, True, self.store, driver=card.peer_id)
 
     def _agent(self, known: KnownAgent) -> GrpcAgent:
         channel = self.channels.to_peer(known.card.peer_id, known.addresses[0])

@@ -75,6 +75,11 @@ class Home:
         return self.root / "jobs"
 
     @property
+    def closed(self) -> tuple[Path, ...]:
+        """What of it no job may have."""
+        return (self.root, self.keys, self.state, self.secrets, self.sockets, self.chunks)
+
+    @property
     def saved_peers(self) -> Path:
         """Peers that were reached before."""
         return self.state / "peers.json"

@@ -8,7 +8,7 @@ from dstack_agent.bids import BidDesk
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.ids import PeerId
 from dstack_mesh.v1 import auction_pb2, auction_pb2_grpc
-from dstack_mesh.wire.caller import Member, Owner, Stranger, caller
+from dstack_mesh.wire.caller import DRIVER, Member, Owner, Stranger, caller
 from dstack_scheduler.wire import fields, questions
 from dstack_scheduler.wire.convert import spec_from_wire
 
@@ -48,10 +48,14 @@ class AuctionServicer(auction_pb2_grpc.AuctionServiceServicer):
 
 
 def _peer(context: Context) -> PeerId:
-    """Who calls, for the ledger; empty for the owner of this home."""
+    """Who calls, for the ledger; empty for the owner of this home.
+
+    What this agent drives, whoever handed it over, comes by the owner's socket and says so.
+    """
     match caller(context):
         case Owner():
-            return PeerId("")
+            said = dict(context.invocation_metadata() or ())
+            return PeerId(str(said.get(DRIVER, "")))
         case Member(peer_id):
             return peer_id
         case Stranger():

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 
+DRIVER = "dstack-driver"
+"""Metadata of a call over the Unix socket that the agent makes itself, for a run that it drives."""
+
+
 @frozen
 class Owner:
     """The person whose agent this is, over the Unix socket that only she can open."""

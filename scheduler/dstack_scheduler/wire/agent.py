@@ -16,6 +16,7 @@ from dstack_mesh.v1 import auction_pb2, membership_pb2, run_pb2
 from dstack_mesh.v1.auction_pb2_grpc import AuctionServiceStub
 from dstack_mesh.v1.membership_pb2_grpc import MembershipServiceStub
 from dstack_mesh.v1.run_pb2_grpc import RunServiceStub
+from dstack_mesh.wire.caller import DRIVER
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import answer_from_wire
 from dstack_mesh.wire.transfer import TransferClient
@@ -41,14 +42,22 @@ class GrpcAgent:
     Args:
         local: Whether it is the agent of this home, reached by its Unix socket.
         store: Where trees come from and go to.
+        driver: Who drives runs of others over a socket that else only the owner of the home uses;
+            empty for the owner.
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, card: PeerCard, local: bool, store: ChunkStore
+        self,
+        channel: grpc.aio.Channel,
+        card: PeerCard,
+        local: bool,
+        store: ChunkStore,
+        driver: str = "",
     ) -> None:
         self._card = card
         self._local = local
         self._store = store
+        self._as_driver = ((DRIVER, driver),) if driver else None
         self._membership = MembershipServiceStub(channel)
         self._auction = AuctionServiceStub(channel)
         self._runs = RunServiceStub(channel)
@@ -77,7 +86,9 @@ class GrpcAgent:
     async def reserve(self, question: Question, epoch: int) -> Hold:
         request = questions.reserve_to_wire(question, epoch)
         with translated(self._card.name):
-            hold = await self._auction.Reserve(request, timeout=QUICK_SECONDS)
+            hold = await self._auction.Reserve(
+                request, timeout=QUICK_SECONDS, metadata=self._as_driver
+            )
         return questions.hold_from_wire(hold)
 
     async def commit(

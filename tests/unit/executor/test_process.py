@@ -177,7 +177,9 @@ async def test_a_job_sees_its_environment_and_secrets_and_nothing_of_the_agent(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent-of-the-person")
-    launch = launch_of(folder, spec_of("env"), secrets={"TOKEN": "s3cret\nvalue"})
+    launch = launch_of(
+        folder, spec_of("env", secret_names=("TOKEN",)), secrets={"TOKEN": "s3cret\nvalue"}
+    )
     launch = replace(launch, env={**launch.env, "LR": "0.00002"})
     executor = ProcessExecutor()
     await executor.launch(launch)
@@ -190,7 +192,9 @@ async def test_a_job_sees_its_environment_and_secrets_and_nothing_of_the_agent(
 
 async def test_a_secret_is_in_no_file_and_no_argument(folder: Path) -> None:
     executor = ProcessExecutor()
-    launch = launch_of(folder, spec_of("sleep 100"), secrets={"TOKEN": "canary-4711"})
+    launch = launch_of(
+        folder, spec_of("sleep 100", secret_names=("TOKEN",)), secrets={"TOKEN": "canary-4711"}
+    )
     await executor.launch(launch)
     eventually(lambda: "sleep 100" in _arguments(), within=5)
     found = _files_with(folder, b"canary-4711")
