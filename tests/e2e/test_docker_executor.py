@@ -21,7 +21,7 @@ from dstack_scheduler.job import JobKey
 from dstack_scheduler.needs import Needs
 from support.docker_lab import DockerLab
 from support.eventually import eventually
-from support.launches import launch_of, shim_pid, spec_of, written
+from support.launches import has_vault, launch_of, shim_pid, spec_of, written
 
 pytestmark = pytest.mark.docker
 NUMBERS = itertools.count()
@@ -181,16 +181,22 @@ async def test_a_job_that_runs_too_long_is_ended(bench: Bench) -> None:
 async def test_secrets_are_in_the_job_and_nowhere_else(bench: Bench) -> None:
     canary = "canary 4711 'quoted'\nsecond line"
     folder = await bench.start(
-        'printf %s "$TOKEN"; cat /run/secrets/TOKEN >&2; sleep 1', secrets={"TOKEN": canary}
+        'printf %s "$TOKEN"; cat /run/secrets/TOKEN >&2',
+        "echo ${#TOKEN}; echo $URL | wc -c; sleep 1",
+        secrets={"TOKEN": canary, "PASS": "canary-42"},
+        secret_names=("TOKEN",),
+        env={"URL": "https://me:${{ secrets.PASS }}@host"},
     )
     eventually(lambda: all(written(folder)), within=20)
     (container,) = bench.containers(folder)
     inspected = bench.lab.docker("inspect", container).stdout
     files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
-    journal = (folder / "journal").read_bytes()
     assert await bench.end(folder) == Ended(0)
-    assert written(folder) == (canary.encode(), canary.encode())
-    assert not any(b"canary" in each for each in (inspected, *(f for f in files if f != journal)))
+    hidden = b"*" * 20 + b"\n" + b"*" * 11
+    url = len("https://me:canary-42@host\n")
+    assert written(folder) == (hidden + f"{len(canary)}\n{url}\n".encode(), hidden)
+    assert not any(b"canary" in each for each in (inspected, *files))
+    assert not has_vault(folder)
 
 
 async def test_a_container_can_do_no_more_than_it_must(bench: Bench) -> None:
@@ -220,7 +226,10 @@ async def test_the_image_s_own_command_and_entrypoints_run(bench: Bench, tmp_pat
     bench.lab.docker("build", "-t", "dstack-lab/own:1", str(recipe))
     for changes, said in (
         ({"image": "dstack-lab/own:1"}, b"from the image\n"),
-        ({"image": "dstack-lab/own:1", "secrets": {"A": "b"}}, b"from the image\n"),
+        (
+            {"image": "dstack-lab/own:1", "secrets": {"A": "b"}, "secret_names": ("A",)},
+            b"from the image\n",
+        ),
         ({"entrypoint": ("/bin/echo", "alone")}, b"alone\n"),
     ):
         ended, folder = await bench.run(**changes)

@@ -223,7 +223,7 @@ def limits(spec: JobSpec) -> dict[str, int]:
 
 
 def _target(path: str) -> PurePosixPath:
-    target = PurePosixPath(path)
+    target = PurePosixPath("/" + path.lstrip("/"))  # two slashes would be another root
     hides = str(target) in _OWN or any(target.is_relative_to(each) for each in _KERNEL)
     if hides or ".." in target.parts:
         raise Refused(
