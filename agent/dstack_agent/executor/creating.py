@@ -259,6 +259,7 @@ def _host_config(engine: Client, launch: Launch, placed: list[Mount], user: tupl
         security_opt=["no-new-privileges"],
         init=True,
         ipc_mode="private",
+        cgroupns="private",
         network_mode=network_of(engine),
         log_config=LogConfig(type="local", config=_LOG_SIZE),
         ulimits=[Ulimit(name="core", soft=0, hard=0)],
