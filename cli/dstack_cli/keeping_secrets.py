@@ -10,6 +10,7 @@ from dstack_cli.output.port import Listing, Output
 from dstack_cli.output.table import Column, Table
 from dstack_cli.secret_store import SecretStore, secret_exists
 from dstack_mesh.home import Home
+from dstack_mesh.sealing import seal_memory
 from dstack_scheduler.plan import Plan
 from dstack_scheduler.secret import check_value, why_no_name
 
@@ -73,6 +74,7 @@ def values_of(home: Home, folder: Path, plan: Plan, detach: bool) -> dict[str, s
     names = list(dict.fromkeys(name for job in plan.jobs for name in job.secrets_needed))
     if not names:
         return {}
+    seal_memory()
     store = SecretStore.of_folder(home, folder)
     kept = store.read()
     absent = [name for name in names if name not in kept]
@@ -102,6 +104,7 @@ def _check_name(name: str) -> None:
 
 
 def _value(name: str, given: str | None) -> str:
+    seal_memory()
     if given == STDIN:
         value = _without_last_newline(sys.stdin.buffer.read())
     elif given is not None:

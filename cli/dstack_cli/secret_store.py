@@ -47,7 +47,7 @@ class SecretStore:
             return {str(name): str(value) for name, value in sorted(kept.items())}
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             # The text of the error may hold a part of the file.
             why = f"{type(error).__name__} while it was read."
             raise Damaged(f"{self._path} cannot be read.", why, code="secrets-damaged") from None

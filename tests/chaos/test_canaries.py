@@ -101,7 +101,7 @@ def docker_yard(tmp_path: Path, free_port: int, docker_lab: DockerLab) -> Iterat
 
 def _yard(folder: Path, port: int, docker: DockerLab | None) -> Iterator[Yard]:
     env = {"DSTACK_MDNS": "0"} | ({"DOCKER_HOST": docker.host} if docker else {})
-    station = make_peer(folder, "ws", **env)
+    station = make_peer(folder, "ws", (), **env)
     laptop = make_peer(folder, "laptop", DSTACK_MDNS="0", DSTACK_SEEDS=f"127.0.0.1:{port}")
     join_mesh(station, laptop)
     with station.runner("--listen", f"127.0.0.1:{port}") as daemon:
