@@ -54,7 +54,8 @@ def walls_of(
         vault: Where its secrets are; empty for nowhere.
         names: What is in a folder; the file system without it.
     """
-    shut = _resolved([*hidden, *_runtime()])
+    # Some users of the system have "/" for a home, which has nothing of a person.
+    shut = [path for path in _resolved([*hidden, *_runtime()]) if path != Path("/")]
     beside = list(_beside(Path("/"), shut, names or _listing))
     own = [folder / name for name in _PLACES]
     pythons = (each for each in _pythons(python) if not _holds(each, shut))

@@ -39,6 +39,12 @@ def test_all_but_what_is_hidden_is_open_in_as_few_parts_as_there_can_be() -> Non
     assert str(job / "commands.sh") in walls.readable
 
 
+def test_a_user_whose_home_is_the_root_hides_no_more_than_the_agent() -> None:
+    hidden = (Path("/"), Path("/home/ana/agent"))
+    walls = walls_of(hidden, Path("/j"), Path(sys.executable), "", names)
+    assert walls.writable[:5] == ("/home/ana/.ssh", "/home/ana/data", "/home/ben", "/tmp", "/usr")
+
+
 def test_nothing_that_may_be_read_has_a_hidden_folder_inside() -> None:
     prefix = Path(sys.prefix).resolve()
     walls = walls_of((prefix / "keys",), Path("/j"), Path(sys.executable), "/vault", names)
