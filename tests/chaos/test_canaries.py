@@ -115,7 +115,7 @@ def nothing(yard: Yard) -> None:
 def kill_agent(yard: Yard) -> None:
     """kill -9 of the agent while the job runs; another one finds it again."""
     yard.daemon.kill()
-    yard.daemon.start()
+    yard.daemon.start(ready_within=60)  # how fast is what other tests look at
 
 
 def kill_shim(yard: Yard) -> None:
@@ -135,7 +135,20 @@ def a_run(
     store = SecretStore.of_folder(Home(yard.laptop.home), folder)
     for secret, value in canaries.values.items():
         store.put(secret, value, over=False)
-    running = yard.start(name, folder)
+    with yard.start(name, folder) as running:
+        try:
+            _watched(yard, canaries, running, code, trouble)
+        finally:
+            running.kill()
+
+
+def _watched(
+    yard: Yard,
+    canaries: Canaries,
+    running: "subprocess.Popen[bytes]",
+    code: int,
+    trouble: Callable[[Yard], None],
+) -> None:
     assert running.stdout is not None
     if running.stdout.read(6) != b"ready\n":
         raise AssertionError(running.communicate(timeout=30))
