@@ -248,7 +248,7 @@ async def test_a_container_is_made_as_the_golden_example_says(bench: Bench) -> N
             for key, each in config["HostConfig"].items()
             if each and key not in OF_THE_ENGINE
         },
-        "Env": sorted(each for each in config["Config"]["Env"] if "DSTACK_JOB_ID" not in each),
+        "Env": sorted(each for each in config["Config"]["Env"] if "JOB_ID=" not in each),
     }
     text = json.dumps(seen, indent=2, sort_keys=True).replace(str(folder), "FOLDER")
     text = text.replace(folder.name, "RUN").replace(f"{PERSON}", "PERSON") + "\n"
