@@ -50,11 +50,13 @@ def own(folder: str, told: bytes) -> int:
     job = Job(task, output, signals)
     say_ok()
     output.start()
-    job.supervise()
+    try:
+        job.supervise()
+    finally:  # whatever becomes of the records, no secret stays in memory
+        if task.secrets:
+            vault.clear(folder)
     output.close()
     record.write_exit(folder, job.summary(ending.oom_kills() > before))
-    if task.secrets:
-        vault.clear(folder)
     output.poke()
     del held
     return 0

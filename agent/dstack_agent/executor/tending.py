@@ -44,14 +44,16 @@ def tend(folder: str) -> int:
     say_ok()
     output.start()
     tender = Tender(task, output, signals)
-    summary = tender.tend(record.noted_request(folder))
+    try:
+        summary = tender.tend(record.noted_request(folder))
+    finally:  # whatever becomes of the records, no secret stays in memory
+        if hidden:
+            vault.clear(folder)
     output.close()
     stdout, stderr = output.lengths
     lengths = {"stdout_bytes": stdout, "stderr_bytes": stderr, "lost_bytes": output.lost_bytes}
     record.write_exit(folder, summary | lengths | {"ended_at_ns": time.time_ns()})
     tender.remove()
-    if hidden:
-        vault.clear(folder)
     output.poke()
     del held
     return 0
