@@ -19,7 +19,7 @@ from dstack_agent.lease import Award, Claim, Lease
 from dstack_agent.ledger import Ledger
 from dstack_agent.owner.terms import Terms
 from dstack_mesh.chunks.digest import digest_of
-from dstack_mesh.faults import Refused
+from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId
 from dstack_mesh.machine import Machine, RunningJob
@@ -27,6 +27,7 @@ from dstack_scheduler.agent_port import Hold, Question, question_of
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.fit import Taken, occupied
 from dstack_scheduler.job import JobKey, JobSpec
+from dstack_scheduler.secret import check_value, why_no_name
 from dstack_scheduler.verdict import Bid, Verdict
 
 THREADS = 4
@@ -217,6 +218,7 @@ class BidDesk:
     async def _take_over(
         self, award: Award, spec: JobSpec, secrets: Mapping[str, str], asker: Asker
     ) -> None:
+        _check_secrets(spec, secrets)
         await self._in_thread(lambda: self._check_code(spec))
         lease = await self._in_thread(lambda: self._commit(award, spec, asker))
         if lease.ended:
@@ -248,6 +250,15 @@ class BidDesk:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._ledger.changes.later_than(seen)
+
+
+def _check_secrets(spec: JobSpec, secrets: Mapping[str, str]) -> None:
+    """Raises Invalid for a name or a value that no variable can have. Never says a value."""
+    for name in spec.secret_names:
+        if why := why_no_name(name):
+            raise Invalid(f"{name!r} cannot be the name of a secret.", f"{why}.", code="bad-secret")
+    for name, value in secrets.items():
+        check_value(name, value)
 
 
 def spec_digest(spec: JobSpec) -> Digest:

@@ -1,5 +1,6 @@
 """What jobs would get on this machine, and what stands in the way of serving them."""
 
+import os
 import socket
 from datetime import datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from dstack_agent.executor.pythons import available
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
 from dstack_agent.inventory.docker_socket import docker_socket, docker_trouble
+from dstack_agent.inventory.isolation import isolation_of
 from dstack_agent.real_cards import RealCards
 from dstack_agent.settings import Settings
 from dstack_agent.status import gpu_line, gpu_shape
@@ -49,6 +51,7 @@ def examine(settings: Settings, clock: Clock | None = None) -> Checkup:
         docker=lambda: docker_trouble(docker_socket()),
         pythons=available,
         allow_process=settings.allow_process,
+        isolation=lambda: isolation_of(docker_socket()),
     )
     machine = inventory.read()
     problems = [*_mesh(settings, clock.now()), *_port(settings), *_home(settings)]
@@ -114,6 +117,9 @@ def _notes(machine: Machine) -> list[Problem]:
     if machine.disk_free_bytes < LOW_DISK_BYTES:
         free = machine.disk_free_bytes / GIB
         notes.append(Problem("disk-low", f"Only {free:.1f} GiB of disk are free for jobs."))
+    if os.getuid() == 0 and ExecutorKind.PROCESS in machine.executors:
+        why = "The agent is root: a process that somebody else submits can change the machine."
+        notes.append(Problem("as-root", why, "Run it as a user, or start it with --no-process."))
     if not machine.gpus:
         notes.append(Problem("no-gpu", "No GPU was found: jobs that ask for one go elsewhere."))
     return notes
@@ -132,6 +138,7 @@ def shape(found: Checkup) -> dict[str, object]:
         "gpus": [gpu_shape(gpu) for gpu in machine.gpus],
         "executors": sorted(kind.value for kind in machine.executors),
         "pythons": list(machine.pythons),
+        "isolation": {kind.value: level.value for kind, level in machine.isolation.items()},
         "problems": [_problem(each) for each in found.problems],
         "notes": [_problem(each) for each in found.notes],
     }
@@ -139,6 +146,12 @@ def shape(found: Checkup) -> dict[str, object]:
 
 def _problem(problem: Problem) -> dict[str, str]:
     return {"code": problem.code, "message": problem.message, "hint": problem.hint}
+
+
+def isolation_text(machine: Machine) -> str:
+    """How jobs are kept from the machine, for people."""
+    levels = sorted(machine.isolation.items(), key=lambda one: one[0].value)
+    return ", ".join(f"{kind.value} {level.value}" for kind, level in levels)
 
 
 def told(found: Checkup) -> str:
@@ -149,6 +162,7 @@ def told(found: Checkup) -> str:
         f"memory: {machine.memory_bytes / GIB:.1f} GiB, {machine.memory_free_bytes / GIB:.1f} free",
         f"disk:   {machine.disk_free_bytes / GIB:.1f} GiB free",
         f"jobs as: {', '.join(sorted(kind.value for kind in machine.executors)) or 'none'}",
+        f"isolation: {isolation_text(machine) or 'none'}",
         f"python: {', '.join(machine.pythons) or 'none'}",
         *(gpu_line(gpu) for gpu in machine.gpus),
     ]

@@ -28,6 +28,7 @@ from dstack_agent.idle import leave_when_idle
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
 from dstack_agent.inventory.docker_socket import DEFAULT_SOCKET, docker_socket, docker_trouble
+from dstack_agent.inventory.isolation import isolation_of
 from dstack_agent.inventory.strangers import lockers
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.folders import Keeping
@@ -71,7 +72,7 @@ from dstack_mesh.wire.greeter import open_roll_call
 from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.fit import Policy
-from dstack_scheduler.job import JobSpec
+from dstack_scheduler.job import JobKey, JobSpec
 from dstack_scheduler.policy import Network
 from dstack_scheduler.progress import Watcher
 from dstack_scheduler.submission import Submission
@@ -206,6 +207,7 @@ def portrait_of(
         docker=lambda: docker_trouble(docker_socket()),
         pythons=available,
         allow_process=settings.allow_process,
+        isolation=lambda: isolation_of(docker_socket()),
     )
     identity = membership or Identity.load_or_make(settings.home)
     return SelfPortrait(
@@ -269,7 +271,12 @@ def workshop_of(
     executors: list[Executor] = [
         ProcessExecutor(wake.path, settings.max_log_bytes, spare),
         DockerExecutor(
-            engine, wake.path, portrait.peer_id, notes.say, log_bytes=settings.max_log_bytes
+            engine,
+            wake.path,
+            portrait.peer_id,
+            notes.say,
+            log_bytes=settings.max_log_bytes,
+            shut=settings.home.closed,
         ),
     ]
     home = user_home() or settings.home.root
@@ -290,7 +297,17 @@ def workshop_of(
         user_home=home,
         limited=lambda spec: word.terms().limited(spec)[0],
         network=lambda: word.in_force.policy.network is Network.BRIDGE,
+        is_own=(lambda key: True) if settings.private else owning(memory),
     )
+
+
+def owning(memory: Memory) -> Callable[[JobKey], bool]:
+    """Whether a job came from a command of this home, and not from a peer or a driver."""
+
+    def is_own(key: JobKey) -> bool:
+        return any(lease.key == key and not lease.peer for lease in memory.ledger.leases())
+
+    return is_own
 
 
 def environment(portrait: SelfPortrait) -> Environment:

@@ -3,21 +3,19 @@
 import asyncio
 import logging
 import os
-import resource
 
 from dstack_agent.logbook import open_logbook
 from dstack_agent.main import run_agent
 from dstack_agent.settings import Settings
 from dstack_mesh.allocator import collect_rarely, keep_buffers
+from dstack_mesh.sealing import seal_memory
 
 
 def serve(settings: Settings, log_json: bool) -> None:
     """Serves until stopped, then ends the process. Raises MeshError if it cannot start."""
     keep_buffers()
     collect_rarely()
-    # The memory of this process holds keys and secrets. Only its own limit: jobs may raise theirs.
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    seal_memory()
     settings.home.prepare()
     open_logbook(settings.home.state / "agent.log" if settings.private else None, log_json)
     loop = asyncio.new_event_loop()

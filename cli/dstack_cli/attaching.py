@@ -21,6 +21,7 @@ class FollowedWork:
     """A run that others drive; implements `attended.Work`."""
 
     accepted = True
+    why_stay = ""
 
     def __init__(self, reach: Reach, picture: RunPicture, watcher: Watcher) -> None:
         self._reach = reach

@@ -34,6 +34,11 @@ class Work(Protocol):
         """Whether an agent has it."""
         ...
 
+    @property
+    def why_stay(self) -> str:
+        """Why it cannot go on without us; empty if it can."""
+        ...
+
     async def run(self) -> StateChange:
         """Goes on to its end."""
         ...
@@ -107,6 +112,9 @@ class Attendance:
     async def _obey(self, wish: Wish) -> None:
         name = self._work.name
         match wish:
+            case Wish.DETACH if self._work.why_stay:
+                self._screen.say(f"\nStill attached: {self._work.why_stay}")
+                self._screen.say(f"  Ctrl-C again stops {name}")
             case Wish.DETACH:
                 self._screen.say(f"\nDetached. {name} goes on.  (Ctrl-C again stops it)")
                 self._screen.say(f"  back: dstack attach {name}      stop: dstack stop {name}")

@@ -113,6 +113,7 @@ def _job(plan: Plan, job: PlannedJob, repo: str, listings: Sequence[Listing]) ->
         "image": job.image,
         "commands": list(job.commands),
         "env": dict(job.env),
+        "secrets": list(job.secrets_needed),
         "working_dir": job.working_dir,
         "python": job.python,
         "artifacts": list(job.artifacts),

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 from dstack_cli import embedded
 from dstack_cli.output.forms import chosen
 from dstack_cli.run_words import Asked, read
-from dstack_mesh.faults import Refused
 from dstack_mesh.home import Home
 from dstack_scheduler.plan import Plan
 from dstack_scheduler.workflow.files import load_project
@@ -62,7 +61,7 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
         from dstack_cli.dry_run import show_plan
 
         return show_plan(home, plan, asked, run_id, run_name)
-    _refuse_secrets(plan)
+    secrets = _secrets_of(home, folder, plan, asked.detach)
     wanted = asked.placement != "remote"
     starting = embedded.start(home) if wanted and not embedded.answers(home) else None
     from dstack_cli.carrying import carry
@@ -70,19 +69,17 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
 
     gc.freeze()
     gc.enable()
-    order = Order(plan, run_id, run_name, reading, asked.placement, asked.tag)
+    order = Order(plan, run_id, run_name, reading, asked.placement, asked.tag, secrets)
     return carry(home, order, asked, starting)
 
 
-def _refuse_secrets(plan: Plan) -> None:
-    names = sorted({name for job in plan.jobs for name in job.secret_names})
-    if names:
-        raise Refused(
-            "This version keeps no secrets.",
-            f"The workflow asks for {', '.join(names)}.",
-            "let the job read it from a file on the machine that runs it",
-            code="no-secrets",
-        )
+def _secrets_of(home: Home, folder: Path, plan: Plan, detach: bool) -> dict[str, str]:
+    """The values that a run takes along. Raises Misused if one is not kept here."""
+    if not any(job.secrets_needed for job in plan.jobs):
+        return {}
+    from dstack_cli.keeping_secrets import values_of  # most runs need none
+
+    return values_of(home, folder, plan, detach)
 
 
 def read_code(home: Home, folder: Path) -> "Code":

@@ -3,8 +3,9 @@
 import asyncio
 import posixpath
 import random
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 
 from dstack_cli.code import Code
@@ -31,6 +32,7 @@ class Order:
     Attributes:
         code: The folder's files, being read in another thread.
         tag: A name for the run; "" for none.
+        secrets: Values by name; in memory only.
     """
 
     plan: Plan
@@ -39,6 +41,7 @@ class Order:
     code: "Future[Code]"
     placement: str = ""
     tag: str = ""
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class DrivenWork:
@@ -71,6 +74,21 @@ class DrivenWork:
     async def stop(self, abort: bool) -> None:
         self._driver.stop(abort, f"stopped by {self._submission.record.owner}")
 
+    @property
+    def why_stay(self) -> str:
+        waiting = self._waiting_for_secrets()
+        if not waiting:
+            return ""
+        return f"{', '.join(waiting)} will need secrets, which are kept in this home alone."
+
+    def _waiting_for_secrets(self) -> list[str]:
+        """Jobs without an agent whose values only we have."""
+        return [
+            job.spec.workflow or job.spec.provider
+            for job in self._driver.hand_over().jobs
+            if job.awarded is None and job.spec.secrets_needed
+        ]
+
     async def leave(self) -> None:
         self._remember()
         handed = await self._driver.detach()
@@ -79,17 +97,15 @@ class DrivenWork:
 
     async def saw(self, event: Progress) -> None:
         """Notes what matters to us and passes it on."""
-        if isinstance(event, Awarded) and not self.accepted:
+        first = isinstance(event, Awarded) and not self.accepted
+        if first:
             self.accepted = True
             self._remember()
-            await self._watcher.saw(event)
-            self.settled.set()
-            if self._tag:
-                await give_tag(self._reach, self._submission, self._tag)
-            return
-        if isinstance(event, Waiting):
-            self.settled.set()
         await self._watcher.saw(event)
+        if isinstance(event, (Awarded, Waiting)) and not self._waiting_for_secrets():
+            self.settled.set()
+        if first and self._tag:
+            await give_tag(self._reach, self._submission, self._tag)
 
     def _remember(self) -> None:
         if self._remembered:
@@ -121,6 +137,7 @@ async def submission(order: Order) -> Submission:
         revision=code.revision,
         placement=order.placement,
         code_bytes=code.size_bytes,
+        secrets=order.secrets,
     )
     return submission_of(_below(order.plan, code.prefix), order.run_id, order.run_name, by)
 

@@ -48,6 +48,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("tag", DATA, "tag", "Name a run: dstack tag RUN TAG"),
     Verb("untag", DATA, "tag", "Take a name back"),
     Verb("tags", DATA, "tag", "List the names of runs"),
+    Verb("secrets", DATA, "secrets", "Keep values for jobs; in this home only"),
     Verb("init", SET_UP, "init", "Write a first .dstack/workflows.yaml"),
     Verb("mesh", SET_UP, "mesh", "Make, join and look at a mesh"),
     Verb("doctor", SET_UP, "doctor", "Check this machine and the way to the agents"),

@@ -50,6 +50,11 @@ class Home:
         return self.root / "state"
 
     @property
+    def secrets(self) -> Path:
+        """Values that jobs of a repository may ask for; made when the first one is kept."""
+        return self.root / "secrets"
+
+    @property
     def sockets(self) -> Path:
         """Unix sockets of the agent that runs in this home."""
         return self.root / "run"
@@ -68,6 +73,11 @@ class Home:
     def jobs(self) -> Path:
         """One folder an attempt: work directory, log, what the shim wrote."""
         return self.root / "jobs"
+
+    @property
+    def closed(self) -> tuple[Path, ...]:
+        """What of it no job may have."""
+        return (self.root, self.keys, self.state, self.secrets, self.sockets, self.chunks)
 
     @property
     def saved_peers(self) -> Path:

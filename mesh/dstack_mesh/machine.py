@@ -1,5 +1,6 @@
 """What a machine has and what of it is free, as jobs can get it."""
 
+from collections.abc import Mapping
 from dataclasses import field
 from enum import Enum
 
@@ -12,6 +13,19 @@ class ExecutorKind(Enum):
 
     PROCESS = "process"
     DOCKER = "docker"
+
+
+class Isolation(Enum):
+    """How a job is kept from the machine: a container by its engine, a process by its kernel.
+
+    An engine may be rootless, or its root be nobody outside; a process of somebody else may have
+    walls. Plain is what is left.
+    """
+
+    ROOTLESS = "rootless"
+    USERNS = "userns"
+    LANDLOCK = "landlock"
+    PLAIN = "plain"
 
 
 @frozen
@@ -47,6 +61,7 @@ class Machine:
     Attributes:
         disk_free_bytes: What jobs can get; a reserve is kept for the machine's owner.
         gpus: They carry who holds them.
+        isolation: By the way to run a job; what is not known is not there.
         no_docker: Why no Docker engine answers; known on the machine itself only, never sent.
     """
 
@@ -58,6 +73,9 @@ class Machine:
     executors: frozenset[ExecutorKind] = frozenset({ExecutorKind.PROCESS})
     pythons: tuple[str, ...] = ()
     no_docker: str = ""
+    isolation: Mapping[ExecutorKind, Isolation] = field(
+        default_factory=dict[ExecutorKind, Isolation]
+    )
 
 
 class AgentState(Enum):

@@ -9,6 +9,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.secret import RegistryAuth, needed
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,7 +67,7 @@ class JobSpec:
         commands: Lines for one shell, in order; the first failure ends the job. Empty: the image's
             own command.
         image: Container image; empty for a process on the host.
-        env: What the workflow asks for, values as written.
+        env: What the workflow asks for, values as written; secrets in them are placeholders.
         working_dir: Relative to the root of the code; "" is the root.
         artifacts: Folders to keep: relative to the working directory, absolute, or below "~/".
         inputs: Laid into the work directory in order.
@@ -75,10 +76,11 @@ class JobSpec:
         stop_grace_seconds: Between the polite and the impolite signal.
         max_duration_seconds: None for no limit.
         owner: For display: "name@machine".
-        secret_names: Secrets that the job gets.
+        secret_names: Secrets that the job gets as variables and files.
         target: What the run was asked for: the workflow or provider of its last job.
         job_count: Jobs of the run in all.
         ports: Ports that the job listens on, told to it as PORT_0, PORT_1 …; 0 is any free one.
+        registry_auth: What the image is pulled with; None for nothing. The job never sees it.
     """
 
     key: JobKey
@@ -105,10 +107,16 @@ class JobSpec:
     target: str = ""
     job_count: int = 1
     ports: tuple[int, ...] = ()
+    registry_auth: RegistryAuth | None = None
 
     @property
     def executor(self) -> ExecutorKind:
         return ExecutorKind.DOCKER if self.image else ExecutorKind.PROCESS
+
+    @property
+    def secrets_needed(self) -> tuple[str, ...]:
+        """Every secret whose value must come with the award."""
+        return needed(self.secret_names, self.env, self.registry_auth)
 
 
 class JobState(Enum):

@@ -57,6 +57,9 @@ class Placing:
 
     async def run(self) -> Outcome | MeshError:
         """Until an agent has the job, none ever will, or it was stopped."""
+        absent = set(self._parcel.spec.secrets_needed) - set(self._means.submission.secrets)
+        if absent:
+            return _without(sorted(absent))
         search = self._search()
         while True:
             won = await self._found(search)
@@ -158,11 +161,7 @@ class Placing:
 
     async def _commit(self, won: Won) -> Confirmation:
         submission, spec = self._means.submission, self._parcel.spec
-        secrets = {
-            name: submission.secrets[name]
-            for name in spec.secret_names
-            if name in submission.secrets
-        }
+        secrets = {name: submission.secrets[name] for name in spec.secrets_needed}
         try:
             return await commit(won.agent, won.hold, submission.epoch, spec, secrets)
         except Refused:
@@ -171,6 +170,16 @@ class Placing:
         # The agent of this home has a store of its own after all.
         await self._means.carrier.bring_code(won.agent, self._parcel)
         return await commit(won.agent, won.hold, submission.epoch, spec, secrets)
+
+
+def _without(names: list[str]) -> Refused:
+    return Refused(
+        "The job cannot be awarded without its secrets.",
+        f"Whoever drives the run now does not have {', '.join(names)}: values stay in the home "
+        "where the run was submitted.",
+        "run it again and stay attached",
+        "secrets-absent",
+    )
 
 
 async def confirmed(means: Means, key: JobKey) -> None:

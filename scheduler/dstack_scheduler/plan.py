@@ -5,6 +5,7 @@ from dataclasses import field
 
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.secret import RegistryAuth, needed
 
 
 @frozen
@@ -37,6 +38,8 @@ class PlannedJob:
         ports: A port of the job each; 0 is any free one, the first of them `$PORT_0`.
         place: "local" for this machine only, "remote" for any other one, empty for either.
         variables: All that the job works with, values as written.
+        secret_names: Secrets that the job gets as variables and files.
+        registry_auth: What its image is pulled with; None for nothing.
     """
 
     index: int
@@ -58,6 +61,12 @@ class PlannedJob:
     secret_names: tuple[str, ...] = ()
     max_duration_seconds: float | None = None
     place: str = ""
+    registry_auth: RegistryAuth | None = None
+
+    @property
+    def secrets_needed(self) -> tuple[str, ...]:
+        """Every secret whose value must come with the award."""
+        return needed(self.secret_names, self.env, self.registry_auth)
 
 
 @frozen

@@ -130,4 +130,5 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         target=record.target,
         job_count=record.job_count,
         ports=job.ports,
+        registry_auth=job.registry_auth,
     )

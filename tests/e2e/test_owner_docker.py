@@ -26,7 +26,7 @@ def launch(image: str, folder: Path, command: str, network: bool = True) -> Laun
     spec = spec_of(command, key=key, image=image)
     env = environment_of(spec, (), Site("ws-2", "10.0.0.7"), folder, {})
     made = launch_of(folder / key.run_id, spec, env=env)
-    return Launch(made.folder, made.work, spec, (), env, {}, network)
+    return Launch(made.folder, made.work, spec, (), env, {}, network=network)
 
 
 @pytest.mark.parametrize("network", [True, False])

@@ -360,6 +360,9 @@ def test_every_path_that_the_documents_name_exists() -> None:
 def test_every_place_in_a_home_is_documented() -> None:
     described = sections(page("security.md"))["Where things are"]
     home = Home(Path("/home-of-a-peer"))
-    places = (home.keys, home.state, home.sockets, home.chunks, home.jobs, home.config, home.policy)
+    places = (
+        *(home.keys, home.state, home.sockets, home.chunks, home.jobs),
+        *(home.config, home.policy, home.secrets),
+    )
     missing = [place.name for place in places if f"`{place.name}" not in described]
     assert missing == []

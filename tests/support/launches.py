@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dstack_agent.executor import vault
 from dstack_agent.executor.port import Launch
 from dstack_agent.executor.record import JOURNAL, SHIM
 from dstack_agent.executor.watching import read_shim
@@ -47,6 +48,11 @@ def written(folder: Path) -> tuple[bytes, bytes]:
         b"".join(frame.data for frame in frames if frame.stream is stream) for stream in LogStream
     )
     return stdout, stderr
+
+
+def has_vault(folder: Path) -> bool:
+    """Whether secrets of a job are in memory beside it."""
+    return Path(vault.place(str(folder))).exists()
 
 
 def shim_pid(folder: Path) -> int:

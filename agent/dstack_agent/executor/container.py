@@ -8,7 +8,7 @@ that what it writes is theirs.
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from dstack_agent.executor.environment import CONTAINER_HOME
@@ -25,6 +25,13 @@ OUTSIDE = "outside"
 PIDS = 4096
 _KERNEL = ("/proc", "/sys", "/dev", "/run/secrets")
 _OWN = ("/", "/bin", "/etc", "/home", "/lib", "/root", "/run", "/sbin", "/usr", "/var", str(WORK))
+SECRETS = PurePosixPath("/run/secrets")
+"""Where a job finds its secrets as files."""
+
+_OF_HOOKS = re.compile(r"(LD|NVIDIA)_\w*")
+_FOR_US = ("NVIDIA_VISIBLE_DEVICES",)
+_FROM_IMAGES = ("LD_LIBRARY_PATH",)
+_SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRETS_WHOLE = "DSTACK_SECRETS_WHOLE"
 _NO_SECRETS = 125
 
@@ -56,10 +63,39 @@ exit $code
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What an image runs by itself."""
+    """What an image runs by itself, and the variables that it sets."""
 
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The environment of a container.
+
+    Attributes:
+        outer: What the engine is told, and whoever asks it; None takes a variable of the image
+            away.
+        inner: What is set within: programs of the machine that prepare the container, as the hook
+            of the NVIDIA toolkit, would obey it.
+    """
+
+    outer: Mapping[str, str | None]
+    inner: Mapping[str, str]
+
+
+def variables(env: Mapping[str, str], image: Image) -> Variables:
+    """The environment of a container: what the job sees, on top of what the image sets.
+
+    Args:
+        env: Without what secrets are filled into.
+    """
+    hooks = {name for name in (*image.env, *env) if _OF_HOOKS.fullmatch(name)} - set(_FOR_US)
+    outer = {name: value for name, value in env.items() if name not in hooks}
+    kept = {name: image.env[name] for name in _FROM_IMAGES if name in image.env}
+    inner = kept | {name: value for name, value in env.items() if name in hooks}
+    return Variables(outer | dict.fromkeys(hooks & set(image.env)), inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,39 +115,55 @@ class Mount:
     read_only: bool = False
 
 
-def started(spec: JobSpec, script: str, image: Image, secrets: bool) -> Started:
+def started(
+    spec: JobSpec,
+    script: str,
+    image: Image,
+    secrets: bool,
+    inner: Mapping[str, str] | None = None,
+) -> Started:
     """What the container runs.
+
+    Args:
+        inner: Variables that are set within.
 
     Commands run in one shell, bash where the image has it. An entrypoint of the workflow takes the
     commands as its last argument. Without either the image runs what it runs.
     """
+    begin = _exports(inner or {}) + (_READ_SECRETS if secrets else "")
     if script and not spec.entrypoint:
-        reading = _READ_SECRETS if secrets else ""
-        return _wrapped(reading + _CHOOSE_SHELL + _RUN, (script,))
+        return _wrapped(begin + _CHOOSE_SHELL + _RUN, (script,))
     own = spec.entrypoint or image.entrypoint
     argv = (*own, *((script,) if script else () if spec.entrypoint else image.command))
-    if secrets:
-        return _wrapped(_READ_SECRETS + _RUN, argv)
+    if begin:
+        return _wrapped(begin + _RUN, argv)
     if not spec.entrypoint:
         return Started(None, None)
     return Started(spec.entrypoint, (script,) if script else ())
+
+
+def _exports(values: Mapping[str, str]) -> str:
+    named = {name: each for name, each in values.items() if _SHELL_NAME.fullmatch(name)}
+    return "".join(f"export {name}={shlex.quote(each)}\n" for name, each in named.items())
 
 
 def _wrapped(wrapper: str, argv: tuple[str, ...]) -> Started:
     return Started(("/bin/sh", "-c", wrapper, "dstack"), argv)
 
 
-def secrets_text(secrets: Mapping[str, str]) -> str:
-    """Shell lines that export each secret and write it to `/run/secrets/NAME`; empty for none."""
-    if not secrets:
+def secrets_text(secrets: Mapping[str, str], filled: Mapping[str, str] | None = None) -> str:
+    """Shell lines that export each secret and write it to `/run/secrets/NAME`; empty for none.
+
+    Args:
+        filled: Variables that hold secrets; exported alone.
+    """
+    if not secrets and not filled:
         return ""
     lines = ["umask 077"]
     for name, value in secrets.items():
-        quoted = shlex.quote(value)
         if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-            lines.append(f"printf %s {quoted} >/run/secrets/{name}")
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            lines.append(f"export {name}={quoted}")
+            lines.append(f"printf %s {shlex.quote(value)} >{SECRETS}/{name}")
+    lines.append(_exports({**(filled or {}), **secrets}).rstrip("\n"))
     return "\n".join([*lines, "umask 022", f"{_SECRETS_WHOLE}=1", ""])
 
 
@@ -171,7 +223,7 @@ def limits(spec: JobSpec) -> dict[str, int]:
 
 
 def _target(path: str) -> PurePosixPath:
-    target = PurePosixPath(path)
+    target = PurePosixPath("/" + path.lstrip("/"))  # two slashes would be another root
     hides = str(target) in _OWN or any(target.is_relative_to(each) for each in _KERNEL)
     if hides or ".." in target.parts:
         raise Refused(

@@ -16,6 +16,7 @@ class ContainerTask:
         locks: Names of host-wide locks to hold while the job runs.
         adopt: Another shim started it and died.
         log_bytes: What its log may take on the disk; 0 for no limit.
+        hidden: Values that must not be in its log; never written to a file.
     """
 
     __slots__ = (
@@ -24,6 +25,7 @@ class ContainerTask:
         "engine",
         "given",
         "grace_seconds",
+        "hidden",
         "limit_seconds",
         "locks",
         "log_bytes",
@@ -41,6 +43,7 @@ class ContainerTask:
         locks: list[str] | None = None,
         adopt: bool = False,
         log_bytes: int = 0,
+        hidden: list[str] | None = None,
     ) -> None:
         self.engine = engine
         self.container = container
@@ -51,6 +54,7 @@ class ContainerTask:
         self.locks = locks or []
         self.adopt = adopt
         self.log_bytes = log_bytes
+        self.hidden = hidden or []
 
     def encode(self) -> bytes:
         """The bytes for the shim."""

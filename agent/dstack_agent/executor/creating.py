@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from dstack_agent.executor.container import (
     COMMANDS,
     OUTSIDE,
+    SECRETS,
     Image,
     Mount,
     labels_of,
@@ -20,12 +21,16 @@ from dstack_agent.executor.container import (
     name_of,
     secrets_text,
     started,
+    variables,
     working_dir,
 )
+from dstack_agent.executor.guarding import guard
+from dstack_agent.executor.networks import network_of, shut_metadata
 from dstack_agent.executor.port import Launch
 from dstack_agent.executor.starting import unprepared
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.machine import Gpu
+from dstack_scheduler.secret import filled
 from dstack_scheduler.shell import script
 
 _LABEL = "run.dstack.folder"
@@ -41,10 +46,14 @@ class Client(Protocol):
 
     def containers(self, *, all: bool, filters: dict[str, str]) -> list[dict[str, Any]]: ...
     def create_container(self, **options: Any) -> dict[str, Any]: ...
+    def connect_container_to_network(self, container: str, net_id: str) -> None: ...
+    def create_network(self, name: str, **options: Any) -> dict[str, Any]: ...
     def create_host_config(self, **options: Any) -> dict[str, Any]: ...
     def inspect_image(self, image: str) -> dict[str, Any]: ...
     def networks(self, names: list[str]) -> list[dict[str, Any]]: ...
-    def pull(self, repository: str, *, stream: bool, decode: bool) -> Iterator[dict[str, Any]]: ...
+    def pull(
+        self, repository: str, *, stream: bool, decode: bool, auth_config: dict[str, str] | None
+    ) -> Iterator[dict[str, Any]]: ...
     def remove_container(self, container: str, *, force: bool, v: bool) -> None: ...
 
 
@@ -53,6 +62,7 @@ class Creation:
     """A container to make.
 
     Attributes:
+        shut: What of the machine no container may have, by whatever path.
         stopped: Whether the job was stopped meanwhile.
         on_pull: Is told how far the image is pulled.
     """
@@ -62,6 +72,7 @@ class Creation:
     agent: str
     stopped: Callable[[], bool]
     on_pull: Callable[[Path, str], None] | None
+    shut: tuple[Path, ...] = ()
 
 
 def create(creation: Creation) -> tuple[str, str]:
@@ -81,7 +92,9 @@ def create(creation: Creation) -> tuple[str, str]:
         except OSError as error:
             raise unprepared(error) from error
         made = engine.create_container(**options)
-    return str(made["Id"]), secrets_text(launch.secrets)
+        if options["host_config"]["NetworkMode"] != "none":
+            shut_metadata(engine, made["Id"])
+    return str(made["Id"]), secrets_text(launch.given, launch.filled)
 
 
 def remove_of(socket: Path, folder: Path, unstarted: bool) -> None:
@@ -156,7 +169,9 @@ def _image(engine: Client, creation: Creation) -> Image:
         except APIError as error:
             raise _image_missing(name, str(error.explanation or error)) from error
     config: dict[str, Any] = found.get("Config") or {}
-    return Image(tuple(config.get("Entrypoint") or ()), tuple(config.get("Cmd") or ()))
+    pairs = (each.partition("=") for each in config.get("Env") or ())
+    env = {name: value for name, _, value in pairs}
+    return Image(tuple(config.get("Entrypoint") or ()), tuple(config.get("Cmd") or ()), env)
 
 
 def _image_missing(name: str, said: str) -> Refused:
@@ -172,7 +187,8 @@ def _pull(engine: Client, creation: Creation, name: str) -> None:
     named = name if ":" in name.rpartition("/")[2] or "@" in name else f"{name}:latest"
     layers: dict[str, tuple[int, int]] = {}
     said = 0.0
-    for line in engine.pull(named, stream=True, decode=True):
+    auth = _auth(creation.launch)
+    for line in engine.pull(named, stream=True, decode=True, auth_config=auth):
         if creation.stopped():
             raise Refused("The job was stopped while its image was pulled.", code="stopped")
         if "error" in line:
@@ -183,6 +199,15 @@ def _pull(engine: Client, creation: Creation, name: str) -> None:
         if creation.on_pull and layers and time.monotonic() - said >= _SAY_SECONDS:
             said = time.monotonic()
             creation.on_pull(creation.launch.folder, _progress(name, layers))
+
+
+def _auth(launch: Launch) -> dict[str, str] | None:
+    """What the image is pulled with; the engine is told once and keeps nothing of it."""
+    auth = launch.spec.registry_auth
+    if auth is None:
+        return None
+    texts = {"username": auth.username, "password": auth.password}
+    return {name: filled(text, launch.secrets) for name, text in texts.items()}
 
 
 def _progress(name: str, layers: dict[str, tuple[int, int]]) -> str:
@@ -199,36 +224,46 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
     if len(commands.encode()) > _LONGEST_ARGUMENT:
         placed.append(_commands_file(launch.folder, commands))
         commands = f". {placed[-1].target}"
-    runs = started(spec, commands, image, bool(launch.secrets))
+    held = launch.filled
+    env = variables({name: each for name, each in launch.env.items() if name not in held}, image)
+    secret = bool(held or launch.given)
+    runs = started(spec, commands, image, secret, env.inner)
     _make_folders(placed, launch, user)
+    guard(placed, launch.folder, (*creation.shut, creation.socket))
+    ours = {"TINI_KILL_PROCESS_GROUP": "1"}
+    ours |= {"DSTACK_SECRETS_DIR": str(SECRETS)} if launch.given else {}
     return {
         "image": spec.image,
         "name": name_of(spec),
         "entrypoint": None if runs.entrypoint is None else list(runs.entrypoint),
         "command": None if runs.command is None else list(runs.command),
         "user": f"{user[0]}:{user[1]}",
-        "environment": dict(launch.env) | {"TINI_KILL_PROCESS_GROUP": "1"},
+        "environment": dict(env.outer) | ours,
         "working_dir": working_dir(spec),
         "labels": labels_of(spec, creation.agent, launch.folder),
-        "stdin_open": bool(launch.secrets),
+        "stdin_open": secret,
         "host_config": _host_config(engine, launch, placed, user),
     }
 
 
 def _host_config(engine: Client, launch: Launch, placed: list[Mount], user: tuple[int, int]) -> Any:
     from docker.types import LogConfig, Ulimit
+    from docker.types import Mount as EngineMount
 
     return engine.create_host_config(
-        binds=[
-            f"{each.source}:{each.target}:{'ro' if each.read_only else 'rw'}" for each in placed
+        mounts=[
+            EngineMount(str(each.target), str(each.source), "bind", read_only=each.read_only)
+            for each in placed
         ],
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         init=True,
-        network_mode=_network(engine) if launch.network else "none",
+        ipc_mode="private",
+        cgroupns="private",
+        network_mode=network_of(engine) if launch.network else "none",
         log_config=LogConfig(type="local", config=_LOG_SIZE),
         ulimits=[Ulimit(name="core", soft=0, hard=0)],
-        tmpfs={"/run/secrets": f"size=1m,mode=0700,uid={user[0]},gid={user[1]}"},
+        tmpfs={str(SECRETS): f"size=1m,mode=0700,uid={user[0]},gid={user[1]}"},
         device_requests=_device_requests(launch.gpus),
         **limits(launch.spec),
     )
@@ -239,11 +274,6 @@ def _device_requests(gpus: tuple[Gpu, ...]) -> list[Any]:
 
     real = [gpu.uuid for gpu in gpus if not gpu.simulated]
     return [DeviceRequest(device_ids=real, capabilities=[["gpu"]])] if real else []
-
-
-def _network(engine: Client) -> str:
-    """The engine's bridge, or no network where the engine has none: never the host's own."""
-    return "bridge" if engine.networks(names=["bridge"]) else "none"
 
 
 def _owner(work: Path) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from dstack_agent.executor import vault
 from dstack_agent.executor.container_task import ContainerTask
 from dstack_agent.executor.creating import Creation, create, remove_of
 from dstack_agent.executor.port import Ended, Launch
@@ -44,6 +45,7 @@ class DockerExecutor:
         on_pull: Is told about once a second, from another thread, how far an image is pulled: the
             job's folder and a sentence.
         log_bytes: What the log of a job may take on the disk; 0 for no limit.
+        shut: What of the machine no container may have, by whatever path.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class DockerExecutor:
         agent: str = "",
         on_pull: Callable[[Path, str], None] | None = None,
         log_bytes: int = 0,
+        shut: tuple[Path, ...] = (),
     ) -> None:
         self._socket = socket
         self._wake = wake
         self._agent = agent
         self._on_pull = on_pull
         self._log_bytes = log_bytes
+        self._shut = shut
         self._starting: dict[Path, threading.Event] = {}
         self._adopting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -74,7 +78,9 @@ class DockerExecutor:
                 first, or the job was started before. `code` is the stable word.
         """
         stopped = self._starting[launch.folder] = threading.Event()
-        creation = Creation(launch, self._socket, self._agent, stopped.is_set, self._on_pull)
+        creation = Creation(
+            launch, self._socket, self._agent, stopped.is_set, self._on_pull, self._shut
+        )
         try:
             container, given = await asyncio.to_thread(create, creation)
             task = self._task(launch, container, given)
@@ -103,6 +109,7 @@ class DockerExecutor:
                 return await asyncio.to_thread(write_lost, folder, cause)
             await self._adopt(folder)
         await asyncio.to_thread(remove_of, self._socket, folder, False)
+        await asyncio.to_thread(vault.clear, str(folder))
         cause = f"Its shim was killed {_ADOPTIONS} times."
         return await asyncio.to_thread(write_lost, folder, cause)
 
@@ -128,6 +135,7 @@ class DockerExecutor:
             wake=str(self._wake or ""),
             locks=[gpu.uuid for gpu in launch.gpus if not gpu.simulated],
             log_bytes=self._log_bytes,
+            hidden=list(launch.secrets.values()),
         )
 
     async def _adopt(self, folder: Path) -> None:

@@ -28,6 +28,9 @@ CONTAINER_HOME = "/home/dstack"
 VIRTUAL_ENVIRONMENT = "venv"
 """Folder of a job for its Python and what it installs."""
 
+HOME = "home"
+"""Folder of a job that is its home, where it may not have the person's."""
+
 TMP = "tmp"
 """Folder of a job for its temporary files."""
 

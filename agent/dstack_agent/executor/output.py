@@ -14,6 +14,10 @@ from dstack_agent.executor.record import JOURNAL, note_cut, noted_cut
 from dstack_agent.logs.address import socket_address
 from dstack_agent.logs.writer import JournalWriter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dstack_agent.executor.redaction import Redactor
+
 _SYNC_SECONDS = 0.5
 _TELL_SECONDS = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,9 +34,12 @@ class Output:
         folder: The job's folder.
         wake: The agent's datagram socket; empty for none.
         limit_bytes: What the journal may take on the disk; 0 for no limit.
+        hidden: Values of secrets, of which stars are stored.
     """
 
-    def __init__(self, folder: str, wake: str, limit_bytes: int = 0) -> None:
+    def __init__(
+        self, folder: str, wake: str, limit_bytes: int = 0, hidden: "list[str] | None" = None
+    ) -> None:
         self._folder = folder
         self._limit = limit_bytes
         self._tell_at = 0.0
@@ -40,6 +47,7 @@ class Output:
         self._name = os.path.basename(folder).encode()
         self._wake = wake
         self._poke = _no_poke
+        self._redactors = _redactors(hidden) if hidden else None
         self._lost = [0, 0]
         self._lost_bytes = 0
         self._closed = _thread.allocate_lock()
@@ -64,6 +72,18 @@ class Output:
 
     def write(self, stream: int, data: bytes) -> None:
         """Stores bytes of a stream and pokes the agent."""
+        if self._redactors is not None:
+            data = self._redactors[stream].take(data)
+        if data:
+            self._store(stream, data)
+        self._poke()
+
+    def forget_held(self) -> None:
+        """Drops what was held back to look for secrets: it will be read again from its source."""
+        for each in self._redactors or ():
+            each.forget()
+
+    def _store(self, stream: int, data: bytes) -> None:
         if self.trouble:
             self._lose(stream, len(data))
             return
@@ -79,7 +99,6 @@ class Output:
             self._lose(stream, len(data) - len(kept))
             if len(kept) < len(data):
                 self._cut()
-        self._poke()
 
     def poke(self) -> None:
         """Has the agent look at the job's folder."""
@@ -87,6 +106,9 @@ class Output:
 
     def close(self) -> None:
         """Makes what was stored durable. A hole is written for what was lost, if there is room."""
+        for stream, each in enumerate(self._redactors or ()):
+            if rest := each.rest():
+                self._store(stream, rest)
         with self._closed:
             with contextlib.suppress(OSError):  # still full: the exit record says what is missing
                 self._tell_lost()
@@ -138,6 +160,15 @@ class Output:
                 return
             finally:
                 self._closed.release()
+
+
+def _redactors(hidden: "list[str]") -> "tuple[Redactor, Redactor]":
+    from dstack_agent.executor.redaction import Redactor, forms_of  # only jobs with secrets pay
+
+    forms: set[bytes] = set()
+    for value in hidden:
+        forms |= forms_of(value)
+    return Redactor(forms), Redactor(forms)
 
 
 def _no_poke() -> None:

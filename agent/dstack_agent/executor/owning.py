@@ -12,11 +12,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
+import sys
 import time
 
-from dstack_agent.executor import ending, record, tree
+from dstack_agent.executor import ending, landlock, record, tree, vault
 from dstack_agent.executor.detaching import Refusal, detach, hold, refuse, say_ok, take
 from dstack_agent.executor.output import Output
 from dstack_agent.executor.signals import ABORT, signal_pipe, signals_in
@@ -34,6 +36,7 @@ def own(folder: str, told: bytes) -> int:
     """Takes the job whose task was told, and sees it to its end."""
     task = Task.decode(told)
     detach()
+    tree.hide_memory()
     tree.adopt_orphans()
     signals = signal_pipe()
     try:
@@ -41,12 +44,17 @@ def own(folder: str, told: bytes) -> int:
         take(folder)
     except Refusal as refusal:
         return refuse(refusal)
-    output = Output(folder, task.wake, task.log_bytes)
+    output = Output(folder, task.wake, task.log_bytes, task.hidden)
+    _lay_secrets(folder, task)
     before = ending.oom_kills()
     job = Job(task, output, signals)
     say_ok()
     output.start()
-    job.supervise()
+    try:
+        job.supervise()
+    finally:  # whatever becomes of the records, no secret stays in memory
+        if task.secrets:
+            vault.clear(folder)
     output.close()
     record.write_exit(folder, job.summary(ending.oom_kills() > before))
     output.poke()
@@ -193,6 +201,16 @@ class Job:
             select.select(list(self._pipes), [], [], 0.05)
 
 
+def _lay_secrets(folder: str, task: Task) -> None:
+    """Writes the files of a job's secrets; without them it has its variables still."""
+    if not task.secrets:
+        return
+    try:
+        vault.fill(folder, task.secrets, [])
+    except OSError as error:
+        print(f"the secrets are in variables only: {error}", file=sys.stderr)
+
+
 def _large_pipe() -> tuple[int, int]:
     pipe = os.pipe2(os.O_CLOEXEC)
     with contextlib.suppress(OSError):  # a user may have had enough of large ones
@@ -210,8 +228,12 @@ def _become(task: Task, shim: int, stdout: int, stderr: int) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
+        os.umask(0o077)
         os.makedirs(task.cwd, exist_ok=True)
         os.chdir(task.cwd)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if task.walled:
+            landlock.restrict(task.writable, task.readable)
         os.execve(task.argv[0], task.argv, task.env)
     except OSError as error:
         os.write(2, f"cannot start {task.argv[0]}: {error}\n".encode())

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dstack_mesh.machine import ExecutorKind, Gpu
 from dstack_scheduler.job import JobSpec
+from dstack_scheduler.secret import filled, named_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,11 @@ class Launch:
         work: The work directory: code and inputs are in place.
         spec: The job.
         gpus: Cards that were granted.
-        env: The whole environment that the job sees, but for secrets.
-        secrets: Values by name; go to memory only, never to a file, argv or `docker inspect`.
+        env: The whole environment that the job sees; secrets in it are placeholders.
+        secrets: Values by name, of those that the job gets and of those that are filled in; go to
+            memory only, never to a file, argv or `docker inspect`.
+        hidden: Folders of the machine that a process sees nothing of; none for a job of the person
+            whose machine it is.
         network: Whether a container gets one.
     """
 
@@ -34,7 +38,19 @@ class Launch:
     gpus: tuple[Gpu, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     secrets: Mapping[str, str] = field(default_factory=dict[str, str])
+    hidden: tuple[Path, ...] = ()
     network: bool = True
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The secrets that the job gets by their names."""
+        return {name: self.secrets[name] for name in self.spec.secret_names}
+
+    @property
+    def filled(self) -> dict[str, str]:
+        """The variables in whose values secrets stood, with these filled in."""
+        held = {name: value for name, value in self.env.items() if named_in((value,))}
+        return {name: filled(value, self.secrets) for name, value in held.items()}
 
 
 @dataclass(frozen=True, slots=True)

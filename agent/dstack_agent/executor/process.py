@@ -7,12 +7,14 @@ import signal
 import time
 from pathlib import Path
 
-from dstack_agent.executor import tree
-from dstack_agent.executor.environment import TMP, VIRTUAL_ENVIRONMENT, python_of
+from dstack_agent.executor import tree, vault
+from dstack_agent.executor.environment import HOME, TMP, VIRTUAL_ENVIRONMENT, python_of
 from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.executor.pythons import Interpreter
 from dstack_agent.executor.starting import Spare, start_shim, unprepared
 from dstack_agent.executor.task import Task
 from dstack_agent.executor.virtualenv import make_virtual_environment
+from dstack_agent.executor.walls import Walls, outside, walls_of
 from dstack_agent.executor.watching import (
     Shim,
     ask_to_end,
@@ -24,6 +26,9 @@ from dstack_agent.executor.watching import (
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.shell import script
+
+SECRETS_DIR = "DSTACK_SECRETS_DIR"
+"""Says where a job finds its secrets as files."""
 
 MARK = "DSTACK_JOB_FOLDER"
 """In the environment of every process of a job: how they are found once the shim is dead."""
@@ -90,20 +95,53 @@ def _prepare(launch: Launch, wake: Path | None, log_bytes: int) -> bytes:
         command = _command(launch)
     except OSError as error:
         raise unprepared(error) from error
+    given = launch.given
+    walls, kept = _kept_within(launch, python) if launch.hidden else (None, {})
     task = Task(
         argv=command,
         cwd=str(launch.work / spec.working_dir),
-        env={**launch.env, **launch.secrets, MARK: str(launch.folder)},
+        env={
+            **launch.env,
+            **launch.filled,
+            **kept,
+            **given,
+            **_found_at(launch),
+            MARK: str(launch.folder),
+        },
         grace_seconds=spec.stop_grace_seconds,
         limit_seconds=spec.max_duration_seconds or 0.0,
         wake=str(wake or ""),
         locks=[gpu.uuid for gpu in launch.gpus if not gpu.simulated],
         log_bytes=log_bytes,
+        secrets=given,
+        hidden=list(launch.secrets.values()),
+        walled=walls is not None,
+        writable=list(walls.writable) if walls else [],
+        readable=list(walls.readable) if walls else [],
     )
     try:
         return task.encode()
     except ValueError as error:
         raise Invalid("The job cannot be started.", f"There is {error}.") from error
+
+
+def _kept_within(launch: Launch, python: Interpreter) -> tuple[Walls, dict[str, str]]:
+    """The walls of a job that is not the person's own, and what of its environment they change."""
+    home = launch.folder / HOME
+    home.mkdir(mode=0o700, exist_ok=True)
+    search = launch.env.get("PATH", "")
+    place = vault.place(str(launch.folder))
+    walls = walls_of(launch.hidden, launch.folder, python.path, place and f"{place}/{vault.FILES}")
+    seen = outside(search, launch.hidden, python.path)
+    # Its own folder is in the hidden one of the agent, and its environment comes first.
+    own = str(launch.folder / VIRTUAL_ENVIRONMENT / "bin")
+    return walls, {"HOME": str(home), "PATH": os.pathsep.join(filter(None, (own, seen)))}
+
+
+def _found_at(launch: Launch) -> dict[str, str]:
+    """Where the job finds its secrets as files."""
+    place = vault.place(str(launch.folder)) if launch.spec.secret_names else ""
+    return {SECRETS_DIR: f"{place}/{vault.FILES}"} if place else {}
 
 
 def _command(launch: Launch) -> list[str]:
@@ -124,6 +162,7 @@ def _ended(folder: Path, shim: Shim) -> Ended:
     if not shim.of_this_boot:
         return write_lost(folder, "The machine was restarted while the job ran.")
     left = _end_orphans(folder)
+    vault.clear(str(folder))
     also = f" Processes that could not be ended: {sorted(left)}." if left else ""
     return write_lost(folder, f"The process that kept the job's output was killed.{also}")
 

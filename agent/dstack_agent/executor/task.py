@@ -15,11 +15,16 @@ class Task:
         argv: Program and arguments.
         cwd: Where it starts; made if missing.
         env: Its whole environment, secrets too.
+        secrets: Values by name that it finds as files in memory.
+        hidden: Values that must not be in its log.
         grace_seconds: Between the polite and the impolite signal.
         limit_seconds: Longest run; 0 for no limit.
         wake: The agent's datagram socket; empty for none.
         log_bytes: What its log may take on the disk; 0 for no limit.
         locks: Names of host-wide locks to hold while the job runs.
+        walled: Whether it gets at nothing but the paths that follow.
+        writable: Paths at and below which it may do everything.
+        readable: Paths at and below which it may read.
     """
 
     __slots__ = (
@@ -27,10 +32,15 @@ class Task:
         "cwd",
         "env",
         "grace_seconds",
+        "hidden",
         "limit_seconds",
         "locks",
         "log_bytes",
+        "readable",
+        "secrets",
         "wake",
+        "walled",
+        "writable",
     )
 
     def __init__(
@@ -43,6 +53,11 @@ class Task:
         wake: str = "",
         locks: list[str] | None = None,
         log_bytes: int = 0,
+        secrets: dict[str, str] | None = None,
+        hidden: list[str] | None = None,
+        walled: bool = False,
+        writable: list[str] | None = None,
+        readable: list[str] | None = None,
     ) -> None:
         self.argv = argv
         self.cwd = cwd
@@ -52,13 +67,28 @@ class Task:
         self.wake = wake
         self.locks = locks or []
         self.log_bytes = log_bytes
+        self.secrets = secrets or {}
+        self.hidden = hidden or []
+        self.walled = walled
+        self.writable = writable or []
+        self.readable = readable or []
 
     def encode(self) -> bytes:
         """The bytes for the shim. Raises ValueError if a field holds NUL."""
-        pairs = [part for pair in self.env.items() for part in pair]
+        pairs, named = (
+            [part for pair in each.items() for part in pair] for each in (self.env, self.secrets)
+        )
         fields = [self.cwd, repr(self.grace_seconds), repr(self.limit_seconds), self.wake]
-        fields.append(str(self.log_bytes))
-        for group in (self.argv, pairs, self.locks):
+        fields += [str(self.log_bytes), str(int(self.walled))]
+        for group in (
+            self.argv,
+            pairs,
+            self.locks,
+            named,
+            self.hidden,
+            self.writable,
+            self.readable,
+        ):
             fields += [str(len(group)), *group]
         fields.append(_END)
         if any("\0" in field for field in fields):
@@ -72,8 +102,24 @@ class Task:
         count, *fields = data.decode("utf-8", "surrogateescape").split("\0")
         if count != str(len(fields)) or fields[-1] != _END:
             raise ValueError("the task is cut off")
-        cwd, grace, limit, wake, log = fields[:5]
-        rest = iter(fields[5:])
-        argv, pairs, locks = ([next(rest) for _ in range(int(next(rest)))] for _ in range(3))
-        env = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        return cls(argv, cwd, env, float(grace), float(limit), wake, locks, int(log))
+        cwd, grace, limit, wake, log, walled = fields[:6]
+        rest = iter(fields[6:])
+        argv, pairs, locks, named, hidden, writable, readable = (
+            [next(rest) for _ in range(int(next(rest)))] for _ in range(7)
+        )
+        env, secrets = (dict(zip(each[::2], each[1::2], strict=True)) for each in (pairs, named))
+        return cls(
+            argv,
+            cwd,
+            env,
+            float(grace),
+            float(limit),
+            wake,
+            locks,
+            int(log),
+            secrets,
+            hidden,
+            bool(int(walled)),
+            writable,
+            readable,
+        )

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 
-from dstack_agent.executor import ending, record
+from dstack_agent.executor import ending, record, tree, vault
 from dstack_agent.executor.container_task import ContainerTask
 from dstack_agent.executor.detaching import Refusal, detach, hold, refuse, say_ok, take
 from dstack_agent.executor.engine import Engine, EngineError, OutputStream, answer_body
@@ -32,17 +32,23 @@ def tend(folder: str) -> int:
     """Takes the container whose task is on standard input, and sees it to its end."""
     task = ContainerTask.decode(sys.stdin.buffer.read())
     detach()
+    tree.hide_memory()
     signals = signal_pipe()
     try:
         held = hold(task.locks)
         take(folder, task.adopt)
     except Refusal as refusal:
         return refuse(refusal)
-    output = Output(folder, task.wake, task.log_bytes)
+    hidden = vault.hidden_values(folder) if task.adopt else _kept_for_others(folder, task.hidden)
+    output = Output(folder, task.wake, task.log_bytes, hidden)
     say_ok()
     output.start()
     tender = Tender(task, output, signals)
-    summary = tender.tend(record.noted_request(folder))
+    try:
+        summary = tender.tend(record.noted_request(folder))
+    finally:  # whatever becomes of the records, no secret stays in memory
+        if hidden:
+            vault.clear(folder)
     output.close()
     stdout, stderr = output.lengths
     lengths = {"stdout_bytes": stdout, "stderr_bytes": stderr, "lost_bytes": output.lost_bytes}
@@ -51,6 +57,16 @@ def tend(folder: str) -> int:
     output.poke()
     del held
     return 0
+
+
+def _kept_for_others(folder: str, hidden: "list[str]") -> "list[str]":
+    """The values to hide, which a shim that takes over from this one finds in memory."""
+    if hidden:
+        try:
+            vault.fill(folder, {}, hidden)
+        except OSError as error:
+            print(f"another shim could not hide the secrets: {error}", file=sys.stderr)
+    return hidden
 
 
 class Tender:
@@ -114,6 +130,7 @@ class Tender:
 
     def _resume(self) -> None:
         """Goes on with a container that runs or ran, from where the journal ends."""
+        self._output.forget_held()
         stdout, stderr = self._output.lengths
         self._skip = [stdout, stderr]
         if self._engine.state(self._task.container).status == "created":

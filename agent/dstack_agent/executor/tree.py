@@ -12,6 +12,7 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -26,6 +27,11 @@ def die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hide_memory() -> None:
+    """Keeps other processes of the user from reading this one's memory, and core files away."""
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def descendants(root: int) -> set[int]:

@@ -29,7 +29,7 @@ def docker_trouble(path: Path | None) -> str:
     """Why no engine answers on this socket; empty if one does. Blocks as `docker_answers` does."""
     if path is None:
         return "DOCKER_HOST names an engine of another machine."
-    connection = _UnixConnection(path)
+    connection = UnixConnection(path)
     try:
         connection.request("GET", "/_ping")
         status = connection.getresponse().status
@@ -44,12 +44,15 @@ def docker_trouble(path: Path | None) -> str:
     return "" if status == http.client.OK else f"Docker at {path} answers with status {status}."
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=PING_SECONDS)
+class UnixConnection(http.client.HTTPConnection):
+    """Speaks HTTP over a Unix socket, each step within a time."""
+
+    def __init__(self, path: Path, seconds: float = PING_SECONDS) -> None:
+        super().__init__("localhost", timeout=seconds)
+        self._seconds = seconds
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(PING_SECONDS)
+        self.sock.settimeout(self._seconds)
         self.sock.connect(str(self._path))

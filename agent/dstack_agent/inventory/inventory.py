@@ -1,6 +1,6 @@
 """A reading of the machine, put together from its parts, each read as often as it changes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -9,7 +9,7 @@ from dstack_agent.inventory.cpu_memory import CpuMemory, read_cpu_memory
 from dstack_agent.inventory.source import GpuSource
 from dstack_mesh.chunks.room import free_for_jobs
 from dstack_mesh.clock import Clock
-from dstack_mesh.machine import ExecutorKind, Gpu, Machine
+from dstack_mesh.machine import ExecutorKind, Gpu, Isolation, Machine
 
 MOMENT_SECONDS = 0.5
 """So long a reading serves those who ask; reading it costs half a millisecond."""
@@ -22,6 +22,9 @@ DOCKER_SECONDS = 10.0
 
 PYTHON_SECONDS = 60.0
 """How old the list of Python versions may be."""
+
+ISOLATION_SECONDS = 60.0
+"""How old the knowledge may be how jobs are kept from the machine."""
 
 T = TypeVar("T")
 
@@ -57,6 +60,7 @@ class Inventory:
         pythons: Python versions that jobs can use.
         cpu_memory: Processors and memory.
         allow_process: Whether jobs may run as processes of the host.
+        isolation: How jobs of each kind are kept from the machine.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Inventory:
         pythons: Callable[[], tuple[str, ...]] = tuple,
         cpu_memory: Callable[[], CpuMemory] = read_cpu_memory,
         allow_process: bool = True,
+        isolation: Callable[[], Mapping[ExecutorKind, Isolation]] = dict,
     ) -> None:
         self._folder = folder
         self._sources = tuple(sources)
@@ -77,6 +82,7 @@ class Inventory:
         self._gpus = Fresh(self._read_gpus, GPU_SECONDS, clock)
         self._docker = Fresh(docker, DOCKER_SECONDS, clock)
         self._pythons = Fresh(pythons, PYTHON_SECONDS, clock)
+        self._isolation = Fresh(isolation, ISOLATION_SECONDS, clock)
         self._lock = Lock()
 
     def read(self) -> Machine:
@@ -93,15 +99,19 @@ class Inventory:
 
     def _read_machine(self) -> Machine:
         part = self._cpu_memory()
+        executors = self._executors()
         return Machine(
             cpus=part.cpus,
             memory_bytes=part.memory_bytes,
             memory_free_bytes=part.memory_free_bytes,
             disk_free_bytes=_disk_free(self._folder),
             gpus=self._gpus.get(),
-            executors=self._executors(),
+            executors=executors,
             no_docker=self._docker.get(),
             pythons=self._pythons.get(),
+            isolation={
+                kind: level for kind, level in self._isolation.get().items() if kind in executors
+            },
         )
 
     def _read_gpus(self) -> tuple[Gpu, ...]:

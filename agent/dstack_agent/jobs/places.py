@@ -49,6 +49,7 @@ class Places:
         home: What "~" is on this machine.
         outside: Absolute paths of a container lie below it; None for a process.
         allowed: Where a process may have absolute paths.
+        own_home: Whether `home` is the job's alone, made for it.
         closed: The agent's own folder, where no job's files may lie; None if there is none.
     """
 
@@ -58,6 +59,7 @@ class Places:
     outside: Path | None = None
     allowed: tuple[Path, ...] = ()
     closed: Path | None = None
+    own_home: bool = False
 
     @property
     def start(self) -> Path:
@@ -68,7 +70,7 @@ class Places:
         """Where a path of the workflow lies. Raises Refused if it must not be touched."""
         if path == "~" or path.startswith("~/"):
             place = Place(self.home / _inside(path[2:], path), self.outside or self.home)
-            return place if self.outside else self._open(place)
+            return place if self.outside or self.own_home else self._open(place)
         if path.startswith("/"):
             return self._absolute(PurePosixPath("/" + os.path.normpath(path).lstrip("/")))
         return Place(self.work / _inside(f"{self.working_dir}/{path}", path), self.work)

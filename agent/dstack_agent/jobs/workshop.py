@@ -6,8 +6,9 @@ from pathlib import Path
 
 from dstack_agent.artifacts.saving import Saver
 from dstack_agent.executor.container import OUTSIDE
-from dstack_agent.executor.environment import CONTAINER_HOME
+from dstack_agent.executor.environment import CONTAINER_HOME, HOME
 from dstack_agent.executor.port import Executor, Launch
+from dstack_agent.executor.walls import WORK
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.live import Means
 from dstack_agent.jobs.places import Places, folder_of
@@ -20,10 +21,7 @@ from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
-from dstack_scheduler.job import JobSpec
-
-WORK = "work"
-"""Folder of a job for its code and inputs."""
+from dstack_scheduler.job import JobKey, JobSpec
 
 Environment = Callable[[JobSpec, Path, tuple[Gpu, ...]], Mapping[str, str]]
 """What a job sees as its environment but for secrets, given its folder and cards."""
@@ -38,9 +36,10 @@ class Workshop:
         machine: The cards as they are now.
         allowed: Where a process may have absolute paths.
         closed: The agent's own folder, where no process may.
-        user_home: What "~" is for a process.
+        user_home: What "~" is for a process of the person whose machine it is.
         limited: The job as the owner of the machine wants it run; what is kept stays as it came.
         network: Whether containers get one now.
+        is_own: Whether that person asked for a job, as far as is known for sure.
     """
 
     jobs: Path
@@ -59,6 +58,7 @@ class Workshop:
     user_home: Path
     limited: Callable[[JobSpec], JobSpec] = lambda spec: spec
     network: Callable[[], bool] = lambda: True
+    is_own: Callable[[JobKey], bool] = lambda key: True
 
     def folder(self, accepted: Accepted) -> Path:
         return folder_of(self.jobs, accepted.key)
@@ -74,6 +74,8 @@ class Workshop:
             outside = folder / OUTSIDE
             home = outside / CONTAINER_HOME.removeprefix("/")
             return Places(work, spec.working_dir, home, outside)
+        if not self.is_own(spec.key):
+            return Places(work, spec.working_dir, folder / HOME, closed=self.closed, own_home=True)
         return Places(work, spec.working_dir, self.user_home, None, self.allowed, self.closed)
 
     def means(self, accepted: Accepted) -> Means:
@@ -91,12 +93,13 @@ class Workshop:
 
         async def order(secrets: Mapping[str, str]) -> Launch:
             gpus = await asyncio.to_thread(self._cards, accepted.gpu_uuids)
-            lost = set(spec.secret_names) - set(secrets)
+            lost = set(spec.secrets_needed) - set(secrets)
             if lost:
                 raise _secrets_lost(lost)
             env = await asyncio.to_thread(self.environment, spec, folder, gpus)
-            limited = self.limited(spec)
-            return Launch(folder, places.work, limited, gpus, env, secrets, self.network())
+            hidden = (self.closed, self.user_home) if places.own_home else ()
+            limited, network = self.limited(spec), self.network()
+            return Launch(folder, places.work, limited, gpus, env, secrets, hidden, network)
 
         return Means(
             folder=folder,

@@ -11,8 +11,9 @@ from dstack_mesh.home import Home
 @home_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how jobs are kept from the machine.")
 @click.pass_context
-def agents(ctx: click.Context, as_json: bool, quiet: bool) -> None:
+def agents(ctx: click.Context, as_json: bool, quiet: bool, verbose: bool) -> None:
     """List the agents of the mesh: where they are, how they were found, what is free."""
     if ctx.invoked_subcommand is not None:
         return
@@ -23,7 +24,7 @@ def agents(ctx: click.Context, as_json: bool, quiet: bool) -> None:
 
     async def look() -> None:
         async with reaching(home, Private.IF_ALONE) as reach:
-            chosen(as_json, quiet).listing(agents_listing(await reach.known()))
+            chosen(as_json, quiet).listing(agents_listing(await reach.known(), verbose))
 
     carry_out(look())
 

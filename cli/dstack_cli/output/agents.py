@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dstack_cli.output.port import Json, Listing
 from dstack_cli.output.table import Column, Table
 from dstack_cli.output.words import memory
-from dstack_mesh.machine import Gpu
+from dstack_mesh.machine import Gpu, Machine
 from dstack_mesh.membership.known import KnownAgent
 
 SCHEMA = "dstack.agents/v1"
@@ -24,16 +24,32 @@ COLUMNS = (
 )
 
 
-def agents_listing(agents: Sequence[KnownAgent]) -> Listing:
-    """One line for each agent, those that answer first."""
+def agents_listing(agents: Sequence[KnownAgent], verbose: bool = False) -> Listing:
+    """One line for each agent, those that answer first; `verbose` says how jobs are kept apart."""
     ordered = sorted(agents, key=lambda one: (one.state == "gone", one.card.name, one.card.peer_id))
     return Listing(
         schema=SCHEMA,
         items=[agent_item(agent) for agent in ordered],
-        table=Table(COLUMNS, tuple(_row(agent) for agent in ordered)),
+        table=_with_isolation(ordered) if verbose else _table(ordered),
         names=[agent.card.name for agent in ordered],
         empty="No agent is in reach. To make this machine one: dstack-runner start",
     )
+
+
+def _table(agents: Sequence[KnownAgent]) -> Table:
+    return Table(COLUMNS, tuple(_row(agent) for agent in agents))
+
+
+def _with_isolation(agents: Sequence[KnownAgent]) -> Table:
+    return Table(
+        (*COLUMNS, Column("ISOLATION", 1)),
+        tuple((*_row(agent), _isolation_text(agent) or "-") for agent in agents),
+    )
+
+
+def _isolation_text(agent: KnownAgent) -> str:
+    levels = _isolation(agent.answer.machine if agent.answer is not None else None)
+    return "\n".join(f"{kind}: {level}" for kind, level in sorted(levels.items()))
 
 
 def agent_item(agent: KnownAgent) -> dict[str, Json]:
@@ -54,6 +70,7 @@ def agent_item(agent: KnownAgent) -> dict[str, Json]:
         "disk_free_bytes": machine.disk_free_bytes if machine is not None else None,
         "gpus": [_gpu_item(gpu) for gpu in machine.gpus] if machine is not None else [],
         "running": _running(agent),
+        "isolation": _isolation(machine),
     }
 
 
@@ -75,6 +92,13 @@ def _gpu_item(gpu: Gpu) -> dict[str, Json]:
         "simulated": gpu.simulated,
         "holder": gpu.holder,
     }
+
+
+def _isolation(machine: Machine | None) -> dict[str, Json]:
+    """How jobs are kept from the machine, by the way they run."""
+    if machine is None:
+        return {}
+    return {kind.value: level.value for kind, level in machine.isolation.items()}
 
 
 def _running(agent: KnownAgent) -> list[str]:

@@ -9,7 +9,7 @@ from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.faults import Invalid
 from dstack_mesh.identity import is_id
 from dstack_mesh.ids import Address, MeshId, PeerId, RunName
-from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Machine, RunningJob
+from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Isolation, Machine, RunningJob
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.v1 import membership_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
@@ -29,6 +29,15 @@ _EXECUTORS = {
     ExecutorKind.DOCKER: pb.EXECUTOR_KIND_DOCKER,
 }
 _EXECUTORS_BACK = {wire: kind for kind, wire in _EXECUTORS.items()}
+
+
+_ISOLATION = {
+    Isolation.ROOTLESS: pb.ISOLATION_ROOTLESS,
+    Isolation.USERNS: pb.ISOLATION_USERNS,
+    Isolation.LANDLOCK: pb.ISOLATION_LANDLOCK,
+    Isolation.PLAIN: pb.ISOLATION_PLAIN,
+}
+_ISOLATION_BACK = {wire: level for level, wire in _ISOLATION.items()}
 
 
 class MembershipClient:
@@ -121,6 +130,19 @@ def executor_from_wire(kind: pb.ExecutorKind.ValueType) -> ExecutorKind:
     return known
 
 
+def isolation_to_wire(level: Isolation | None) -> pb.Isolation.ValueType:
+    return _ISOLATION[level] if level is not None else pb.ISOLATION_UNSPECIFIED
+
+
+def isolation_from_wire(inventory: pb.Inventory) -> dict[ExecutorKind, Isolation]:
+    """What is not said, or said in a word that this software does not know, is left out."""
+    said = {
+        ExecutorKind.DOCKER: inventory.container_isolation,
+        ExecutorKind.PROCESS: inventory.process_isolation,
+    }
+    return {kind: _ISOLATION_BACK[wire] for kind, wire in said.items() if wire in _ISOLATION_BACK}
+
+
 def machine_to_wire(machine: Machine) -> pb.Inventory:
     return pb.Inventory(
         cpus=machine.cpus,
@@ -130,6 +152,8 @@ def machine_to_wire(machine: Machine) -> pb.Inventory:
         gpus=[gpu_to_wire(gpu) for gpu in machine.gpus],
         executors=sorted(map(executor_to_wire, machine.executors)),
         pythons=machine.pythons,
+        container_isolation=isolation_to_wire(machine.isolation.get(ExecutorKind.DOCKER)),
+        process_isolation=isolation_to_wire(machine.isolation.get(ExecutorKind.PROCESS)),
     )
 
 
@@ -144,6 +168,7 @@ def machine_from_wire(inventory: pb.Inventory) -> Machine:
         gpus=tuple(map(gpu_from_wire, inventory.gpus[:MOST_GPUS])),
         executors=frozenset(kinds),
         pythons=tuple(inventory.pythons),
+        isolation=isolation_from_wire(inventory),
     )
 
 

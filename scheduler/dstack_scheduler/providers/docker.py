@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.port import Direct, Provider, one_job, with_run_args
-from dstack_scheduler.workflow.keys import COMMANDS, ENTRYPOINT, HOME_DIR, IMAGE, PORTS
+from dstack_scheduler.workflow.keys import (
+    COMMANDS,
+    ENTRYPOINT,
+    HOME_DIR,
+    IMAGE,
+    PORTS,
+    REGISTRY_AUTH,
+)
 from dstack_scheduler.workflow.model import Workflow
 
 
@@ -36,6 +43,7 @@ _KEYS = {
     "entrypoint": ENTRYPOINT,
     "home_dir": HOME_DIR,
     "ports": PORTS,
+    "registry_auth": REGISTRY_AUTH,
 }
 
 DOCKER = Provider(

@@ -73,6 +73,8 @@ def one_job(
         ports=workflow.ports,
         place=workflow.place,
         variables=dict(variables),
+        secret_names=workflow.secrets,
+        registry_auth=workflow.registry_auth,
     )
     return (job,)
 

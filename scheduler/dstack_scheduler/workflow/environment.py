@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from dstack_scheduler.secret import named_in, why_no_name
 from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code, Place
 from dstack_scheduler.workflow.scope import Scope
@@ -43,11 +44,12 @@ that calls its data `path` would else lose every command."""
 def read_env(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`env:`, a list of `K=V` and bare `K`, or a mapping; extends what is there."""
     env = dict(workflow.env)
+    scope = replace(scope, fills_secrets=True)
     if isinstance(node, MapNode):
         for key, value in node.entries:
             inner = scope.within(key.text)
             text = "" if is_null(value) else inner.shell(value)
-            if _is_name(key.text, key.place, inner) and text is not None:
+            if _is_name(key.text, text, key.place, inner) and text is not None:
                 env[key.text] = text
     else:
         for item in scope.items(node, "write env: [NAME=value]"):
@@ -80,12 +82,20 @@ def _read_item(item: Node, scope: Scope) -> dict[str, str]:
     if text is None:
         return {}
     name, _, value = text.partition("=")
-    return {name: value} if _is_name(name, item.place, scope) else {}
+    return {name: value} if _is_name(name, value, item.place, scope) else {}
 
 
-def _is_name(name: str, place: Place, scope: Scope) -> bool:
+def _is_name(name: str, value: str | None, place: Place, scope: Scope) -> bool:
     if _NAME.match(name):
-        return True
+        if not (value and named_in((value,)) and (why := why_no_name(name))):
+            return True
+        scope.complain(
+            place,
+            Code.BAD_ENV,
+            f'The variable "{shorten(name)}" cannot hold a secret.',
+            f"choose another name: {why}",
+        )
+        return False
     scope.complain(
         place,
         Code.BAD_ENV,

@@ -3,7 +3,8 @@
 What is replaced: declared variables and `run_name`, `job_id`, `variables_as_args`; the longest name
 that fits wins. Everything else with a dollar (`$HOME`, `$1`, `$PORT_0`, `$$`, `\\$name`) is the
 shell's. Values are put in as they were written, once: a value that looks like a variable is not
-looked up again. `${{ secrets.X }}` stays, and is filled in on the machine that runs the job.
+looked up again. `${{ secrets.X }}` stays; where it may stand the machine that runs the job fills it
+in.
 """
 
 import re

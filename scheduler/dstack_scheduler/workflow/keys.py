@@ -20,6 +20,7 @@ from dstack_scheduler.workflow.model import Key, Workflow
 from dstack_scheduler.workflow.paths import read_artifacts, read_home_dir, read_working_dir
 from dstack_scheduler.workflow.resources import read_gpu, read_nodes, read_resources
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.secrets import read_registry_auth, read_secrets
 from dstack_scheduler.workflow.tree import Node
 
 
@@ -37,6 +38,11 @@ IMAGE = Key("image", read_image, "image: python:3.11")
 NODES = Key("nodes", read_nodes, "nodes: 1")
 PORTS = Key("ports", read_ports, "ports: 1")
 PYTHON = Key("python", read_python, 'python: "3.11"')
+REGISTRY_AUTH = Key(
+    "registry_auth",
+    read_registry_auth,
+    "registry_auth: {username: ana, password: '${{ secrets.REGISTRY }}'}",
+)
 REQUIREMENTS = Key("requirements", read_requirements, "requirements: requirements.txt")
 SCRIPT = Key("script", read_script, "file: train.py")
 SETUP = Key("setup", read_setup, "setup: [pip install torch]")
@@ -49,6 +55,7 @@ COMMON: Mapping[str, Key] = {
     "help": Key("help", read_help, "help: Trains the model"),
     "env": _ENV,
     "environment": _ENV,
+    "secrets": Key("secrets", read_secrets, "secrets: [TOKEN]"),
     "working_dir": Key("working_dir", read_working_dir, "working_dir: src"),
     "artifacts": Key("artifacts", read_artifacts, "artifacts: [data]"),
     "depends-on": _CHAIN,
@@ -67,7 +74,6 @@ LATER: Mapping[str, str] = {
     "logdir": "TensorBoard",
     "output": "downloads",
     "prebuild": "images built from setup commands",
-    "registry_auth": "private registries",
     "runs": "TensorBoard",
     "ssh": "an SSH server in the job",
     "target": "Streamlit",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import Reuse
+from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.workflow.problem import Place
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import Node
@@ -57,6 +58,8 @@ class Workflow:
         ports: A port of the job each; 0 is any free one.
         options: Keys that only the provider knows.
         run_args: What was given on the command line for the script.
+        secrets: Names of secrets that the job gets.
+        registry_auth: What the image is pulled with.
         direct: Made by `dstack run PROVIDER`, not written in a file.
     """
 
@@ -81,6 +84,8 @@ class Workflow:
     ports: tuple[int, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     run_args: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    registry_auth: RegistryAuth | None = None
     direct: bool = False
 
 

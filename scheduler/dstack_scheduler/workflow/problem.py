@@ -35,6 +35,7 @@ class Code(StrEnum):
     BAD_ENV = "bad-env"
     BAD_DEPENDENCY = "bad-dependency"
     BAD_QUOTING = "bad-quoting"
+    BAD_SECRET = "bad-secret"
     DUPLICATE_WORKFLOW = "duplicate-workflow"
     MISSING_PROVIDER = "missing-provider"
     UNKNOWN_PROVIDER = "unknown-provider"
@@ -121,7 +122,6 @@ class Report:
         self._lines: dict[str, list[str]] = {}
         self.sources = sources
         self.problems: list[Problem] = []
-        self.secrets: dict[str, None] = {}
         self.used: set[str] = set()
 
     def add(

@@ -34,12 +34,14 @@ class Scope:
         interpolator: Puts variables into texts.
         workflow: Name of the workflow.
         key: The key as it was spelled, for problems.
+        fills_secrets: Whether placeholders of secrets are filled in where the value is used.
     """
 
     report: Report
     interpolator: Interpolator
     workflow: str = ""
     key: str = ""
+    fills_secrets: bool = False
 
     def within(self, key: str) -> "Scope":
         """The scope of a key of the mapping that this scope is about."""
@@ -75,7 +77,9 @@ class Scope:
             return None
         result = self.interpolator.put_into(node.text)
         self.report.used.update(result.used)
-        self.report.secrets.update(dict.fromkeys(result.secrets))
+        if result.secrets and not self.fills_secrets:
+            self._misplaced(node, result.secrets[0])
+            return None
         for unknown in result.unknown:
             self._unknown(node, unknown)
         return None if result.unknown else result.text
@@ -192,6 +196,15 @@ class Scope:
                 self.interpolator.names,
                 f"declare it in .dstack/variables.yaml below global: or {self.workflow}:",
             ),
+        )
+
+    def _misplaced(self, node: ScalarNode, secret: str) -> None:
+        self.complain(
+            node,
+            Code.BAD_SECRET,
+            f"A secret is filled in below env and registry_auth alone, not in {self._this}: "
+            "what a command says can be read by others.",
+            f'write secrets: [{secret}], and "${secret}" where the shell needs it',
         )
 
     def _place_of(self, node: ScalarNode, text: str) -> Place:

@@ -12,7 +12,7 @@ from dstack_agent.bids import BidDesk, spec_digest
 from dstack_agent.ledger import HOLD_SECONDS, Ledger
 from dstack_agent.owner.terms import Terms
 from dstack_mesh.clock import Clock, SystemClock
-from dstack_mesh.faults import Busy, Conflict, Missing, Refused
+from dstack_mesh.faults import Busy, Conflict, Invalid, Missing, Refused
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.machine import AgentState, ExecutorKind, Machine, RunningJob
 from dstack_scheduler.asker import Asker
@@ -194,6 +194,29 @@ async def test_code_must_have_arrived(tmp_path: Path) -> None:
             await here.desk.commit(hold.hold_id, 1, spec(ONE, code=ABSENT), {})
         assert raised.value.code == "code-missing"
         await here.desk.commit(hold.hold_id, 1, spec(ONE, code=HERE), {})
+
+
+@pytest.mark.parametrize(
+    ("names", "secrets"),
+    [
+        (("LD_PRELOAD",), {"LD_PRELOAD": "/tmp/evil.so"}),
+        (("1X",), {"1X": "value"}),
+        (("TOKEN",), {"TOKEN": "canary\0"}),
+        (("TOKEN",), {"TOKEN": "canary" * 20_000}),
+        (("TOKEN",), {"TOKEN": ""}),
+    ],
+)
+async def test_secrets_that_no_job_can_have_are_refused_without_their_value(
+    tmp_path: Path, names: tuple[str, ...], secrets: dict[str, str]
+) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        job = replace(spec(ONE, code=HERE), secret_names=names)
+        with pytest.raises(Invalid) as raised:
+            await here.desk.commit(hold.hold_id, 1, job, secrets)
+        assert raised.value.code == "bad-secret"
+        assert "canary" not in str(raised.value) and "evil" not in str(raised.value)
+        assert here.agent.accepted == []
 
 
 async def test_committing_twice_has_the_effect_of_one(tmp_path: Path) -> None:

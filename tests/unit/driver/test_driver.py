@@ -555,3 +555,36 @@ async def test_every_job_is_told_of_once() -> None:
 
 def reusing(job: PlannedJob, *reuses: Reuse) -> PlannedJob:
     return replace(job, reuses=reuses)
+
+
+class KeepsSecrets(FakeAgent):
+    """An agent that remembers which values an award brought."""
+
+    given: dict[str, str] | None = None
+
+    async def commit(
+        self, hold_id: HoldId, epoch: int, spec: JobSpec, secrets: Mapping[str, str]
+    ) -> None:
+        KeepsSecrets.given = dict(secrets)
+        await super().commit(hold_id, epoch, spec, secrets)
+
+
+async def test_an_award_brings_the_values_that_the_job_needs_and_no_others() -> None:
+    job = replace(planned(0, "echo"), secret_names=("TOKEN",), env={"URL": "x${{ secrets.PASS }}"})
+    kept = {"TOKEN": "t", "PASS": "p", "OTHER": "o"}
+    here = FakeMachine("here")
+    person = Person(replace(submission(job), secrets=kept))
+    person.directory.known.append(KeepsSecrets(here, person.store, True))
+    await person.run()
+    assert KeepsSecrets.given == {"TOKEN": "t", "PASS": "p"}
+
+
+async def test_a_driver_without_the_values_awards_nothing_and_says_why() -> None:
+    here = FakeMachine("here")
+    job = replace(planned(0, "echo"), secret_names=("TOKEN",))
+    person = Person(submission(job), here, local=here)
+    with pytest.raises(Refused) as refused:
+        await person.run()
+    assert refused.value.code == "secrets-absent"
+    assert "TOKEN" in refused.value.why
+    assert here.jobs == {}

@@ -23,7 +23,7 @@ from dstack_agent.servicers.attach import gap_reason
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.machine import Gpu
 from support.eventually import eventually
-from support.launches import launch_of, shim_pid, spec_of, written
+from support.launches import has_vault, launch_of, shim_pid, spec_of, written
 
 PYTHON = sys.executable
 
@@ -177,20 +177,26 @@ async def test_a_job_sees_its_environment_and_secrets_and_nothing_of_the_agent(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent-of-the-person")
-    launch = launch_of(folder, spec_of("env"), secrets={"TOKEN": "s3cret\nvalue"})
+    keep = 'printf %s "$TOKEN" > variable; cat "$DSTACK_SECRETS_DIR/TOKEN" > file'
+    spec = spec_of("env", keep, secret_names=("TOKEN",))
+    launch = launch_of(folder, spec, secrets={"TOKEN": "s3cret\nvalue"})
     launch = replace(launch, env={**launch.env, "LR": "0.00002"})
     executor = ProcessExecutor()
     await executor.launch(launch)
     assert await executor.wait(folder) == Ended(0)
     seen = written(folder)[0].decode()
     assert "LR=0.00002\n" in seen
-    assert "TOKEN=s3cret\nvalue\n" in seen
+    assert "TOKEN=******\n*****\n" in seen
+    for kept in ("variable", "file"):
+        assert (folder / "work" / kept).read_text() == "s3cret\nvalue"
+    assert not has_vault(folder)
     assert "SSH_AUTH_SOCK" not in seen
 
 
 async def test_a_secret_is_in_no_file_and_no_argument(folder: Path) -> None:
     executor = ProcessExecutor()
-    launch = launch_of(folder, spec_of("sleep 100"), secrets={"TOKEN": "canary-4711"})
+    spec = spec_of("sleep 100", secret_names=("TOKEN",))
+    launch = launch_of(folder, spec, secrets={"TOKEN": "canary-4711"})
     await executor.launch(launch)
     eventually(lambda: "sleep 100" in _arguments(), within=5)
     found = _files_with(folder, b"canary-4711")
@@ -312,7 +318,7 @@ LAUNCHER = """
 import asyncio, sys
 from pathlib import Path
 from dstack_agent.executor.process import ProcessExecutor
-from support.launches import launch_of, spec_of
+from support.launches import has_vault, launch_of, spec_of
 command = "echo first; while [ ! -e go ]; do sleep 0.05; done; echo second; exit 7"
 folder = Path(sys.argv[1])
 asyncio.run(ProcessExecutor().launch(launch_of(folder, spec_of(command))))

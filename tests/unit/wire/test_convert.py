@@ -33,6 +33,7 @@ from dstack_scheduler.job import (
     TagRecord,
 )
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.verdict import Bid, Later, Never, NotNow, Now, Reason
 from dstack_scheduler.wire import convert, questions
 
@@ -104,6 +105,7 @@ specs = st.builds(
     variables=mappings,
     secret_names=tuples(words),
     ports=tuples(st.integers(0, 65535)),
+    registry_auth=st.none() | st.builds(RegistryAuth, words, st.just("${{ secrets.R }}")),
 )
 job_records = st.builds(
     JobRecord,

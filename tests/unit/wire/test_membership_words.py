@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.faults import Invalid
 from dstack_mesh.ids import Address, MeshId, PeerId, RunName
-from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Machine, RunningJob
+from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Isolation, Machine, RunningJob
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.wire.membership import (
     answer_from_wire,
@@ -46,6 +46,8 @@ machines = st.builds(
     st.lists(gpus, max_size=3).map(tuple),
     st.sets(st.sampled_from(ExecutorKind)).map(frozenset),
     st.lists(words, max_size=2).map(tuple),
+    st.just(""),
+    st.dictionaries(st.sampled_from(ExecutorKind), st.sampled_from(Isolation)),
 )
 running = st.builds(
     RunningJob, words.map(RunName), st.integers(0, 99), st.lists(words, max_size=2).map(tuple)
@@ -90,7 +92,9 @@ def test_what_a_newer_peer_invented_is_read_with_care() -> None:
     assert answer_from_wire(response).state is AgentState.PAUSED
     inventory = pb.Inventory(cpus=1)
     inventory.MergeFromString(b"\x32\x01\x63")  # executor 99
+    inventory.MergeFromString(b"\xa0\x01\x63")  # isolation 99
     assert machine_from_wire(inventory).executors == frozenset()
+    assert machine_from_wire(inventory).isolation == {}
 
 
 def test_a_hint_that_names_nobody_is_left_out() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_scheduler.names import job_id
+from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.workflow.interpolation import Interpolator, Values
 from dstack_scheduler.workflow.problem import Code
 from support.workflow_files import RUN_ID, codes_of, job_of, plan_of, project_of
@@ -59,10 +60,18 @@ def test_the_longest_name_wins() -> None:
 
 
 def test_secrets_stay_placeholders_and_are_collected() -> None:
-    job = job_of("provider: bash\ncommands: ['echo ${{ secrets.KEY }}']\nenv: ['T=${{secrets.T}}']")
-    assert job.commands == ("echo ${{ secrets.KEY }}",)
-    assert job.env == {"T": "${{secrets.T}}"}
-    assert job.secret_names == ("KEY", "T")
+    job = job_of("provider: bash\ncommands: [a]\nsecrets: [KEY]\nenv: ['T=x${{secrets.T}}']")
+    assert job.env == {"T": "x${{secrets.T}}"}
+    assert (job.secret_names, job.secrets_needed) == (("KEY",), ("KEY", "T"))
+
+
+def test_what_an_image_is_pulled_with_stays_a_placeholder() -> None:
+    auth = "{username: $user, password: '${{ secrets.REGISTRY }}'}"
+    job = job_of(
+        f"provider: docker\nimage: x\nregistry_auth: {auth}", (), "variables: {x: {user: ana}}"
+    )
+    assert job.registry_auth == RegistryAuth("ana", "${{ secrets.REGISTRY }}")
+    assert (job.secret_names, job.secrets_needed) == ((), ("REGISTRY",))
 
 
 def test_variables_are_exported_after_env_in_upper_case() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dstack_mesh.v1 import job_pb2
 from dstack_scheduler.job import Input, JobKey, JobSpec, JobState, Revision, Source, StateChange
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.secret import RegistryAuth, is_placeholder
 from dstack_scheduler.wire import fields
 
 _STATES: dict[JobState, job_pb2.JobState.ValueType] = {
@@ -105,6 +106,17 @@ def revision_from_wire(wire: job_pb2.Revision) -> Revision:
     )
 
 
+def auth_to_wire(auth: RegistryAuth | None) -> job_pb2.RegistryAuth | None:
+    return auth and job_pb2.RegistryAuth(username=auth.username, password=auth.password)
+
+
+def auth_from_wire(wire: job_pb2.RegistryAuth) -> RegistryAuth:
+    """Raises Invalid if the password is there in plain."""
+    if not is_placeholder(wire.password):
+        raise fields.refuse("The registry's password", "…", "it is no placeholder of a secret")
+    return RegistryAuth(fields.line(wire.username, "The registry's user"), wire.password)
+
+
 def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
     limit = spec.max_duration_seconds
     return job_pb2.JobSpec(
@@ -132,6 +144,7 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         target=spec.target,
         job_count=spec.job_count,
         ports=spec.ports,
+        registry_auth=auth_to_wire(spec.registry_auth),
     )
 
 
@@ -165,6 +178,9 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         target=fields.line(wire.target, "The target"),
         job_count=wire.job_count or 1,
         ports=tuple(fields.port(each) for each in fields.items(wire.ports, "Ports")),
+        registry_auth=auth_from_wire(wire.registry_auth)
+        if wire.HasField("registry_auth")
+        else None,
     )
 
 

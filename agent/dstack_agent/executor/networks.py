@@ -1,0 +1,88 @@
+"""The networks of containers: out to the world, and not to each other nor to a cloud's metadata.
+
+Everything here blocks: call it in a thread.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
+
+JOBS = "dstack-jobs"
+"""A bridge whose containers do not reach each other."""
+
+NO_METADATA = "dstack-no-metadata"
+"""A bridge that leads nowhere, over the addresses at which clouds hand out credentials."""
+
+_METADATA = "169.254.169.254"
+_METADATA_NETWORK = "169.254.169.0/24"
+_METADATA_GATEWAY = "169.254.169.1"
+_BRIDGE = "com.docker.network.bridge"
+_ALONE = {f"{_BRIDGE}.enable_icc": "false"}
+_RESOLVERS = Path("/etc/resolv.conf")
+
+
+class Networks(Protocol):
+    """What we use of the SDK's `APIClient`, whose own types are incomplete."""
+
+    def networks(self, names: list[str]) -> list[dict[str, Any]]: ...
+    def create_network(self, name: str, **options: Any) -> dict[str, Any]: ...
+    def connect_container_to_network(self, container: str, net_id: str) -> None: ...
+
+
+def network_of(engine: Networks) -> str:
+    """The network for a job: never the host's own; none where the engine has no bridge at all."""
+    if not engine.networks(names=["bridge"]):
+        return "none"
+    return JOBS if _made(engine, JOBS, driver="bridge", options=_ALONE) else "bridge"
+
+
+def shut_metadata(engine: Networks, container: str) -> None:
+    """Leads a container's way to a cloud's metadata nowhere; without any rule on the host.
+
+    Where names are resolved at such an address nothing is done: jobs could resolve none any more.
+    """
+    from docker.errors import APIError
+    from docker.types import IPAMConfig, IPAMPool
+
+    if "169.254.169." in _resolvers():
+        return
+    pool = IPAMPool(
+        subnet=_METADATA_NETWORK, gateway=_METADATA_GATEWAY, aux_addresses={"cloud": _METADATA}
+    )
+    options = _ALONE | {f"{_BRIDGE}.inhibit_ipv4": "true"}
+    ipam = IPAMConfig(pool_configs=[pool])
+    if not _made(engine, NO_METADATA, driver="bridge", options=options, internal=True, ipam=ipam):
+        return
+    try:
+        engine.connect_container_to_network(container, NO_METADATA)
+    except APIError as error:
+        log.warning("a container keeps its way to the cloud's metadata: %s", error)
+
+
+def _made(engine: Networks, name: str, **options: Any) -> bool:
+    """Whether there is a network of this name, which is made if it is not there."""
+    from docker.errors import APIError
+
+    if _is_there(engine, name):
+        return True
+    try:
+        engine.create_network(name, labels={"run.dstack.network": name}, **options)
+    except APIError as error:
+        if _is_there(engine, name):  # another agent of this engine was faster
+            return True
+        log.warning("the network %s cannot be made: %s", name, error)
+        return False
+    return True
+
+
+def _is_there(engine: Networks, name: str) -> bool:
+    return any(each["Name"] == name for each in engine.networks(names=[name]))
+
+
+def _resolvers() -> str:
+    try:
+        return _RESOLVERS.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,126 @@
+"""A folder in memory for the secrets of one job. Standard library only: the shim imports it.
+
+It lies on a tmpfs, so that no value ever reaches a disk by our hand; its name is made from the
+job's folder, so that whoever finds the job later finds it too. Where there is no tmpfs there is no
+vault: the job has its variables alone.
+"""
+
+# Loading pathlib would double the time that a shim takes to start.
+# ruff: noqa: PTH102, PTH108, PTH123, PTH208
+
+import contextlib
+import errno
+import os
+import stat
+
+FILES = "files"
+"""Folder of a vault: a file by the name of each secret, for the job."""
+
+_HIDDEN = "hidden"
+_MEMORY = ("tmpfs", "ramfs")
+
+
+def place(folder: str) -> str:
+    """Where the vault of a job's folder is, or would be; empty where no memory can be written."""
+    import hashlib  # only jobs with secrets pay for it
+
+    base = _base()
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
+    return f"{base}/dstack-{name}" if base else ""
+
+
+def fill(folder: str, files: "dict[str, str]", hidden: "list[str]") -> str:
+    """Writes the vault of a job; returns its place, empty where there is none.
+
+    Args:
+        files: Contents by name, for the job to read.
+        hidden: Values for a shim that takes over from a dead one.
+
+    Raises:
+        OSError: Something that is not ours is in its place.
+    """
+    vault = place(folder)
+    if not vault:
+        return ""
+    _make(vault)
+    _make(f"{vault}/{FILES}")
+    for name, value in files.items():
+        _write(f"{vault}/{FILES}/{name}", value)
+    _write(f"{vault}/{_HIDDEN}", "\0".join(hidden))
+    return vault
+
+
+def hidden_values(folder: str) -> "list[str]":
+    """The values that the vault of a job holds for shims; empty if there is none."""
+    vault = place(folder)
+    if not vault or not _ours(vault):
+        return []
+    try:
+        with open(f"{vault}/{_HIDDEN}", encoding="utf-8", errors="surrogateescape") as file:
+            held = file.read()
+    except OSError:
+        return []
+    return held.split("\0") if held else []
+
+
+def clear(folder: str) -> None:
+    """Removes the vault of a job, if there is one. Idempotent."""
+    vault = place(folder)
+    if not vault or not _ours(vault):
+        return
+    for part in (f"{vault}/{FILES}", vault):
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(part):
+                if name != FILES:
+                    os.unlink(f"{part}/{name}")
+            os.rmdir(part)  # noqa: PTH106
+
+
+def _base() -> str:
+    """A folder in memory that we may write."""
+    user = os.getuid()
+    own = (f"/run/user/{user}", "/run") if user == 0 else (f"/run/user/{user}",)
+    mounts = _memory_mounts()
+    for base in (*own, "/dev/shm"):
+        if base in mounts and os.access(base, os.W_OK | os.X_OK):
+            return base
+    return ""
+
+
+def _memory_mounts() -> "set[str]":
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return set()
+    return {fields[1] for fields in lines if len(fields) > 2 and fields[2] in _MEMORY}
+
+
+def _ours(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
+    return private and status.st_uid == os.getuid()
+
+
+def _make(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not _ours(path):
+            raise PermissionError(errno.EPERM, "it is somebody else's", path) from None
+
+
+def _write(path: str, value: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o400)
+    try:
+        data = value.encode("utf-8", "surrogateescape")
+        while data:
+            data = data[os.write(descriptor, data) :]
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,176 @@
+"""What a process of somebody else gets at, and what it does not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dstack_agent.executor import landlock
+from dstack_agent.executor.environment import VIRTUAL_ENVIRONMENT
+from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.executor.process import ProcessExecutor
+from dstack_agent.executor.walls import outside, walls_of
+from support.launches import PATH, launch_of, spec_of, written
+
+TREE = {
+    "/": ("/home", "/tmp", "/usr"),
+    "/home": ("/home/ana", "/home/ben"),
+    "/home/ana": ("/home/ana/.ssh", "/home/ana/agent", "/home/ana/data"),
+    "/home/ana/agent": ("/home/ana/agent/jobs", "/home/ana/agent/keys"),
+}
+
+needs_landlock = pytest.mark.skipif(
+    landlock.version() == 0, reason="the kernel of this machine has no Landlock"
+)
+
+
+def names(folder: Path) -> list[Path]:
+    return [Path(name) for name in TREE.get(str(folder), ())]
+
+
+def test_all_but_what_is_hidden_is_open_in_as_few_parts_as_there_can_be() -> None:
+    job = Path("/home/ana/agent/jobs/1")
+    walls = walls_of((Path("/home/ana"),), job, Path(sys.executable), "", names)
+    own = [str(job / name) for name in ("work", "tmp", VIRTUAL_ENVIRONMENT, "home")]
+    assert list(walls.writable) == ["/home/ben", "/tmp", "/usr", *own]
+    assert str(Path(sys.prefix).resolve()) in walls.readable
+    assert str(job / "commands.sh") in walls.readable
+
+
+def test_a_user_whose_home_is_the_root_hides_no_more_than_the_agent() -> None:
+    hidden = (Path("/"), Path("/home/ana/agent"))
+    walls = walls_of(hidden, Path("/j"), Path(sys.executable), "", names)
+    assert walls.writable[:5] == ("/home/ana/.ssh", "/home/ana/data", "/home/ben", "/tmp", "/usr")
+
+
+def test_nothing_that_may_be_read_has_a_hidden_folder_inside() -> None:
+    prefix = Path(sys.prefix).resolve()
+    walls = walls_of((prefix / "keys",), Path("/j"), Path(sys.executable), "/vault", names)
+    assert str(prefix) not in walls.readable
+    assert "/vault" in walls.readable
+
+
+def test_folders_that_a_job_sees_nothing_of_are_not_searched_for_commands() -> None:
+    own = str(Path(sys.prefix).resolve() / "bin")
+    search = os.pathsep.join(("/usr/bin", "/home/ana/.local/bin", own))
+    kept = outside(search, (Path("/home/ana"), Path(own).parent.parent), Path(sys.executable))
+    assert kept == os.pathsep.join(("/usr/bin", own))
+
+
+class Person:
+    """A person with an agent: her home with a key of hers, the agent's home with its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = root / "ana"
+        self.agent = root / "ana" / "share" / "dstack"
+        self.ssh = self.home / ".ssh" / "id_ed25519"
+        self.key = self.agent / "keys" / "key.pem"
+        self.other = self.agent / "jobs" / "02run.0.1" / "work" / "data"
+        for secret in (self.ssh, self.key, self.other):
+            secret.parent.mkdir(parents=True)
+            secret.write_text("canary")
+
+    def launch(self, *commands: str, own: bool = False) -> Launch:
+        folder = self.agent / "jobs" / "01run.0.1"
+        search = os.pathsep.join((str(folder / VIRTUAL_ENVIRONMENT / "bin"), PATH))
+        env = {"PATH": search, "TMPDIR": str(folder / "tmp")}
+        hidden = () if own else (self.agent, self.home)
+        return launch_of(folder, spec_of(*commands), env=env, hidden=hidden)
+
+    async def run(self, *commands: str, own: bool = False) -> tuple[Ended, str, str]:
+        launch = self.launch(*commands, own=own)
+        executor = ProcessExecutor()
+        await executor.launch(launch)
+        ended = await executor.wait(launch.folder)
+        stdout, stderr = written(launch.folder)
+        return ended, stdout.decode(), stderr.decode()
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Person:
+    return Person(tmp_path)
+
+
+@needs_landlock
+@pytest.mark.parametrize("what", ["ssh", "key", "other"])
+async def test_a_job_of_somebody_else_reads_no_key_and_no_other_job(
+    person: Person, what: str
+) -> None:
+    path = getattr(person, what)
+    ended, stdout, stderr = await person.run(f"cat {path}")
+    assert (ended.exit_code, stdout) == (1, "")
+    assert "Permission denied" in stderr
+
+
+@pytest.mark.parametrize("what", ["ssh", "key", "other"])
+async def test_a_job_of_the_person_s_own_reads_what_the_person_may(
+    person: Person, what: str
+) -> None:
+    """The negative control of the test above; and what docs/security.md says of one's own jobs."""
+    path = getattr(person, what)
+    assert (await person.run(f"cat {path}", own=True))[1] == "canary"
+
+
+@needs_landlock
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "echo evil >> {ssh}",
+        "echo evil > {home}/.bashrc",
+        "mkdir {home}/.config",
+        "ln -s /tmp/evil {home}/.profile",
+        "rm -f {key}",
+        "mv {key} .",
+        "ln {key} linked && cat linked",
+        "echo '{{}}' > ../exit.json",
+        "truncate -s 0 ../journal",
+        "cat /proc/$AGENT/root{key}",
+        "kill -0 $AGENT",
+        "python -c \"open('{key}')\"",
+    ],
+)
+async def test_nothing_beyond_the_walls_is_changed_or_signalled(
+    person: Person, attempt: str
+) -> None:
+    spelled = attempt.format(ssh=person.ssh, home=person.home, key=person.key)
+    ended, _, _ = await person.run(f"AGENT={os.getpid()}", spelled)
+    assert ended.exit_code not in (0, None)
+    assert [secret.read_text() for secret in (person.ssh, person.key)] == ["canary", "canary"]
+    assert sorted(each.name for each in person.home.iterdir()) == [".ssh", "share"]
+
+
+@needs_landlock
+async def test_within_the_walls_a_job_works_as_ever(person: Person) -> None:
+    ended, stdout, stderr = await person.run(
+        "mkdir -p ~/.cache/x && echo kept > ~/.cache/x/y && cat ~/.cache/x/y",
+        'echo a > "$TMPDIR"/b; echo b > file; ln -s file link; mv file moved; cat moved',
+        "python -c 'import json, ssl; print(json.dumps(1))'; cat /etc/hostname >/dev/null",
+        "sleep 0.1 & wait; grep -c NoNewPrivs:.1 /proc/self/status",
+        "umask; ulimit -c; ulimit -Hc",
+    )
+    assert ended == Ended(0), stderr
+    assert stdout.split() == ["kept", "b", "1", "1", "0077", "0", "0"]
+    assert (person.agent / "jobs/01run.0.1/home/.cache/x/y").exists()
+
+
+@needs_landlock
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has capabilities to lose")
+async def test_root_keeps_no_capability_within_the_walls(person: Person) -> None:
+    _, stdout, _ = await person.run("grep -E 'Cap(Eff|Prm|Bnd)' /proc/self/status")
+    assert {line.split()[1] for line in stdout.splitlines()} == {"0" * 16}
+
+
+def test_where_the_kernel_has_no_landlock_a_job_starts_all_the_same() -> None:
+    """Told as the level of isolation; `restrict` then only takes new rights away."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from dstack_agent.executor import landlock\n"
+        "landlock.version = lambda: 0\n"
+        "landlock.restrict([], [])\n"
+        "print(open('/etc/hostname').read() and 'read')\n"
+    )
+    sources = Path(landlock.__file__).parents[2]
+    ran = subprocess.run((sys.executable, "-c", script, str(sources)), capture_output=True)
+    assert ran.stdout == b"read\n", ran.stderr
