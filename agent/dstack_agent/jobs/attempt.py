@@ -93,6 +93,9 @@ def order_of(event: StopAsked) -> Order:
 
 
 def _ordered(attempt: Attempt, order: Order) -> Step:
+    # By the state: an attempt that is taken up again in saving is first attended to its end anew.
+    if attempt.state is JobState.SAVING:
+        return _ordered_in_saving(attempt, order)
     match attempt.phase:
         case Fresh() | Preparing():
             return finish(attempt, ordered_verdict(order, None), Drop())
@@ -102,14 +105,16 @@ def _ordered(attempt: Attempt, order: Order) -> Step:
             return _end_running(attempt, order)
         case Ending(earlier):
             return _end_sooner(attempt, order, earlier)
-        case Saving(verdict):
-            if not order.abort:
-                return attempt, ()
-            aborted = ordered_verdict(order, verdict.exit_code)
-            return finish(attempt, aborted, Drop(), Forget())
-        case Over():
+        case Saving() | Over():
             return attempt, ()
     assert_never(attempt.phase)
+
+
+def _ordered_in_saving(attempt: Attempt, order: Order) -> Step:
+    if not order.abort:
+        return attempt, ()
+    code = attempt.phase.verdict.exit_code if isinstance(attempt.phase, Saving) else None
+    return finish(attempt, ordered_verdict(order, code), Drop(), Forget())
 
 
 def _end_launching(attempt: Attempt, order: Order, earlier: Order | None) -> Step:

@@ -287,3 +287,20 @@ def test_a_stop_that_came_while_saving_is_still_ignored_after_a_restart() -> Non
     again, _ = step(again, WELL)
     again, last = step(again, Saved())
     assert told(list(last)) == "FIN done"
+
+
+def test_a_stop_that_comes_after_a_restart_in_saving_is_ignored_too() -> None:
+    _, effects = play(*TO_SAVING)
+    again, _ = resume(written(effects), None, launched=True)
+    again, nothing = step(again, STOP)
+    assert nothing == ()
+    again, _ = step(again, WELL)
+    _, last = step(again, Saved())
+    assert told(list(last)) == "FIN done"
+
+
+def test_an_abort_after_a_restart_in_saving_keeps_nothing() -> None:
+    _, effects = play(*TO_SAVING)
+    again, _ = resume(written(effects), None, launched=True)
+    _, last = step(again, ABORT)
+    assert told(list(last)) == "drop forget FIN aborted"
