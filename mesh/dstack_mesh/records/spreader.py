@@ -65,7 +65,7 @@ class Spreader:
         self._agents = agents
         self._dial = dial
         self._clock = clock
-        self._gossip = gossip or Gossip(Random())
+        self._gossip = gossip or Gossip(book.writer, Random())
         self._events: asyncio.Queue[Event] = asyncio.Queue(MOST_EVENTS)
         self._known: Mapping[PeerId, KnownAgent] = {}
         book.listen(self._changed)
