@@ -24,6 +24,7 @@ from dstack_agent.executor.port import Executor
 from dstack_agent.executor.process import ProcessExecutor
 from dstack_agent.executor.pythons import available
 from dstack_agent.executor.starting import Spare
+from dstack_agent.gossip import Chorus, open_chorus
 from dstack_agent.idle import leave_when_idle
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
@@ -47,6 +48,7 @@ from dstack_agent.owner.reclaiming import Reclaiming
 from dstack_agent.owner.usage import used_bytes
 from dstack_agent.owner.word import OwnersWord
 from dstack_agent.peers import Peers
+from dstack_agent.publishing import Sources
 from dstack_agent.real_cards import RealCards, pids_of_jobs
 from dstack_agent.self_portrait import SelfPortrait
 from dstack_agent.servicers.activity import Activity
@@ -57,6 +59,7 @@ from dstack_agent.servicers.run import Runs
 from dstack_agent.settings import Settings
 from dstack_agent.steering import Steering
 from dstack_agent.succession import take_home
+from dstack_mesh.card import HelloAnswer
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.faults import Refused
@@ -123,7 +126,12 @@ async def run_agent(settings: Settings) -> None:
         driving = Driving(memory.driven, driver_maker(peers))
         desk = desk_of(memory, portrait, supervisor, peers, word)
         owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
-        served = served_of(memory, portrait, roll, twins, supervisor, driving, desk, word, owner)
+        chorus = (
+            await open_chorus(home, channels, roll.agents, CLOCK, stack) if membership else None
+        )
+        served = served_of(
+            memory, portrait, roll, twins, supervisor, driving, desk, word, owner, chorus
+        )
         add_servicers(server, served)
         health = add_standard_services(server)
 
@@ -135,6 +143,8 @@ async def run_agent(settings: Settings) -> None:
         parts += [word.run(), reclaiming_of(memory, portrait, supervisor, word).run()]
         if settings.allow_process:
             parts.append(spare.run())
+        if chorus is not None:
+            parts += chorus.parts(published(memory, portrait, served, workshop))
         if membership is not None:
             parts.append(add_invitations(server, home, portrait.addresses, settings.host).run())
         if settings.idle_seconds is not None:
@@ -359,10 +369,12 @@ def served_of(
     desk: BidDesk,
     word: OwnersWord,
     owner: OwnersDesk,
+    chorus: Chorus | None,
 ) -> Served:
     """What the services speak for."""
     steering = Steering(supervisor, driving, memory.records)
-    listings = Listings(memory.records, memory.driven, memory.tags, portrait.card)
+    others = chorus.hearsay.tellings if chorus is not None else None
+    listings = Listings(memory.records, memory.driven, memory.tags, portrait.card, others)
     answers = Answers(
         card=portrait.card,
         state=lambda: word.state,
@@ -373,4 +385,21 @@ def served_of(
     )
     wishes = Wishes(supervisor.follow, steering.stop, memory.records.acknowledge, memory.store)
     runs = Runs(listings.listing, driving.drive, memory.tags.state)
-    return Served(answers, desk, wishes, runs, owner, CLOCK)
+    gossiping = chorus.gossiping if chorus is not None else None
+    return Served(answers, desk, wishes, runs, owner, CLOCK, gossiping)
+
+
+def published(
+    memory: Memory, portrait: SelfPortrait, served: Served, workshop: Workshop
+) -> Sources:
+    """What other agents are told."""
+    listings = Listings(memory.records, memory.driven, memory.tags, portrait.card)
+    answers = served.answers
+
+    def answer() -> HelloAnswer:
+        running = tuple(answers.running())
+        return HelloAnswer(
+            answers.card(), answers.state(), answers.machine(), running, (), CLOCK.now()
+        )
+
+    return Sources(listings, memory.records, memory.tags, memory.touched, answer, workshop.journal)

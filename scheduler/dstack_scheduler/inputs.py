@@ -1,6 +1,7 @@
 """Finds the inputs of a run that exist already, by asking every agent what it knows."""
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -55,7 +56,7 @@ async def _listings(directory: Directory) -> tuple[list[Listing], dict[PeerId, P
                 cards[agent.card.peer_id] = agent.card
                 asked.append(tasks.create_task(_listing(agent)))
     answers = [task.result() for task in asked]
-    return [listing for listing in answers if listing is not None], cards
+    return flattened(listing for listing in answers if listing is not None), cards
 
 
 async def _listing(agent: Agent) -> Listing | None:
@@ -75,3 +76,11 @@ def _dialled(what: Input, cards: dict[PeerId, PeerCard]) -> Input:
         for source in what.sources
     )
     return replace(what, sources=sources)
+
+
+def flattened(listings: Iterable[Listing]) -> list[Listing]:
+    """What agents know first-hand, and beside it what they pass on of others."""
+    found: list[Listing] = []
+    for listing in listings:
+        found += [listing, *(Listing(each.runs, each.tags) for each in listing.others)]
+    return found

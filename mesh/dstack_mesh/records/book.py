@@ -92,6 +92,11 @@ class RecordBook:
         stream = self._replica.streams.get(self.writer)
         return iter(()) if stream is None else shown(stream, kind, self._now_ms())
 
+    def has_own(self, kind: str, key: str) -> bool:
+        """Whether we have something to say about this."""
+        stream = self._replica.streams.get(self.writer)
+        return stream is not None and (kind, key) in stream.records
+
     async def write(self, entries: Sequence[Entry]) -> None:
         """Publishes what we have to say; on disk on return. Raises Busy, Invalid."""
         async with self._writing:

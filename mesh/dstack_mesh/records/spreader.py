@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from random import Random
 from typing import assert_never
 
 from dstack_mesh.clock import Clock
@@ -59,13 +58,13 @@ class Spreader:
         agents: Callable[[], Sequence[KnownAgent]],
         dial: Dial,
         clock: Clock,
-        gossip: Gossip | None = None,
+        gossip: Gossip,
     ) -> None:
         self._book = book
         self._agents = agents
         self._dial = dial
         self._clock = clock
-        self._gossip = gossip or Gossip(book.writer, Random())
+        self._gossip = gossip
         self._events: asyncio.Queue[Event] = asyncio.Queue(MOST_EVENTS)
         self._known: Mapping[PeerId, KnownAgent] = {}
         book.listen(self._changed)
