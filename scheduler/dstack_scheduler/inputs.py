@@ -1,7 +1,6 @@
 """Finds the inputs of a run that exist already, by asking every agent what it knows."""
 
 import asyncio
-from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -56,7 +55,7 @@ async def _listings(directory: Directory) -> tuple[list[Listing], dict[PeerId, P
                 cards[agent.card.peer_id] = agent.card
                 asked.append(tasks.create_task(_listing(agent)))
     answers = [task.result() for task in asked]
-    return flattened(listing for listing in answers if listing is not None), cards
+    return [listing for listing in answers if listing is not None], cards
 
 
 async def _listing(agent: Agent) -> Listing | None:
@@ -76,11 +75,3 @@ def _dialled(what: Input, cards: dict[PeerId, PeerCard]) -> Input:
         for source in what.sources
     )
     return replace(what, sources=sources)
-
-
-def flattened(listings: Iterable[Listing]) -> list[Listing]:
-    """What agents know first-hand, and beside it what they pass on of others."""
-    found: list[Listing] = []
-    for listing in listings:
-        found += [listing, *(Listing(each.runs, each.tags) for each in listing.others)]
-    return found
