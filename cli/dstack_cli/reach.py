@@ -146,7 +146,7 @@ class Reach:
         """The ends of a run's logs that others keep."""
         from dstack_cli.searching import LISTING, Search
 
-        async def ask(known: KnownAgent) -> tuple[LogTail, ...] | None:
+        async def ask(known: KnownAgent) -> "tuple[LogTail, ...] | None":
             return await _unless_failed(self._hearsay(known).tails(run_id))
 
         search = Search(LISTING, ask, lambda tails: bool(tails))
