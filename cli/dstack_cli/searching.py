@@ -98,9 +98,7 @@ class Search(Generic[T]):
         self.found[known.card.peer_id] = known
         self._heard_at = self._now()
         if known.answer is not None and (known.local or known.addresses):
-            task = asyncio.create_task(self._asked(known))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            self._asking.add(asyncio.create_task(self._asked(known)))
         self._news.set()
 
     async def _asked(self, known: KnownAgent) -> None:
@@ -113,8 +111,9 @@ class Search(Generic[T]):
 
     async def _until_answered(self) -> None:
         last = self._now() + ANSWER_SECONDS
-        while self._asking and await self._wait(set(self._asking), min(last, self._enough_at())):
-            pass
+        while pending := {task for task in self._asking if not task.done()}:
+            if not await self._wait(pending, min(last, self._enough_at())):
+                return
 
     def _look_until(self) -> float:
         patience = self._patience
