@@ -32,12 +32,9 @@ T = TypeVar("T")
 
 # What only listings need is imported where they are made: a run that starts does not wait for it.
 if TYPE_CHECKING:
-    import grpc
-
     from dstack_cli.picture import Away, RunPicture
     from dstack_cli.searching import Patience, Search
     from dstack_scheduler.job import JobKey, LogTail
-    from dstack_scheduler.wire.hearsay import HearsayClient
 
 
 class Private(Enum):
@@ -63,7 +60,6 @@ class Reach:
     def __init__(self, home: Home, channels: Channels, store: ChunkStore) -> None:
         self.home = home
         self.store = store
-        self._channels = channels
         self._roll = open_roll_call(home, channels, os.environ)
         self._clients = Clients(channels, store, home.agent_socket)
         self._directory = CommandDirectory(self._roll, self._clients)
@@ -131,7 +127,7 @@ class Reach:
         from dstack_cli.searching import EVERYBODY, Search, by_name
 
         async def ask(known: KnownAgent) -> tuple[Advert, ...] | None:
-            return await _unless_failed(self._hearsay(known).adverts())
+            return await _unless_failed(self._clients.hearsay(known).adverts())
 
         search = Search(EVERYBODY, ask, lambda adverts: bool(adverts))
         await search.run(self._roll)
@@ -147,7 +143,7 @@ class Reach:
         from dstack_cli.searching import LISTING, Search
 
         async def ask(known: KnownAgent) -> "tuple[LogTail, ...] | None":
-            return await _unless_failed(self._hearsay(known).tails(run_id))
+            return await _unless_failed(self._clients.hearsay(known).tails(run_id))
 
         search = Search(LISTING, ask, lambda tails: bool(tails))
         await self._run(search)
@@ -171,16 +167,6 @@ class Reach:
         self._found = (time.monotonic(), answering)
         for one in answering:
             self._meet(self._clients.of(one))
-
-    def _hearsay(self, known: KnownAgent) -> "HearsayClient":
-        from dstack_scheduler.wire.hearsay import HearsayClient
-
-        return HearsayClient(self._channel(known), known.card.name)
-
-    def _channel(self, known: KnownAgent) -> "grpc.aio.Channel":
-        if known.local:
-            return self._channels.to_local(self.home.agent_socket)
-        return self._channels.to_peer(known.card.peer_id, known.addresses[0])
 
     async def runs(self) -> "list[RunPicture]":
         """All runs that anybody who answers knows, and those that this home submitted."""
@@ -207,7 +193,7 @@ class Reach:
             found = await self.known(LISTING)
         for known in found:
             if known.card.peer_id == peer_id and known.answer is not None:
-                return TransferClient(self._channel(known), self.store, known.card.name)
+                return self._clients.transfer(known)
         return None
 
     def away(self, peer_id: PeerId) -> "Away | None":
