@@ -155,11 +155,14 @@ class Publisher:
             await self._book.write(new)
 
     def _of_run(self, run_id: RunId) -> Iterator[Entry]:
-        record = self._sources.listings.run(run_id)
-        if record is not None:
-            payload = fitting(record)
-            if payload is not None:
-                yield Entry(RUN, run_id, payload)
+        try:
+            record = self._sources.listings.run(run_id)
+        except MeshError as error:  # a row that cannot be read holds up no other run
+            log.warning("others are not told of run %s: %s", run_id, error)
+            return
+        payload = fitting(record) if record is not None else None
+        if payload is not None:
+            yield Entry(RUN, run_id, payload)
 
     async def _logs(self, run_id: RunId) -> list[Entry]:
         entries: list[Entry] = []
@@ -193,10 +196,11 @@ class Publisher:
 
     async def _say_who_we_are(self) -> None:
         while True:
-            await self._tried(self._advertise)
+            await self._tried(self.advertise)
             await asyncio.sleep(ADVERT_SECONDS)
 
-    async def _advertise(self) -> None:
+    async def advertise(self) -> None:
+        """Says who we are, if that changed or was not said for long."""
         answer = await asyncio.to_thread(self._sources.answer)
         now = self._clock.elapsed()
         if self._said is not None:

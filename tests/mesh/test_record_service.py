@@ -237,6 +237,10 @@ def too_large(frame: pb.RecordFrame) -> None:
     frame.records.add(body=bytes(FRAME_BYTES))
 
 
+def leave_out(frame: pb.RecordFrame) -> None:
+    frame.records.pop()
+
+
 def noise(frame: pb.RecordFrame) -> None:
     frame.records[0].body = b"noise"
 
@@ -276,7 +280,7 @@ async def test_a_relay_that_leaves_something_out_is_asked_for_more(
 ) -> None:
     await writer.book.write([word("a"), word("b")])
     [frame] = frames(whole(writer))
-    answer = await push(writer, quiet, changed(frame, lambda one: one.records.pop()))
+    answer = await push(writer, quiet, changed(frame, leave_out))
     assert (answer.news, answer.behind) == (0, True)
     assert not quiet.shown()
 
