@@ -12,6 +12,7 @@ from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId
+from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook, shown
 from dstack_mesh.records.record import Record
 from dstack_mesh.records.stream import Stream
@@ -25,7 +26,7 @@ RUN, TAG, AGENT, LOG = "run", "tag", "agent", "log"
 
 MOST_RUNS = 1_000
 MOST_TAGS = 1_000
-MOST_BYTES = 3 << 20
+MOST_BYTES = 2 << 20
 """Of one answer: what a message may have is 4 MiB, and our own runs are in it."""
 
 T = TypeVar("T")
@@ -57,11 +58,12 @@ class Hearsay:
         """
         said = {writer: self._said(stream, names) for writer, stream in self._others()}
         kept = self._fitting(said)
+        answering = self._pulse.answering()
         tellings: list[Telling] = []
         for writer, (runs, tags) in said.items():
             chosen = tuple(run for run in runs if (writer, run.run_id) in kept)
             if chosen or tags:
-                tellings.append(self._telling(writer, chosen, tags))
+                tellings.append(self._telling(answering.get(writer), writer, chosen, tags))
         return tuple(tellings)
 
     def adverts(self) -> tuple[Advert, ...]:
@@ -114,10 +116,13 @@ class Hearsay:
         return kept
 
     def _telling(
-        self, writer: PeerId, runs: tuple[RunRecord, ...], tags: tuple[TagRecord, ...]
+        self,
+        known: KnownAgent | None,
+        writer: PeerId,
+        runs: tuple[RunRecord, ...],
+        tags: tuple[TagRecord, ...],
     ) -> Telling:
         stream = self._book.streams[writer]
-        known = self._pulse.answering().get(writer)
         said = self._advert(stream)
         card = known.card if known is not None else (said.card if said is not None else None)
         return Telling(

@@ -65,7 +65,7 @@ from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.faults import Refused
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId
-from dstack_mesh.machine import Gpu
+from dstack_mesh.machine import Gpu, Machine
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.user import user_home
@@ -396,10 +396,16 @@ def published(
     listings = Listings(memory.records, memory.driven, memory.tags, portrait.card)
     answers = served.answers
 
-    def answer() -> HelloAnswer:
+    def answer(machine: Machine) -> HelloAnswer:
         running = tuple(answers.running())
-        return HelloAnswer(
-            answers.card(), answers.state(), answers.machine(), running, (), CLOCK.now()
-        )
+        return HelloAnswer(answers.card(), answers.state(), machine, running, (), CLOCK.now())
 
-    return Sources(listings, memory.records, memory.tags, memory.touched, answer, workshop.journal)
+    return Sources(
+        listings,
+        memory.records,
+        memory.tags,
+        memory.touched,
+        answers.machine,
+        answer,
+        workshop.journal,
+    )

@@ -25,6 +25,7 @@ from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
+from dstack_mesh.machine import Machine
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import PAYLOAD_BYTES, Entry
 from dstack_scheduler.job import LogStream, LogTail, RunRecord, TagRecord
@@ -64,7 +65,8 @@ class Sources:
     """What is published.
 
     Attributes:
-        answer: What we would answer to Hello now; called in a thread.
+        machine: What we have now; called in a thread, for it reads the ledger.
+        answer: What we would answer to Hello, with this machine.
         journal: Where the log of an attempt is.
     """
 
@@ -72,7 +74,8 @@ class Sources:
     records: Records
     tags: Tags
     touched: Touched
-    answer: Callable[[], HelloAnswer]
+    machine: Callable[[], Machine]
+    answer: Callable[[Machine], HelloAnswer]
     journal: Callable[[Accepted], Path]
 
 
@@ -141,7 +144,6 @@ class Publisher:
         if tags:
             await self._write(list(self._tags()))
         await self._write(self._let_go())
-        self._hearsay.prune()
 
     async def _write(self, entries: Sequence[Entry]) -> None:
         """Publishes what is not said already."""
@@ -183,11 +185,11 @@ class Publisher:
     def _let_go(self) -> list[Entry]:
         """Takes back what is too much, the oldest first; forgotten at once."""
         entries: list[Entry] = []
-        tagged = {tag.run_id for tag in self._sources.tags.all()}
         for kind, most, spare in ((RUN, MOST_RUNS, SPARE_RUNS), (LOG, MOST_LOGS, MOST_LOGS // 4)):
             keys = sorted(record.entry.key for record in self._book.own(kind))
             if len(keys) > most + spare:
                 old = keys[: len(keys) - most]
+                tagged = {tag.run_id for tag in self._sources.tags.all()}
                 # A run that has a tag is needed for as long as the tag.
                 entries += [Entry(kind, key, expires_ms=1) for key in old if key not in tagged]
         return entries
@@ -201,7 +203,8 @@ class Publisher:
 
     async def advertise(self) -> None:
         """Says who we are, if that changed or was not said for long."""
-        answer = await asyncio.to_thread(self._sources.answer)
+        answer = self._sources.answer(await asyncio.to_thread(self._sources.machine))
+        self._hearsay.prune()
         now = self._clock.elapsed()
         if self._said is not None:
             said_at, said = self._said

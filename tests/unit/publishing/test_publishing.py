@@ -81,7 +81,13 @@ async def opened(folder: Path, name: str, signer: Signer) -> AsyncGenerator[Agen
         hearsay = Hearsay(book, Pulse(lambda: known, CLOCK), CLOCK)
         answers = [answer_of(card)]
         sources = Sources(
-            listings, records, tags, touched, lambda: answers[-1], lambda _: folder / "journal"
+            listings,
+            records,
+            tags,
+            touched,
+            lambda: answers[-1].machine,
+            lambda machine: replace(answers[-1], machine=machine),
+            lambda _: folder / "journal",
         )
         publisher = Publisher(book, sources, hearsay, CLOCK)
         yield Agent(book, records, tags, hearsay, known, card, answers, publisher)
