@@ -50,6 +50,9 @@ SOME = 50
 ADVERT_SECONDS = 5.0
 """What an agent says of itself changes at most so often."""
 
+LOOK_SECONDS = 1.0
+"""How often it is looked whether that changed."""
+
 RENEW_SECONDS = 240.0
 EXPIRES_SECONDS = 600.0
 """Without renewal it is believed so long."""
@@ -199,10 +202,12 @@ class Publisher:
     async def _say_who_we_are(self) -> None:
         while True:
             await self._tried(self.advertise)
-            await asyncio.sleep(ADVERT_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def advertise(self) -> None:
-        """Says who we are, if that changed or was not said for long."""
+        """Says who we are, if that changed or was not said for long, and not too often."""
+        if self._said is not None and self._clock.elapsed() - self._said[0] < ADVERT_SECONDS:
+            return
         answer = self._sources.answer(await asyncio.to_thread(self._sources.machine))
         self._hearsay.prune()
         now = self._clock.elapsed()

@@ -1,5 +1,6 @@
 """Four agents and a laptop: any one that answers tells of all, those that died too."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from dstack_mesh.home import Home
+from dstack_mesh.wire.channels import Channels
+from dstack_scheduler.wire.hearsay import HearsayClient
 from support.eventually import eventually
 from support.lab import Daemon, Peer, invitation, make_peer, project, said
 from support.rounds import rounds, seeded
@@ -111,6 +115,22 @@ def everybody_tells(lab: Lab, runs: set[str], but: str = "") -> None:
             eventually(lambda peer=peer: runs <= listed(peer).keys(), within=10, every=0.2)
 
 
+def advertised(teller: Peer, agent: str) -> list[str]:
+    """The runs that an agent last said it had, as another one passes it on."""
+
+    async def ask() -> list[str]:
+        home = Home(teller.home)
+        channels = Channels(home)
+        try:
+            client = HearsayClient(channels.to_local(home.agent_socket), teller.name)
+            said = [one.said for one in await client.adverts()]
+        finally:
+            await channels.close()
+        return [job.run_name for each in said if each.card.name == agent for job in each.running]
+
+    return asyncio.run(ask())
+
+
 def ended(lab: Lab, person: Peer, run: str) -> None:
     person.dstack("wait", run, "--timeout", "30", check=False)
 
@@ -149,6 +169,7 @@ def test_what_a_dead_agent_had_is_shown_with_when_it_was_heard(lab: Lab) -> None
     person.dstack("tag", done, "good", check=True)
     everybody_tells(lab, {done, goes_on})
     whole = person.dstack("logs", done, check=True)
+    eventually(lambda: goes_on in advertised(lab.peers["ws-1"], "ws-4"), within=15, every=0.2)
     lab.daemons["ws-4"].kill()
     try:
         eventually(lambda: listed(person)[goes_on]["stale"], within=40, every=0.5)

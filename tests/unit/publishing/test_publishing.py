@@ -211,8 +211,16 @@ async def test_the_end_of_a_log_is_kept_when_its_job_ended(
     assert ws_2.hearsay.tails(RunId("9" * 26)) == ()
 
 
-async def test_who_we_are_is_told_again_only_when_it_changed(ws_1: Agent, ws_2: Agent) -> None:
+async def test_who_we_are_is_told_again_only_when_it_changed_and_not_too_often(
+    ws_1: Agent, ws_2: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await shown(ws_1, AGENT, 1)
+    ws_1.answers.append(replace(answer_of(ws_1.card), state=AgentState.PAUSED))
+    soon = ws_1.book.versions()
+    await ws_1.publisher.advertise()
+    assert ws_1.book.versions() == soon
+    ws_1.answers.pop()
+    monkeypatch.setattr(publishing, "ADVERT_SECONDS", 0.0)
     before = ws_1.book.versions()
     ws_1.answers.append(answer_of(ws_1.card, free=(8 << 30) + 1))
     await ws_1.publisher.advertise()
