@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dstack_agent.succession import ask_to_leave
 from dstack_mesh.home import Home
 from dstack_mesh.wire.channels import Channels
 from dstack_scheduler.wire.hearsay import HearsayClient
@@ -66,6 +67,12 @@ def join(founder: Peer, newcomer: Peer, role: str) -> None:
         newcomer.dstack("mesh", "join", code, where, "--yes", check=True)
 
 
+def end_private_agents(folder: Path) -> None:
+    """Ends those that commands of laptops started."""
+    for said in folder.glob("*/run/private.pid"):
+        ask_to_leave(said)
+
+
 @contextmanager
 def running(folder: Path) -> Generator[Lab]:
     """Four agents; all know the first one."""
@@ -75,6 +82,7 @@ def running(folder: Path) -> Generator[Lab]:
     for name in NAMES[1:]:
         join(first, peers[name], "runner")
     with ExitStack() as stack:
+        stack.callback(end_private_agents, folder)
         daemons: dict[str, Daemon] = {}
         flags = ("--listen", "127.0.0.1:0", "--no-mdns")
         for name in NAMES:
