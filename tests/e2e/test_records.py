@@ -69,8 +69,8 @@ def join(founder: Peer, newcomer: Peer, role: str) -> None:
 
 def end_private_agents(folder: Path) -> None:
     """Ends those that commands of laptops started."""
-    for said in folder.glob("*/run/private.pid"):
-        ask_to_leave(said)
+    for note in folder.glob("*/run/private.pid"):
+        ask_to_leave(note)
 
 
 @contextmanager
