@@ -4,17 +4,24 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 from dstack_agent.hearsay import Hearsay
+from dstack_agent.listing import Listings
+from dstack_agent.memory import Memory
 from dstack_agent.publishing import Publisher, Sources
 from dstack_agent.pulse import Pulse
+from dstack_agent.records import Accepted
+from dstack_agent.servicers.membership import Answers
 from dstack_agent.servicers.records import Gossiping
+from dstack_mesh.card import HelloAnswer
 from dstack_mesh.clock import Clock
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.machine import Machine
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.gossip import Gossip
@@ -71,3 +78,24 @@ async def open_chorus(
     gossip = Gossip(book.writer, random.Random())
     spreader = Spreader(book, agents, dial, clock, gossip)
     return Chorus(book, pulse, Hearsay(book, pulse, clock), spreader, clock)
+
+
+def sources_of(
+    memory: Memory, answers: Answers, journal: Callable[[Accepted], Path], clock: Clock
+) -> Sources:
+    """What other agents are told: what this one knows first-hand, and would answer to Hello."""
+    listings = Listings(memory.records, memory.driven, memory.tags, answers.card)
+
+    def answer(machine: Machine) -> HelloAnswer:
+        running = tuple(answers.running())
+        return HelloAnswer(answers.card(), answers.state(), machine, running, (), clock.now())
+
+    return Sources(
+        listings=listings,
+        records=memory.records,
+        tags=memory.tags,
+        touched=memory.touched,
+        machine=answers.machine,
+        answer=answer,
+        journal=journal,
+    )

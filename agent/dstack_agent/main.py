@@ -24,7 +24,7 @@ from dstack_agent.executor.port import Executor
 from dstack_agent.executor.process import ProcessExecutor
 from dstack_agent.executor.pythons import available
 from dstack_agent.executor.starting import Spare
-from dstack_agent.gossip import Chorus, open_chorus
+from dstack_agent.gossip import Chorus, open_chorus, sources_of
 from dstack_agent.idle import leave_when_idle
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
@@ -48,7 +48,6 @@ from dstack_agent.owner.reclaiming import Reclaiming
 from dstack_agent.owner.usage import used_bytes
 from dstack_agent.owner.word import OwnersWord
 from dstack_agent.peers import Peers
-from dstack_agent.publishing import Sources
 from dstack_agent.real_cards import RealCards, pids_of_jobs
 from dstack_agent.self_portrait import SelfPortrait
 from dstack_agent.servicers.activity import Activity
@@ -59,13 +58,12 @@ from dstack_agent.servicers.run import Runs
 from dstack_agent.settings import Settings
 from dstack_agent.steering import Steering
 from dstack_agent.succession import take_home
-from dstack_mesh.card import HelloAnswer
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.faults import Refused
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId
-from dstack_mesh.machine import Gpu, Machine
+from dstack_mesh.machine import Gpu
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.user import user_home
@@ -144,7 +142,7 @@ async def run_agent(settings: Settings) -> None:
         if settings.allow_process:
             parts.append(spare.run())
         if chorus is not None:
-            parts += chorus.parts(published(memory, portrait, served, workshop))
+            parts += chorus.parts(sources_of(memory, served.answers, workshop.journal, CLOCK))
         if membership is not None:
             parts.append(add_invitations(server, home, portrait.addresses, settings.host).run())
         if settings.idle_seconds is not None:
@@ -387,25 +385,3 @@ def served_of(
     runs = Runs(listings.listing, driving.drive, memory.tags.state)
     gossiping = chorus.gossiping if chorus is not None else None
     return Served(answers, desk, wishes, runs, owner, CLOCK, gossiping)
-
-
-def published(
-    memory: Memory, portrait: SelfPortrait, served: Served, workshop: Workshop
-) -> Sources:
-    """What other agents are told."""
-    listings = Listings(memory.records, memory.driven, memory.tags, portrait.card)
-    answers = served.answers
-
-    def answer(machine: Machine) -> HelloAnswer:
-        running = tuple(answers.running())
-        return HelloAnswer(answers.card(), answers.state(), machine, running, (), CLOCK.now())
-
-    return Sources(
-        listings,
-        memory.records,
-        memory.tags,
-        memory.touched,
-        answers.machine,
-        answer,
-        workshop.journal,
-    )
