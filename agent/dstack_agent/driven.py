@@ -3,6 +3,7 @@
 import sqlite3
 
 from dstack_agent.database import Database
+from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
 from dstack_mesh.faults import Conflict
 from dstack_mesh.frozen import frozen
@@ -32,10 +33,11 @@ class DrivenRun:
 
 
 class DrivenRuns:
-    """Runs that were handed over, with how far they have come."""
+    """Runs that were handed over, with how far they have come. `touched` hears which change."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, touched: Touched | None = None) -> None:
         self._database = database
+        self._touched = touched or Touched()
 
     async def take(
         self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker = OWNER
@@ -68,7 +70,9 @@ class DrivenRuns:
             )
             return True
 
-        return await self._database.write(change, durable=True)
+        new = await self._database.write(change, durable=True)
+        self._touched.run(record.run_id)
+        return new
 
     async def progress(self, run: DrivenRun) -> None:
         """Writes down how far the run has come."""
@@ -84,6 +88,7 @@ class DrivenRuns:
             ),
             durable=True,
         )
+        self._touched.run(run.record.run_id)
 
     async def order_stop(self, run_id: RunId, abort: bool, cause: str) -> None:
         """Writes down durably that a person wants the run to end; an abort is never softened."""
@@ -98,6 +103,13 @@ class DrivenRuns:
     def unfinished(self) -> list[DrivenRun]:
         """Runs that are still to be driven."""
         return self._select("over = 0", ())
+
+    def run_ids(self, most: int) -> list[RunId]:
+        """Runs that are or were driven here, newest first and at most so many."""
+        rows = self._database.read(
+            "SELECT run_id FROM driven ORDER BY run_id DESC LIMIT ?", (most,)
+        )
+        return [RunId(str(row[0])) for row in rows]
 
     def find(self, run_id: RunId) -> DrivenRun | None:
         """A run that is or was driven here."""

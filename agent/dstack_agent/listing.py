@@ -1,4 +1,7 @@
-"""What this agent knows of runs, for whoever lists them: those it executes, executed or drives."""
+"""What this agent knows of runs, for whoever lists them: those it executes, executed or drives.
+
+Beside them it passes on what other agents published, each under its own name.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,7 +13,7 @@ from dstack_agent.tags import Tags
 from dstack_mesh.card import PeerCard
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
-from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.agent_port import Listing, Telling
 from dstack_scheduler.job import (
     ArtifactSaved,
     JobRecord,
@@ -26,12 +29,18 @@ MOST_RUNS = 1_000
 
 @frozen
 class Listings:
-    """Puts runs together from what the agent remembers. `card` is who we are."""
+    """Puts runs together from what the agent remembers.
+
+    Attributes:
+        card: Who we are.
+        others: What others published, as `names` choose; None where nobody tells us.
+    """
 
     records: Records
     driven: DrivenRuns
     tags: Tags
     card: Callable[[], PeerCard]
+    others: Callable[[tuple[str, ...]], tuple[Telling, ...]] | None = None
 
     def listing(self, names: tuple[str, ...]) -> Listing:
         """Runs newest first: those named by id or by the beginning of their name.
@@ -51,7 +60,21 @@ class Listings:
             _merged(driven.get(run_id), self._executed(run_id) if run_id in executed else None)
             for run_id in known
         )
-        return Listing(runs, tags)
+        others = self.others(names) if self.others is not None else ()
+        return Listing(runs, tags, others, for_all=self.others is not None)
+
+    def run(self, run_id: RunId) -> RunRecord | None:
+        """A run as far as it is known here first-hand."""
+        driven = self.driven.find(run_id)
+        executed = self._executed(run_id) if self.records.among([run_id]) else None
+        if driven is None and executed is None:
+            return None
+        return _merged(driven.record if driven is not None else None, executed)
+
+    def run_ids(self) -> list[RunId]:
+        """The newest runs that are known here first-hand."""
+        known = {*self.records.run_ids(most=MOST_RUNS), *self.driven.run_ids(MOST_RUNS)}
+        return sorted(known, reverse=True)[:MOST_RUNS]
 
     def _executed(self, run_id: RunId) -> RunRecord:
         attempts = self.records.of_run(run_id)

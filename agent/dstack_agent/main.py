@@ -24,6 +24,7 @@ from dstack_agent.executor.port import Executor
 from dstack_agent.executor.process import ProcessExecutor
 from dstack_agent.executor.pythons import available
 from dstack_agent.executor.starting import Spare
+from dstack_agent.gossip import Chorus, open_chorus, sources_of
 from dstack_agent.idle import leave_when_idle
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
@@ -123,7 +124,12 @@ async def run_agent(settings: Settings) -> None:
         driving = Driving(memory.driven, driver_maker(peers))
         desk = desk_of(memory, portrait, supervisor, peers, word)
         owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
-        served = served_of(memory, portrait, roll, twins, supervisor, driving, desk, word, owner)
+        chorus = (
+            await open_chorus(home, channels, roll.agents, CLOCK, stack) if membership else None
+        )
+        served = served_of(
+            memory, portrait, roll, twins, supervisor, driving, desk, word, owner, chorus
+        )
         add_servicers(server, served)
         health = add_standard_services(server)
 
@@ -135,6 +141,8 @@ async def run_agent(settings: Settings) -> None:
         parts += [word.run(), reclaiming_of(memory, portrait, supervisor, word).run()]
         if settings.allow_process:
             parts.append(spare.run())
+        if chorus is not None:
+            parts += chorus.parts(sources_of(memory, served.answers, workshop.journal, CLOCK))
         if membership is not None:
             parts.append(add_invitations(server, home, portrait.addresses, settings.host).run())
         if settings.idle_seconds is not None:
@@ -359,10 +367,12 @@ def served_of(
     desk: BidDesk,
     word: OwnersWord,
     owner: OwnersDesk,
+    chorus: Chorus | None,
 ) -> Served:
     """What the services speak for."""
     steering = Steering(supervisor, driving, memory.records)
-    listings = Listings(memory.records, memory.driven, memory.tags, portrait.card)
+    others = chorus.hearsay.tellings if chorus is not None else None
+    listings = Listings(memory.records, memory.driven, memory.tags, portrait.card, others)
     answers = Answers(
         card=portrait.card,
         state=lambda: word.state,
@@ -373,4 +383,5 @@ def served_of(
     )
     wishes = Wishes(supervisor.follow, steering.stop, memory.records.acknowledge, memory.store)
     runs = Runs(listings.listing, driving.drive, memory.tags.state)
-    return Served(answers, desk, wishes, runs, owner, CLOCK)
+    gossiping = chorus.gossiping if chorus is not None else None
+    return Served(answers, desk, wishes, runs, owner, CLOCK, gossiping)

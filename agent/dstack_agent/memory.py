@@ -7,6 +7,7 @@ from dstack_agent.driven import DrivenRuns
 from dstack_agent.ledger import Ledger
 from dstack_agent.records import Records
 from dstack_agent.tags import Tags
+from dstack_agent.touched import Touched
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.clock import Clock
 from dstack_mesh.frozen import frozen
@@ -15,13 +16,14 @@ from dstack_mesh.home import Home
 
 @frozen
 class Memory:
-    """The agent's databases and its chunk store."""
+    """The agent's databases and its chunk store. `touched` knows what changed in the records."""
 
     records: Records
     tags: Tags
     driven: DrivenRuns
     ledger: Ledger
     store: ChunkStore
+    touched: Touched
 
 
 def open_memory(home: Home, clock: Clock, stack: AsyncExitStack) -> Memory:
@@ -32,4 +34,12 @@ def open_memory(home: Home, clock: Clock, stack: AsyncExitStack) -> Memory:
     stack.callback(ledger.close)
     store = ChunkStore(home.chunks)
     stack.callback(store.close)
-    return Memory(Records(database), Tags(database), DrivenRuns(database), ledger, store)
+    touched = Touched()
+    return Memory(
+        Records(database, touched),
+        Tags(database, touched),
+        DrivenRuns(database, touched),
+        ledger,
+        store,
+        touched,
+    )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dstack_agent.database import Database
 from dstack_agent.jobs.event import StopAsked
+from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
@@ -46,10 +47,11 @@ def _values(key: JobKey) -> tuple[str, int, int]:
 
 
 class Records:
-    """Jobs of this agent."""
+    """Jobs of this agent. `touched` hears which runs change."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, touched: Touched | None = None) -> None:
         self._database = database
+        self._touched = touched or Touched()
 
     async def accept(self, spec: JobSpec, gpu_uuids: tuple[str, ...]) -> bool:
         """Writes a new job down durably; False if it was known already."""
@@ -63,7 +65,9 @@ class Records:
             )
             return inserted.rowcount == 1
 
-        return await self._database.write(change, durable=True)
+        new = await self._database.write(change, durable=True)
+        self._touched.run(spec.key.run_id)
+        return new
 
     async def order_stop(self, key: JobKey, order: StopAsked) -> None:
         """Writes down durably that somebody wants an end; an abort is never softened.
@@ -108,6 +112,7 @@ class Records:
         """Writes a state down."""
         row = (*_values(change.key), stored.pack_state(change))
         await self._database.write(lambda db: _insert_state(db, row))
+        self._touched.run(change.key.run_id)
 
     async def save_artifact(self, artifact: ArtifactSaved) -> None:
         """Writes down that this is the newest version of an artifact."""
@@ -115,6 +120,7 @@ class Records:
         await self._database.write(
             lambda db: db.execute("INSERT OR REPLACE INTO artifact VALUES (?, ?, ?, ?, ?)", row)
         )
+        self._touched.run(artifact.key.run_id)
 
     async def forget_artifacts(self, key: JobKey) -> None:
         """Takes back what was saved of an attempt that was aborted."""
@@ -122,6 +128,7 @@ class Records:
         await self._database.write(
             lambda db: db.execute(f"DELETE FROM artifact WHERE {_OF_KEY}", row)
         )
+        self._touched.run(key.run_id)
 
     async def finish(self, fin: Fin) -> None:
         """Writes the last state and the last word down, durably and together."""
@@ -133,6 +140,7 @@ class Records:
             connection.execute(f"UPDATE job SET fin = ? WHERE {_OF_KEY}", row)
 
         await self._database.write(change, durable=True)
+        self._touched.run(fin.key.run_id)
 
     def find(self, key: JobKey) -> Accepted:
         """A job; attempt 0 is the newest one known here. Raises Missing."""

@@ -3,15 +3,17 @@
 import sqlite3
 
 from dstack_agent.database import Database
+from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
 from dstack_scheduler.job import TagRecord
 
 
 class Tags:
-    """Statements about tags, one for each name in each repository."""
+    """Statements about tags, one for each name in each repository. `touched` hears of new ones."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, touched: Touched | None = None) -> None:
         self._database = database
+        self._touched = touched or Touched()
 
     async def state(self, tag: TagRecord) -> None:
         """Writes a statement down durably, unless a newer one about the same name is known."""
@@ -27,6 +29,7 @@ class Tags:
             )
 
         await self._database.write(change, durable=True)
+        self._touched.tags()
 
     def all(self) -> tuple[TagRecord, ...]:
         """The statements in effect, those that took a name back too: others may not know it."""

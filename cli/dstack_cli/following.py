@@ -63,6 +63,7 @@ class RunFollower:
             for job in self._picture.record.jobs
             if job.key not in self._followed
             and job.agent_id is not None
+            and not self._is_told(job)
             and self._only in (None, job.key.job)
         ]
 
@@ -80,9 +81,13 @@ class RunFollower:
         return ends[-1] if ends and len(ends) == self._picture.record.job_count else None
 
     def _end_of(self, job: JobRecord) -> StateChange | None:
-        if job.agent_id is None and job.state.state.ended:
+        if job.state.state.ended and (job.agent_id is None or self._is_told(job)):
             return job.state
         return self._ends.get(job.key)
+
+    def _is_told(self, job: JobRecord) -> bool:
+        """Whether how it ended is known from others, and its agent does not answer."""
+        return job.state.state.ended and self._picture.away_of(job.agent_id) is not None
 
     async def _read(self, job: JobRecord) -> None:
         agent = await self._agent_of(job)

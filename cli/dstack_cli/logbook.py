@@ -8,10 +8,13 @@ from dstack_cli import exit_codes
 from dstack_cli.misused import Misused
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
+from dstack_cli.output.words import ago
+from dstack_cli.picture import Away, RunPicture
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_mesh.faults import Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
-from dstack_scheduler.job import Gap, JobKey, LogFrame, LogStream
+from dstack_scheduler.job import Gap, JobKey, JobRecord, LogFrame, LogStream, LogTail
 from dstack_scheduler.progress import Progress, Unheard
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
@@ -125,6 +128,24 @@ class LogWatcher:
             case _:
                 pass
 
+    async def saw_tail(self, tail: LogTail, whose: str) -> None:
+        """Shows what is left of a log, after a line that says what is missing and where it is."""
+        missing = {
+            LogStream.STDOUT: tail.stdout_bytes - len(tail.stdout),
+            LogStream.STDERR: tail.stderr_bytes - len(tail.stderr),
+        }
+        lost = ", ".join(
+            f"{count:,} bytes of {stream.value}" for stream, count in missing.items() if count
+        )
+        self._screen.say(
+            f"[{whose}. The log's first {lost} are there alone; its end was kept elsewhere]"
+            if lost
+            else f"[{whose}. This is a copy that was kept elsewhere]"
+        )
+        for stream, data in ((LogStream.STDOUT, tail.stdout), (LogStream.STDERR, tail.stderr)):
+            if data:
+                await self.saw(LogFrame(tail.key, stream, missing[stream], data, tail.at))
+
     async def flush_tails(self) -> None:
         """Shows the last lines that were kept back; what follows is shown as it comes."""
         tails, self._tails = self._tails, None
@@ -161,8 +182,6 @@ def show(home: Home, run: str, selection: Selection, follow: bool) -> int:
 
 
 async def _read(reach: Reach, run: str, selection: Selection, watcher: LogWatcher) -> int:
-    from dstack_cli.following import read_now
-
     picture = chosen_run(run, await reach.runs())
     chosen = [job for job in picture.record.jobs if selection.job in (None, job.key.job)]
     if selection.job is not None and not chosen:
@@ -175,15 +194,56 @@ async def _read(reach: Reach, run: str, selection: Selection, watcher: LogWatche
         )
     for job in chosen:
         if job.agent_id is not None:
-            await read_now(reach, job, watcher.saw)
+            await _read_job(reach, picture, job, watcher)
     return 0
+
+
+async def _read_job(reach: Reach, picture: RunPicture, job: JobRecord, watcher: LogWatcher) -> None:
+    """Shows the log of a job, or what others keep of it if its agent does not answer."""
+    from dstack_cli.following import read_now
+
+    away = picture.away_of(job.agent_id)
+    if away is None:
+        try:
+            await read_now(reach, job, watcher.saw)
+            return
+        except Unreachable as error:
+            if error.code != "agent-away" or not await _show_tail(reach, job, None, watcher):
+                raise
+    elif not await _show_tail(reach, job, away, watcher):
+        raise Unreachable(
+            f"{_last_heard(job, away)}.",
+            "The log is on that machine; of a job that goes on nothing is kept elsewhere.",
+            "dstack agents",
+            code="agent-away",
+        )
+
+
+async def _show_tail(reach: Reach, job: JobRecord, away: Away | None, watcher: LogWatcher) -> bool:
+    """Shows the end of a log that others keep, and says what is missing; whether there is one."""
+    tail = (await reach.tails(job.key.run_id)).get(job.key)
+    if tail is None:
+        return False
+    await watcher.saw_tail(tail, _last_heard(job, away))
+    return True
+
+
+def _last_heard(job: JobRecord, away: Away | None) -> str:
+    name = job.agent_name or str(job.agent_id)
+    if away is None or away.heard_at is None:
+        return f"{name} does not answer"
+    return f"{name} does not answer, last heard {ago(away.heard_at, datetime.now(UTC))}"
 
 
 async def _follow(reach: Reach, run: str, selection: Selection, watcher: LogWatcher) -> int:
     from dstack_cli.following import RunFollower
 
     picture = chosen_run(run, await reach.runs())
-    if selection.last is not None:
+    for job in picture.record.jobs:
+        away = picture.away_of(job.agent_id) if selection.job in (None, job.key.job) else None
+        if away is not None and job.state.state.ended:
+            await _show_tail(reach, job, away, watcher)
+    if selection.last is not None and not picture.stale:
         await _read(reach, run, selection, watcher)
         await watcher.flush_tails()
     end = await RunFollower(reach, picture, watcher, selection.job).run()

@@ -1,13 +1,17 @@
-"""All runs as several agents tell them, put together: pure, and the same whoever answered first."""
+"""All runs as several agents tell them, put together: pure, and the same whoever answered first.
+
+An agent that answers counts for itself. Of one that does not, the newest word that others pass on
+counts, as if it had said so itself.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime
 
 from dstack_cli.remembered import Submitted
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId, RunName
-from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.agent_port import Listing, Telling
 from dstack_scheduler.job import (
     JobRecord,
     JobState,
@@ -31,6 +35,15 @@ _BAD_ENDS = (JobState.FAILED, JobState.ABORTED, JobState.STOPPED, JobState.LOST)
 
 
 @frozen
+class Away:
+    """An agent that does not answer, and when it was last heard; None if nobody knows."""
+
+    agent_id: PeerId
+    name: str
+    heard_at: datetime | None = None
+
+
+@frozen
 class RunPicture:
     """A run as far as anybody who answered knows it.
 
@@ -39,12 +52,23 @@ class RunPicture:
         tags: Names it has, newest first.
         heard: Whether an agent told of it now; otherwise only this home remembers it.
         tellers: Agents that know of it, those that have its jobs first.
+        away: Agents that have its jobs and do not answer: what they said last is shown.
     """
 
     record: RunRecord
     tags: tuple[str, ...] = ()
     heard: bool = True
     tellers: tuple[PeerId, ...] = ()
+    away: tuple[Away, ...] = ()
+
+    @property
+    def stale(self) -> bool:
+        """Whether some of it is only the last word of an agent that does not answer."""
+        return bool(self.away)
+
+    def away_of(self, agent_id: PeerId | None) -> Away | None:
+        """The agent, if it is one of those that do not answer."""
+        return next((one for one in self.away if one.agent_id == agent_id), None)
 
     @property
     def status(self) -> JobState:
@@ -61,16 +85,44 @@ def put_together(
 ) -> list[RunPicture]:
     """All runs, newest first. An agent that has one job of a run may not know of the others."""
     told: dict[RunId, list[tuple[PeerId, RunRecord]]] = {}
-    for peer_id, listing in listings:
+    for peer_id, listing in words(listings):
         for run in listing.runs:
             told.setdefault(run.run_id, []).append((peer_id, run))
     tags = tags_by_run(listing for _, listing in listings)
     ours = {RunId(run.run_id): run for run in remembered}
-    pictures = [_picture(tellings, tags, ours) for tellings in told.values()]
+    away = absentees(listings)
+    pictures = [_picture(tellings, tags, ours, away) for tellings in told.values()]
     pictures += [_unheard(run) for run_id, run in ours.items() if run_id not in told]
     return sorted(
         pictures, key=lambda run: (run.record.submitted_at, run.record.run_id), reverse=True
     )
+
+
+def words(listings: Sequence[tuple[PeerId, Listing]]) -> list[tuple[PeerId, Listing]]:
+    """What each agent says: by itself where it answered, else as another one passes it on."""
+    direct = {peer_id for peer_id, _ in listings}
+    passed_on: dict[PeerId, Telling] = {}
+    for telling in (one for _, listing in listings for one in listing.others):
+        held = passed_on.get(telling.agent_id)
+        if telling.agent_id not in direct and (held is None or telling.said_at > held.said_at):
+            passed_on[telling.agent_id] = telling
+    others = [(peer, Listing(one.runs, one.tags)) for peer, one in sorted(passed_on.items())]
+    return [*listings, *others]
+
+
+def absentees(listings: Sequence[tuple[PeerId, Listing]]) -> dict[PeerId, Away]:
+    """Agents that answer neither us nor anybody who answered us."""
+    direct = {peer_id for peer_id, _ in listings}
+    away: dict[PeerId, Away] = {}
+    answering: set[PeerId] = set()
+    for telling in (one for _, listing in listings for one in listing.others):
+        peer = telling.agent_id
+        held = away.get(peer)
+        if held is None or held.heard_at is None or telling.heard_at > held.heard_at:
+            away[peer] = Away(peer, telling.agent_name or peer[:8], telling.heard_at)
+        if telling.answers:
+            answering.add(peer)
+    return {peer: one for peer, one in away.items() if peer not in direct | answering}
 
 
 def current_tags(listings: Iterable[Listing]) -> list[TagRecord]:
@@ -114,6 +166,7 @@ def _picture(
     tellings: Sequence[tuple[PeerId, RunRecord]],
     tags: dict[RunId, tuple[str, ...]],
     ours: dict[RunId, Submitted],
+    silent: dict[PeerId, Away],
 ) -> RunPicture:
     jobs: dict[int, tuple[PeerId, JobRecord]] = {}
     copies: dict[int, dict[PeerId, Source]] = {}
@@ -134,10 +187,12 @@ def _picture(
     )
     having = [job.agent_id for job in whole if job.agent_id is not None]
     tellers = [peer_id for peer_id, _ in tellings]
+    away = tuple(silent[peer_id] for peer_id in dict.fromkeys(having) if peer_id in silent)
     return RunPicture(
         record=replace(newest, jobs=whole),
         tags=tags.get(newest.run_id, ()),
         tellers=tuple(dict.fromkeys([*(p for p in having if p in tellers), *sorted(tellers)])),
+        away=away,
     )
 
 

@@ -7,37 +7,34 @@ agent of this home is started where the command needs one.
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dstack_cli import embedded
-from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
-from dstack_mesh.ids import PeerId
+from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import open_roll_call
 from dstack_mesh.wire.transfer import TransferClient
-from dstack_scheduler.agent_port import Agent, Listing
+from dstack_scheduler.agent_port import Advert, Agent, Listing
 from dstack_scheduler.wire.directory import Clients, CommandDirectory
 
 FRESH_SECONDS = 5.0
 """How long a command believes who is there."""
 
-LIST_SECONDS = 1.5
-"""An agent that does not list its runs within this is left out."""
-
 T = TypeVar("T")
 
 # What only listings need is imported where they are made: a run that starts does not wait for it.
 if TYPE_CHECKING:
-    from dstack_cli.picture import RunPicture
-    from dstack_cli.searching import Patience
+    from dstack_cli.picture import Away, RunPicture
+    from dstack_cli.searching import Patience, Search
+    from dstack_scheduler.job import JobKey, LogTail
 
 
 class Private(Enum):
@@ -63,13 +60,13 @@ class Reach:
     def __init__(self, home: Home, channels: Channels, store: ChunkStore) -> None:
         self.home = home
         self.store = store
-        self._channels = channels
         self._roll = open_roll_call(home, channels, os.environ)
         self._clients = Clients(channels, store, home.agent_socket)
         self._directory = CommandDirectory(self._roll, self._clients)
-        self._met: dict[PeerId, PeerCard] = {}
+        self._met: dict[PeerId, str] = {}
         self._local: PeerId | None = None
-        self._listing: tuple[float, Sequence[Agent]] = (float("-inf"), ())
+        self._found: tuple[float, Sequence[KnownAgent]] = (float("-inf"), ())
+        self._away: Mapping[PeerId, Away] = {}
 
     async def agents(self) -> AsyncGenerator[Agent, None]:
         """Agents as they answer."""
@@ -100,22 +97,76 @@ class Reach:
         """Agents that answer; believed for a few seconds."""
         from dstack_cli.searching import LISTING
 
-        looked_at, found = self._listing
-        if time.monotonic() - looked_at > FRESH_SECONDS:
-            found = [
-                self._clients.of(one)
-                for one in await self.known(LISTING)
-                if one.answer is not None and (one.local or one.addresses)
-            ]
-            for agent in found:
-                self._meet(agent)
-            self._listing = (time.monotonic(), found)
-        return found
+        if not self._is_fresh():
+            self._believe(await self.known(LISTING))
+        return [self._clients.of(one) for one in self._found[1]]
 
     async def listings(self, runs: Sequence[str] = ()) -> list[tuple[PeerId, Listing]]:
-        """What each agent that answers knows of runs and tags."""
-        asked = [_listed(agent, runs) for agent in await self.answering()]
-        return [answer for answer in await asyncio.gather(*asked) if answer is not None]
+        """What each agent that answers knows of runs and tags, and passes on of others.
+
+        All are asked at once, and nobody is waited for long who is slower than one that answers for
+        all of them.
+        """
+        from dstack_cli.picture import absentees
+        from dstack_cli.searching import LISTING, Search
+
+        async def ask(known: KnownAgent) -> Listing | None:
+            return await _unless_failed(self._clients.of(known).list_runs(runs))
+
+        search = Search(LISTING, ask, lambda listing: listing.for_all)
+        await self._run(search)
+        found = [(peer, search.answers[peer]) for peer in sorted(search.answers)]
+        self._away = absentees(found)
+        for telling in (one for _, listing in found for one in listing.others):
+            if telling.agent_name:
+                self._met.setdefault(telling.agent_id, telling.agent_name)
+        return found
+
+    async def everybody(self) -> tuple[tuple[KnownAgent, ...], dict[PeerId, Advert]]:
+        """Who was found, and what agents last said of themselves, those that are gone too."""
+        from dstack_cli.searching import EVERYBODY, Search, by_name
+
+        async def ask(known: KnownAgent) -> tuple[Advert, ...] | None:
+            return await _unless_failed(self._clients.hearsay(known).adverts())
+
+        search = Search(EVERYBODY, ask, lambda adverts: bool(adverts))
+        await search.run(self._roll)
+        newest: dict[PeerId, Advert] = {}
+        for advert in (one for adverts in search.answers.values() for one in adverts):
+            held = newest.get(advert.said.card.peer_id)
+            if held is None or advert.heard_at > held.heard_at:
+                newest[advert.said.card.peer_id] = advert
+        return by_name(search.found), newest
+
+    async def tails(self, run_id: RunId) -> "dict[JobKey, LogTail]":
+        """The ends of a run's logs that others keep."""
+        from dstack_cli.searching import LISTING, Search
+
+        async def ask(known: KnownAgent) -> "tuple[LogTail, ...] | None":
+            return await _unless_failed(self._clients.hearsay(known).tails(run_id))
+
+        search = Search(LISTING, ask, lambda tails: bool(tails))
+        await self._run(search)
+        return {tail.key: tail for tails in search.answers.values() for tail in tails}
+
+    async def _run(self, search: "Search[Any]") -> None:
+        """Asks those that were found a moment ago, else whoever is found."""
+        if self._is_fresh():
+            await search.run_among(list(self._found[1]))
+        else:
+            await search.run(self._roll)
+            self._believe(tuple(search.found.values()))
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._found[0] <= FRESH_SECONDS
+
+    def _believe(self, found: Sequence[KnownAgent]) -> None:
+        answering = [
+            one for one in found if one.answer is not None and (one.local or one.addresses)
+        ]
+        self._found = (time.monotonic(), answering)
+        for one in answering:
+            self._meet(self._clients.of(one))
 
     async def runs(self) -> "list[RunPicture]":
         """All runs that anybody who answers knows, and those that this home submitted."""
@@ -137,31 +188,32 @@ class Reach:
         """Moves bytes from an agent; None if it does not answer."""
         from dstack_cli.searching import LISTING
 
-        for known in await self.known(LISTING):
+        found = self._found[1] if self._is_fresh() else ()
+        if not any(one.card.peer_id == peer_id for one in found):
+            found = await self.known(LISTING)
+        for known in found:
             if known.card.peer_id == peer_id and known.answer is not None:
-                channel = (
-                    self._channels.to_local(self.home.agent_socket)
-                    if known.local
-                    else self._channels.to_peer(peer_id, known.addresses[0])
-                )
-                return TransferClient(channel, self.store, known.card.name)
+                return self._clients.transfer(known)
         return None
 
+    def away(self, peer_id: PeerId) -> "Away | None":
+        """The agent, if those that answered a moment ago say that it does not."""
+        return self._away.get(peer_id)
+
     def names(self) -> dict[PeerId, str]:
-        """What agents are called, as far as they were met."""
-        return {peer_id: card.name for peer_id, card in self._met.items()}
+        """What agents are called, as far as they were met or told of."""
+        return dict(self._met)
 
     def _meet(self, agent: Agent) -> None:
-        self._met[agent.card.peer_id] = agent.card
+        self._met[agent.card.peer_id] = agent.card.name
         if agent.local:
             self._local = agent.card.peer_id
 
 
-async def _listed(agent: Agent, runs: Sequence[str]) -> tuple[PeerId, Listing] | None:
+async def _unless_failed(call: Awaitable[T]) -> T | None:
     try:
-        async with asyncio.timeout(LIST_SECONDS):
-            return agent.card.peer_id, await agent.list_runs(runs)
-    except (MeshError, TimeoutError):
+        return await call
+    except MeshError:
         return None
 
 

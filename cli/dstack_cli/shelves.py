@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dstack_cli.kept import (
@@ -14,10 +15,11 @@ from dstack_cli.kept import (
 )
 from dstack_cli.output.files import Shelf, files_listing, totals_listing
 from dstack_cli.output.port import Output
+from dstack_cli.output.runs import away_text
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.output.words import count, duration, size
-from dstack_cli.picture import put_together
+from dstack_cli.picture import RunPicture, put_together
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
 from dstack_cli.remembered import recall
 from dstack_mesh.chunks.manifest import Manifest
@@ -47,14 +49,19 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
             source = await _source(reach, run)
             artifacts = artifacts_of(source.picture, source.workflow)
             found = wanted(looking.prefix, artifacts, source.picture.record.run_name)
+            holders = _Holders(reach, source.picture)
+            for line in holders.missing(found):
+                output.talk(line)
             if looking.total:
-                output.listing(totals_listing([one.artifact for one in found], reach.names()))
+                output.listing(totals_listing([one.artifact for one in found], holders))
                 return
             shelves = [
-                Shelf(one.artifact, await _manifest(reach, one.artifact), one.inside)
+                Shelf(one.artifact, await holders.manifest(one.artifact), one.inside)
                 for one in found
             ]
-            output.listing(files_listing(shelves, looking.recursive, reach.names()))
+            if shelves and all(one.manifest is None for one in shelves):
+                output.talk("their files cannot be listed now; each artifact is one line")
+            output.listing(files_listing(shelves, looking.recursive, holders))
 
     carry_out(look())
 
@@ -109,7 +116,8 @@ class _Fetching:
     async def _one(self, one: Wanted, target: Path) -> tuple[int, int]:
         trouble: MeshError | None = None
         for holder in one.artifact.holders:
-            client = await self._reach.transfer(holder)
+            away = self._reach.away(holder) is not None
+            client = None if away else await self._reach.transfer(holder)
             if client is None:
                 continue
             try:
@@ -143,15 +151,43 @@ async def _source(reach: Reach, text: str) -> Source:
     return Source(chosen_run(text, pictures))
 
 
-async def _manifest(reach: Reach, artifact: KeptArtifact) -> Manifest:
-    store = reach.store
-    if not await asyncio.to_thread(store.missing_manifest, artifact.digest):
-        return await asyncio.to_thread(store.get_manifest, artifact.digest)
-    for holder in artifact.holders:
-        client: TransferClient | None = await reach.transfer(holder)
-        if client is not None:
-            return await client.fetch_manifest(artifact.digest)
-    raise _nobody_has(artifact, reach)
+class _Holders:
+    """Who has the artifacts of a run, and which of them can be reached; as `files.Holders`."""
+
+    def __init__(self, reach: Reach, picture: RunPicture) -> None:
+        self._reach = reach
+        self._picture = picture
+        self._silent: set[PeerId] = set()
+
+    def name(self, peer_id: PeerId) -> str:
+        return self._reach.names().get(peer_id, peer_id)
+
+    def reached(self, peer_id: PeerId) -> bool:
+        return peer_id not in self._silent and self._reach.away(peer_id) is None
+
+    def missing(self, found: Sequence[Wanted]) -> list[str]:
+        """A line for each holder that does not answer."""
+        holders = dict.fromkeys(peer for one in found for peer in one.artifact.holders)
+        away = [one for peer in holders if (one := self._reach.away(peer)) is not None]
+        now = datetime.now(UTC)
+        return [f"copies on {away_text([one], now)} cannot be reached" for one in away]
+
+    async def manifest(self, artifact: KeptArtifact) -> Manifest | None:
+        """What is in an artifact; None if nobody who has it answers."""
+        store = self._reach.store
+        if not await asyncio.to_thread(store.missing_manifest, artifact.digest):
+            return await asyncio.to_thread(store.get_manifest, artifact.digest)
+        for holder in artifact.holders:
+            client: TransferClient | None = (
+                await self._reach.transfer(holder) if self.reached(holder) else None
+            )
+            try:
+                if client is not None:
+                    return await client.fetch_manifest(artifact.digest)
+            except Unreachable:
+                pass
+            self._silent.add(holder)
+        return None
 
 
 def _nobody_has(artifact: KeptArtifact, reach: Reach) -> Unreachable:

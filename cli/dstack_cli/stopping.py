@@ -23,6 +23,9 @@ LOOK_EVERY_SECONDS = 0.2
 CONFIRM_SECONDS = 60.0
 """How long an end is waited for: the grace, and then saving what the job kept."""
 
+AWAY_SECONDS = 5.0
+"""How long it is tried where the run's agents do not answer."""
+
 SAVING_SECONDS = 600.0
 """How long it is waited for while the job's artifacts are saved."""
 
@@ -81,10 +84,15 @@ async def _stop(reach: Reach, picture: RunPicture, abort: bool, screen: Screen) 
             screen.tick(now())
             await asyncio.sleep(LOOK_EVERY_SECONDS)
             picture = await reach.again(picture)
-        saving = picture.status.value == "saving"
-        if now() - began > (SAVING_SECONDS if saving else CONFIRM_SECONDS):
+        if now() - began > _patience(picture):
             return Stopped(picture, confirmed=False)
     return Stopped(picture, confirmed=picture.heard)
+
+
+def _patience(picture: RunPicture) -> float:
+    if picture.stale:
+        return AWAY_SECONDS
+    return SAVING_SECONDS if picture.status.value == "saving" else CONFIRM_SECONDS
 
 
 def _listing(ended: Sequence[Stopped]) -> Listing:

@@ -11,9 +11,8 @@ from dstack_cli.names import listed
 from dstack_cli.naming_tags import say_tag
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Listing, Output
-from dstack_cli.output.runs import rfc3339
 from dstack_cli.output.table import Column, Table
-from dstack_cli.output.words import ago
+from dstack_cli.output.words import ago, rfc3339
 from dstack_cli.picture import RunPicture, current_tags, put_together
 from dstack_cli.reach import Private, carry_out, chosen_run, reaching
 from dstack_cli.remembered import recall

@@ -7,6 +7,7 @@ agent did not answer, never that it is dead.
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 
 from dstack_mesh.card import HelloAnswer, PeerCard
@@ -91,11 +92,45 @@ class Hold:
 
 
 @frozen
+class Telling:
+    """What an agent published of its runs, as another one passes it on.
+
+    Attributes:
+        heard_at: When it last gave a sign of life, by the clock of who passes it on.
+        answers: Whether it answers now, as far as that one knows.
+        said_at: When it said this; of two tellings of one agent the later one counts.
+    """
+
+    agent_id: PeerId
+    agent_name: str
+    heard_at: datetime
+    answers: bool
+    said_at: datetime
+    runs: tuple[RunRecord, ...] = ()
+    tags: tuple[TagRecord, ...] = ()
+
+
+@frozen
 class Listing:
-    """Runs and tags as far as one agent knows them."""
+    """Runs and tags as far as one agent knows them first-hand, and what others said.
+
+    Attributes:
+        for_all: Whether the agent tells of others at all.
+    """
 
     runs: tuple[RunRecord, ...]
     tags: tuple[TagRecord, ...]
+    others: tuple[Telling, ...] = ()
+    for_all: bool = False
+
+
+@frozen
+class Advert:
+    """What an agent last said of itself, as another one knows it; like a `Telling`."""
+
+    said: HelloAnswer
+    heard_at: datetime
+    answers: bool
 
 
 @frozen

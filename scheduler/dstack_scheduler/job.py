@@ -225,6 +225,23 @@ class Fin:
 
 
 @frozen
+class LogTail:
+    """The end of an attempt's log, kept where its machine may be gone: a few KiB of each stream.
+
+    Attributes:
+        stdout_bytes: Length of the whole stream.
+        at: When the attempt ended.
+    """
+
+    key: JobKey
+    stdout_bytes: int
+    stdout: bytes
+    stderr_bytes: int
+    stderr: bytes
+    at: datetime
+
+
+@frozen
 class EndOfLog:
     """Everything that exists was sent, and the job goes on."""
 

@@ -1,8 +1,9 @@
 """Finds what exists already: the run behind a tag or the newest one of a workflow, as inputs.
 
-Tags and runs come from the listings of many agents. Of statements about one tag the newest counts,
-ties by the run's id; of runs the newest by time of submission, ties by id. So every peer that heard
-the same says the same, whatever the order in which it heard.
+Tags and runs come from the listings of many agents, each with what it passes on of others. Of
+statements about one tag the newest counts, ties by the run's id; of runs the newest by time of
+submission, ties by id. So every peer that heard the same says the same, whatever the order in which
+it heard.
 """
 
 from collections.abc import Iterable, Sequence
@@ -67,7 +68,7 @@ def inputs_of(job: JobRecord, run: RunRecord) -> tuple[Input, ...]:
 def merged_tags(listings: Iterable[Listing]) -> dict[tuple[str, str], TagRecord]:
     """The statement that counts for each (repository, tag); names taken back are in it."""
     newest: dict[tuple[str, str], TagRecord] = {}
-    for tag in (tag for listing in listings for tag in listing.tags):
+    for tag in (tag for listing in flattened(listings) for tag in listing.tags):
         place = (tag.repo, tag.tag)
         if place not in newest or _tag_rank(tag) > _tag_rank(newest[place]):
             newest[place] = tag
@@ -77,9 +78,17 @@ def merged_tags(listings: Iterable[Listing]) -> dict[tuple[str, str], TagRecord]
 def merged_runs(listings: Iterable[Listing]) -> dict[RunId, RunRecord]:
     """Each run with the newest of what anybody knows of its jobs."""
     heard: dict[RunId, list[RunRecord]] = {}
-    for run in (run for listing in listings for run in listing.runs):
+    for run in (run for listing in flattened(listings) for run in listing.runs):
         heard.setdefault(run.run_id, []).append(run)
     return {run_id: _merged(records) for run_id, records in heard.items()}
+
+
+def flattened(listings: Iterable[Listing]) -> list[Listing]:
+    """What agents know first-hand, and beside it what they pass on of others."""
+    found: list[Listing] = []
+    for listing in listings:
+        found += [listing, *(Listing(each.runs, each.tags) for each in listing.others)]
+    return found
 
 
 def _merged(records: Sequence[RunRecord]) -> RunRecord:

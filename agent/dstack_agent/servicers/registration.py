@@ -11,6 +11,7 @@ from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.auction import AuctionServicer
 from dstack_agent.servicers.membership import Answers, MembershipServicer
 from dstack_agent.servicers.owner import OwnerServicer
+from dstack_agent.servicers.records import Gossiping, RecordServicer
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_agent.servicers.transfer import TransferServicer
 from dstack_mesh.clock import Clock
@@ -21,6 +22,7 @@ from dstack_mesh.v1 import (
     auction_pb2_grpc,
     membership_pb2_grpc,
     owner_pb2_grpc,
+    records_pb2_grpc,
     run_pb2_grpc,
     transfer_pb2_grpc,
 )
@@ -34,7 +36,7 @@ class Invitations(Protocol):
 
 @frozen
 class Served:
-    """What the services of an agent speak for."""
+    """What the services of an agent speak for. A private agent gossips with nobody."""
 
     answers: Answers
     desk: BidDesk
@@ -42,6 +44,7 @@ class Served:
     runs: Runs
     owner: OwnersDesk
     clock: Clock
+    gossiping: Gossiping | None = None
 
 
 def add_servicers(server: grpc.aio.Server, served: Served) -> None:
@@ -55,6 +58,10 @@ def add_servicers(server: grpc.aio.Server, served: Served) -> None:
     transfer_pb2_grpc.add_TransferServiceServicer_to_server(
         TransferServicer(served.wishes.store), server
     )
+    if served.gossiping is not None:
+        records_pb2_grpc.add_RecordServiceServicer_to_server(
+            RecordServicer(served.gossiping), server
+        )
 
 
 def add_invitations(

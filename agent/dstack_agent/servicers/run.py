@@ -60,11 +60,7 @@ class RunServicer(rpc.RunServiceServicer):
         self, request: pb.ListRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.ListResponse:
         names = fields.items(request.runs, "Names of runs", MOST_RUNS)
-        listing = self._runs.listing(names)
-        return pb.ListResponse(
-            runs=[convert.run_record_to_wire(run) for run in listing.runs],
-            tags=[convert.tag_to_wire(tag) for tag in listing.tags],
-        )
+        return convert.listing_to_wire(self._runs.listing(names))
 
     async def Stop(
         self, request: pb.StopRequest, context: "grpc.aio.ServicerContext[Any, Any]"

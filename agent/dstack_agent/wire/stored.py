@@ -5,11 +5,35 @@ same rules by which peers understand each other.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
-from dstack_mesh.v1 import job_pb2, run_pb2
+from google.protobuf.message import DecodeError, Message
+
+from dstack_mesh.card import HelloAnswer
+from dstack_mesh.faults import Invalid
+from dstack_mesh.v1 import job_pb2, membership_pb2, records_pb2, run_pb2
+from dstack_mesh.wire.membership import answer_from_wire, answer_to_wire
 from dstack_scheduler.agent_port import DrivenJob
-from dstack_scheduler.job import ArtifactSaved, Fin, JobSpec, RunRecord, StateChange, TagRecord
+from dstack_scheduler.job import (
+    ArtifactSaved,
+    Fin,
+    JobSpec,
+    LogTail,
+    RunRecord,
+    StateChange,
+    TagRecord,
+)
 from dstack_scheduler.wire import convert
+
+M = TypeVar("M", bound=Message)
+
+
+def _parsed(kind: type[M], stored: bytes) -> M:
+    """What others wrote may be anything. Raises Invalid."""
+    try:
+        return kind.FromString(stored)
+    except DecodeError as error:
+        raise Invalid(f"These bytes are no {kind.__name__}.", f"{error}.") from error
 
 
 def pack_spec(spec: JobSpec) -> bytes:
@@ -49,7 +73,32 @@ def pack_tag(tag: TagRecord) -> bytes:
 
 
 def unpack_tag(stored: bytes) -> TagRecord:
-    return convert.tag_from_wire(run_pb2.TagRecord.FromString(stored))
+    return convert.tag_from_wire(_parsed(run_pb2.TagRecord, stored))
+
+
+def pack_run(record: RunRecord) -> bytes:
+    """The same bytes for the same run."""
+    return convert.run_record_to_wire(record).SerializeToString(deterministic=True)
+
+
+def unpack_run(stored: bytes) -> RunRecord:
+    return convert.run_record_from_wire(_parsed(run_pb2.RunRecord, stored))
+
+
+def pack_tail(tail: LogTail) -> bytes:
+    return convert.log_tail_to_wire(tail).SerializeToString()
+
+
+def unpack_tail(stored: bytes) -> LogTail:
+    return convert.log_tail_from_wire(_parsed(records_pb2.LogTail, stored))
+
+
+def pack_answer(answer: HelloAnswer) -> bytes:
+    return answer_to_wire(answer).SerializeToString()
+
+
+def unpack_answer(stored: bytes) -> HelloAnswer:
+    return answer_from_wire(_parsed(membership_pb2.HelloResponse, stored))
 
 
 def pack_drive(record: RunRecord, jobs: Sequence[DrivenJob], epoch: int) -> bytes:

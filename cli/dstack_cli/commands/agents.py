@@ -23,8 +23,12 @@ def agents(ctx: click.Context, as_json: bool, quiet: bool, verbose: bool) -> Non
     home: Home = ctx.obj
 
     async def look() -> None:
+        from datetime import UTC, datetime
+
         async with reaching(home, Private.IF_ALONE) as reach:
-            chosen(as_json, quiet).listing(agents_listing(await reach.known(), verbose))
+            found, adverts = await reach.everybody()
+            listing = agents_listing(found, adverts, datetime.now(UTC), verbose)
+            chosen(as_json, quiet).listing(listing)
 
     carry_out(look())
 

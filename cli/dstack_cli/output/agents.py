@@ -1,13 +1,16 @@
 """Agents as a table and as JSON."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from dstack_cli.output.port import Json, Listing
 from dstack_cli.output.table import Column, Table
-from dstack_cli.output.words import memory
+from dstack_cli.output.words import ago, memory, rfc3339
+from dstack_mesh.ids import PeerId
 from dstack_mesh.machine import Gpu, Machine
 from dstack_mesh.membership.known import KnownAgent
+from dstack_scheduler.agent_port import Advert
 
 SCHEMA = "dstack.agents/v1"
 
@@ -24,26 +27,40 @@ COLUMNS = (
 )
 
 
-def agents_listing(agents: Sequence[KnownAgent], verbose: bool = False) -> Listing:
-    """One line for each agent, those that answer first; `verbose` says how jobs are kept apart."""
-    ordered = sorted(agents, key=lambda one: (one.state == "gone", one.card.name, one.card.peer_id))
+def agents_listing(
+    agents: Sequence[KnownAgent],
+    adverts: Mapping[PeerId, Advert],
+    now: datetime,
+    verbose: bool = False,
+) -> Listing:
+    """One line for each agent, those that answer first; of others what they last said.
+
+    Args:
+        verbose: Says how jobs are kept apart.
+    """
+    answering = {one.card.peer_id for one in agents if one.answer is not None}
+    silent = {one.card.peer_id: one for one in agents if one.answer is None}
+    silent |= {peer: _last_known(advert, silent.get(peer)) for peer, advert in adverts.items()}
+    shown = [one for one in agents if one.answer is not None]
+    shown += [one for peer, one in silent.items() if peer not in answering]
+    ordered = sorted(shown, key=lambda one: (one.state == "gone", one.card.name, one.card.peer_id))
+    heard = {peer: one.heard_at for peer, one in adverts.items() if peer not in answering}
+    rows = [_row(agent, heard.get(agent.card.peer_id), now) for agent in ordered]
     return Listing(
         schema=SCHEMA,
-        items=[agent_item(agent) for agent in ordered],
-        table=_with_isolation(ordered) if verbose else _table(ordered),
+        items=[agent_item(agent, heard.get(agent.card.peer_id)) for agent in ordered],
+        table=_with_isolation(ordered, rows) if verbose else Table(COLUMNS, tuple(rows)),
         names=[agent.card.name for agent in ordered],
         empty="No agent is in reach. To make this machine one: dstack-runner start",
     )
 
 
-def _table(agents: Sequence[KnownAgent]) -> Table:
-    return Table(COLUMNS, tuple(_row(agent) for agent in agents))
-
-
-def _with_isolation(agents: Sequence[KnownAgent]) -> Table:
+def _with_isolation(agents: Sequence[KnownAgent], rows: Sequence[tuple[str, ...]]) -> Table:
     return Table(
         (*COLUMNS, Column("ISOLATION", 1)),
-        tuple((*_row(agent), _isolation_text(agent) or "-") for agent in agents),
+        tuple(
+            (*row, _isolation_text(agent) or "-") for agent, row in zip(agents, rows, strict=True)
+        ),
     )
 
 
@@ -52,8 +69,17 @@ def _isolation_text(agent: KnownAgent) -> str:
     return "\n".join(f"{kind}: {level}" for kind, level in sorted(levels.items()))
 
 
-def agent_item(agent: KnownAgent) -> dict[str, Json]:
-    """An agent for scripts."""
+def _last_known(advert: Advert, found: KnownAgent | None) -> KnownAgent:
+    """An agent that did not answer us: suspect while others hear it, else gone."""
+    card = advert.said.card
+    addresses = found.addresses if found is not None else card.addresses
+    found_by = found.found_by if found is not None else "peer"
+    state = "suspect" if advert.answers else "gone"
+    return KnownAgent(card, addresses, found_by, state, advert.said)
+
+
+def agent_item(agent: KnownAgent, heard_at: datetime | None = None) -> dict[str, Json]:
+    """An agent for scripts. `heard_at` is when one that does not answer was last heard."""
     answer = agent.answer
     machine = answer.machine if answer is not None else None
     return {
@@ -71,6 +97,8 @@ def agent_item(agent: KnownAgent) -> dict[str, Json]:
         "gpus": [_gpu_item(gpu) for gpu in machine.gpus] if machine is not None else [],
         "running": _running(agent),
         "isolation": _isolation(machine),
+        "heard_at": rfc3339(heard_at) if heard_at is not None else None,
+        "stale": heard_at is not None,
     }
 
 
@@ -107,14 +135,14 @@ def _running(agent: KnownAgent) -> list[str]:
     return list(dict.fromkeys(job.run_name for job in agent.answer.running))
 
 
-def _row(agent: KnownAgent) -> tuple[str, ...]:
+def _row(agent: KnownAgent, heard_at: datetime | None, now: datetime) -> tuple[str, ...]:
     machine = agent.answer.machine if agent.answer is not None else None
     address = agent.addresses[0] if agent.addresses else ""
     start = (
         agent.card.name,
         "this machine" if agent.local else address,
         agent.found_by,
-        agent.state,
+        agent.state if heard_at is None else f"{agent.state} (last heard {ago(heard_at, now)})",
     )
     if machine is None:
         return (*start, "", "", "", "", "")

@@ -1,6 +1,7 @@
 """What a run kept, as tables and as JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from dstack_cli.kept import KeptArtifact
 from dstack_cli.output.port import Json, Listing
@@ -14,12 +15,28 @@ from dstack_mesh.ids import PeerId
 SCHEMA = "dstack.files/v1"
 
 
+class Holders(Protocol):
+    """Agents that have copies."""
+
+    def name(self, peer_id: PeerId) -> str:
+        """What people call one."""
+        ...
+
+    def reached(self, peer_id: PeerId) -> bool:
+        """Whether it answers, as far as is known."""
+        ...
+
+
 @frozen
 class Shelf:
-    """An artifact, its files, and the part of it that is listed; "" is all."""
+    """An artifact, its files, and the part of it that is listed; "" is all.
+
+    Attributes:
+        manifest: None while nobody answers who has it: then the artifact is one line.
+    """
 
     artifact: KeptArtifact
-    manifest: Manifest
+    manifest: Manifest | None
     inside: str = ""
 
 
@@ -33,9 +50,7 @@ class _Line:
     digest: str = ""
 
 
-def files_listing(
-    shelves: Sequence[Shelf], recursive: bool, names: Mapping[PeerId, str]
-) -> Listing:
+def files_listing(shelves: Sequence[Shelf], recursive: bool, holders: Holders) -> Listing:
     """Every file, or without `recursive` only what is directly in each artifact."""
     rows: list[tuple[str, ...]] = []
     items: list[dict[str, Json]] = []
@@ -43,7 +58,7 @@ def files_listing(
         lines = list(_files(shelf))
         for line in lines if recursive else _top(lines, shelf.inside):
             rows.append((shelf.artifact.path, line.path, size(line.size_bytes)))
-            items.append(_item(shelf.artifact, line, names))
+            items.append(_item(shelf.artifact, line, holders))
     return Listing(
         schema=SCHEMA,
         items=items,
@@ -53,11 +68,11 @@ def files_listing(
     )
 
 
-def totals_listing(artifacts: Sequence[KeptArtifact], names: Mapping[PeerId, str]) -> Listing:
+def totals_listing(artifacts: Sequence[KeptArtifact], holders: Holders) -> Listing:
     """One line for each artifact."""
     return Listing(
         schema=SCHEMA,
-        items=[_total(artifact, names) for artifact in artifacts],
+        items=[_total(artifact, holders) for artifact in artifacts],
         table=Table(
             (
                 Column("ARTIFACT"),
@@ -72,7 +87,10 @@ def totals_listing(artifacts: Sequence[KeptArtifact], names: Mapping[PeerId, str
                     size(artifact.size_bytes),
                     str(artifact.files),
                     _state(artifact),
-                    ", ".join(_copies(artifact, names)),
+                    ", ".join(
+                        holders.name(peer) + ("" if holders.reached(peer) else " (away)")
+                        for peer in artifact.holders
+                    ),
                 )
                 for artifact in artifacts
             ),
@@ -83,6 +101,9 @@ def totals_listing(artifacts: Sequence[KeptArtifact], names: Mapping[PeerId, str
 
 
 def _files(shelf: Shelf) -> Iterator[_Line]:
+    if shelf.manifest is None:
+        yield _Line("", shelf.artifact.size_bytes, "0755", f"tree:{shelf.artifact.digest.hex()}")
+        return
     for entry in shelf.manifest.entries:
         path, inside = entry.path, shelf.inside
         if not inside or path == inside or path.startswith(f"{inside}/"):
@@ -123,30 +144,36 @@ def _top(lines: Sequence[_Line], inside: str) -> list[_Line]:
     return list(found.values())
 
 
-def _item(artifact: KeptArtifact, line: _Line, names: Mapping[PeerId, str]) -> dict[str, Json]:
+def _item(artifact: KeptArtifact, line: _Line, holders: Holders) -> dict[str, Json]:
     return {
         "path": f"{artifact.path}/{line.path}",
         "size": line.size_bytes,
         "mode": line.mode,
         "digest": line.digest or None,
-        "copies": _copies(artifact, names),
+        "copies": _copies(artifact, holders),
+        "unreachable": _unreachable(artifact, holders),
         "state": _state(artifact),
     }
 
 
-def _total(artifact: KeptArtifact, names: Mapping[PeerId, str]) -> dict[str, Json]:
+def _total(artifact: KeptArtifact, holders: Holders) -> dict[str, Json]:
     return {
         "path": artifact.path,
         "size": artifact.size_bytes,
         "files": artifact.files,
         "digest": f"tree:{artifact.digest.hex()}",
-        "copies": _copies(artifact, names),
+        "copies": _copies(artifact, holders),
+        "unreachable": _unreachable(artifact, holders),
         "state": _state(artifact),
     }
 
 
-def _copies(artifact: KeptArtifact, names: Mapping[PeerId, str]) -> list[str]:
-    return [names.get(peer, peer) for peer in artifact.holders]
+def _copies(artifact: KeptArtifact, holders: Holders) -> list[str]:
+    return [holders.name(peer) for peer in artifact.holders]
+
+
+def _unreachable(artifact: KeptArtifact, holders: Holders) -> list[str]:
+    return [holders.name(peer) for peer in artifact.holders if not holders.reached(peer)]
 
 
 def _state(artifact: KeptArtifact) -> str:

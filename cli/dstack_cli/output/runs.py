@@ -1,13 +1,13 @@
 """Runs as tables and as JSON."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from dstack_cli import exit_codes
 from dstack_cli.output.port import Json, Listing
 from dstack_cli.output.table import Column, Table
-from dstack_cli.output.words import ago
-from dstack_cli.picture import RunPicture
+from dstack_cli.output.words import ago, rfc3339
+from dstack_cli.picture import Away, RunPicture
 from dstack_mesh.ids import RunId
 from dstack_scheduler.job import JobRecord, RunRecord
 from dstack_scheduler.names import job_id
@@ -52,6 +52,7 @@ def status_listing(pictures: Sequence[RunPicture], now: datetime) -> Listing:
 def run_item(picture: RunPicture) -> dict[str, Json]:
     """A run for scripts."""
     record, end = picture.record, picture.deciding
+    heard_at = min((one.heard_at for one in picture.away if one.heard_at), default=None)
     return {
         "run": record.run_name,
         "id": record.run_id,
@@ -65,14 +66,11 @@ def run_item(picture: RunPicture) -> dict[str, Json]:
         "exit_code": exit_codes.of_end(end) if end is not None else None,
         "reason": (end.reason or end.cause) if end is not None else "",
         "heard": picture.heard,
+        "heard_at": rfc3339(heard_at) if heard_at is not None else None,
+        "stale": picture.stale,
         "variables": dict(record.variables),
         "jobs": [_job_item(record.run_id, job) for job in record.jobs],
     }
-
-
-def rfc3339(at: datetime) -> str:
-    """A time for scripts, in UTC."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def variables_text(variables: Mapping[str, str], between: str = " ") -> str:
@@ -118,19 +116,30 @@ def _ps_row(picture: RunPicture, now: datetime) -> tuple[str, ...]:
         record.target,
         variables_text(record.variables),
         where(record) or "-",
-        _status_text(picture),
+        _status_text(picture, now),
         ago(record.submitted_at, now),
         record.owner,
         ", ".join(picture.tags),
     )
 
 
-def _status_text(picture: RunPicture) -> str:
+def away_text(away: Sequence[Away], now: datetime) -> str:
+    """Who does not answer, as "ws-2 last heard 3 mins ago"."""
+    return ", ".join(
+        f"{one.name} last heard {ago(one.heard_at, now)}"
+        if one.heard_at is not None
+        else f"{one.name} does not answer"
+        for one in away
+    )
+
+
+def _status_text(picture: RunPicture, now: datetime) -> str:
     if not picture.heard:
         return "? (its agents do not answer)"
     end = picture.deciding
     code = exit_codes.of_end(end) if end is not None else 0
-    return picture.status.value + (f" ({code})" if code else "")
+    last_known = f" ({away_text(picture.away, now)})" if picture.stale else ""
+    return picture.status.value + (f" ({code})" if code else "") + last_known
 
 
 def _status_rows(picture: RunPicture, now: datetime) -> list[tuple[str, ...]]:
@@ -145,7 +154,7 @@ def _status_rows(picture: RunPicture, now: datetime) -> list[tuple[str, ...]]:
         variables,
         submitted,
         where(record) or NONE,
-        picture.status.value.upper() if picture.heard else "?",
+        _whole_status(picture, now),
     )
     jobs = [
         (
@@ -161,6 +170,13 @@ def _status_rows(picture: RunPicture, now: datetime) -> list[tuple[str, ...]]:
         for job in record.jobs
     ]
     return [first, *jobs]
+
+
+def _whole_status(picture: RunPicture, now: datetime) -> str:
+    if not picture.heard:
+        return "?"
+    last_known = f" ({away_text(picture.away, now)})" if picture.stale else ""
+    return picture.status.value.upper() + last_known
 
 
 def _tag(picture: RunPicture) -> str:

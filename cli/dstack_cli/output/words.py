@@ -1,6 +1,6 @@
 """Times and sizes in words."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 _STEPS: tuple[tuple[int, str, str], ...] = (
     (60, "{} sec ago", "{} sec ago"),
@@ -8,6 +8,11 @@ _STEPS: tuple[tuple[int, str, str], ...] = (
     (24, "1 hour ago", "{} hours ago"),
     (7, "yesterday", "{} days ago"),
 )
+
+
+def rfc3339(at: datetime) -> str:
+    """A time for scripts, in UTC."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def ago(then: datetime, now: datetime) -> str:

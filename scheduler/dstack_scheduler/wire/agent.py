@@ -23,7 +23,7 @@ from dstack_scheduler.agent_port import Attachment, DrivenJob, Hold, Listing, Qu
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import JobSpec, RunRecord, TagRecord
 from dstack_scheduler.verdict import Bid
-from dstack_scheduler.wire import convert, fields, questions
+from dstack_scheduler.wire import convert, questions
 from dstack_scheduler.wire.attachment import GrpcAttachment, Requests
 from dstack_scheduler.wire.behalf import behalf_to_wire
 
@@ -118,12 +118,7 @@ class GrpcAgent:
     async def list_runs(self, runs: Sequence[str] = ()) -> Listing:
         with translated(self._card.name):
             listed = await self._runs.List(run_pb2.ListRequest(runs=runs), timeout=QUICK_SECONDS)
-        found = fields.items(listed.runs, "Runs")
-        tags = fields.items(listed.tags, "Tags")
-        return Listing(
-            runs=tuple(convert.run_record_from_wire(run) for run in found),
-            tags=tuple(convert.tag_from_wire(tag) for tag in tags),
-        )
+        return convert.listing_from_wire(listed)
 
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
         request = run_pb2.StopRequest(run_id=run_id, job=job, abort=abort, cause=cause)

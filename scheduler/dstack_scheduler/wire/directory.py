@@ -4,14 +4,21 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
 
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.transfer import TransferClient
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.wire.agent import GrpcAgent
+
+if TYPE_CHECKING:
+    from dstack_scheduler.wire.hearsay import HearsayClient
 
 GATHER_SECONDS = 4.0
 """So long a command looks for agents: multicast answers within three seconds."""
@@ -44,10 +51,24 @@ class Clients:
         made = self._made.get(peer)
         if made is not None and made[0] == address and made[1].card == known.card:
             return made[1]
-        channel = self._channels.to_peer(peer, address)
-        agent = GrpcAgent(channel, known.card, known.local, self._store)
+        agent = GrpcAgent(self._channel(known), known.card, known.local, self._store)
         self._made[peer] = (address, agent)
         return agent
+
+    def transfer(self, known: KnownAgent) -> TransferClient:
+        """Moves bytes from and to an agent."""
+        return TransferClient(self._channel(known), self._store, known.card.name)
+
+    def hearsay(self, known: KnownAgent) -> "HearsayClient":
+        """Asks an agent about all others."""
+        from dstack_scheduler.wire.hearsay import HearsayClient  # a run that starts does without
+
+        return HearsayClient(self._channel(known), known.card.name)
+
+    def _channel(self, known: KnownAgent) -> grpc.aio.Channel:
+        if known.local:
+            return self._channels.to_local(self._socket)
+        return self._channels.to_peer(known.card.peer_id, known.addresses[0])
 
 
 class CommandDirectory:

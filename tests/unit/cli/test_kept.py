@@ -1,5 +1,6 @@
 """What a run kept, by the paths that people type."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -116,8 +117,29 @@ def shelf(inside: str = "") -> Shelf:
     return Shelf(artifacts_of(picture("data"))[0], Manifest(entries), inside)
 
 
+class Names:
+    """Holders of whom some do not answer."""
+
+    def __init__(self, *silent: PeerId) -> None:
+        self.silent = silent
+
+    def name(self, peer_id: PeerId) -> str:
+        return "ws-1" if peer_id == WS else peer_id
+
+    def reached(self, peer_id: PeerId) -> bool:
+        return peer_id not in self.silent
+
+
+def test_an_artifact_whose_holders_do_not_answer_is_one_line_that_says_so() -> None:
+    known = replace(shelf(), manifest=None)
+    [item] = files_listing([known], True, Names(WS)).items
+    assert (item["path"], item["size"]) == ("data/", known.artifact.size_bytes)
+    assert item["unreachable"] == ["ws-1"]
+    assert str(item["digest"]).startswith("tree:")
+
+
 def test_a_listing_shows_the_top_of_a_folder_with_totals() -> None:
-    items = files_listing([shelf()], False, {}).items
+    items = files_listing([shelf()], False, Names()).items
     assert {item["path"]: item["size"] for item in items} == {
         "data/a.txt": 3,
         "data/deep/": 8,
@@ -127,17 +149,17 @@ def test_a_listing_shows_the_top_of_a_folder_with_totals() -> None:
 
 
 def test_a_listing_below_a_folder_and_of_one_file() -> None:
-    below = files_listing([shelf("deep")], False, {}).items
+    below = files_listing([shelf("deep")], False, Names()).items
     assert {item["path"]: item["size"] for item in below} == {
         "data/deep/b.sh": 5,
         "data/deep/er/": 3,
     }
-    [only] = files_listing([shelf("deep/b.sh")], False, {}).items
+    [only] = files_listing([shelf("deep/b.sh")], False, Names()).items
     assert (only["path"], only["mode"]) == ("data/deep/b.sh", "0755")
 
 
 def test_a_recursive_listing_has_every_file_with_its_hash_and_holders() -> None:
-    items = files_listing([shelf()], True, {WS: "ws-1"}).items
+    items = files_listing([shelf()], True, Names()).items
     assert [item["path"] for item in items] == [
         *("data/a.txt", "data/deep/b.sh", "data/deep/er/c", "data/empty/", "data/link")
     ]

@@ -6,10 +6,10 @@ from itertools import permutations
 
 import pytest
 
-from dstack_cli.picture import current_tags, put_together, status_of
+from dstack_cli.picture import Away, absentees, current_tags, put_together, status_of
 from dstack_cli.remembered import Submitted
 from dstack_mesh.ids import PeerId, RunId, RunName
-from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.agent_port import Listing, Telling
 from dstack_scheduler.job import (
     JobKey,
     JobRecord,
@@ -118,3 +118,51 @@ def test_the_newest_statement_on_a_name_wins_and_can_take_it_back() -> None:
     back = TagRecord("r", "v2", None, "", AT + timedelta(seconds=1))
     for order in permutations([first, moved, taken, back]):
         assert current_tags([Listing((), order)]) == [moved]
+
+
+def telling(
+    agent: PeerId, *runs: RunRecord, answers: bool = False, minutes: int = 0, heard: int = 0
+) -> Telling:
+    said, at = AT + timedelta(minutes=minutes), AT + timedelta(minutes=heard)
+    return Telling(agent, f"name of {agent}", at, answers, said, runs)
+
+
+def passing_on(*tellings: Telling) -> Listing:
+    return Listing((), (), tellings, for_all=True)
+
+
+def test_the_last_word_of_an_agent_that_is_gone_is_shown_as_such() -> None:
+    gone = telling(WS1, run(job(0, JobState.RUNNING)), heard=5)
+    [picture] = put_together([(WS2, passing_on(gone))])
+    assert (picture.status, picture.heard, picture.stale) == (JobState.RUNNING, True, True)
+    assert picture.away == (Away(WS1, "name of ws1", AT + timedelta(minutes=5)),)
+
+
+def test_the_word_that_an_agent_said_last_counts_whoever_passes_it_on() -> None:
+    old = telling(WS1, run(job(0, JobState.RUNNING)), minutes=1)
+    new = telling(WS1, run(job(0, JobState.DONE)), minutes=2)
+    for one, other in permutations([old, new]):
+        [picture] = put_together([(WS2, passing_on(one)), (WS3, passing_on(other))])
+        assert picture.status is JobState.DONE
+
+
+def test_an_agent_that_answers_itself_needs_nobody_to_speak_for_it() -> None:
+    early = telling(WS1, run(job(0, JobState.PREPARING)), minutes=9)
+    direct = listing(run(job(0, JobState.RUNNING)))
+    [picture] = put_together([(WS2, passing_on(early)), (WS1, direct)])
+    assert (picture.status, picture.stale) == (JobState.RUNNING, False)
+
+
+def test_an_agent_that_anybody_hears_is_not_away() -> None:
+    slow = telling(WS1, run(job(0, JobState.RUNNING)), answers=True)
+    silent = telling(WS1, run(job(0, JobState.RUNNING)))
+    assert not absentees([(WS2, passing_on(slow)), (WS3, passing_on(silent))])
+    assert absentees([(WS3, passing_on(silent))]).keys() == {WS1}
+
+
+def test_a_tag_that_was_said_to_a_dead_agent_holds() -> None:
+    tag = TagRecord("r", "v1", RUN, "calm-ibex-1", AT)
+    gone = replace(telling(WS1, run(job(0, JobState.DONE))), tags=(tag,))
+    listings = [(WS2, passing_on(gone))]
+    assert current_tags([one for _, one in listings]) == [tag]
+    assert put_together(listings)[0].tags == ("v1",)

@@ -15,6 +15,7 @@ from dstack_mesh.v1 import (
     auction_pb2,
     membership_pb2,
     owner_pb2,
+    records_pb2,
     run_pb2,
     transfer_pb2,
 )
@@ -26,6 +27,7 @@ MODULES: list[Any] = [
     auction_pb2,
     membership_pb2,
     owner_pb2,
+    records_pb2,
     run_pb2,
     transfer_pb2,
     health_pb2,
@@ -86,6 +88,9 @@ def test_a_reader_changes_nothing_on_any_machine() -> None:
     ours = {method.split(".v1.")[1] for method in readable if "dstack" in method}
     assert ours == {
         "MembershipService/Hello",
+        "RecordService/Agents",
+        "RecordService/Exchange",
+        "RecordService/Tails",
         "RunService/Attach",
         "RunService/List",
         "TransferService/Fetch",

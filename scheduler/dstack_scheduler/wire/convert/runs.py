@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from dstack_mesh.ids import RunName
-from dstack_mesh.v1 import run_pb2
-from dstack_scheduler.agent_port import DrivenJob
+from dstack_mesh.v1 import records_pb2, run_pb2
+from dstack_scheduler.agent_port import DrivenJob, Listing, Telling
 from dstack_scheduler.job import (
     ArtifactSaved,
     EndOfLog,
@@ -13,6 +13,7 @@ from dstack_scheduler.job import (
     JobRecord,
     LogFrame,
     LogStream,
+    LogTail,
     RunRecord,
     TagRecord,
 )
@@ -224,6 +225,72 @@ def tag_from_wire(wire: run_pb2.TagRecord) -> TagRecord:
         tag=fields.line(fields.path(wire.tag, "The tag"), "The tag"),
         run_id=fields.run_id(wire.run_id) if wire.run_id else None,
         run_name=fields.run_name(wire.run_name) if wire.run_name else RunName(""),
+        at=fields.instant_from_wire(wire.at),
+    )
+
+
+def telling_to_wire(telling: Telling) -> run_pb2.Telling:
+    return run_pb2.Telling(
+        agent_id=telling.agent_id,
+        agent_name=telling.agent_name,
+        heard_at=fields.instant_to_wire(telling.heard_at),
+        answers=telling.answers,
+        said_at=fields.instant_to_wire(telling.said_at),
+        runs=[run_record_to_wire(run) for run in telling.runs],
+        tags=[tag_to_wire(tag) for tag in telling.tags],
+    )
+
+
+def telling_from_wire(wire: run_pb2.Telling) -> Telling:
+    return Telling(
+        agent_id=fields.peer_id(wire.agent_id),
+        agent_name=fields.line(wire.agent_name, "The agent's name"),
+        heard_at=fields.instant_from_wire(wire.heard_at),
+        answers=wire.answers,
+        said_at=fields.instant_from_wire(wire.said_at),
+        runs=tuple(run_record_from_wire(run) for run in fields.items(wire.runs, "Runs")),
+        tags=tuple(tag_from_wire(tag) for tag in fields.items(wire.tags, "Tags")),
+    )
+
+
+def listing_to_wire(listing: Listing) -> run_pb2.ListResponse:
+    return run_pb2.ListResponse(
+        runs=[run_record_to_wire(run) for run in listing.runs],
+        tags=[tag_to_wire(tag) for tag in listing.tags],
+        others=[telling_to_wire(telling) for telling in listing.others],
+        for_all=listing.for_all,
+    )
+
+
+def listing_from_wire(wire: run_pb2.ListResponse) -> Listing:
+    return Listing(
+        runs=tuple(run_record_from_wire(run) for run in fields.items(wire.runs, "Runs")),
+        tags=tuple(tag_from_wire(tag) for tag in fields.items(wire.tags, "Tags")),
+        others=tuple(telling_from_wire(one) for one in fields.items(wire.others, "Tellings")),
+        for_all=wire.for_all,
+    )
+
+
+def log_tail_to_wire(tail: LogTail) -> records_pb2.LogTail:
+    return records_pb2.LogTail(
+        key=key_to_wire(tail.key),
+        stdout_bytes=tail.stdout_bytes,
+        stdout=tail.stdout,
+        stderr_bytes=tail.stderr_bytes,
+        stderr=tail.stderr,
+        at=fields.instant_to_wire(tail.at),
+    )
+
+
+def log_tail_from_wire(wire: records_pb2.LogTail) -> LogTail:
+    if len(wire.stdout) > wire.stdout_bytes or len(wire.stderr) > wire.stderr_bytes:
+        raise fields.refuse("The log's end", wire.stdout_bytes, "it is no longer than the log")
+    return LogTail(
+        key=key_from_wire(wire.key),
+        stdout_bytes=wire.stdout_bytes,
+        stdout=wire.stdout,
+        stderr_bytes=wire.stderr_bytes,
+        stderr=wire.stderr,
         at=fields.instant_from_wire(wire.at),
     )
 

@@ -1,0 +1,101 @@
+"""The part of an agent that knows what all know: its book of records and what keeps it alive."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from dstack_agent.hearsay import Hearsay
+from dstack_agent.listing import Listings
+from dstack_agent.memory import Memory
+from dstack_agent.publishing import Publisher, Sources
+from dstack_agent.pulse import Pulse
+from dstack_agent.records import Accepted
+from dstack_agent.servicers.membership import Answers
+from dstack_agent.servicers.records import Gossiping
+from dstack_mesh.card import HelloAnswer
+from dstack_mesh.clock import Clock
+from dstack_mesh.frozen import frozen
+from dstack_mesh.home import Home
+from dstack_mesh.identity import Identity
+from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.machine import Machine
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.records.book import RecordBook
+from dstack_mesh.records.gossip import Gossip
+from dstack_mesh.records.spreader import Spreader
+from dstack_mesh.records.store import RecordStore
+from dstack_mesh.signing import Signer
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.records import GrpcRecordPeer
+
+
+@frozen
+class Chorus:
+    """An agent's book, what reads it, and what spreads it."""
+
+    book: RecordBook
+    pulse: Pulse
+    hearsay: Hearsay
+    spreader: Spreader
+    clock: Clock
+
+    @property
+    def gossiping(self) -> Gossiping:
+        """What RecordService speaks for."""
+        return Gossiping(self.book, self.hearsay, self.spreader.behind)
+
+    def parts(self, sources: Sources) -> list[Coroutine[Any, Any, None]]:
+        """What must run."""
+        publisher = Publisher(self.book, sources, self.hearsay, self.clock)
+        return [self.pulse.run(), self.spreader.run(), publisher.run()]
+
+
+async def open_chorus(
+    home: Home,
+    channels: Channels,
+    agents: Callable[[], Sequence[KnownAgent]],
+    clock: Clock,
+    stack: AsyncExitStack,
+) -> Chorus:
+    """Opens the book of a member's home; the stack closes it.
+
+    Raises:
+        Refused: It was written by a newer version.
+    """
+    store = RecordStore(home.state / "records.db")
+    stack.callback(store.close)
+    signer = await asyncio.to_thread(Signer.of, Identity.load_or_make(home))
+    book = RecordBook(store, signer, clock)
+    await book.open()
+    pulse = Pulse(agents, clock)
+
+    def dial(peer: PeerId, address: Address) -> GrpcRecordPeer:
+        return GrpcRecordPeer(channels.to_peer(peer, address), peer[:8])
+
+    gossip = Gossip(book.writer, random.Random())
+    spreader = Spreader(book, agents, dial, clock, gossip)
+    return Chorus(book, pulse, Hearsay(book, pulse, clock), spreader, clock)
+
+
+def sources_of(
+    memory: Memory, answers: Answers, journal: Callable[[Accepted], Path], clock: Clock
+) -> Sources:
+    """What other agents are told: what this one knows first-hand, and would answer to Hello."""
+    listings = Listings(memory.records, memory.driven, memory.tags, answers.card)
+
+    def answer(machine: Machine) -> HelloAnswer:
+        running = tuple(answers.running())
+        return HelloAnswer(answers.card(), answers.state(), machine, running, (), clock.now())
+
+    return Sources(
+        listings=listings,
+        records=memory.records,
+        tags=memory.tags,
+        touched=memory.touched,
+        machine=answers.machine,
+        answer=answer,
+        journal=journal,
+    )

@@ -1,0 +1,183 @@
+"""What other agents published of their runs, of themselves and of their logs, for who asks us."""
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from dstack_agent.pulse import Pulse
+from dstack_agent.wire import stored
+from dstack_mesh.card import HelloAnswer
+from dstack_mesh.clock import Clock
+from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
+from dstack_mesh.ids import PeerId, RunId
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.records.book import RecordBook, shown
+from dstack_mesh.records.record import Record
+from dstack_mesh.records.stream import Stream
+from dstack_scheduler.agent_port import Advert, Telling
+from dstack_scheduler.job import LogTail, RunRecord, TagRecord
+
+log = logging.getLogger(__name__)
+
+RUN, TAG, AGENT, LOG = "run", "tag", "agent", "log"
+"""Kinds of records that agents write."""
+
+MOST_RUNS = 1_000
+MOST_TAGS = 1_000
+MOST_BYTES = 2 << 20
+"""Of one answer: what a message may have is 4 MiB, and our own runs are in it."""
+
+T = TypeVar("T")
+
+Said = tuple[list[RunRecord], tuple[TagRecord, ...]]
+
+
+@frozen
+class _Read:
+    """A record's payload as it was read; None if it cannot be."""
+
+    leaf: bytes
+    value: object
+
+
+class Hearsay:
+    """Reads the book. What was read once is kept until it is replaced."""
+
+    def __init__(self, book: RecordBook, pulse: Pulse, clock: Clock) -> None:
+        self._book = book
+        self._pulse = pulse
+        self._clock = clock
+        self._read: dict[tuple[PeerId, str, str], _Read] = {}
+
+    def tellings(self, names: tuple[str, ...]) -> tuple[Telling, ...]:
+        """What others said of their runs and tags: all, or runs named by id or begin of a name.
+
+        Bounded: of all runs the newest ones, and those that a tag names.
+        """
+        said = {writer: self._said(stream, names) for writer, stream in self._others()}
+        kept = self._fitting(said)
+        answering = self._pulse.answering()
+        tellings: list[Telling] = []
+        for writer, (runs, tags) in said.items():
+            chosen = tuple(run for run in runs if (writer, run.run_id) in kept)
+            if chosen or tags:
+                tellings.append(self._telling(answering.get(writer), writer, chosen, tags))
+        return tuple(tellings)
+
+    def adverts(self) -> tuple[Advert, ...]:
+        """What each agent last said of itself, ours too."""
+        found: list[Advert] = []
+        answering = self._pulse.answering()
+        for writer, stream in self._book.streams.items():
+            said = self._advert(stream)
+            if said is not None and said.card.peer_id == writer:
+                answers = writer in answering or writer == self._book.writer
+                found.append(Advert(said, self._heard_at(stream, answers), answers))
+        return tuple(found)
+
+    def tails(self, run_id: RunId) -> tuple[LogTail, ...]:
+        """The ends of a run's logs, ours too."""
+        found = {
+            tail.key: tail
+            for stream in self._book.streams.values()
+            for tail in self._each(stream, LOG, stored.unpack_tail, f"{run_id}/")
+        }
+        return tuple(found[key] for key in sorted(found) if key.run_id == run_id)
+
+    def _others(self) -> Iterator[tuple[PeerId, Stream]]:
+        ours = self._book.writer
+        return ((w, stream) for w, stream in self._book.streams.items() if w != ours)
+
+    def _said(self, stream: Stream, names: tuple[str, ...]) -> Said:
+        runs = [
+            run
+            for run in self._each(stream, RUN, stored.unpack_run)
+            if (RUN, run.run_id) in stream.records
+            and (not names or any(run.run_id == n or run.run_name.startswith(n) for n in names))
+        ]
+        tags = sorted(self._each(stream, TAG, stored.unpack_tag), key=lambda tag: tag.at)
+        return runs, tuple(tags[-MOST_TAGS:])
+
+    def _fitting(self, said: dict[PeerId, Said]) -> set[tuple[PeerId, RunId]]:
+        """Which runs of whom fit into an answer: those with a tag, then the newest."""
+        tagged = {tag.run_id for _, tags in said.values() for tag in tags}
+        runs = [
+            (run.run_id in tagged, run.run_id, w) for w, (each, _) in said.items() for run in each
+        ]
+        kept: set[tuple[PeerId, RunId]] = set()
+        size = 0
+        for _, run_id, writer in sorted(runs, reverse=True)[:MOST_RUNS]:
+            size += len(self._book.streams[writer].records[RUN, run_id].entry.payload)
+            if size > MOST_BYTES:
+                break
+            kept.add((writer, run_id))
+        return kept
+
+    def _telling(
+        self,
+        known: KnownAgent | None,
+        writer: PeerId,
+        runs: tuple[RunRecord, ...],
+        tags: tuple[TagRecord, ...],
+    ) -> Telling:
+        stream = self._book.streams[writer]
+        said = self._advert(stream)
+        card = known.card if known is not None else (said.card if said is not None else None)
+        return Telling(
+            agent_id=writer,
+            agent_name=card.name if card is not None else "",
+            heard_at=self._heard_at(stream, known is not None),
+            answers=known is not None,
+            said_at=_moment(stream),
+            runs=tuple(sorted(runs, key=lambda run: run.run_id, reverse=True)),
+            tags=tags,
+        )
+
+    def _heard_at(self, stream: Stream, answers: bool) -> datetime:
+        now = self._clock.now()
+        if answers:
+            return now
+        heard = self._pulse.heard(stream.writer)
+        said = min(_moment(stream), now)
+        return said if heard is None else max(heard, said)
+
+    def _advert(self, stream: Stream) -> HelloAnswer | None:
+        # An advert that has expired is what its agent last said all the same.
+        record = stream.records.get((AGENT, AGENT))
+        return self._value(stream.writer, record, stored.unpack_answer) if record else None
+
+    def _each(
+        self, stream: Stream, kind: str, unpack: Callable[[bytes], T], begin: str = ""
+    ) -> Iterator[T]:
+        now_ms = int(self._clock.now().timestamp() * 1000)
+        for record in shown(stream, kind, now_ms):
+            if record.entry.key.startswith(begin):
+                value = self._value(stream.writer, record, unpack)
+                if value is not None:
+                    yield value
+
+    def _value(self, writer: PeerId, record: Record, unpack: Callable[[bytes], T]) -> T | None:
+        place = (writer, *record.entry.name)
+        read = self._read.get(place)
+        if read is None or read.leaf != record.leaf:
+            try:
+                value = unpack(record.entry.payload)
+            except (MeshError, ValueError) as error:  # by a newer agent, or by a wrong one
+                log.info("a record of %s cannot be read: %s", writer, error)
+                value = None
+            self._read[place] = read = _Read(record.leaf, value)
+        return read.value  # pyright: ignore[reportReturnType] - one kind, one type
+
+    def prune(self) -> None:
+        """Lets go of what was read of records that are not held any more."""
+        streams = self._book.streams
+        for place in list(self._read):
+            stream = streams.get(place[0])
+            if stream is None or place[1:] not in stream.records:
+                del self._read[place]
+
+
+def _moment(stream: Stream) -> datetime:
+    return datetime.fromtimestamp(stream.head.at.ms / 1000, UTC)

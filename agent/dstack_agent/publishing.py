@@ -1,0 +1,300 @@
+"""Tells the other agents what this one knows: its runs and tags, itself, the ends of its logs.
+
+Each is a record that replaces what was said about the same thing before. A run that changes often
+costs one record at a time; one that ended is written once more and then rests.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from dstack_agent.hearsay import AGENT, LOG, RUN, TAG, Hearsay
+from dstack_agent.listing import Listings
+from dstack_agent.logs.journal import Frame, JournalReader
+from dstack_agent.records import Accepted, Records
+from dstack_agent.tags import Tags
+from dstack_agent.touched import Touched
+from dstack_agent.wire import stored
+from dstack_mesh.card import HelloAnswer
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.clock import Clock
+from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
+from dstack_mesh.ids import RunId
+from dstack_mesh.machine import Machine
+from dstack_mesh.records.book import RecordBook
+from dstack_mesh.records.record import PAYLOAD_BYTES, Entry
+from dstack_scheduler.job import LogStream, LogTail, RunRecord, TagRecord
+
+log = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.05
+"""What changes within this time is written together: a write waits for the disk."""
+
+MOST_RUNS = 1_000
+SPARE_RUNS = 200
+"""So many above the most are let go at a time: whoever was behind fetches everything again then."""
+
+MOST_TAGS = 1_000
+MOST_LOGS = 64
+TAIL_BYTES = 4096
+"""Of each stream of a job that ended."""
+
+SOME = 50
+"""Records that are written at a time."""
+
+ADVERT_SECONDS = 5.0
+"""What an agent says of itself changes at most so often."""
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether that changed."""
+
+RENEW_SECONDS = 240.0
+EXPIRES_SECONDS = 600.0
+"""Without renewal it is believed so long."""
+
+AGAIN_SECONDS = 10.0
+"""Before it is tried again where the disk is full."""
+
+_EIGHTHS = 8
+
+
+@frozen
+class Sources:
+    """What is published.
+
+    Attributes:
+        machine: What we have now; called in a thread, for it reads the ledger.
+        answer: What we would answer to Hello, with this machine.
+        journal: Where the log of an attempt is.
+    """
+
+    listings: Listings
+    records: Records
+    tags: Tags
+    touched: Touched
+    machine: Callable[[], Machine]
+    answer: Callable[[Machine], HelloAnswer]
+    journal: Callable[[Accepted], Path]
+
+
+class Publisher:
+    """Keeps our own records in the book up to date; `run` must run."""
+
+    def __init__(self, book: RecordBook, sources: Sources, hearsay: Hearsay, clock: Clock) -> None:
+        self._book = book
+        self._sources = sources
+        self._hearsay = hearsay
+        self._clock = clock
+        self._said: tuple[float, HelloAnswer] | None = None
+
+    async def run(self) -> None:
+        """Publishes until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._say_who_we_are())
+            await self._tried(self._catch_up)
+            while True:
+                await self._sources.touched.wait()
+                await asyncio.sleep(GATHER_SECONDS)
+                await self._tried(self._follow_up)
+
+    async def _tried(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does it until it succeeds: others hear it later, and our own work goes on."""
+        while True:
+            try:
+                await work()
+                return
+            except (MeshError, sqlite3.Error, OSError) as error:
+                log.warning("other agents are not told: %s", error)
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _catch_up(self) -> None:
+        """Publishes what changed while nobody published: what is not known to have ended."""
+        self._sources.touched.take()
+        told = {
+            record.entry.key: stored.unpack_run(record.entry.payload)
+            for record in self._book.own(RUN)
+        }
+        runs = [
+            run_id
+            for run_id in self._sources.listings.run_ids()
+            if run_id not in told or not _rests(told[run_id])
+        ]
+        await self._publish(runs, tags=True)
+
+    async def _follow_up(self) -> None:
+        runs, tags = self._sources.touched.take()
+        try:
+            await self._publish(sorted(runs, reverse=True), tags)
+        except BaseException:
+            for run_id in runs:  # for the next try
+                self._sources.touched.run(run_id)
+            if tags:
+                self._sources.touched.tags()
+            raise
+
+    async def _publish(self, runs: Sequence[RunId], tags: bool) -> None:
+        for begin in range(0, len(runs), SOME):
+            some = runs[begin : begin + SOME]
+            entries = [each for run_id in some for each in self._of_run(run_id)]
+            for run_id in some:
+                entries += await self._logs(run_id)
+            await self._write(entries)
+        if tags:
+            await self._write(list(self._tags()))
+        await self._write(self._let_go())
+
+    async def _write(self, entries: Sequence[Entry]) -> None:
+        """Publishes what is not said already."""
+        said = {
+            record.entry.name: record.entry
+            for kind in {entry.kind for entry in entries}
+            for record in self._book.own(kind)
+        }
+        new = [entry for entry in entries if said.get(entry.name) != entry]
+        if new:
+            await self._book.write(new)
+
+    def _of_run(self, run_id: RunId) -> Iterator[Entry]:
+        try:
+            record = self._sources.listings.run(run_id)
+        except MeshError as error:  # a row that cannot be read holds up no other run
+            log.warning("others are not told of run %s: %s", run_id, error)
+            return
+        payload = fitting(record) if record is not None else None
+        if payload is not None:
+            yield Entry(RUN, run_id, payload)
+
+    async def _logs(self, run_id: RunId) -> list[Entry]:
+        entries: list[Entry] = []
+        for accepted in self._sources.records.of_run(run_id):
+            key = f"{run_id}/{accepted.key.job}/{accepted.key.attempt}"
+            if accepted.fin is None or self._book.has_own(LOG, key):
+                continue
+            journal = self._sources.journal(accepted)
+            tail = await asyncio.to_thread(tail_of, accepted, journal)
+            if tail is not None:
+                entries.append(Entry(LOG, key, stored.pack_tail(tail)))
+        return entries
+
+    def _tags(self) -> Iterator[Entry]:
+        newest = sorted(self._sources.tags.all(), key=lambda tag: tag.at)[-MOST_TAGS:]
+        return (Entry(TAG, tag_key(tag), stored.pack_tag(tag)) for tag in newest)
+
+    def _let_go(self) -> list[Entry]:
+        """Takes back what is too much, the oldest first; forgotten at once."""
+        entries: list[Entry] = []
+        for kind, most, spare in ((RUN, MOST_RUNS, SPARE_RUNS), (LOG, MOST_LOGS, MOST_LOGS // 4)):
+            keys = sorted(record.entry.key for record in self._book.own(kind))
+            if len(keys) > most + spare:
+                old = keys[: len(keys) - most]
+                tagged = {tag.run_id for tag in self._sources.tags.all()}
+                # A run that has a tag is needed for as long as the tag.
+                entries += [Entry(kind, key, expires_ms=1) for key in old if key not in tagged]
+        return entries
+
+    # Ourselves
+
+    async def _say_who_we_are(self) -> None:
+        while True:
+            await self._tried(self.advertise)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def advertise(self) -> None:
+        """Says who we are, if that changed or was not said for long, and not too often."""
+        if self._said is not None and self._clock.elapsed() - self._said[0] < ADVERT_SECONDS:
+            return
+        answer = self._sources.answer(await asyncio.to_thread(self._sources.machine))
+        self._hearsay.prune()
+        now = self._clock.elapsed()
+        if self._said is not None:
+            said_at, said = self._said
+            if essence(said) == essence(answer) and now - said_at < RENEW_SECONDS:
+                return
+        expires = answer.now + timedelta(seconds=EXPIRES_SECONDS)
+        entry = Entry(AGENT, AGENT, stored.pack_answer(answer), _ms(expires))
+        await self._book.write([entry])
+        self._said = (now, answer)
+
+
+def fitting(record: RunRecord) -> bytes | None:
+    """A run as bytes, without what is long and lesser where it would not fit otherwise."""
+    lighter = replace(record, variables={})
+    bare = replace(
+        lighter, jobs=tuple(replace(job, artifacts=(), copies=()) for job in record.jobs[-100:])
+    )
+    packed = (stored.pack_run(each) for each in (record, lighter, bare))
+    return next((each for each in packed if len(each) <= PAYLOAD_BYTES), None)
+
+
+def tail_of(accepted: Accepted, journal: Path) -> LogTail | None:
+    """The end of the log of an attempt that ended; None if it wrote nothing."""
+    fin = accepted.fin
+    if fin is None or not fin.stdout_bytes + fin.stderr_bytes:
+        return None
+    reader = JournalReader(journal)
+    try:
+        ends = {
+            LogStream.STDOUT: _end(reader, LogStream.STDOUT, fin.stdout_bytes, fin.stderr_bytes),
+            LogStream.STDERR: _end(reader, LogStream.STDERR, fin.stderr_bytes, fin.stdout_bytes),
+        }
+    finally:
+        reader.close()
+    return LogTail(
+        key=accepted.key,
+        stdout_bytes=fin.stdout_bytes,
+        stdout=ends[LogStream.STDOUT],
+        stderr_bytes=fin.stderr_bytes,
+        stderr=ends[LogStream.STDERR],
+        at=fin.state.at,
+    )
+
+
+def _end(reader: JournalReader, stream: LogStream, length: int, other: int) -> bytes:
+    """The last bytes of a stream; what comes after a hole in them."""
+    at = max(0, length - TAIL_BYTES)
+    end = b""
+    while at < length:
+        stdout, stderr = (at, other) if stream is LogStream.STDOUT else (other, at)
+        pieces = [
+            piece for piece in reader.read(stdout, stderr, 4 * TAIL_BYTES) if piece.stream is stream
+        ]
+        if not pieces:
+            break
+        for piece in pieces:
+            end = end + piece.data if isinstance(piece, Frame) else b""
+        at = pieces[-1].end
+    return end[-TAIL_BYTES:]
+
+
+def tag_key(tag: TagRecord) -> str:
+    """Names the tag of a repository, however long both are."""
+    return digest_of(f"{tag.repo}\0{tag.tag}".encode()).hex()[:32]
+
+
+def essence(answer: HelloAnswer) -> HelloAnswer:
+    """What others care for: without the time, and with free memory and disk in rough steps."""
+    machine = answer.machine
+    rough = replace(
+        machine,
+        memory_free_bytes=_rough(machine.memory_free_bytes, machine.memory_bytes),
+        disk_free_bytes=_rough(machine.disk_free_bytes, 100 << 30),
+    )
+    return replace(answer, machine=rough, known=(), now=datetime.min.replace(tzinfo=UTC))
+
+
+def _rough(free: int, whole: int) -> int:
+    return free * _EIGHTHS // max(whole, 1)
+
+
+def _rests(run: RunRecord) -> bool:
+    """Whether all its jobs that are known have ended."""
+    return bool(run.jobs) and all(job.state.state.ended for job in run.jobs)
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)

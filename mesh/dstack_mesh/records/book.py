@@ -1,0 +1,204 @@
+"""The records that a peer holds: in memory for reading, on disk to survive, its own ones to write.
+
+What we write is on disk, synced, before anybody hears of it. What others wrote is checked in a
+thread, then taken over; it can be lost with the power and is then heard again.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from random import SystemRandom
+
+from dstack_mesh.clock import Clock
+from dstack_mesh.ids import PeerId
+from dstack_mesh.records.checking import check_delta
+from dstack_mesh.records.hybrid import Hybrid
+from dstack_mesh.records.pen import Pen, next_incarnation
+from dstack_mesh.records.record import Delta, Entry, Head, Name, Record, Version
+from dstack_mesh.records.replica import BOUNDS, Bounds, Outcome, Replica
+from dstack_mesh.records.store import RecordStore
+from dstack_mesh.records.stream import Stream
+from dstack_mesh.signing import Signer
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[PeerId, Version, PeerId | None], None]
+"""Told when a stream changed: its writer, the version before, and who brought it."""
+
+
+class RecordBook:
+    """Implements `port.Book`. For one event loop.
+
+    Args:
+        store: Loaded by `open`.
+        signer: Our own key.
+        may_write: Whose records are held; those of others are dropped where they come in.
+    """
+
+    def __init__(
+        self,
+        store: RecordStore,
+        signer: Signer,
+        clock: Clock,
+        may_write: Callable[[PeerId], bool] = lambda _: True,
+        bounds: Bounds = BOUNDS,
+    ) -> None:
+        self._store = store
+        self._pen = Pen(signer, 0)
+        self._clock = clock
+        self._may_write = may_write
+        self._replica = Replica(bounds)
+        self._time = Hybrid()
+        self._writing = asyncio.Lock()
+        self._checking = asyncio.Semaphore(1)
+        self._listeners: list[Listener] = []
+
+    async def open(self) -> None:
+        """Loads what was kept, and begins a new incarnation. Before anything else."""
+        streams, damaged = await asyncio.to_thread(self._store.load)
+        for stream in streams:
+            self._replica.put(stream)
+            self._time = self._time.hearing(stream.head.at, self._now_ms())
+        old = self._replica.retire(self._now_ms())
+        if damaged or old:
+            log.warning("records of %s are not kept any more", ", ".join([*damaged, *old]))
+            await self._store.drop([*damaged, *old])
+        await self._begin(self._store.incarnation())
+
+    async def _begin(self, last: int) -> None:
+        own = self._replica.version(self.writer).incarnation
+        number = next_incarnation(max(last, own), self._now_ms(), SystemRandom().getrandbits(64))
+        await self._store.take_incarnation(number)
+        self._pen = replace(self._pen, incarnation=number)
+
+    @property
+    def writer(self) -> PeerId:
+        """Who we are."""
+        return self._pen.writer
+
+    @property
+    def streams(self) -> Mapping[PeerId, Stream]:
+        """What is held, by writer."""
+        return self._replica.streams
+
+    def listen(self, listener: Listener) -> None:
+        """Calls it after each change from now on."""
+        self._listeners.append(listener)
+
+    def own(self, kind: str) -> Iterator[Record]:
+        """Our own records of a kind that count."""
+        stream = self._replica.streams.get(self.writer)
+        return iter(()) if stream is None else shown(stream, kind, self._now_ms())
+
+    def has_own(self, kind: str, key: str) -> bool:
+        """Whether we have something to say about this."""
+        stream = self._replica.streams.get(self.writer)
+        return stream is not None and (kind, key) in stream.records
+
+    async def write(self, entries: Sequence[Entry]) -> None:
+        """Publishes what we have to say; on disk on return. Raises Busy, Invalid."""
+        async with self._writing:
+            await self._write(entries)
+
+    async def _write(self, entries: Sequence[Entry]) -> None:
+        now_ms = self._now_ms()
+        held = self._replica.streams.get(self.writer)
+        self._time = self._time.next(now_ms)
+        # Many signatures take a while, a few are faster than a thread.
+        write = self._pen.write
+        stream = (
+            write(held, entries, self._time, now_ms)
+            if len(entries) < 8
+            else await asyncio.to_thread(write, held, entries, self._time, now_ms)
+        )
+        await self._store.save(held, stream, durable=True)
+        self._replica.put(stream)
+        self._tell(stream.writer, held, None)
+
+    # As `port.Book`
+
+    def wants(self, head: Head) -> bool:
+        return self._may_write(head.writer) and head.version > self._replica.version(head.writer)
+
+    def versions(self) -> Mapping[PeerId, Version]:
+        return self._replica.versions()
+
+    def lacking(self, known: Mapping[PeerId, Version]) -> Iterable[Delta]:
+        return self._replica.lacking(known)
+
+    def since(self, writer: PeerId, version: Version) -> Delta | None:
+        """What a peer lacks of one stream; None if nothing is held of it."""
+        stream = self._replica.streams.get(writer)
+        return stream.since(version) if stream is not None else None
+
+    async def take(self, delta: Delta, source: PeerId | None) -> Outcome:
+        if not self.wants(delta.head):
+            return Outcome.KNOWN
+        held = self._replica.streams.get(delta.writer)
+        async with self._checking:
+            fresh, same = parted(held, delta)
+            await asyncio.to_thread(check_delta, replace(delta, records=fresh))
+        if delta.writer == self.writer:
+            await self._go_beyond(delta.head)
+            return Outcome.KNOWN
+        # Others may have brought it meanwhile.
+        held = self._replica.streams.get(delta.writer)
+        delta = replace(delta, records=(*fresh, *same))
+        outcome = self._replica.merge(delta, self._now_ms())
+        if outcome is Outcome.TAKEN:
+            self._time = self._time.hearing(delta.head.at, self._now_ms())
+            await self._keep(held, self._replica.streams[delta.writer])
+            self._tell(delta.writer, held, source)
+        return outcome
+
+    async def _go_beyond(self, heard: Head) -> None:
+        """Our own words come back that we do not have: the disk was put back to an earlier state,
+        or somebody runs on a copy of it. What we know now counts from here."""
+        async with self._writing:
+            if heard.version <= self._replica.version(self.writer):
+                return
+            log.warning(
+                "records of this agent came back that it did not write: its disk was restored, or"
+                " a copy of its home runs elsewhere (each machine needs a home of its own)"
+            )
+            await self._begin(heard.incarnation)
+            await self._write(())
+
+    async def _keep(self, held: Stream | None, stream: Stream) -> None:
+        try:
+            await self._store.save(held, stream, durable=False)
+        except sqlite3.Error as error:  # heard again after the next start
+            log.warning("records of %s are not on disk: %s", stream.writer, error)
+
+    def _tell(self, writer: PeerId, held: Stream | None, source: PeerId | None) -> None:
+        base = held.version if held is not None else Version()
+        for listener in self._listeners:
+            listener(writer, base, source)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
+
+
+def shown(stream: Stream, kind: str, now_ms: int) -> Iterator[Record]:
+    """Records of a kind that are neither taken back nor expired."""
+    return (
+        record
+        for record in stream.records.values()
+        if record.entry.kind == kind and not record.hidden(now_ms)
+    )
+
+
+def parted(held: Stream | None, delta: Delta) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Records that must be checked, and those that we hold already, as we hold them."""
+    records: Mapping[Name, Record] = held.records if held is not None else {}
+    fresh: list[Record] = []
+    same: list[Record] = []
+    for record in delta.records:
+        ours = records.get(record.entry.name)
+        if ours is not None and ours.leaf == record.leaf:
+            same.append(ours)
+        else:
+            fresh.append(record)
+    return tuple(fresh), tuple(same)

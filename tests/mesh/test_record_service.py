@@ -1,0 +1,379 @@
+"""Records between agents over the real network stack, and what becomes of frames that are wrong."""
+
+import asyncio
+import resource
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from dstack_agent.hearsay import Hearsay
+from dstack_agent.pulse import Pulse
+from dstack_agent.servicers import records as servicer
+from dstack_agent.servicers.records import Gossiping, RecordServicer
+from dstack_mesh.card import HelloAnswer
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Busy, Damaged, Forbidden, Invalid, MeshError, TooLate
+from dstack_mesh.home import Home
+from dstack_mesh.identity import Identity
+from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.machine import AgentState, Machine
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.records.book import RecordBook
+from dstack_mesh.records.gossip import Gossip, Policy
+from dstack_mesh.records.record import NOTHING, Delta, Entry
+from dstack_mesh.records.spreader import Spreader
+from dstack_mesh.records.store import RecordStore
+from dstack_mesh.signing import Signer
+from dstack_mesh.trust.membership import Role
+from dstack_mesh.v1 import records_pb2 as pb
+from dstack_mesh.v1 import records_pb2_grpc as rpc
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.records import FRAME_BYTES, GrpcRecordPeer, frames
+from dstack_mesh.wire.server import listen_tcp, make_server
+from support.eventually import eventually_async
+from support.meshes import Mesh, card_of, member
+
+CLOCK = SystemClock()
+
+
+@dataclass
+class Agent:
+    """The part of an agent that gossips."""
+
+    home: Home
+    book: RecordBook
+    channels: Channels
+    port: int
+    known: list[KnownAgent]
+
+    @property
+    def address(self) -> Address:
+        return Address(f"127.0.0.1:{self.port}")
+
+    def meet(self, *others: "Agent") -> None:
+        """Has it know others that answer."""
+        self.known[:] = [other.as_known() for other in others if other is not self]
+
+    def as_known(self) -> KnownAgent:
+        card = card_of(self.home, "ws", (self.address,))
+        answer = HelloAnswer(card, AgentState.ALIVE, Machine(1, 1, 1, 1), (), (), CLOCK.now())
+        return KnownAgent(card, (self.address,), "seed", "alive", answer)
+
+    def shown(self) -> dict[tuple[PeerId, str], bytes]:
+        return {
+            (writer, record.entry.key): record.entry.payload
+            for writer, stream in self.book.streams.items()
+            for record in stream.records.values()
+        }
+
+
+@asynccontextmanager
+async def agent(home: Home, gossips: bool = True) -> AsyncGenerator[Agent]:
+    async with AsyncExitStack() as stack:
+        home.prepare()
+        store = RecordStore(home.state / "records.db")
+        stack.callback(store.close)
+        book = RecordBook(store, Signer.of(Identity.load_or_make(home)), CLOCK)
+        await book.open()
+        channels = Channels(home)
+        stack.push_async_callback(channels.close)
+        known: list[KnownAgent] = []
+
+        def dial(peer: PeerId, address: Address) -> GrpcRecordPeer:
+            return GrpcRecordPeer(channels.to_peer(peer, address), "ws")
+
+        gossip = Gossip(book.writer, Random(), Policy(interval=1.0, away_interval=0.5))
+        spreader = Spreader(book, lambda: known, dial, CLOCK, gossip)
+        hearsay = Hearsay(book, Pulse(lambda: known, CLOCK), CLOCK)
+        server = make_server()
+        rpc.add_RecordServiceServicer_to_server(
+            RecordServicer(Gossiping(book, hearsay, spreader.behind)), server
+        )
+        port = listen_tcp(server, member(home), "127.0.0.1", 0)
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        if gossips:
+            running = asyncio.create_task(spreader.run())
+            stack.callback(running.cancel)
+        yield Agent(home, book, channels, port, known)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Mesh:
+    return Mesh.make(tmp_path / "root")
+
+
+@pytest.fixture
+async def quiet(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Agent]:
+    """An agent that gossips with nobody by itself."""
+    async with agent(mesh.admit(tmp_path / "quiet"), gossips=False) as found:
+        yield found
+
+
+@pytest.fixture
+async def writer(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Agent]:
+    async with agent(mesh.admit(tmp_path / "writer"), gossips=False) as found:
+        yield found
+
+
+def word(key: str, payload: bytes = b"x") -> Entry:
+    return Entry("run", key, payload)
+
+
+def stub(caller: Agent, called: Agent) -> "rpc.RecordServiceAsyncStub":
+    return rpc.RecordServiceStub(caller.channels.to_peer(called.book.writer, called.address))
+
+
+def client(caller: Agent, called: Agent) -> GrpcRecordPeer:
+    return GrpcRecordPeer(caller.channels.to_peer(called.book.writer, called.address), "ws")
+
+
+async def push(caller: Agent, called: Agent, *sent: pb.RecordFrame) -> pb.RecordServicePushResponse:
+    with translated("ws"):
+        requests = [pb.RecordServicePushRequest(frame=frame) for frame in sent]
+        return await stub(caller, called).Push(iter(requests), timeout=10)
+
+
+def whole(of: Agent) -> Delta:
+    delta = of.book.since(of.book.writer, NOTHING)
+    assert delta is not None
+    return delta
+
+
+async def test_what_one_writes_is_soon_known_to_all(mesh: Mesh, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        homes = [mesh.admit(tmp_path / f"{n}") for n in range(4)]
+        agents = [await stack.enter_async_context(agent(home)) for home in homes]
+        for one in agents:
+            one.meet(*agents)
+            await one.book.write([word("card")])
+
+        async def alike() -> bool:
+            return all(a.shown() == agents[0].shown() and len(a.shown()) == 4 for a in agents)
+
+        await eventually_async(alike, within=5)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await agents[0].book.write([word("run", b"new")])
+
+        async def known() -> bool:
+            return all((agents[0].book.writer, "run") in one.shown() for one in agents)
+
+        await eventually_async(known, within=5)
+        assert loop.time() - began <= 2
+
+
+async def test_a_large_stream_travels_in_small_frames(writer: Agent, quiet: Agent) -> None:
+    await writer.book.write([word(f"{n}", bytes([n % 256]) * 40_000) for n in range(60)])
+    cut = list(frames(whole(writer)))
+    assert len(cut) > 30
+    assert all(frame.ByteSize() <= FRAME_BYTES for frame in cut)
+    received = await client(writer, quiet).push([whole(writer)])
+    assert (received.news, received.behind) == (1, False)
+    assert quiet.shown() == writer.shown()
+
+
+async def test_an_exchange_that_is_cut_off_is_begun_again_with_what_is_missing(
+    writer: Agent, quiet: Agent, mesh: Mesh, tmp_path: Path
+) -> None:
+    await quiet.book.write([word("small")])
+    async with agent(mesh.admit(tmp_path / "third"), gossips=False) as third:
+        await third.book.write([word(f"{n}", bytes(40_000)) for n in range(40)])
+        await client(third, quiet).push([whole(third)])
+    taken = 0
+    for _ in range(2):
+        coming = client(writer, quiet).exchange(writer.book.versions(), writer.book)
+        async for each in coming:
+            if isinstance(each, Delta):
+                await writer.book.take(each, None)
+                taken += 1
+                break  # cut off after the first whole stream
+        await coming.aclose()
+    assert taken == 2
+    assert writer.shown() == quiet.shown()
+
+
+def changed(frame: pb.RecordFrame, change: Callable[[pb.RecordFrame], None]) -> pb.RecordFrame:
+    other = pb.RecordFrame()
+    other.CopyFrom(frame)
+    change(other)
+    return other
+
+
+def flip_record(frame: pb.RecordFrame) -> None:
+    frame.records[0].body = frame.records[0].body[:-1] + b"?"
+
+
+def flip_signature(frame: pb.RecordFrame) -> None:
+    frame.records[0].signature = bytes(70)
+
+
+def flip_head(frame: pb.RecordFrame) -> None:
+    frame.head = frame.head[:-1] + b"?"
+
+
+def other_key(frame: pb.RecordFrame) -> None:
+    frame.key = bytes(91)
+
+
+def no_head(frame: pb.RecordFrame) -> None:
+    frame.head = b""
+
+
+def long_key(frame: pb.RecordFrame) -> None:
+    frame.key = bytes(1000)
+
+
+def long_signature(frame: pb.RecordFrame) -> None:
+    frame.records[0].signature = bytes(1000)
+
+
+def too_large(frame: pb.RecordFrame) -> None:
+    frame.records.add(body=bytes(FRAME_BYTES))
+
+
+def leave_out(frame: pb.RecordFrame) -> None:
+    frame.records.pop()
+
+
+def noise(frame: pb.RecordFrame) -> None:
+    frame.records[0].body = b"noise"
+
+
+def wrong_part(frame: pb.RecordFrame) -> None:
+    frame.part = 3
+
+
+WRONG: dict[Callable[[pb.RecordFrame], None], type[MeshError]] = {
+    flip_record: Damaged,
+    flip_signature: Damaged,
+    flip_head: Damaged,
+    other_key: Damaged,
+    no_head: Invalid,
+    long_key: Invalid,
+    long_signature: Invalid,
+    too_large: Invalid,
+    noise: Invalid,
+    wrong_part: Invalid,
+}
+
+
+@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
+async def test_frames_that_are_wrong_are_refused_and_change_nothing(
+    change: Callable[[pb.RecordFrame], None], writer: Agent, quiet: Agent
+) -> None:
+    await writer.book.write([word("a"), word("b")])
+    [frame] = frames(whole(writer))
+    with pytest.raises(WRONG[change]):
+        await push(writer, quiet, changed(frame, change))
+    assert not quiet.shown()
+    assert (await push(writer, quiet, frame)).news == 1
+
+
+async def test_a_relay_that_leaves_something_out_is_asked_for_more(
+    writer: Agent, quiet: Agent
+) -> None:
+    await writer.book.write([word("a"), word("b")])
+    [frame] = frames(whole(writer))
+    answer = await push(writer, quiet, changed(frame, leave_out))
+    assert (answer.news, answer.behind) == (0, True)
+    assert not quiet.shown()
+
+
+async def test_a_stream_that_never_ends_is_broken_off_and_costs_bounded_memory(
+    writer: Agent, quiet: Agent
+) -> None:
+    await writer.book.write([word("a", bytes(40_000))])
+    [frame] = frames(whole(writer))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    async def endless() -> AsyncGenerator[pb.RecordServicePushRequest]:
+        for part in range(100_000):
+            frame.part, frame.last = part, False
+            yield pb.RecordServicePushRequest(frame=frame)
+
+    with pytest.raises(Invalid), translated("ws"):
+        await stub(writer, quiet).Push(endless(), timeout=30)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+    assert not quiet.shown()
+
+
+async def test_who_writes_too_slowly_is_left(
+    writer: Agent, quiet: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "STEP_SECONDS", 0.2)
+
+    async def slow() -> AsyncGenerator[pb.RecordServicePushRequest]:
+        await asyncio.sleep(5)
+        yield pb.RecordServicePushRequest()
+
+    with pytest.raises(TooLate), translated("ws"):
+        await stub(writer, quiet).Push(slow(), timeout=10)
+
+
+async def test_who_reads_too_slowly_is_left(
+    writer: Agent, quiet: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servicer, "STEP_SECONDS", 0.5)
+    await quiet.book.write([word(f"{n}", bytes(40_000)) for n in range(150)])
+    call = stub(writer, quiet).Exchange(pb.RecordServiceExchangeRequest(), timeout=20)
+    await asyncio.sleep(2)  # reads nothing: what fits into the network's buffers is sent
+
+    async def read_all() -> None:
+        async for _ in call:
+            pass
+
+    with pytest.raises(TooLate), translated("ws"):
+        await read_all()
+
+
+async def test_one_peer_has_few_calls_at_a_time(writer: Agent, quiet: Agent) -> None:
+    hold = asyncio.Event()
+
+    async def held() -> AsyncGenerator[pb.RecordServicePushRequest]:
+        for frame in frames(whole(writer)):
+            yield pb.RecordServicePushRequest(frame=frame)
+        await hold.wait()
+
+    await writer.book.write([word("a")])
+    calls = [stub(writer, quiet).Push(held(), timeout=10) for _ in range(servicer.MOST_OF_ONE)]
+
+    async def refused() -> bool:
+        try:
+            await push(writer, quiet)
+        except Busy:
+            return True
+        return False
+
+    await eventually_async(refused, within=5)
+    hold.set()
+    assert sum([(await call).news for call in calls]) == 1
+    assert (await push(writer, quiet)).news == 0  # there is room again
+
+
+async def test_a_question_that_is_too_long_is_refused(writer: Agent, quiet: Agent) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz234567"
+    writers = [f"{a}{b}{c}{'a' * 29}" for a in "ab" for b in letters for c in letters]
+    for known in (["no writer"], writers):
+        request = pb.RecordServiceExchangeRequest(
+            known=[pb.StreamVersion(writer=one, seq=1) for one in known]
+        )
+        with pytest.raises(Invalid), translated("ws"):
+            async for _ in stub(writer, quiet).Exchange(request, timeout=5):
+                pass
+
+
+async def test_a_reader_asks_and_brings_nothing(quiet: Agent, mesh: Mesh, tmp_path: Path) -> None:
+    home = mesh.admit(tmp_path / "reader", role=Role.READER)
+    async with agent(home, gossips=False) as reader:
+        await quiet.book.write([word("a")])
+        coming = client(reader, quiet).exchange({}, reader.book)
+        assert await anext(coming) == quiet.book.versions()
+        await coming.aclose()
+        with pytest.raises(Forbidden):
+            await push(reader, quiet)

@@ -1,0 +1,297 @@
+"""What an agent tells others, and what these pass on."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dstack_agent import publishing
+from dstack_agent.database import Database
+from dstack_agent.driven import DrivenRuns
+from dstack_agent.hearsay import AGENT, LOG, RUN, TAG, Hearsay
+from dstack_agent.listing import Listings
+from dstack_agent.publishing import Publisher, Sources, essence, fitting
+from dstack_agent.pulse import Pulse
+from dstack_agent.records import Records
+from dstack_agent.tags import Tags
+from dstack_agent.touched import Touched
+from dstack_mesh.card import HelloAnswer, PeerCard
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.ids import Address, Digest, MeshId, RunId, RunName
+from dstack_mesh.machine import AgentState, Machine
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.records.book import RecordBook
+from dstack_mesh.records.record import NOTHING, PAYLOAD_BYTES, Entry
+from dstack_mesh.records.store import RecordStore
+from dstack_mesh.signing import Signer
+from dstack_scheduler.job import (
+    ArtifactSaved,
+    Fin,
+    JobKey,
+    JobSpec,
+    JobState,
+    RunRecord,
+    StateChange,
+    TagRecord,
+)
+from support.eventually import eventually_async
+from support.machines import question, spec
+
+CLOCK = SystemClock()
+AT = datetime(2026, 11, 20, tzinfo=UTC)
+DIGEST = Digest(bytes(32))
+
+
+@dataclass
+class Agent:
+    """An agent's memory, book and what reads it."""
+
+    book: RecordBook
+    records: Records
+    tags: Tags
+    hearsay: Hearsay
+    known: list[KnownAgent]
+    card: PeerCard
+    answers: list[HelloAnswer]
+    publisher: Publisher
+
+
+def answer_of(card: PeerCard, free: int = 8 << 30) -> HelloAnswer:
+    machine = Machine(8, 16 << 30, free, 500 << 30)
+    return HelloAnswer(card, AgentState.ALIVE, machine, (), (), datetime.now(UTC))
+
+
+@asynccontextmanager
+async def opened(folder: Path, name: str, signer: Signer) -> AsyncGenerator[Agent]:
+    database, store = Database(folder / "agent.db"), RecordStore(folder / "records.db")
+    try:
+        book = RecordBook(store, signer, CLOCK)
+        await book.open()
+        card = PeerCard(book.writer, MeshId("m" * 32), name, (Address("10.0.0.1:1"),), "", True)
+        touched = Touched()
+        records, tags = Records(database, touched), Tags(database, touched)
+        driven = DrivenRuns(database, touched)
+        listings = Listings(records, driven, tags, lambda: card)
+        known: list[KnownAgent] = []
+        hearsay = Hearsay(book, Pulse(lambda: known, CLOCK), CLOCK)
+        answers = [answer_of(card)]
+        sources = Sources(
+            listings,
+            records,
+            tags,
+            touched,
+            lambda: answers[-1].machine,
+            lambda machine: replace(answers[-1], machine=machine),
+            lambda _: folder / "journal",
+        )
+        publisher = Publisher(book, sources, hearsay, CLOCK)
+        yield Agent(book, records, tags, hearsay, known, card, answers, publisher)
+    finally:
+        store.close()
+        database.close()
+
+
+@pytest.fixture
+async def ws_1(tmp_path: Path) -> AsyncIterator[Agent]:
+    signer = Signer(ec.generate_private_key(ec.SECP256R1()))
+    async with opened(tmp_path / "one", "ws-1", signer) as agent:
+        task = asyncio.create_task(agent.publisher.run())
+        yield agent
+        task.cancel()
+
+
+@pytest.fixture
+async def ws_2(tmp_path: Path) -> AsyncIterator[Agent]:
+    signer = Signer(ec.generate_private_key(ec.SECP256R1()))
+    async with opened(tmp_path / "two", "ws-2", signer) as agent:
+        yield agent
+
+
+async def tell(one: Agent, other: Agent) -> None:
+    """What the gossip would bring."""
+    delta = one.book.since(one.book.writer, NOTHING)
+    if delta is not None:
+        await other.book.take(delta, None)
+
+
+def job(key: JobKey) -> JobSpec:
+    return spec(question(key=key), code=bytes(32))
+
+
+def change(key: JobKey, state: JobState, code: int | None = None) -> StateChange:
+    return StateChange(key, state, AT, exit_code=code)
+
+
+async def shown(agent: Agent, kind: str, many: int) -> list[Entry]:
+    async def there() -> bool:
+        return len(list(agent.book.own(kind))) == many
+
+    await eventually_async(there, within=5)
+    return [record.entry for record in agent.book.own(kind)]
+
+
+async def test_each_state_of_a_run_is_told_and_replaces_the_one_before(
+    ws_1: Agent, ws_2: Agent
+) -> None:
+    asked = question()
+    await ws_1.records.accept(job(asked.key), ("GPU-1",))
+    for state in (JobState.PREPARING, JobState.RUNNING):
+        await ws_1.records.enter(change(asked.key, state))
+
+    async def runs() -> bool:
+        await tell(ws_1, ws_2)
+        tellings = ws_2.hearsay.tellings(())
+        return (
+            bool(tellings)
+            and bool(tellings[0].runs)
+            and (tellings[0].runs[0].jobs[0].state.state is JobState.RUNNING)
+        )
+
+    await eventually_async(runs, within=5)
+    [telling] = ws_2.hearsay.tellings(())
+    assert (telling.agent_id, telling.agent_name) == (ws_1.book.writer, "ws-1")
+    assert telling.runs[0].jobs[0].agent_id == ws_1.book.writer
+    assert len(list(ws_1.book.own(RUN))) == 1
+    assert ws_2.hearsay.tellings(("lazy-b",))[0].runs == telling.runs
+    assert not any(each.runs for each in ws_2.hearsay.tellings(("other",)))
+
+
+async def test_artifacts_and_tags_are_told(ws_1: Agent, ws_2: Agent) -> None:
+    asked = question()
+    await ws_1.records.accept(job(asked.key), ())
+    await ws_1.records.save_artifact(ArtifactSaved(asked.key, "model", DIGEST, 1, 5, True))
+    await ws_1.tags.state(TagRecord("repo", "v1", asked.key.run_id, "lazy-bobcat-1", AT))
+    await shown(ws_1, TAG, 1)
+
+    async def told() -> bool:
+        await tell(ws_1, ws_2)
+        [telling] = ws_2.hearsay.tellings(())
+        return bool(telling.runs and telling.runs[0].jobs[0].copies and telling.tags)
+
+    await eventually_async(told, within=5)
+
+
+async def test_the_end_of_a_log_is_kept_when_its_job_ended(
+    ws_1: Agent, ws_2: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reader:
+        """Gives the bytes of a log of 10,000 bytes of "o" and 3 of "e"."""
+
+        def __init__(self, path: Path) -> None:
+            pass
+
+        def read(self, stdout: int, stderr: int, most: int) -> list[object]:
+            from dstack_agent.logs.journal import Frame
+            from dstack_scheduler.job import LogStream
+
+            found: list[object] = []
+            if stdout < 10_000:
+                found.append(Frame(LogStream.STDOUT, stdout, b"o" * (10_000 - stdout), 0))
+            if stderr < 3:
+                found.append(Frame(LogStream.STDERR, stderr, b"e" * (3 - stderr), 0))
+            return found
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(publishing, "JournalReader", Reader)
+    asked = question()
+    await ws_1.records.accept(job(asked.key), ())
+    done = change(asked.key, JobState.DONE, 0)
+    await ws_1.records.finish(Fin(asked.key, done, 10_000, DIGEST, 3, DIGEST))
+    await shown(ws_1, LOG, 1)
+    await tell(ws_1, ws_2)
+    [tail] = ws_2.hearsay.tails(asked.key.run_id)
+    assert (tail.stdout_bytes, tail.stdout, tail.stderr) == (10_000, b"o" * 4096, b"eee")
+    assert ws_2.hearsay.tails(RunId("9" * 26)) == ()
+
+
+async def test_who_we_are_is_told_again_only_when_it_changed_and_not_too_often(
+    ws_1: Agent, ws_2: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shown(ws_1, AGENT, 1)
+    ws_1.answers.append(replace(answer_of(ws_1.card), state=AgentState.PAUSED))
+    soon = ws_1.book.versions()
+    await ws_1.publisher.advertise()
+    assert ws_1.book.versions() == soon
+    ws_1.answers.pop()
+    monkeypatch.setattr(publishing, "ADVERT_SECONDS", 0.0)
+    before = ws_1.book.versions()
+    ws_1.answers.append(answer_of(ws_1.card, free=(8 << 30) + 1))
+    await ws_1.publisher.advertise()
+    assert ws_1.book.versions() == before
+    ws_1.answers.append(replace(answer_of(ws_1.card), state=AgentState.DRAINING))
+    await ws_1.publisher.advertise()
+    assert ws_1.book.versions() != before
+    await tell(ws_1, ws_2)
+    [advert] = ws_2.hearsay.adverts()
+    assert (advert.said.card.name, advert.said.state) == ("ws-1", AgentState.DRAINING)
+    assert not advert.answers
+
+
+async def test_when_an_agent_was_heard_is_the_later_of_its_word_and_its_answer(
+    ws_1: Agent, ws_2: Agent
+) -> None:
+    await shown(ws_1, AGENT, 1)
+    await tell(ws_1, ws_2)
+    [advert] = ws_2.hearsay.adverts()
+    assert abs(advert.heard_at - datetime.now(UTC)) < timedelta(seconds=10)
+    ws_2.known[:] = [KnownAgent(ws_1.card, ws_1.card.addresses, "seed", "alive", ws_1.answers[-1])]
+    [advert] = ws_2.hearsay.adverts()
+    assert advert.answers
+    heard = advert.heard_at
+    ws_2.known.clear()
+    [advert] = ws_2.hearsay.adverts()
+    assert not advert.answers
+    assert abs(heard - advert.heard_at) < timedelta(seconds=1)
+
+
+async def test_a_record_that_cannot_be_read_hides_no_other(ws_1: Agent, ws_2: Agent) -> None:
+    run_id = question().key.run_id
+    await ws_2.book.write([Entry(RUN, "x", b"\xff\xff"), Entry(TAG, "y", b"\xff")])
+    await ws_1.records.accept(job(question().key), ())
+    await shown(ws_1, RUN, 1)
+    await tell(ws_2, ws_1)
+    assert all(not each.runs for each in ws_1.hearsay.tellings(()))
+    await tell(ws_1, ws_2)
+    assert [run.run_id for each in ws_2.hearsay.tellings(()) for run in each.runs] == [run_id]
+
+
+async def test_what_is_too_much_is_let_go_the_oldest_first(
+    ws_1: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "MOST_RUNS", 3)
+    monkeypatch.setattr(publishing, "SPARE_RUNS", 1)
+    for number in range(1, 9):
+        key = JobKey(RunId(f"{number:026d}"), 0)
+        await ws_1.records.accept(job(key), ())
+        await asyncio.sleep(0.06)
+
+    async def few() -> bool:
+        keys = {record.entry.key for record in ws_1.book.own(RUN)}
+        return len(keys) <= 4 and f"{8:026d}" in keys
+
+    await eventually_async(few, within=5)
+    stream = ws_1.book.streams[ws_1.book.writer]
+    assert sum(kind == RUN for kind, _ in stream.records) <= 4  # nothing is left of the others
+
+
+def test_a_run_that_is_too_large_is_told_without_what_is_lesser() -> None:
+    run = RunRecord(
+        RunId("0" * 26), RunName("a-b-1"), "train", "ana", AT, 1, variables={"a": "x" * 60_000}
+    )
+    packed = fitting(run)
+    assert packed is not None and len(packed) <= PAYLOAD_BYTES
+    assert fitting(replace(run, variables={"a": "1"})) != packed
+
+
+def test_rough_steps_hide_what_changes_all_the_time() -> None:
+    card = PeerCard(RunId("p"), MeshId("m"), "ws", (), "", True)  # pyright: ignore[reportArgumentType]
+    one = answer_of(card)
+    assert essence(one) == essence(answer_of(card, free=(8 << 30) + 1000))
+    assert essence(one) != essence(answer_of(card, free=1 << 30))

@@ -1,0 +1,178 @@
+"""The book of records: what is checked, what is kept, and a home that was put back."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Damaged, Refused
+from dstack_mesh.ids import PeerId
+from dstack_mesh.records.book import RecordBook
+from dstack_mesh.records.record import NOTHING, Delta, Entry, record_of
+from dstack_mesh.records.replica import Outcome
+from dstack_mesh.records.store import RecordStore
+from dstack_mesh.signing import Signer
+
+KEY = Signer(ec.generate_private_key(ec.SECP256R1()))
+OTHER = Signer(ec.generate_private_key(ec.SECP256R1()))
+
+
+@asynccontextmanager
+async def opened(path: Path, key: Signer = KEY, **options: object) -> AsyncGenerator[RecordBook]:
+    store = RecordStore(path)
+    try:
+        book = RecordBook(store, key, SystemClock(), **options)  # pyright: ignore[reportArgumentType]
+        await book.open()
+        yield book
+    finally:
+        store.close()
+
+
+def word(key: str, payload: bytes = b"x") -> Entry:
+    return Entry("run", key, payload)
+
+
+def shown(book: RecordBook, writer: PeerId) -> dict[str, bytes]:
+    stream = book.streams.get(writer)
+    records = stream.records.values() if stream is not None else ()
+    return {record.entry.key: record.entry.payload for record in records}
+
+
+def whole(book: RecordBook) -> Delta:
+    delta = book.since(book.writer, NOTHING)
+    assert delta is not None
+    return delta
+
+
+async def test_our_own_words_survive_a_restart_and_go_on_in_a_new_incarnation(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path / "a.db") as book:
+        await book.write([word("a"), word("b", b"1")])
+        await book.write([word("b", b"2")])
+        before = book.versions()[book.writer]
+    async with opened(tmp_path / "a.db") as book:
+        assert shown(book, book.writer) == {"a": b"x", "b": b"2"}
+        await book.write([word("c")])
+        assert book.versions()[book.writer] > before
+        assert shown(book, book.writer).keys() == {"a", "b", "c"}
+
+
+async def test_what_others_wrote_is_kept_and_told_on(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as ours, opened(tmp_path / "b.db", OTHER) as theirs:
+        await theirs.write([word("a")])
+        heard: list[tuple[PeerId, PeerId | None]] = []
+        ours.listen(lambda writer, base, source: heard.append((writer, source)))
+        assert await ours.take(whole(theirs), PeerId("relay")) is Outcome.TAKEN
+        assert await ours.take(whole(theirs), PeerId("relay")) is Outcome.KNOWN
+        assert heard == [(theirs.writer, PeerId("relay"))]
+        writer = theirs.writer
+    async with opened(tmp_path / "a.db") as ours:
+        assert shown(ours, writer) == {"a": b"x"}
+        [delta] = [one for one in ours.lacking({}) if one.writer == writer]
+    async with opened(tmp_path / "c.db") as third:
+        assert await third.take(delta, None) is Outcome.TAKEN
+
+
+async def test_a_forged_record_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as ours, opened(tmp_path / "b.db", OTHER) as theirs:
+        await theirs.write([word("a")])
+        delta = whole(theirs)
+        [record] = delta.records
+        forged = record_of(record.body[:-1] + b"y", record.signature)
+        with pytest.raises(Damaged):
+            await ours.take(replace(delta, records=(forged,)), None)
+        stolen = replace(delta.head, signed=replace(delta.head.signed, key=KEY.public_key))
+        with pytest.raises(Damaged):
+            await ours.take(Delta(replace(stolen), delta.records), None)
+        assert not ours.streams
+
+
+async def test_what_a_stranger_wrote_is_not_held(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path / "a.db", may_write=KEY.peer_id.__eq__) as ours,
+        opened(tmp_path / "b.db", OTHER) as theirs,
+    ):
+        await theirs.write([word("a")])
+        assert await ours.take(whole(theirs), None) is Outcome.KNOWN
+        assert not ours.streams
+
+
+async def test_a_disk_that_was_put_back_is_noticed_and_nothing_forks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path / "a.db") as ours:
+        await ours.write([word("a", b"1")])
+    shutil.copy(tmp_path / "a.db", tmp_path / "copy.db")
+    async with opened(tmp_path / "other.db", OTHER) as theirs:
+        async with opened(tmp_path / "a.db") as ours:
+            await ours.write([word("a", b"2"), word("b")])
+            lost = whole(ours)
+            await theirs.take(lost, None)
+        async with opened(tmp_path / "copy.db") as restored:
+            await restored.write([word("c")])
+            # Whichever incarnation is higher, both hear of each other and agree.
+            with caplog.at_level(logging.WARNING):
+                await restored.take(lost, None)
+            assert await theirs.take(whole(restored), None) in (Outcome.TAKEN, Outcome.KNOWN)
+            assert theirs.versions()[KEY.peer_id] == restored.versions()[KEY.peer_id]
+            assert shown(theirs, KEY.peer_id) == {"a": b"1", "c": b"x"}
+
+
+async def test_words_of_ours_that_we_did_not_write_make_us_go_beyond_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        opened(tmp_path / "a.db") as one,
+        opened(tmp_path / "copy.db") as two,  # later, so its incarnation is higher
+    ):
+        await one.write([word("a")])
+        await two.write([word("b")])
+        assert two.versions()[KEY.peer_id] > one.versions()[KEY.peer_id]
+        with caplog.at_level(logging.WARNING):
+            assert await one.take(whole(two), None) is Outcome.KNOWN
+        assert one.versions()[KEY.peer_id] > two.versions()[KEY.peer_id]
+    assert "a copy of its home runs elsewhere" in caplog.text
+
+
+async def test_a_damaged_row_costs_one_stream_which_is_heard_again(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as ours, opened(tmp_path / "b.db", OTHER) as theirs:
+        await theirs.write([word("a"), word("b")])
+        await ours.write([word("ours")])
+        await ours.take(whole(theirs), None)
+        delta = whole(theirs)
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute("DELETE FROM record WHERE writer = ? AND seq = 1", (OTHER.peer_id,))
+    database.close()
+    async with opened(tmp_path / "a.db") as ours:
+        assert ours.streams.keys() == {KEY.peer_id}
+        assert await ours.take(delta, None) is Outcome.TAKEN
+
+
+async def test_records_of_a_newer_version_are_left_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db"):
+        pass
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute("PRAGMA user_version=99")
+    database.close()
+    with pytest.raises(Refused):
+        RecordStore(tmp_path / "a.db")
+
+
+async def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as book:
+        await asyncio.gather(*(book.write([word(f"{n}")]) for n in range(20)))
+        assert len(shown(book, book.writer)) == 20
+    async with opened(tmp_path / "a.db") as book:
+        assert len(shown(book, book.writer)) == 20
