@@ -27,12 +27,22 @@ class Role(Enum):
     READER = "reader"
     SUBMITTER = "submitter"
     RUNNER = "runner"
+    ADMIN = "admin"
     ROOT = "root"
 
     @property
     def right(self) -> str:
         """What a member of this role may do, in one word: a certificate says it."""
-        return {"reader": "read", "submitter": "submit", "runner": "run"}.get(self.value, "invite")
+        return _RIGHTS[self.value]
+
+
+_RIGHTS = {
+    "reader": "read",
+    "submitter": "submit",
+    "runner": "run",
+    "admin": "admit",
+    "root": "invite",
+}
 
 
 @frozen
