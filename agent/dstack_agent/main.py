@@ -39,6 +39,7 @@ from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.jobs.workshop import Environment, Workshop
 from dstack_agent.listing import Listings
 from dstack_agent.logs.wake import Wake
+from dstack_agent.members import Members
 from dstack_agent.memory import Memory, open_memory
 from dstack_agent.notifying import Notifier
 from dstack_agent.owner.desk import OwnersDesk
@@ -53,7 +54,12 @@ from dstack_agent.self_portrait import SelfPortrait
 from dstack_agent.servicers.activity import Activity
 from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.membership import Answers
-from dstack_agent.servicers.registration import Served, add_invitations, add_servicers
+from dstack_agent.servicers.registration import (
+    Served,
+    add_invitations,
+    add_roster,
+    add_servicers,
+)
 from dstack_agent.servicers.run import Runs
 from dstack_agent.settings import Settings
 from dstack_agent.steering import Steering
@@ -101,20 +107,28 @@ async def run_agent(settings: Settings) -> None:
     notifier = Notifier()
     async with AsyncExitStack() as stack:
         activity = Activity()
-        server = make_server(activity)
+        members = Members(home, membership)
+        server = make_server(activity, standings=members.standings)
         listen = partial(listen_local, server, home.agent_socket)
         stack.callback(await take_home(listen, home.sockets, settings.private))
         port = listen_tcp(server, membership, settings.host, settings.port) if membership else None
 
         memory = open_memory(home, CLOCK, stack)
-        channels = Channels(home)
+        channels = Channels(home, members.picture)
         stack.push_async_callback(channels.close)
         wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
 
-        portrait = portrait_of(settings, membership, memory, port)
+        portrait = portrait_of(settings, membership, memory, port, members)
         roll = roll_of(settings, channels, portrait)
         twins = Twins(home, portrait.card, CLOCK, roll.heard)
-        peers = Peers(home, channels, memory.store, portrait.card, roll.agents)
+        peers = Peers(
+            home,
+            channels,
+            memory.store,
+            portrait.card,
+            roll.agents,
+            may_run=members.may_run,
+        )
         notes = Notes()
         keeping = Keeping(settings.keep_days, settings.keep_work)
         spare = Spare()
@@ -143,7 +157,9 @@ async def run_agent(settings: Settings) -> None:
             parts.append(spare.run())
         if chorus is not None:
             parts += chorus.parts(sources_of(memory, served.answers, workshop.journal, CLOCK))
-        if membership is not None:
+        parts.append(members.run(channels, roll.agents, CLOCK))
+        if members.keeper is not None:
+            add_roster(server, members.keeper)
             parts.append(add_invitations(server, home, portrait.addresses, settings.host).run())
         if settings.idle_seconds is not None:
             busy = lambda: driving.busy or bool(supervisor.running())  # noqa: E731
@@ -201,7 +217,11 @@ def stop_on_signals() -> asyncio.Event:
 
 
 def portrait_of(
-    settings: Settings, membership: Membership | None, memory: Memory, port: int | None
+    settings: Settings,
+    membership: Membership | None,
+    memory: Memory,
+    port: int | None,
+    members: Members,
 ) -> SelfPortrait:
     """What this agent says of itself."""
 
@@ -227,6 +247,7 @@ def portrait_of(
         ledger=memory.ledger,
         port=port,
         listens_on=settings.host,
+        roster=members.digest,
     )
 
 

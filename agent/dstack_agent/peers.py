@@ -24,6 +24,7 @@ class Peers:
         card: Who we are: the first agent of the directory, reached by our own socket.
         known: The agents that the roll call knows now.
         behalf: For whom we ask ourselves.
+        may_run: Whether work may be given to one of them.
     """
 
     home: Home
@@ -32,12 +33,14 @@ class Peers:
     card: Callable[[], PeerCard]
     known: Callable[[], Sequence[KnownAgent]]
     behalf: Asker = OWNER
+    may_run: Callable[[KnownAgent], bool] = lambda agent: True
 
     async def agents(self) -> AsyncGenerator[Agent, None]:
         """Ourselves, then everybody who may answer."""
         yield self._ourselves()
         for known in self.known():
-            if not known.local and known.state != "gone" and known.addresses:
+            there = not known.local and known.state != "gone" and known.addresses
+            if there and self.may_run(known):
                 yield self._agent(known)
 
     async def find(self, peer_id: PeerId) -> Agent | None:

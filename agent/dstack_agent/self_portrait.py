@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -26,6 +27,7 @@ class SelfPortrait:
     Attributes:
         port: Where members reach us; None for a private agent.
         listens_on: The interface; an unspecified address is all of them.
+        roster: Digest of what is known of the mesh's members.
     """
 
     peer_id: PeerId
@@ -36,6 +38,7 @@ class SelfPortrait:
     ledger: Ledger
     port: int | None = None
     listens_on: str = "0.0.0.0"
+    roster: Callable[[], str] = str
     _machine: Machine | None = None
     _addresses: tuple[Address, ...] = field(default=())
 
@@ -57,7 +60,13 @@ class SelfPortrait:
     def card(self) -> PeerCard:
         """Who we are and where."""
         return PeerCard(
-            self.peer_id, self.mesh_id, self.name, self._addresses, self.version, agent=True
+            self.peer_id,
+            self.mesh_id,
+            self.name,
+            self._addresses,
+            self.version,
+            agent=True,
+            roster=self.roster(),
         )
 
     def addresses(self) -> tuple[Address, ...]:

@@ -22,6 +22,7 @@ from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import open_roll_call
 from dstack_mesh.wire.transfer import TransferClient
+from dstack_mesh.wire.vetting import Vetting
 from dstack_scheduler.agent_port import Advert, Agent, Listing
 from dstack_scheduler.wire.directory import Clients, CommandDirectory
 
@@ -62,7 +63,8 @@ class Reach:
         self.store = store
         self._roll = open_roll_call(home, channels, os.environ)
         self._clients = Clients(channels, store, home.agent_socket)
-        self._directory = CommandDirectory(self._roll, self._clients)
+        may_run = Vetting(home, channels).may_run
+        self._directory = CommandDirectory(self._roll, self._clients, may_run)
         self._met: dict[PeerId, str] = {}
         self._local: PeerId | None = None
         self._found: tuple[float, Sequence[KnownAgent]] = (float("-inf"), ())

@@ -12,7 +12,10 @@ PROTOCOL = 1
 
 @frozen
 class PeerCard:
-    """Who a peer is. A private agent has no `mesh_id`, a peer that only dials no `addresses`."""
+    """Who a peer is. A private agent has no `mesh_id`, a peer that only dials no `addresses`.
+
+    `roster` is the digest of what it knows of the mesh's members.
+    """
 
     peer_id: PeerId
     mesh_id: MeshId
@@ -21,6 +24,7 @@ class PeerCard:
     version: str
     agent: bool
     protocol: int = PROTOCOL
+    roster: str = ""
 
 
 @frozen

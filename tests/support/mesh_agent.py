@@ -17,7 +17,9 @@ from pathlib import Path
 
 import grpc
 
+from dstack_agent.members import Members
 from dstack_agent.servicers.membership import Answers, MembershipServicer
+from dstack_agent.servicers.registration import add_roster
 from dstack_mesh.card import PROTOCOL, PeerCard
 from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.discovery.interfaces import own_addresses
@@ -43,6 +45,7 @@ class MeshAgent:
     port: int
     roll: RollCall
     server: grpc.aio.Server
+    members: Members
 
     @property
     def address(self) -> Address:
@@ -68,13 +71,19 @@ async def mesh_agent(
     protocol: int = PROTOCOL,
 ) -> AsyncGenerator[MeshAgent]:
     """Runs one within the block."""
-    server, channels = make_server(), Channels(home)
+    members = Members(home, member(home))
+    server = make_server(standings=members.standings)
+    channels = Channels(home, members.picture)
     port = listen_tcp(server, member(home), host, port)
     addresses = own_addresses(port) if host == "0.0.0.0" else (f"{host}:{port}",)
-    card = replace(card_of(home, name, tuple(addresses)), version=version, protocol=protocol)
-    roll = open_roll_call(home, channels, {}, seeds=seeds, card=lambda: card, port=port, mdns=mdns)
+    still = replace(card_of(home, name, tuple(addresses)), version=version, protocol=protocol)
+
+    def card() -> PeerCard:
+        return replace(still, roster=members.digest())
+
+    roll = open_roll_call(home, channels, {}, seeds=seeds, card=card, port=port, mdns=mdns)
     answers = Answers(
-        card=lambda: card,
+        card=card,
         state=lambda: AgentState.ALIVE,
         machine=lambda: MACHINE,
         running=lambda: (),
@@ -84,14 +93,20 @@ async def mesh_agent(
     servicer = MembershipServicer(answers, clock or SystemClock())
     membership_pb2_grpc.add_MembershipServiceServicer_to_server(servicer, server)
     add_standard_services(server)
+    assert members.keeper is not None
+    add_roster(server, members.keeper)
     listener = listen_local(server, home.agent_socket) if local else None
     await server.start()
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(roll.run())
+        running = [
+            tasks.create_task(roll.run()),
+            tasks.create_task(members.run(channels, roll.agents, SystemClock())),
+        ]
         try:
-            yield MeshAgent(home, card, port, roll, server)
+            yield MeshAgent(home, still, port, roll, server, members)
         finally:
-            running.cancel()
+            for each in running:
+                each.cancel()
             await server.stop(0)
             await channels.close()
             if listener is not None:

@@ -12,17 +12,20 @@ from dstack_agent.servicers.auction import AuctionServicer
 from dstack_agent.servicers.membership import Answers, MembershipServicer
 from dstack_agent.servicers.owner import OwnerServicer
 from dstack_agent.servicers.records import Gossiping, RecordServicer
+from dstack_agent.servicers.roster import RosterServicer
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_agent.servicers.transfer import TransferServicer
 from dstack_mesh.clock import Clock
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address
+from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.v1 import (
     auction_pb2_grpc,
     membership_pb2_grpc,
     owner_pb2_grpc,
     records_pb2_grpc,
+    roster_pb2_grpc,
     run_pb2_grpc,
     transfer_pb2_grpc,
 )
@@ -62,6 +65,11 @@ def add_servicers(server: grpc.aio.Server, served: Served) -> None:
         records_pb2_grpc.add_RecordServiceServicer_to_server(
             RecordServicer(served.gossiping), server
         )
+
+
+def add_roster(server: grpc.aio.Server, keeper: Keeper) -> None:
+    """Adds the service that exchanges what is known of the members."""
+    roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterServicer(keeper), server)
 
 
 def add_invitations(

@@ -1,5 +1,6 @@
 """Who calls: taken from the connection, never from a field of a message."""
 
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,11 @@ class Owner:
 
 @frozen
 class Member:
-    """A member of the mesh, proved by TLS; `role` is what its certificate was signed for."""
+    """A member of the mesh, proved by TLS.
+
+    `role` is the roster's; while its admission is not known here, what its certificate was signed
+    for.
+    """
 
     peer_id: PeerId
     role: Role
@@ -36,8 +41,24 @@ class Stranger:
 Caller = Owner | Member | Stranger
 
 
+_JUDGED: ContextVar["tuple[Any, Caller] | None"] = ContextVar("judged", default=None)
+
+
 def caller(context: "grpc.aio.ServicerContext[Any, Any]") -> Caller:
     """Who is at the other end of this call. Raises Forbidden for TLS older than 1.3."""
+    judged = _JUDGED.get()
+    if judged is not None and judged[0] is context:
+        return judged[1]
+    return certified(context)
+
+
+def judge(context: "grpc.aio.ServicerContext[Any, Any]", who: Caller) -> None:
+    """From now on `caller` says so, in the task of this call and those that it starts."""
+    _JUDGED.set((context, who))
+
+
+def certified(context: "grpc.aio.ServicerContext[Any, Any]") -> Caller:
+    """Who calls, by the connection alone. Raises Forbidden for TLS older than 1.3."""
     facts = context.auth_context()
     transport = _first(facts.get("transport_security_type"))
     if transport == b"local":

@@ -4,15 +4,20 @@ Needs no cryptography: gRPC reads the PEM files itself.
 """
 
 import asyncio
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import grpc
 
+from dstack_mesh.faults import Forbidden
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
-from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.ids import Address, MeshId, PeerId
 from dstack_mesh.trust.membership import Membership
+from dstack_mesh.trust.roster.book import read_picture
+from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
 from dstack_mesh.wire.keepalive import KEEPALIVE
 
 OPTIONS: list[tuple[str, int]] = [
@@ -43,18 +48,35 @@ def _name(peer_id: PeerId | None) -> str:
 class Channels:
     """The channels of one process. Cheap until used; one connection for each peer and address.
 
-    Use from one event loop. `close` them all at the end.
+    Use from one event loop. `close` them all at the end. Who was revoked, or left, is not dialled.
+
+    Args:
+        home: Whose key and mesh.
+        picture: The roster as it is known now; by default as the home had it at the first dial.
     """
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, picture: Callable[[], Picture] | None = None) -> None:
         self._home = home
+        self._picture = picture or _picture_of(home)
         self._open: dict[_Key, grpc.aio.Channel] = {}
         self._credentials: grpc.ChannelCredentials | None = None
 
     def to_peer(self, peer_id: PeerId, address: Address) -> grpc.aio.Channel:
-        """A channel that only the named peer can answer. Raises Refused outside a mesh."""
+        """A channel that only the named peer can answer.
+
+        Raises:
+            Refused: This home is in no mesh.
+            Forbidden: The peer is a member no more.
+        """
         if address.startswith("unix:"):
             return self.to_local(Path(address.removeprefix("unix:")))
+        if self._picture().belonging(peer_id) not in (Belonging.MEMBER, None):
+            raise Forbidden(
+                "That peer is a member no more.",
+                f"The mesh's roster says so of {peer_id}.",
+                "See `dstack mesh members`.",
+                code="revoked",
+            )
         return self._secure(address, _name(peer_id))
 
     def to_unknown(self, address: Address) -> grpc.aio.Channel:
@@ -74,6 +96,12 @@ class Channels:
         channel = self._open.pop(_Key(address, _name(peer_id)), None)
         if channel is not None:
             await channel.close()
+
+    async def shut(self, peers: Collection[PeerId]) -> None:
+        """Closes the channels to these peers; calls in flight are cancelled."""
+        names = set(map(_name, peers))
+        keys = [key for key in self._open if key.name in names]
+        await asyncio.gather(*(self._open.pop(key).close() for key in keys))
 
     async def close(self) -> None:
         """Closes everything; calls in flight are cancelled."""
@@ -98,3 +126,14 @@ class Channels:
                 certificate_chain=membership.certificate_path.read_bytes(),
             )
         return self._credentials
+
+
+def _picture_of(home: Home) -> Callable[[], Picture]:
+    """The roster of a home, read when it is first asked for."""
+
+    @cache
+    def read() -> Picture:
+        membership = Membership.load(home)
+        return read_picture(home, membership.mesh_id) if membership else empty(MeshId(""))
+
+    return read

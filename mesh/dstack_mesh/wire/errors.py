@@ -17,8 +17,9 @@ import grpc
 
 from dstack_mesh.faults import ERRORS, Broken, Fault, MeshError
 from dstack_mesh.trouble import full_disk_in
-from dstack_mesh.wire.caller import caller
+from dstack_mesh.wire.caller import certified, judge
 from dstack_mesh.wire.rights import check_right
+from dstack_mesh.wire.standings import Call, Standings, of_nobody
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,14 @@ _Handler = Callable[[Any, Any], Any]
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Stands before every method: who calls, may they, and what reaches them when it goes wrong."""
+    """Stands before every method: who calls, may they, and what reaches them when it goes wrong.
+
+    Args:
+        standings: What the roster says of callers; without, their certificates say everything.
+    """
+
+    def __init__(self, standings: Standings | None = None) -> None:
+        self._standings = standings or of_nobody()
 
     async def intercept_service(
         self,
@@ -67,7 +75,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        guarded = _guarded(handler_call_details.method, _inner(handler))
+        guarded = _guarded(handler_call_details.method, _inner(handler), self._standings)
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
@@ -83,20 +91,23 @@ def _inner(handler: Any) -> _Handler:
     )
 
 
-def _guarded(method: str, inner: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
+def _guarded(
+    method: str, inner: _Handler, standings: Standings
+) -> Callable[[Any, Any], Awaitable[Any]]:
     async def run(request: Any, context: Any) -> Any:
+        call: Call | None = None
         try:
-            check_right(method, caller(context))
-            if inspect.isasyncgenfunction(inner):
-                async with aclosing(inner(request, context)) as responses:
-                    async for response in responses:
-                        await context.write(response)
-                return None
-            return await inner(request, context)
+            with standings.during(certified(context)) as call:
+                judge(context, call.who)
+                check_right(method, call.who)
+                return await _served(inner, request, context)
         except grpc.aio.AbortError:
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
+            if task is not None and call is not None and call.cut is not None:
+                task.uncancel()
+                await _abort(context, method, call.cut)
             if task is not None and task.cancelling():  # the caller is gone
                 raise
             # Otherwise the caller would wait for its deadline.
@@ -105,6 +116,15 @@ def _guarded(method: str, inner: _Handler) -> Callable[[Any, Any], Awaitable[Any
             await _abort(context, method, trouble)
 
     return run
+
+
+async def _served(inner: _Handler, request: Any, context: Any) -> Any:
+    if not inspect.isasyncgenfunction(inner):
+        return await inner(request, context)
+    async with aclosing(inner(request, context)) as responses:
+        async for response in responses:
+            await context.write(response)
+    return None
 
 
 async def _abort(context: "_Context", method: str, trouble: Exception) -> Never:

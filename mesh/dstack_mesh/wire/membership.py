@@ -73,6 +73,7 @@ def card_to_wire(card: PeerCard) -> pb.PeerCard:
         version=card.version,
         protocol=card.protocol,
         agent=card.agent,
+        roster=card.roster,
     )
 
 
@@ -88,6 +89,7 @@ def card_from_wire(card: pb.PeerCard) -> PeerCard:
         version=_name(card.version),
         agent=card.agent,
         protocol=card.protocol,
+        roster=_name(card.roster),
     )
 
 

@@ -16,12 +16,27 @@ class Audience(Enum):
 
     OWNER = "the owner of this machine, over its Unix socket"
     MEMBERS = "members of the mesh and the owner"
-    SUBMITTERS = "members that were invited to submit or to run, and the owner"
+    SUBMITTERS = "members that may submit or run, and the owner"
+    RUNNERS = "members that take jobs, and the owner"
+    ADMINS = "admins, the mesh's root, and the owner"
     NEWCOMERS = "somebody who was invited and has no certificate yet"
 
 
-SUBMITTING = frozenset({Role.SUBMITTER, Role.RUNNER, Role.ROOT})
-"""Roles that may put work and bytes on other machines. A runner may: it drives runs of others."""
+_MEMBERS = frozenset(Role)
+
+ROLES: dict[Audience, frozenset[Role]] = {
+    Audience.OWNER: frozenset(),
+    Audience.MEMBERS: _MEMBERS,
+    # A runner may: it drives runs of others.
+    Audience.SUBMITTERS: _MEMBERS - {Role.READER},
+    Audience.RUNNERS: frozenset({Role.RUNNER, Role.ADMIN, Role.ROOT}),
+    Audience.ADMINS: frozenset({Role.ADMIN, Role.ROOT}),
+    Audience.NEWCOMERS: frozenset(),
+}
+"""Which members belong to an audience."""
+
+STOPPING_ANY = ROLES[Audience.ADMINS]
+"""Roles that may stop runs of others."""
 
 _PACKAGE = "dstack_mesh.v1"
 
@@ -34,6 +49,8 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.OwnerService/Drain": Audience.OWNER,
     f"/{_PACKAGE}.OwnerService/Show": Audience.OWNER,
     f"/{_PACKAGE}.MembershipService/Hello": Audience.MEMBERS,
+    f"/{_PACKAGE}.RosterService/Exchange": Audience.MEMBERS,
+    f"/{_PACKAGE}.RosterService/Renew": Audience.MEMBERS,
     f"/{_PACKAGE}.AuctionService/Ask": Audience.SUBMITTERS,
     f"/{_PACKAGE}.AuctionService/Reserve": Audience.SUBMITTERS,
     f"/{_PACKAGE}.AuctionService/Commit": Audience.SUBMITTERS,
@@ -84,8 +101,7 @@ def _belongs(caller: Caller, audience: Audience) -> bool:
         case Owner():
             return audience is not Audience.NEWCOMERS
         case Member(role=role):
-            may_submit = audience is Audience.SUBMITTERS and role in SUBMITTING
-            return may_submit or audience is Audience.MEMBERS
+            return role in ROLES[audience]
         case Stranger():
             return audience is Audience.NEWCOMERS
         case _:

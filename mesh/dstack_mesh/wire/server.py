@@ -24,6 +24,7 @@ from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger, caller
 from dstack_mesh.wire.errors import GuardInterceptor
 from dstack_mesh.wire.keepalive import KEEPALIVE
 from dstack_mesh.wire.rights import services_for_members
+from dstack_mesh.wire.standings import Standings
 
 __all__ = [
     "Caller",
@@ -56,13 +57,16 @@ SUN_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux."""
 
 
-def make_server(*outer: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
+def make_server(
+    *outer: grpc.aio.ServerInterceptor, standings: Standings | None = None
+) -> grpc.aio.Server:
     """A server whose every method is guarded. Add servicers, then listen, then start.
 
     Args:
         outer: Interceptors that see every call before the guard does.
+        standings: What the roster says of callers; without, their certificates say everything.
     """
-    return grpc.aio.server(interceptors=[*outer, GuardInterceptor()], options=OPTIONS)
+    return grpc.aio.server(interceptors=[*outer, GuardInterceptor(standings)], options=OPTIONS)
 
 
 class Health:

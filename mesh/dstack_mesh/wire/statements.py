@@ -135,6 +135,17 @@ def _put(fact: Fact, message: pb.Statement) -> None:
             message.revoke.CopyFrom(pb.Revoke(subject=subject, why=why))
         case Leave(admissions):
             message.leave.CopyFrom(pb.Leave(admissions=admissions))
+        case Unread():
+            pass
+        case _:
+            _put_of_root(fact, message)
+
+
+def _put_of_root(
+    fact: AddAdmin | RemoveAdmin | AddIssuer | RemoveIssuer | RequireProtocol,
+    message: pb.Statement,
+) -> None:
+    match fact:
         case AddAdmin(subject):
             message.add_admin.CopyFrom(pb.AddAdmin(subject=subject))
         case RemoveAdmin(subject, seq, digest):
@@ -146,8 +157,6 @@ def _put(fact: Fact, message: pb.Statement) -> None:
             message.remove_issuer.CopyFrom(pb.RemoveIssuer(subject=subject))
         case RequireProtocol(protocol):
             message.require_protocol.CopyFrom(pb.RequireProtocol(protocol=protocol))
-        case Unread():
-            pass
 
 
 def _put_admit(fact: Admit, message: pb.Admit) -> None:

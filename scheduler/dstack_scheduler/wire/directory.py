@@ -1,7 +1,7 @@
 """Which agents there are, as clients that a command can call."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,11 +72,20 @@ class Clients:
 
 
 class CommandDirectory:
-    """For a command: looks when it is asked, and believes for a few seconds what it found."""
+    """For a command: looks when it is asked, and believes for a few seconds what it found.
 
-    def __init__(self, roll: RollCall, clients: Clients) -> None:
+    Args:
+        roll: Knows who is there.
+        clients: To call them.
+        may_run: Whether work may go to an agent; the others are not among `agents`.
+    """
+
+    def __init__(
+        self, roll: RollCall, clients: Clients, may_run: Callable[[KnownAgent], Awaitable[bool]]
+    ) -> None:
         self._roll = roll
         self._clients = clients
+        self._may_run = may_run
         self._found: dict[PeerId, tuple[float, GrpcAgent]] = {}
         self._looked_at = -FRESH_SECONDS
 
@@ -91,7 +100,7 @@ class CommandDirectory:
             return
         async with aclosing(self._roll.gather(GATHER_SECONDS)) as gathered:
             async for known in gathered:
-                agent = self._note(known)
+                agent = self._note(known) if await self._may_run(known) else None
                 if agent is not None and known.card.peer_id not in given:
                     given.add(known.card.peer_id)
                     yield agent

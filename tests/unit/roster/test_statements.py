@@ -31,6 +31,7 @@ from support.rosters import NOW, Lab, admit, mesh_id, peer, signer
 ids = st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=32, max_size=32).map(PeerId)
 digests = st.binary(min_size=32, max_size=32)
 names = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), max_size=50)
+roles = st.sampled_from([*sorted(ASSIGNABLE, key=str), Role.ROOT])
 facts = st.one_of(
     st.builds(
         Admit,

@@ -16,6 +16,7 @@ from dstack_mesh.v1 import (
     membership_pb2,
     owner_pb2,
     records_pb2,
+    roster_pb2,
     run_pb2,
     transfer_pb2,
 )
@@ -28,6 +29,7 @@ MODULES: list[Any] = [
     membership_pb2,
     owner_pb2,
     records_pb2,
+    roster_pb2,
     run_pb2,
     transfer_pb2,
     health_pb2,
@@ -40,12 +42,14 @@ METHODS = sorted(
     for method in service.methods
 )
 OWNER, STRANGER = Owner(), Stranger()
-READER, SUBMITTER, RUNNER, ROOT = (Member(PeerId("p" * 32), role) for role in Role)
-CALLERS: list[Caller] = [OWNER, READER, SUBMITTER, RUNNER, ROOT, STRANGER]
+READER, SUBMITTER, RUNNER, ADMIN, ROOT = (Member(PeerId("p" * 32), role) for role in Role)
+CALLERS: list[Caller] = [OWNER, READER, SUBMITTER, RUNNER, ADMIN, ROOT, STRANGER]
 ALLOWED: dict[Audience, set[Caller]] = {
     Audience.OWNER: {OWNER},
-    Audience.MEMBERS: {OWNER, READER, SUBMITTER, RUNNER, ROOT},
-    Audience.SUBMITTERS: {OWNER, SUBMITTER, RUNNER, ROOT},
+    Audience.MEMBERS: {OWNER, READER, SUBMITTER, RUNNER, ADMIN, ROOT},
+    Audience.SUBMITTERS: {OWNER, SUBMITTER, RUNNER, ADMIN, ROOT},
+    Audience.RUNNERS: {OWNER, RUNNER, ADMIN, ROOT},
+    Audience.ADMINS: {OWNER, ADMIN, ROOT},
     Audience.NEWCOMERS: {STRANGER},
 }
 
@@ -91,6 +95,8 @@ def test_a_reader_changes_nothing_on_any_machine() -> None:
         "RecordService/Agents",
         "RecordService/Exchange",
         "RecordService/Tails",
+        "RosterService/Exchange",
+        "RosterService/Renew",
         "RunService/Attach",
         "RunService/List",
         "TransferService/Fetch",

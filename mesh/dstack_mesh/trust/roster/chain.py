@@ -40,14 +40,14 @@ class Chain:
         forked_at: The first number that two grounded ones have; 0 if there is none.
     """
 
-    grounded: Mapping[bytes, Sealed]
+    grounded: dict[bytes, Sealed]
     loose: tuple[Sealed, ...]
     forked_at: int
 
     @property
     def tip(self) -> Sealed | None:
         """The statement that the next one names: of those with the highest number, any certain."""
-        return next(reversed(self.grounded.values()), None)
+        return self.grounded[next(reversed(self.grounded))] if self.grounded else None
 
     @property
     def head(self) -> Head:

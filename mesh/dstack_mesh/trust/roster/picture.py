@@ -101,6 +101,11 @@ class Picture:
             return None
         return one.belonging is Belonging.MEMBER and one.role in RUNNING
 
+    @property
+    def founded(self) -> bool:
+        """Whether the roster began with the mesh, so that every member is in it."""
+        return any(one.role is Role.ROOT for one in self.members.values())
+
     def shut_out(self) -> frozenset[PeerId]:
         """Everybody with whom nobody speaks any more."""
         gone = (one for one in self.members.values() if one.belonging is not Belonging.MEMBER)

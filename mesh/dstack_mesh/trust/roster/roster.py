@@ -80,11 +80,11 @@ class Roster:
         count = Counter(one.statement.issuer for one in kept.values())
         for one in sorted(fresh, key=lambda one: one.statement.seq):
             issuer = one.statement.issuer
-            room = together.room_for(one)
-            if one.digest in together.chains[issuer].grounded and count[issuer] < room:
-                if len(kept) < _most(one, self.mesh_id):
-                    kept[one.digest] = one
-                    count[issuer] += 1
+            follows = one.digest in together.chains[issuer].grounded
+            fits = len(kept) < _most(one, self.mesh_id)
+            if follows and fits and count[issuer] < together.room_for(one):
+                kept[one.digest] = one
+                count[issuer] += 1
         return Roster(self.mesh_id, kept)
 
     def room_for(self, one: Sealed) -> int:

@@ -1,0 +1,68 @@
+"""What this agent knows of the mesh's members, and what follows from it here at once.
+
+When the roster changes, open calls of whoever was revoked end, channels to them are closed, and
+other agents are told.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from dstack_mesh.clock import Clock
+from dstack_mesh.home import Home
+from dstack_mesh.ids import MeshId
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.trust.membership import Membership
+from dstack_mesh.trust.roster.keeper import Keeper
+from dstack_mesh.trust.roster.picture import Picture, empty
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.roster import open_keeper
+from dstack_mesh.wire.spreading import RosterSpreading
+from dstack_mesh.wire.standings import Standings
+from dstack_mesh.wire.vetting import may_run
+
+
+class Members:
+    """The members of the agent's mesh; of a private agent's none. `run` must run.
+
+    Args:
+        home: Where the roster is kept.
+        membership: None for a private agent.
+    """
+
+    def __init__(self, home: Home, membership: Membership | None) -> None:
+        self.keeper: Keeper | None = open_keeper(home, membership) if membership else None
+        self._nobody = empty(membership.mesh_id if membership else MeshId(""))
+        self.standings = Standings(self.picture)
+        self._news = asyncio.Event()
+        if self.keeper is not None:
+            self.keeper.subscribe(self._changed)
+
+    def picture(self) -> Picture:
+        """What is known now."""
+        return self.keeper.picture if self.keeper else self._nobody
+
+    def digest(self) -> str:
+        """Differs from another peer's if either knows something that the other does not."""
+        return self.picture().digest
+
+    def may_run(self, agent: KnownAgent) -> bool:
+        """Whether work may be given to an agent."""
+        return agent.local or may_run(self.picture(), agent)
+
+    async def run(
+        self, channels: Channels, agents: Callable[[], Sequence[KnownAgent]], clock: Clock
+    ) -> None:
+        """Keeps the roster up to date here and at others, until cancelled."""
+        if self.keeper is None:
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.keeper.run())
+            tasks.create_task(RosterSpreading(self.keeper, channels, agents, clock).run())
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                await channels.shut(self.picture().shut_out())
+
+    def _changed(self, picture: Picture) -> None:
+        self.standings.changed(picture)
+        self._news.set()

@@ -1,0 +1,130 @@
+"""The roster as a running process knows it, and who is told when it changes."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from dstack_mesh.faults import MeshError
+from dstack_mesh.signing import Signed
+from dstack_mesh.trust.roster.book import Book, Stamp
+from dstack_mesh.trust.roster.chain import Heads
+from dstack_mesh.trust.roster.picture import Picture
+from dstack_mesh.trust.roster.roster import Roster
+from dstack_mesh.trust.roster.statement import Sealed
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""How soon is noticed what a command of this home wrote and could not tell us."""
+
+Unseal = Callable[[Signed], Sealed]
+"""`dstack_mesh.wire.statements.unseal`: verifies."""
+
+
+class Keeper:
+    """Holds the roster in memory beside the book. Use from one event loop.
+
+    Args:
+        book: On disk.
+        unseal: Verifies what arrives.
+    """
+
+    def __init__(self, book: Book, unseal: Unseal) -> None:
+        self._book = book
+        self._unseal = unseal
+        self._stamp: Stamp | None = book.stamp()
+        self._roster = book.read()
+        self._turn = asyncio.Lock()
+        self._listeners: list[Callable[[Picture], None]] = []
+
+    @property
+    def roster(self) -> Roster:
+        return self._roster
+
+    @property
+    def picture(self) -> Picture:
+        """What is known now."""
+        return self._roster.picture
+
+    def subscribe(self, listener: Callable[[Picture], None]) -> None:
+        """Calls it after every change, in the event loop."""
+        self._listeners.append(listener)
+
+    async def run(self) -> None:
+        """Notices what other processes of this home write, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Reads the book again if it changed."""
+        async with self._turn:
+            stamp = await asyncio.to_thread(self._book.stamp)
+            if stamp != self._stamp:
+                self._now(await asyncio.to_thread(self._read), stamp)
+
+    async def absorb(self, arrived: Sequence[Signed]) -> int:
+        """Takes in what a peer sent; how many statements were new and are kept.
+
+        What nobody signed, and what is not worth keeping, is left out.
+        """
+        if not arrived:
+            return 0
+        async with self._turn:
+            before = self._roster
+            fresh = await asyncio.to_thread(self._verified, arrived)
+            if fresh:
+                self._now(*await asyncio.to_thread(self._add, fresh))
+            return len(self._roster.statements) - len(before.statements)
+
+    async def issue(self, write: Callable[[Roster], Sequence[Sealed]]) -> Roster:
+        """Adds statements of our own. Raises Busy if the book is full."""
+        async with self._turn:
+            self._now(*await asyncio.to_thread(self._issue, write))
+            return self._roster
+
+    def missing_since(self, heads: Heads) -> tuple[Sealed, ...]:
+        """What a peer with these heads lacks."""
+        return self._roster.missing_since(heads)
+
+    # In threads; each works out the picture there too.
+
+    def _read(self) -> Roster:
+        return _worked_out(self._roster.merge(self._book.read()))
+
+    def _add(self, fresh: list[Sealed]) -> tuple[Roster, Stamp | None]:
+        try:
+            return _worked_out(self._book.add(fresh)), self._book.stamp()
+        except OSError as failed:  # who was revoked is refused although that cannot be written down
+            log.error("the roster cannot be written: %s", failed)
+            return _worked_out(self._roster.take(fresh)), self._stamp
+
+    def _issue(self, write: Callable[[Roster], Sequence[Sealed]]) -> tuple[Roster, Stamp | None]:
+        return _worked_out(self._book.issue(write)), self._book.stamp()
+
+    def _verified(self, arrived: Sequence[Signed]) -> list[Sealed]:
+        known = {one.signed.body for one in self._roster.statements.values()}
+        fresh: list[Sealed] = []
+        for signed in arrived:
+            if signed.body in known:
+                continue
+            try:
+                fresh.append(self._unseal(signed))
+            except MeshError as wrong:
+                log.warning("a statement of the roster is left out: %s", wrong)
+        return fresh
+
+    def _now(self, roster: Roster, stamp: Stamp | None) -> None:
+        self._stamp = stamp
+        if roster.statements.keys() == self._roster.statements.keys():
+            return
+        self._roster = roster
+        for forked in roster.picture.forked:
+            log.warning("%s signed two statements with one number; both count", forked)
+        for listener in self._listeners:
+            listener(roster.picture)
+
+
+def _worked_out(roster: Roster) -> Roster:
+    assert roster.picture is not None
+    return roster

@@ -1,0 +1,113 @@
+"""What the roster says of callers: their role, and who is heard no more, from this moment on.
+
+A server asks before every call. When the roster changes, the open calls of whoever was revoked end
+with that reason; those of whoever has another role now end too, and may be made again.
+"""
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from dstack_mesh.faults import Forbidden, MeshError, Unreachable
+from dstack_mesh.ids import MeshId, PeerId
+from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
+from dstack_mesh.wire.caller import Caller, Member
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call that goes on. `cut` is why it must end, once it must."""
+
+    who: Caller
+    task: asyncio.Task[object]
+    cut: MeshError | None = None
+
+
+class Standings:
+    """Judges the callers of one server. Use from one event loop.
+
+    Args:
+        picture: The roster as it is known now.
+    """
+
+    def __init__(self, picture: Callable[[], Picture]) -> None:
+        self._picture = picture
+        self._open: dict[PeerId, set[Call]] = {}
+
+    def judged(self, who: Caller) -> Caller:
+        """The caller with the role that it has now. Raises Forbidden if it is heard no more."""
+        if not isinstance(who, Member):
+            return who
+        picture = self._picture()
+        check_belongs(picture, who.peer_id)
+        return Member(who.peer_id, picture.role(who.peer_id, who.role))
+
+    @contextmanager
+    def during(self, certified: Caller) -> Generator[Call]:
+        """A call of this caller goes on within the block. Raises Forbidden."""
+        task = asyncio.current_task()
+        assert task is not None
+        call = Call(self.judged(certified), task)
+        if not isinstance(certified, Member):
+            yield call
+            return
+        calls = self._open.setdefault(certified.peer_id, set())
+        calls.add(call)
+        try:
+            yield call
+        finally:
+            calls.discard(call)
+            if not calls and self._open.get(certified.peer_id) is calls:
+                del self._open[certified.peer_id]
+
+    def changed(self, picture: Picture) -> None:
+        """Ends the calls of whoever was revoked, left, or has another role now."""
+        for peer_id, calls in list(self._open.items()):
+            for call in list(calls):
+                call.cut = call.cut or _why_end(picture, peer_id, call)
+                if call.cut is not None:
+                    call.task.cancel()
+
+
+def of_nobody() -> Standings:
+    """For a server without a roster: certificates say everything."""
+    nothing = empty(MeshId(""))
+    return Standings(lambda: nothing)
+
+
+def check_belongs(picture: Picture, peer_id: PeerId) -> None:
+    """Raises Forbidden if the roster says that a peer is a member no more."""
+    match picture.belonging(peer_id):
+        case Belonging.REVOKED:
+            raise Forbidden(
+                "This peer was revoked.",
+                f"The mesh's roster admits {peer_id} never again.",
+                "Ask whoever runs the mesh. To join again, this home needs a new key: "
+                "`dstack mesh leave --new-key`, then `dstack mesh join CODE`.",
+                code="revoked",
+            )
+        case Belonging.LEFT:
+            raise Forbidden(
+                "This peer left the mesh.",
+                f"{peer_id} said so itself.",
+                "Join again: `dstack mesh join CODE`.",
+                code="left-the-mesh",
+            )
+        case Belonging.MEMBER | None:
+            return
+
+
+def _why_end(picture: Picture, peer_id: PeerId, call: Call) -> MeshError | None:
+    try:
+        check_belongs(picture, peer_id)
+    except Forbidden as refused:
+        return refused
+    if isinstance(call.who, Member) and picture.role(peer_id, call.who.role) is not call.who.role:
+        return Unreachable(
+            "The caller has another role now.",
+            "The mesh's roster changed while the call went on.",
+            "Call again.",
+            code="role-changed",
+        )
+    return None

@@ -1,0 +1,73 @@
+"""Whether a command may give work to an agent: only if the roster says that the agent takes jobs.
+
+A warm command reads what its home knows and compares digests: no call, no cryptography. Where an
+agent's roster differs from ours, the two are brought together first.
+"""
+
+import asyncio
+import logging
+
+from dstack_mesh.faults import MeshError
+from dstack_mesh.home import Home
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.trust.membership import Membership
+from dstack_mesh.trust.roster.book import read_picture
+from dstack_mesh.trust.roster.picture import Picture
+from dstack_mesh.wire.channels import Channels
+
+log = logging.getLogger(__name__)
+
+WITHIN_SECONDS = 2.0
+"""How long a command waits for one agent's roster."""
+
+
+class Vetting:
+    """Judges agents for one command. Use from one event loop."""
+
+    def __init__(self, home: Home, channels: Channels) -> None:
+        self._home = home
+        self._channels = channels
+        self._membership = Membership.load(home)
+        self._picture: Picture | None = None
+        self._compared: set[str] = set()
+        self._turn = asyncio.Lock()
+
+    async def may_run(self, agent: KnownAgent) -> bool:
+        """Whether work may go there. The agent of this home always may."""
+        if agent.local or self._membership is None:
+            return True
+        picture = await self._up_to_date(agent, self._membership)
+        return may_run(picture, agent)
+
+    async def _up_to_date(self, agent: KnownAgent, membership: Membership) -> Picture:
+        async with self._turn:
+            if self._picture is None:
+                self._picture = read_picture(self._home, membership.mesh_id)
+            theirs = agent.card.roster
+            if theirs and theirs != self._picture.digest and theirs not in self._compared:
+                self._compared.add(theirs)
+                self._picture = await self._exchange(agent, membership, self._picture)
+            return self._picture
+
+    async def _exchange(
+        self, agent: KnownAgent, membership: Membership, before: Picture
+    ) -> Picture:
+        # Loads the library that verifies, which a command does without while nothing changed.
+        from dstack_mesh.wire.roster import RosterClient, open_keeper
+
+        keeper = await asyncio.to_thread(open_keeper, self._home, membership)
+        try:
+            channel = self._channels.to_peer(agent.card.peer_id, agent.addresses[0])
+            await RosterClient(channel, agent.card.name).exchange(keeper, WITHIN_SECONDS)
+        except MeshError as failed:
+            log.debug("the roster was not exchanged with %s: %s", agent.card.name, failed)
+        return keeper.picture if keeper.picture.heads else before
+
+
+def may_run(picture: Picture, agent: KnownAgent) -> bool:
+    """Whether work may go to an agent, by what is known of the members.
+
+    One that is not in the roster may only where the roster began later than the mesh.
+    """
+    said = picture.may_run(agent.card.peer_id)
+    return not picture.founded if said is None else said
