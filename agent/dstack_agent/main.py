@@ -159,8 +159,9 @@ async def run_agent(settings: Settings) -> None:
             parts += chorus.parts(sources_of(memory, served.answers, workshop.journal, CLOCK))
         parts.append(members.run(channels, roll.agents, CLOCK))
         if members.keeper is not None:
-            add_roster(server, members.keeper)
-            parts.append(add_invitations(server, home, portrait.addresses, settings.host).run())
+            add_roster(server, home, members.keeper, CLOCK)
+            seeds, keeper = portrait.addresses, members.keeper
+            parts.append(add_invitations(server, home, seeds, settings.host, keeper).run())
         if settings.idle_seconds is not None:
             busy = lambda: driving.busy or bool(supervisor.running())  # noqa: E731
             quiet = lambda: activity.idle_seconds  # noqa: E731

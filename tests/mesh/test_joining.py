@@ -6,22 +6,27 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from dstack_mesh.faults import Fault, Forbidden, Invalid, MeshError, Missing, Refused, Unreachable
 from dstack_mesh.home import Home
-from dstack_mesh.ids import Address
+from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.trust.desk import DeskEvent, Greeted, Joined, TriedWrong
 from dstack_mesh.trust.invite import ALPHABET, Burned, Code, Expired, State, Used, make_code
 from dstack_mesh.trust.invites import InviteBook
 from dstack_mesh.trust.membership import Membership, Role
-from dstack_mesh.wire.admission import Invitation, serve_invitation
+from dstack_mesh.trust.roster.book import read_picture
+from dstack_mesh.trust.roster.statement import Revoke
+from dstack_mesh.wire.admission import Invitation, Watched, serve_invitation
 from dstack_mesh.wire.newcomer import join_mesh
-from support.meshes import Mesh, OffClock
+from dstack_mesh.wire.roster import open_book, scribe_of
+from support.meshes import Mesh, OffClock, member
 from support.relay import relay
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
@@ -95,14 +100,48 @@ async def test_the_right_code_makes_a_member(tmp_path: Path) -> None:
 
     seeds = (Address("10.0.0.1:7420"),)
     async with served(mesh, role=Role.SUBMITTER, seeds=seeds) as invite:
-        joined = await join_mesh(home, invite.code.lower(), invite.address, confirm)
+        joined = await join_mesh(home, invite.code.lower(), invite.address, confirm, name="ws")
         assert await invite.task == Used(joined.peer_id)
     assert Membership.load(home) == joined
     assert (joined.mesh_id, joined.mesh_name) == (mesh.membership.mesh_id, "lab")
     assert (joined.role, joined.seeds) == (Role.SUBMITTER, seeds)
     assert joined.discovery_key == mesh.membership.discovery_key
-    assert invite.events == [Greeted(shown[0]), Joined(joined.peer_id)]  # type: ignore[arg-type]
+    assert invite.events == [Greeted(shown[0]), Joined(joined.peer_id, "ws")]  # type: ignore[arg-type]
     assert not (home.keys / "root-key.pem").exists()
+
+
+async def test_whoever_joins_is_in_the_roster_of_both_sides_under_a_name_of_its_own(
+    tmp_path: Path,
+) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    homes = [Home(tmp_path / name) for name in ("one", "two")]
+    for home in homes:
+        async with served(mesh, role=Role.READER) as invite:
+            await join_mesh(home, invite.code, invite.address, name="ws 1")
+    theirs = read_picture(homes[1], mesh.membership.mesh_id)
+    assert theirs == read_picture(mesh.root, mesh.membership.mesh_id)
+    members = [theirs.members[member(home).peer_id] for home in homes]
+    assert [one.name for one in members] == ["ws1", "ws1-2"]
+    assert {one.role for one in members} == {Role.READER}
+    assert {one.admitted_by for one in members} == {mesh.membership.mesh_id}
+    assert members[1].through == invite.code[:4]
+    difference = (members[1].expires_at or EPOCH) - member(homes[1]).not_after
+    assert abs(difference) < timedelta(seconds=5)
+
+
+async def test_a_revoked_key_cannot_join_again_and_the_invitation_lives(tmp_path: Path) -> None:
+    mesh, home = Mesh.make(tmp_path / "root"), Home(tmp_path / "ws")
+    async with served(mesh) as invite:
+        joined = await join_mesh(home, invite.code, invite.address)
+    scribe = scribe_of(mesh.root, mesh.membership)
+    revocation = Revoke(joined.peer_id)
+    open_book(mesh.root, joined.mesh_id).issue(
+        lambda roster: scribe.write(roster, [revocation], datetime.now(UTC))
+    )
+    async with served(mesh) as invite:
+        failed = await fails_with(join_mesh(home, invite.code, invite.address))
+        assert (failed.fault, failed.code) == (Fault.REFUSED, "revoked")
+        await join_mesh(Home(tmp_path / "other"), invite.code, invite.address)
 
 
 async def test_a_member_that_joined_is_believed_by_others(tmp_path: Path) -> None:
@@ -304,10 +343,14 @@ async def test_a_crash_after_used_was_written_loses_the_invitation_and_doubles_n
     assert isinstance(record.invite.state, Used)
 
 
+async def all_of(events: AsyncGenerator[Watched]) -> list[Watched]:
+    return [event async for event in events]
+
+
 async def test_the_agent_of_a_home_serves_invitations_for_its_owner(tmp_path: Path) -> None:
     from dstack_agent.servicers.invitation import InvitationServicer
     from dstack_mesh.v1 import admission_pb2_grpc
-    from dstack_mesh.wire.admission import ask_invitation
+    from dstack_mesh.wire.admission import ask_invitation, watch_invitation
     from dstack_mesh.wire.channels import Channels
     from dstack_mesh.wire.server import listen_local, make_server
 
@@ -323,7 +366,19 @@ async def test_the_agent_of_a_home_serves_invitations_for_its_owner(tmp_path: Pa
         invitation = await ask_invitation(channel, Role.RUNNER, 60)
         with pytest.raises(Invalid):
             await ask_invitation(channel, Role.ROOT, 60)
-        joined = await join_mesh(home, invitation.code, invitation.addresses[0])
+        shown: list[object] = []
+
+        def confirm(words: object) -> bool:
+            shown.append(words)
+            return True
+
+        watched = tasks.create_task(all_of(watch_invitation(channel, invitation.code)))
+        joined = await join_mesh(home, invitation.code, invitation.addresses[0], confirm, name="ws")
+        greeted, told, over = await watched
+        assert greeted == Greeted(shown[0])  # type: ignore[arg-type]
+        assert (told, over) == (Joined(joined.peer_id, "ws"), Used(PeerId("")))
+        with pytest.raises(Missing):
+            await all_of(watch_invitation(channel, invitation.code))
         running.cancel()
     await channels.close()
     await server.stop(0)

@@ -94,7 +94,7 @@ async def mesh_agent(
     membership_pb2_grpc.add_MembershipServiceServicer_to_server(servicer, server)
     add_standard_services(server)
     assert members.keeper is not None
-    add_roster(server, members.keeper)
+    add_roster(server, home, members.keeper, SystemClock())
     listener = listen_local(server, home.agent_socket) if local else None
     await server.start()
     async with asyncio.TaskGroup() as tasks:

@@ -67,19 +67,23 @@ def add_servicers(server: grpc.aio.Server, served: Served) -> None:
         )
 
 
-def add_roster(server: grpc.aio.Server, keeper: Keeper) -> None:
+def add_roster(server: grpc.aio.Server, home: Home, keeper: Keeper, clock: Clock) -> None:
     """Adds the service that exchanges what is known of the members."""
-    roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterServicer(keeper), server)
+    roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterServicer(home, keeper, clock), server)
 
 
 def add_invitations(
-    server: grpc.aio.Server, home: Home, seeds: Callable[[], tuple[Address, ...]], host: str
+    server: grpc.aio.Server,
+    home: Home,
+    seeds: Callable[[], tuple[Address, ...]],
+    host: str,
+    keeper: Keeper,
 ) -> Invitations:
     """Adds the service that makes and serves invitations; its `run` must run."""
     # Loads the library that signs, which an agent outside a mesh does without.
     from dstack_agent.servicers.invitation import InvitationServicer
     from dstack_mesh.v1 import admission_pb2_grpc
 
-    servicer = InvitationServicer(home, seeds, host)
+    servicer = InvitationServicer(home, seeds, host, keeper)
     admission_pb2_grpc.add_InvitationServiceServicer_to_server(servicer, server)
     return servicer

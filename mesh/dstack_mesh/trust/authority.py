@@ -98,7 +98,7 @@ class Authority:
 
     def sign(self, request: x509.CertificateSigningRequest, role: Role, now: datetime) -> bytes:
         """A member's certificate for the key in the request, as PEM. Raises Invalid."""
-        return to_pem(sign_leaf(self._key, self._root, _key_of(request), now, role=role))
+        return to_pem(sign_leaf(self._key, self._root, key_of(request), now, role=role))
 
 
 def make_request(identity: Identity) -> bytes:
@@ -109,17 +109,26 @@ def make_request(identity: Identity) -> bytes:
 
 def read_request(der: bytes, expected_key: bytes) -> x509.CertificateSigningRequest:
     """The request, if it is signed by the key that it names and that key is the expected one."""
-    try:
-        request = x509.load_der_x509_csr(der)
-        good = request.is_signature_valid and public_der(_key_of(request)) == expected_key
-    except ValueError as broken:
-        raise Invalid("A certificate request cannot be read.", str(broken)) from broken
-    if not good:
+    request = parse_request(der)
+    if public_der(key_of(request)) != expected_key:
         raise Invalid("A certificate request is not signed by the key that was named before.")
     return request
 
 
-def _key_of(request: x509.CertificateSigningRequest) -> ec.EllipticCurvePublicKey:
+def parse_request(der: bytes) -> x509.CertificateSigningRequest:
+    """The request, if it is signed by the key that it names. Raises Invalid."""
+    try:
+        request = x509.load_der_x509_csr(der)
+        good = request.is_signature_valid
+    except ValueError as broken:
+        raise Invalid("A certificate request cannot be read.", str(broken)) from broken
+    if not good:
+        raise Invalid("A certificate request is not signed by the key that it names.")
+    return request
+
+
+def key_of(request: x509.CertificateSigningRequest) -> ec.EllipticCurvePublicKey:
+    """The key that a request is about. Raises Invalid unless it is P-256."""
     key = request.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise Invalid("A certificate request has a key of the wrong kind.", "It is not P-256.")

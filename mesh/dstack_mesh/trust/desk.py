@@ -1,7 +1,7 @@
 """An inviter's side of an invitation, without the network: whom to believe and what to sign.
 
 "Used" is on disk before anything is signed. A crash in between loses the invitation and never
-admits two.
+admits two. Whoever gets a certificate is written into the roster before it is sent.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.identity import id_of_key
 from dstack_mesh.ids import Address, PeerId
-from dstack_mesh.trust.authority import Authority, read_request
+from dstack_mesh.trust.authority import LEAF_LIFE, Authority, read_request
 from dstack_mesh.trust.invite import (
     NONCE_BYTES,
     Code,
@@ -29,6 +29,8 @@ from dstack_mesh.trust.invite import (
 )
 from dstack_mesh.trust.invites import InviteBook
 from dstack_mesh.trust.joining import Greeting, Reply
+from dstack_mesh.trust.roster.enrolment import Enrolment
+from dstack_mesh.trust.roster.roster import Roster
 
 MOST_CONVERSATIONS = 64
 LONGEST_KEY_BYTES = 256
@@ -51,9 +53,10 @@ class TriedWrong:
 
 @frozen
 class Joined:
-    """Somebody joined."""
+    """Somebody joined, and what people call it."""
 
     peer_id: PeerId
+    name: str
 
 
 DeskEvent = Greeted | TriedWrong | Joined
@@ -64,6 +67,7 @@ class Desk:
 
     Args:
         authority: Signs.
+        enrolment: Writes into the roster.
         book: Where states are written down.
         code: The code. Only a key derived from it is kept, which takes a quarter of a second.
         invite: The invitation, live.
@@ -76,6 +80,7 @@ class Desk:
     def __init__(
         self,
         authority: Authority,
+        enrolment: Enrolment,
         book: InviteBook,
         code: Code,
         invite: Invite,
@@ -85,6 +90,7 @@ class Desk:
         on_event: Callable[[DeskEvent], None],
     ) -> None:
         self._authority = authority
+        self._enrolment = enrolment
         self._book = book
         self._key = derive_key(code, invite.mesh_id)
         self._invite = invite
@@ -116,13 +122,17 @@ class Desk:
         proof = transcript.listener_proof(self._key)
         return Greeting(self._invite.mesh_id, transcript.listener_nonce, proof)
 
-    async def join(self, invite_id: str, nonce: bytes, proof: bytes, request: bytes) -> Reply:
+    async def join(
+        self, invite_id: str, nonce: bytes, proof: bytes, request: bytes, name: str = ""
+    ) -> Reply:
         """Signs for whoever proves to know the code, once.
 
         Raises:
             Missing: The invitation is not live any more.
             Forbidden: The proof is wrong; that was one of five tries.
             Invalid: The request is not signed by the key of the greeting.
+            Refused: That key was revoked.
+            Busy: The roster is full.
         """
         async with self._turn:
             self._check_live(invite_id)
@@ -138,10 +148,18 @@ class Desk:
                 raise Invalid("A certificate request is too long.")
             checked = read_request(request, transcript.newcomer_key)
             peer_id = PeerId(id_of_key(transcript.newcomer_key))
+            self._enrolment.check(peer_id)
             await self._note(self._invite.used(peer_id))
             certificate = self._authority.sign(checked, self._invite.role, self._clock.now())
-        self._on_event(Joined(peer_id))
-        return self._reply(transcript, certificate)
+            roster = await self._enrol(peer_id, name)
+        self._on_event(Joined(peer_id, roster.picture.members[peer_id].name))
+        return self._reply(transcript, certificate, roster)
+
+    async def _enrol(self, peer_id: PeerId, name: str) -> Roster:
+        now, invite = self._clock.now(), self._invite
+        return await self._enrolment.enrol(
+            peer_id, invite.role, name, invite.invite_id, now + LEAF_LIFE, now
+        )
 
     async def ended(self) -> State:
         """Waits until it was used, burned or expired."""
@@ -168,7 +186,7 @@ class Desk:
             self._ended.set()
         await asyncio.to_thread(self._book.write, invite, self._clock.now())
 
-    def _reply(self, transcript: Transcript, certificate: bytes) -> Reply:
+    def _reply(self, transcript: Transcript, certificate: bytes, roster: Roster) -> Reply:
         unproved = Reply(
             certificate_pem=certificate,
             root_pem=self._authority.root_pem,
@@ -177,5 +195,6 @@ class Desk:
             seeds=self._seeds(),
             role=self._invite.role.value,
             proof=b"",
+            statements=tuple(one.signed for one in roster.missing_since({})),
         )
         return replace(unproved, proof=transcript.reply_proof(self._key, *unproved.fields()))

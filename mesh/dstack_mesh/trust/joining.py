@@ -12,6 +12,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, id_of_key, public_der
 from dstack_mesh.ids import Address, MeshId
+from dstack_mesh.signing import Signed
 from dstack_mesh.trust.authority import (
     already_a_member,
     make_request,
@@ -47,9 +48,10 @@ class Reply:
     seeds: tuple[Address, ...]
     role: str
     proof: bytes
+    statements: tuple[Signed, ...] = ()
 
     def fields(self) -> tuple[bytes, ...]:
-        """What the proof covers."""
+        """What the proof covers; statements prove themselves."""
         return (
             self.certificate_pem,
             self.root_pem,
@@ -82,10 +84,12 @@ class Newcomer:
     Args:
         home: Whose key joins.
         code: What somebody read to us.
+        name: What people shall call this machine.
     """
 
-    def __init__(self, home: Home, code: Code) -> None:
-        self._home = home
+    def __init__(self, home: Home, code: Code, name: str = "") -> None:
+        self.home = home
+        self.name = name
         self._code = code
         self._identity = Identity.load_or_make(home)
         self.public_key = public_der(self._identity.private_key().public_key())
@@ -121,7 +125,7 @@ class Newcomer:
 
         A member may join its mesh again, for a new certificate or another role.
         """
-        present = Membership.load(self._home)
+        present = Membership.load(self.home)
         if present is None:
             return
         if present.mesh_id != mesh_id or present.role is Role.ROOT:
@@ -151,11 +155,11 @@ class Newcomer:
             discovery_key=reply.discovery_key,
             not_before=leaf.not_valid_before_utc,
             not_after=leaf.not_valid_after_utc,
-            folder=self._home.keys,
+            folder=self.home.keys,
             seeds=reply.seeds,
         )
         membership.check_valid(now)
-        membership.store(self._home, reply.certificate_pem, reply.root_pem)
+        membership.store(self.home, reply.certificate_pem, reply.root_pem)
         return membership
 
     def _checked_leaf(self, agreement: Agreement, reply: Reply) -> x509.Certificate:

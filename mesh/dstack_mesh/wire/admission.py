@@ -7,7 +7,7 @@ lives. It knows no client certificates: whoever calls is a stranger until the in
 import asyncio
 import hashlib
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,22 +19,31 @@ from dstack_mesh.discovery.mdns import Announcement, announcing
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
-from dstack_mesh.ids import Address
+from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.trust.authority import Authority, throw_away_certificate
-from dstack_mesh.trust.desk import Desk, DeskEvent
+from dstack_mesh.trust.desk import Desk, DeskEvent, Greeted, Joined, TriedWrong
 from dstack_mesh.trust.invite import (
     LONGEST_LIFETIME_SECONDS,
+    PUBLIC_CHARACTERS,
+    Burned,
     Code,
+    Expired,
     Invite,
+    Live,
     State,
+    Used,
     make_code,
 )
 from dstack_mesh.trust.invites import InviteBook
 from dstack_mesh.trust.membership import Role
+from dstack_mesh.trust.roster.enrolment import Enrolment
+from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.v1 import admission_pb2 as pb
 from dstack_mesh.v1 import admission_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.roster import open_keeper, scribe_of, within_page
 from dstack_mesh.wire.server import bind, make_server
+from dstack_mesh.wire.statements import signed_to_wire
 
 INVITABLE = (Role.READER, Role.SUBMITTER, Role.RUNNER)
 CALL_SECONDS = 10.0
@@ -42,6 +51,10 @@ CALL_SECONDS = 10.0
 
 LISTENER_NAME = "mesh-join"
 """The name in the throw-away certificate."""
+
+
+Watched = DeskEvent | State
+"""What a watcher of an invitation is told: events, and at last how it ended."""
 
 
 @frozen
@@ -75,6 +88,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
             request.joiner_nonce,
             request.joiner_proof,
             request.certificate_request,
+            request.name,
         )
         return pb.JoinResponse(
             certificate_pem=reply.certificate_pem,
@@ -84,6 +98,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
             seeds=reply.seeds,
             role=reply.role,
             server_proof=reply.proof,
+            statements=map(signed_to_wire, within_page(reply.statements)),
         )
 
 
@@ -99,6 +114,58 @@ async def ask_invitation(
         tuple(map(Address, response.addresses)),
         response.expires_at.ToDatetime(UTC),
     )
+
+
+async def watch_invitation(channel: grpc.aio.Channel, code: str) -> AsyncGenerator[Watched]:
+    """What happens to an invitation that the agent of this home serves, until it is over.
+
+    Raises a MeshError, as Refused where the agent is too old to tell.
+    """
+    request = pb.WatchRequest(invite_id=code[:PUBLIC_CHARACTERS])
+    with translated("the agent of this home"):
+        async for response in rpc.InvitationServiceStub(channel).Watch(request):
+            event = watched_from_wire(response)
+            if event is not None:
+                yield event
+
+
+def watched_to_wire(event: Watched) -> pb.WatchResponse:
+    match event:
+        case Greeted(words):
+            return pb.WatchResponse(greeted=pb.Greeted(words=words))
+        case TriedWrong(left):
+            return pb.WatchResponse(tried_wrong=pb.TriedWrong(tries_left=left))
+        case Joined(peer_id, name):
+            return pb.WatchResponse(joined=pb.Joined(peer_id=peer_id, name=name))
+        case Used():
+            return pb.WatchResponse(over=pb.Over(ending=pb.ENDING_USED))
+        case Burned():
+            return pb.WatchResponse(over=pb.Over(ending=pb.ENDING_BURNED))
+        case Expired() | Live():
+            return pb.WatchResponse(over=pb.Over(ending=pb.ENDING_EXPIRED))
+
+
+def watched_from_wire(response: pb.WatchResponse) -> Watched | None:
+    """None for what newer software tells."""
+    match response.WhichOneof("kind"):
+        case "greeted":
+            first, second, third, fourth = (*response.greeted.words, "", "", "", "")[:4]
+            return Greeted((first, second, third, fourth))
+        case "tried_wrong":
+            return TriedWrong(response.tried_wrong.tries_left)
+        case "joined":
+            return Joined(PeerId(response.joined.peer_id), response.joined.name)
+        case "over":
+            return _ENDINGS.get(response.over.ending, Expired())
+        case None:
+            return None
+
+
+_ENDINGS: dict[int, State] = {
+    pb.ENDING_USED: Used(PeerId("")),
+    pb.ENDING_BURNED: Burned(),
+    pb.ENDING_EXPIRED: Expired(),
+}
 
 
 def no_seeds() -> tuple[Address, ...]:
@@ -118,6 +185,7 @@ async def serve_invitation(
     port: int = 0,
     clock: Clock | None = None,
     authority: Authority | None = None,
+    keeper: Keeper | None = None,
     code: Code | None = None,
 ) -> State:
     """Makes an invitation and serves it until it is used, burned or expired; says which.
@@ -133,6 +201,7 @@ async def serve_invitation(
         port: 0 takes a free one.
         clock: Tells when it expires.
         authority: Signs; the home's by default.
+        keeper: The roster; opened from the home by default.
         code: Random by default.
 
     Raises:
@@ -147,6 +216,7 @@ async def serve_invitation(
         )
     clock, code = clock or SystemClock(), code or make_code()
     authority = authority or Authority(home)
+    enrolment = await asyncio.to_thread(_enrolment, home, authority, keeper)
     key, certificate = throw_away_certificate(clock.now(), timedelta(seconds=lifetime_seconds))
     expires_at = clock.now() + timedelta(seconds=lifetime_seconds)
     invite = Invite(
@@ -160,6 +230,7 @@ async def serve_invitation(
     desk = await asyncio.to_thread(
         Desk,
         authority,
+        enrolment,
         book,
         code,
         invite,
@@ -179,6 +250,11 @@ async def serve_invitation(
     finally:
         # The reply to the newcomer may still be on its way.
         await server.stop(CALL_SECONDS)
+
+
+def _enrolment(home: Home, authority: Authority, keeper: Keeper | None) -> Enrolment:
+    membership = authority.membership
+    return Enrolment(keeper or open_keeper(home, membership), scribe_of(home, membership))
 
 
 def _addresses(host: str, port: int) -> tuple[Address, ...]:

@@ -1,6 +1,7 @@
 """A newcomer joins a mesh over the network: finds the listener of an invitation and calls it."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from dstack_mesh.discovery.seeds import parse_seed
 from dstack_mesh.faults import Forbidden, MeshError, Refused, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, MeshId
+from dstack_mesh.own_name import own_name
 from dstack_mesh.trust.invite import parse_code
 from dstack_mesh.trust.joining import Agreement, Greeting, Newcomer, Reply
 from dstack_mesh.trust.membership import Membership
@@ -21,6 +23,8 @@ from dstack_mesh.v1 import admission_pb2_grpc as rpc
 from dstack_mesh.wire.admission import CALL_SECONDS, LISTENER_NAME, certificate_hash
 from dstack_mesh.wire.channels import OPTIONS
 from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.roster import open_book, statements_from_wire
+from dstack_mesh.wire.statements import verified
 
 SEARCH_SECONDS = 5.0
 """How long the listener is searched by multicast."""
@@ -38,6 +42,7 @@ async def join_mesh(
     address: str | None = None,
     confirm: Callable[[Words], bool] = _accept,
     clock: Clock | None = None,
+    name: str | None = None,
 ) -> Membership:
     """Joins this home to the mesh that a code invites to.
 
@@ -47,6 +52,7 @@ async def join_mesh(
         address: HOST:PORT of the listener; searched by multicast if it is not given.
         confirm: Shown the four words that the inviter's screen shows too, in a thread; False stops.
         clock: Tells the time.
+        name: What people shall call this machine; by default as it calls itself.
 
     Raises:
         Invalid: The code or the address cannot be.
@@ -55,7 +61,8 @@ async def join_mesh(
         Forbidden: The code is wrong, or the words were not accepted.
         Refused: This home is a member of another mesh.
     """
-    newcomer = await asyncio.to_thread(Newcomer, home, parse_code(code))
+    called = own_name(os.environ) if name is None else name
+    newcomer = await asyncio.to_thread(Newcomer, home, parse_code(code), called)
     if address is not None:
         return await _join_at(newcomer, parse_seed(address), confirm, clock or SystemClock())
     found = await _search(newcomer.invite_id)
@@ -102,7 +109,13 @@ async def _join_at(
                 code="words-differ",
             )
         reply = await _ask_to_join(stub, newcomer, address, agreement)
-    return await asyncio.to_thread(newcomer.finish, agreement, reply, clock.now())
+    return await asyncio.to_thread(_finish, newcomer, agreement, reply, clock)
+
+
+def _finish(newcomer: Newcomer, agreement: Agreement, reply: Reply, clock: Clock) -> Membership:
+    membership = newcomer.finish(agreement, reply, clock.now())
+    open_book(newcomer.home, membership.mesh_id).add(verified(reply.statements))
+    return membership
 
 
 async def _read_leaf(address: Address) -> bytes:
@@ -163,6 +176,7 @@ async def _ask_to_join(
         joiner_proof=agreement.proof,
         certificate_request=newcomer.request(),
         joiner_nonce=newcomer.nonce,
+        name=newcomer.name,
     )
     with translated(address):
         response = await stub.Join(request, timeout=CALL_SECONDS)
@@ -174,4 +188,5 @@ async def _ask_to_join(
         seeds=tuple(map(Address, response.seeds)),
         role=response.role,
         proof=response.server_proof,
+        statements=tuple(statements_from_wire(response.statements)),
     )

@@ -48,6 +48,7 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.OwnerService/Resume": Audience.OWNER,
     f"/{_PACKAGE}.OwnerService/Drain": Audience.OWNER,
     f"/{_PACKAGE}.OwnerService/Show": Audience.OWNER,
+    f"/{_PACKAGE}.InvitationService/Watch": Audience.OWNER,
     f"/{_PACKAGE}.MembershipService/Hello": Audience.MEMBERS,
     f"/{_PACKAGE}.RosterService/Exchange": Audience.MEMBERS,
     f"/{_PACKAGE}.RosterService/Renew": Audience.MEMBERS,

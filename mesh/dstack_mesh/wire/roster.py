@@ -1,6 +1,7 @@
 """RosterService: heads and statements both ways, and the roster of a home opened for a process."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 
 import grpc
@@ -11,12 +12,12 @@ from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, is_id, read_private_key
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.signing import Signed, Signer
-from dstack_mesh.trust.membership import Membership, root_key_path
+from dstack_mesh.trust.membership import Membership, Role, root_key_path
 from dstack_mesh.trust.roster.book import Book
 from dstack_mesh.trust.roster.chain import Head, Heads
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.trust.roster.scribe import Scribe
-from dstack_mesh.trust.roster.statement import DIGEST_BYTES, Sealed
+from dstack_mesh.trust.roster.statement import DIGEST_BYTES, Admit, Sealed
 from dstack_mesh.v1 import roster_pb2 as pb
 from dstack_mesh.v1 import roster_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
@@ -25,7 +26,7 @@ from dstack_mesh.wire.statements import (
     seal,
     signed_from_wire,
     signed_to_wire,
-    unseal,
+    verified,
 )
 
 MOST_HEADS = 1024
@@ -66,7 +67,7 @@ class RosterClient:
         for _ in range(MOST_ROUNDS):
             sent = () if theirs is None else page(keeper.missing_since(theirs))
             request = pb.ExchangeRequest(heads=heads_to_wire(keeper.picture.heads))
-            request.statements.extend(signed_to_wire(one.signed) for one in sent)
+            request.statements.extend(map(signed_to_wire, sent))
             with translated(self._name):
                 response = await self._stub.Exchange(request, timeout=within)
             before, theirs = theirs, heads_from_wire(response.heads)
@@ -89,17 +90,21 @@ async def answer(keeper: Keeper, request: pb.ExchangeRequest) -> pb.ExchangeResp
     theirs = heads_from_wire(request.heads)
     await keeper.absorb(statements_from_wire(request.statements))
     response = pb.ExchangeResponse(heads=heads_to_wire(keeper.picture.heads))
-    missing = page(keeper.missing_since(theirs))
-    response.statements.extend(signed_to_wire(one.signed) for one in missing)
+    response.statements.extend(map(signed_to_wire, page(keeper.missing_since(theirs))))
     return response
 
 
-def page(statements: Iterable[Sealed]) -> tuple[Sealed, ...]:
+def page(statements: Iterable[Sealed]) -> tuple[Signed, ...]:
     """The first of these that fit into one message."""
-    taken: list[Sealed] = []
+    return within_page(one.signed for one in statements)
+
+
+def within_page(statements: Iterable[Signed]) -> tuple[Signed, ...]:
+    """The first of these that fit into one message."""
+    taken: list[Signed] = []
     room = PAGE_BYTES
     for one in islice(statements, PAGE_STATEMENTS):
-        room -= len(one.signed.body) + len(one.signed.key) + len(one.signed.signature)
+        room -= len(one.body) + len(one.key) + len(one.signature)
         if room < 0:
             break
         taken.append(one)
@@ -127,6 +132,14 @@ def statements_from_wire(statements: Iterable[pb.SignedStatement]) -> list[Signe
     return [signed_from_wire(one) for one in islice(statements, PAGE_STATEMENTS)]
 
 
+def record_founder(home: Home, membership: Membership, name: str, now: datetime) -> None:
+    """Writes the first statement of a mesh: the home that made it is its root."""
+    scribe = scribe_of(home, membership)
+    founder = Admit(membership.peer_id, Role.ROOT, name, "create", membership.not_after)
+    book = open_book(home, membership.mesh_id)
+    book.issue(lambda roster: scribe.write(roster, [founder], now))
+
+
 def open_book(home: Home, mesh_id: MeshId) -> Book:
     """The roster of a home on disk."""
     return Book(home, mesh_id, read_body)
@@ -134,7 +147,7 @@ def open_book(home: Home, mesh_id: MeshId) -> Book:
 
 def open_keeper(home: Home, membership: Membership) -> Keeper:
     """The roster of a home for a process that runs. Reads it from disk."""
-    return Keeper(open_book(home, membership.mesh_id), unseal)
+    return Keeper(open_book(home, membership.mesh_id), verified)
 
 
 def scribe_of(home: Home, membership: Membership) -> Scribe:

@@ -1,10 +1,12 @@
 """Statements of the roster as bytes that are signed, and back."""
 
+import logging
+from collections.abc import Iterable
 from datetime import UTC
 
 from google.protobuf.message import DecodeError
 
-from dstack_mesh.faults import Damaged
+from dstack_mesh.faults import Damaged, MeshError
 from dstack_mesh.identity import is_id
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.signing import (
@@ -35,6 +37,8 @@ from dstack_mesh.trust.roster.statement import (
     Unread,
 )
 from dstack_mesh.v1 import roster_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
 
@@ -68,6 +72,17 @@ def unseal(signed: Signed) -> Sealed:
     statement = read_body(signed)
     check(PURPOSE, signed)
     return Sealed(statement, signed)
+
+
+def verified(arrived: Iterable[Signed]) -> list[Sealed]:
+    """Those that somebody signed and that can be read; the others are left out."""
+    kept: list[Sealed] = []
+    for signed in arrived:
+        try:
+            kept.append(unseal(signed))
+        except MeshError as wrong:
+            log.warning("a statement of the roster is left out: %s", wrong)
+    return kept
 
 
 def read_body(signed: Signed) -> Statement:

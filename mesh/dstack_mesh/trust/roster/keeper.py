@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from dstack_mesh.faults import MeshError
 from dstack_mesh.signing import Signed
 from dstack_mesh.trust.roster.book import Book, Stamp
 from dstack_mesh.trust.roster.chain import Heads
@@ -17,8 +16,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """How soon is noticed what a command of this home wrote and could not tell us."""
 
-Unseal = Callable[[Signed], Sealed]
-"""`dstack_mesh.wire.statements.unseal`: verifies."""
+Verify = Callable[[Iterable[Signed]], list[Sealed]]
+"""`dstack_mesh.wire.statements.verified`: leaves out what nobody signed."""
 
 
 class Keeper:
@@ -26,12 +25,12 @@ class Keeper:
 
     Args:
         book: On disk.
-        unseal: Verifies what arrives.
+        verify: Leaves out of what arrives whatever nobody signed.
     """
 
-    def __init__(self, book: Book, unseal: Unseal) -> None:
+    def __init__(self, book: Book, verify: Verify) -> None:
         self._book = book
-        self._unseal = unseal
+        self._verify = verify
         self._stamp: Stamp | None = book.stamp()
         self._roster = book.read()
         self._turn = asyncio.Lock()
@@ -104,15 +103,7 @@ class Keeper:
 
     def _verified(self, arrived: Sequence[Signed]) -> list[Sealed]:
         known = {one.signed.body for one in self._roster.statements.values()}
-        fresh: list[Sealed] = []
-        for signed in arrived:
-            if signed.body in known:
-                continue
-            try:
-                fresh.append(self._unseal(signed))
-            except MeshError as wrong:
-                log.warning("a statement of the roster is left out: %s", wrong)
-        return fresh
+        return self._verify(one for one in arrived if one.body not in known)
 
     def _now(self, roster: Roster, stamp: Stamp | None) -> None:
         self._stamp = stamp

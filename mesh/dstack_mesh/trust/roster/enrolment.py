@@ -1,0 +1,76 @@
+"""Writes into the roster whom this home admits, in the same step in which it signs for them."""
+
+from collections.abc import Collection
+from datetime import datetime
+from itertools import count
+
+from dstack_mesh.faults import Refused
+from dstack_mesh.ids import PeerId
+from dstack_mesh.own_name import tidy
+from dstack_mesh.trust.membership import Role
+from dstack_mesh.trust.roster.keeper import Keeper
+from dstack_mesh.trust.roster.picture import Belonging, Picture
+from dstack_mesh.trust.roster.roster import Roster
+from dstack_mesh.trust.roster.scribe import Scribe
+from dstack_mesh.trust.roster.statement import Admit, Sealed
+
+
+class Enrolment:
+    """Admits on behalf of one issuer.
+
+    Args:
+        keeper: The roster of this home.
+        scribe: Signs.
+    """
+
+    def __init__(self, keeper: Keeper, scribe: Scribe) -> None:
+        self._keeper = keeper
+        self._scribe = scribe
+
+    def check(self, peer_id: PeerId) -> None:
+        """Raises Refused if this key may never be a member again."""
+        if self._keeper.picture.belonging(peer_id) is Belonging.REVOKED:
+            raise Refused(
+                "This key was revoked.",
+                f"The mesh's roster admits {peer_id} never again.",
+                "Make a new key there first: `dstack mesh leave --new-key`.",
+                code="revoked",
+            )
+
+    async def enrol(
+        self,
+        peer_id: PeerId,
+        role: Role,
+        name: str,
+        through: str,
+        expires_at: datetime,
+        now: datetime,
+    ) -> Roster:
+        """Admits a peer, under a name that no other member has; the roster with it.
+
+        Raises:
+            Busy: The roster is full.
+        """
+
+        def write(roster: Roster) -> list[Sealed]:
+            unused = unused_name(roster.picture, peer_id, name)
+            admission = Admit(peer_id, role, unused, through, expires_at)
+            return self._scribe.write(roster, [admission], now)
+
+        return await self._keeper.issue(write)
+
+
+def unused_name(picture: Picture, peer_id: PeerId, wanted: str) -> str:
+    """The name, or with a number where another member has it."""
+    taken = {
+        one.name
+        for one in picture.members.values()
+        if one.peer_id != peer_id and one.belonging is Belonging.MEMBER
+    }
+    return _free(tidy(wanted) or peer_id[:8], taken)
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    if name not in taken:
+        return name
+    return next(numbered for number in count(2) if (numbered := f"{name}-{number}") not in taken)
