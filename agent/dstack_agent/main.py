@@ -138,12 +138,11 @@ async def run_agent(settings: Settings) -> None:
         driving = Driving(memory.driven, driver_maker(peers))
         desk = desk_of(memory, portrait, supervisor, peers, word)
         owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
+        steering = Steering(supervisor, driving, memory.records, memory.ledger)
         chorus = (
             await open_chorus(home, channels, roll.agents, CLOCK, stack) if membership else None
         )
-        served = served_of(
-            memory, portrait, roll, twins, supervisor, driving, desk, word, owner, chorus
-        )
+        served = served_of(memory, portrait, roll, twins, steering, desk, word, owner, chorus)
         add_servicers(server, served)
         health = add_standard_services(server)
 
@@ -157,7 +156,7 @@ async def run_agent(settings: Settings) -> None:
             parts.append(spare.run())
         if chorus is not None:
             parts += chorus.parts(sources_of(memory, served.answers, workshop.journal, CLOCK))
-        parts.append(members.run(channels, roll.agents, CLOCK))
+        parts.append(members.run(channels, roll.agents, CLOCK, steering.end_jobs_of))
         if members.keeper is not None:
             add_roster(server, home, members.keeper, CLOCK)
             seeds, keeper = portrait.addresses, members.keeper
@@ -384,15 +383,14 @@ def served_of(
     portrait: SelfPortrait,
     roll: RollCall,
     twins: Twins,
-    supervisor: Supervisor,
-    driving: Driving,
+    steering: Steering,
     desk: BidDesk,
     word: OwnersWord,
     owner: OwnersDesk,
     chorus: Chorus | None,
 ) -> Served:
     """What the services speak for."""
-    steering = Steering(supervisor, driving, memory.records)
+    supervisor, driving = steering.supervisor, steering.driving
     others = chorus.hearsay.tellings if chorus is not None else None
     listings = Listings(memory.records, memory.driven, memory.tags, portrait.card, others)
     answers = Answers(

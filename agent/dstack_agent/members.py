@@ -1,15 +1,15 @@
 """What this agent knows of the mesh's members, and what follows from it here at once.
 
-When the roster changes, open calls of whoever was revoked end, channels to them are closed, and
-other agents are told.
+When the roster changes, open calls of whoever was revoked end, channels to them are closed, the
+jobs that they gave us end if that was said, and other agents are told.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from dstack_mesh.clock import Clock
 from dstack_mesh.home import Home
-from dstack_mesh.ids import MeshId
+from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.trust.roster.keeper import Keeper
@@ -19,6 +19,8 @@ from dstack_mesh.wire.roster import open_keeper
 from dstack_mesh.wire.spreading import RosterSpreading
 from dstack_mesh.wire.standings import Standings
 from dstack_mesh.wire.vetting import may_run
+
+EndJobs = Callable[[frozenset[PeerId]], Awaitable[None]]
 
 
 class Members:
@@ -50,18 +52,32 @@ class Members:
         return agent.local or may_run(self.picture(), agent)
 
     async def run(
-        self, channels: Channels, agents: Callable[[], Sequence[KnownAgent]], clock: Clock
+        self,
+        channels: Channels,
+        agents: Callable[[], Sequence[KnownAgent]],
+        clock: Clock,
+        end_jobs: EndJobs | None = None,
     ) -> None:
-        """Keeps the roster up to date here and at others, until cancelled."""
+        """Keeps the roster up to date here and at others, until cancelled.
+
+        Args:
+            channels: To others.
+            agents: Who is there.
+            clock: For waiting.
+            end_jobs: Ends the jobs that these peers gave us.
+        """
         if self.keeper is None:
             return
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.keeper.run())
             tasks.create_task(RosterSpreading(self.keeper, channels, agents, clock).run())
             while True:
+                picture = self.picture()
+                await channels.shut(picture.shut_out())
+                if end_jobs is not None and (stopped := picture.stopped()):
+                    await end_jobs(stopped)
                 await self._news.wait()
                 self._news.clear()
-                await channels.shut(self.picture().shut_out())
 
     def _changed(self, picture: Picture) -> None:
         self.standings.changed(picture)

@@ -1,11 +1,14 @@
 """Stops runs, whether they run here, are driven here, or both."""
 
+import asyncio
+
 from dstack_agent.driving import Driving
 from dstack_agent.jobs.supervisor import Supervisor
+from dstack_agent.ledger import Ledger
 from dstack_agent.records import Records
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import RunId
+from dstack_mesh.ids import PeerId, RunId
 
 
 @frozen
@@ -15,6 +18,7 @@ class Steering:
     supervisor: Supervisor
     driving: Driving
     records: Records
+    ledger: Ledger
 
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
         """Writes down that a run, or one job of it, shall end; how many jobs that concerns.
@@ -35,6 +39,14 @@ class Steering:
                 "no-such-run",
             )
         return max(jobs, int(drives))
+
+    async def end_jobs_of(self, peers: frozenset[PeerId]) -> None:
+        """Stops the jobs that these peers gave us."""
+        leases = await asyncio.to_thread(self.ledger.leases)
+        for lease in leases:
+            if lease.peer in peers:
+                cause = "whoever gave it to this agent was revoked"
+                await self.supervisor.stop(lease.key.run_id, lease.key.job, False, cause)
 
     def _knows(self, run_id: RunId) -> bool:
         return bool(self.records.run_ids((run_id,))) or self.driving.runs.find(run_id) is not None

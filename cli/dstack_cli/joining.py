@@ -1,6 +1,7 @@
 """Makes a mesh, invites into it, joins one and leaves it."""
 
 import asyncio
+import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
@@ -10,14 +11,14 @@ import click
 from dstack_cli import embedded
 from dstack_cli.misused import Misused
 from dstack_cli.output.forms import chosen
-from dstack_cli.output.port import Document, Json, Listing
+from dstack_cli.output.port import Document, Json, Output
 from dstack_cli.output.runs import rfc3339
-from dstack_cli.output.table import Column, Table
 from dstack_cli.reach import Private, carry_out, reaching
 from dstack_mesh.faults import Broken, MeshError, Missing, Refused, TooLate, Unreachable
 from dstack_mesh.home import Home
+from dstack_mesh.identity import Identity
 from dstack_mesh.ids import Address
-from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.own_name import own_name
 from dstack_mesh.trust.invite import Burned, Expired, Live, State, Used, why_not
 from dstack_mesh.trust.membership import Membership, Role, can_invite
 from dstack_mesh.trust.membership import leave as forget
@@ -27,17 +28,18 @@ if TYPE_CHECKING:
     from dstack_mesh.wire.admission import Invitation
 
 MESH_SCHEMA = "dstack.mesh/v1"
-MEMBERS_SCHEMA = "dstack.members/v1"
 NOT_JOINED = 1
 
 
 def create_here(home: Home, name: str, as_json: bool) -> None:
     """Makes a mesh whose root key stays in this home."""
     from dstack_mesh.trust.authority import create_mesh
+    from dstack_mesh.wire.roster import record_founder
 
     home.prepare()
     membership = create_mesh(home, name, datetime.now(UTC))
     embedded.retire(home)
+    record_founder(home, membership, own_name(os.environ), datetime.now(UTC))
     output = chosen(as_json)
     output.document(Document(_shape(membership), f'Made the mesh "{membership.mesh_name}".'))
     if not as_json:
@@ -57,7 +59,7 @@ def invite_one(home: Home, role: str, seconds: float, as_json: bool) -> int:
         served = await _by_the_agent(home, role, seconds)
         if served is not None:
             tell(served)
-            return None
+            return None if as_json or not sys.stderr.isatty() else await _watched(home, served)
         seeds = await _seeds(home)
         return await serve_invitation(
             home, Role(role), seconds, tell, on_event=_tell_event, seeds=lambda: seeds
@@ -75,7 +77,9 @@ def invite_one(home: Home, role: str, seconds: float, as_json: bool) -> int:
             assert_never(state)
 
 
-def join_one(home: Home, code: str, address: str | None, yes: bool, as_json: bool) -> None:
+def join_one(
+    home: Home, code: str, address: str | None, yes: bool, as_json: bool, name: str | None = None
+) -> None:
     """Joins this home to a mesh."""
     from dstack_mesh.wire.newcomer import Words, join_mesh
 
@@ -95,7 +99,7 @@ def join_one(home: Home, code: str, address: str | None, yes: bool, as_json: boo
     text = sys.stdin.readline().strip() if code == "-" else code
     home.prepare()
     renewed = Membership.load(home) is not None
-    membership = carry_out(join_mesh(home, text, address, confirm))
+    membership = carry_out(join_mesh(home, text, address, confirm, name=name))
     if not renewed:
         embedded.retire(home)
     output = chosen(as_json)
@@ -107,41 +111,8 @@ def join_one(home: Home, code: str, address: str | None, yes: bool, as_json: boo
         output.talk("Next: dstack agents   ·   to take jobs here: dstack-runner start")
 
 
-def show_members(home: Home, as_json: bool) -> None:
-    """Lists this home and the agents of its mesh that are known."""
-    membership = Membership.require(home)
-
-    async def work() -> tuple[KnownAgent, ...]:
-        async with reaching(home, Private.NEVER) as reach:
-            return await reach.known()
-
-    others = [one for one in carry_out(work()) if one.card.peer_id != membership.peer_id]
-    items: list[dict[str, Json]] = [
-        {
-            "id": membership.peer_id,
-            "name": "",
-            "role": membership.role.value,
-            "state": "this home",
-            "expires_at": rfc3339(membership.not_after),
-        }
-    ]
-    items += [
-        {"id": one.card.peer_id, "name": one.card.name, "role": "runner", "state": one.state}
-        for one in others
-    ]
-    rows = tuple(
-        (str(item["name"]) or "this home", str(item["role"]), str(item["state"]), str(item["id"]))
-        for item in items
-    )
-    columns = (Column("MEMBER"), Column("ROLE"), Column("STATE"), Column("ID", 1))
-    output = chosen(as_json)
-    if not as_json:
-        output.talk(f'Mesh "{membership.mesh_name}" ({membership.mesh_id})')
-    output.listing(Listing(MEMBERS_SCHEMA, items, Table(columns, rows)))
-
-
-def leave_mesh(home: Home, yes: bool) -> None:
-    """Forgets the mesh."""
+def leave_mesh(home: Home, yes: bool, new_key: bool = False) -> None:
+    """Tells the agents that this home leaves, and forgets the mesh."""
     membership = Membership.require(home)
     if not yes:
         if not sys.stdin.isatty():
@@ -150,11 +121,26 @@ def leave_mesh(home: Home, yes: bool) -> None:
             )
         last = " Its root key is here: nobody can be invited any more." if can_invite(home) else ""
         click.confirm(f'Leave the mesh "{membership.mesh_name}"?{last}', abort=True, err=True)
-    forget(home)
     output = chosen()
+    _tell_that_we_leave(home, membership, output)
+    forget(home)
+    if new_key:
+        Identity.forget(home)
     output.talk(f'Left the mesh "{membership.mesh_name}".')
     if embedded.answers(home):
         output.talk("An agent of this home still runs as its member: restart or stop it.")
+
+
+def _tell_that_we_leave(home: Home, membership: Membership, output: Output) -> None:
+    from dstack_cli.governing import say_that_we_leave
+
+    try:
+        told = carry_out(say_that_we_leave(home, membership))
+    except MeshError as failed:  # leaving is possible with an expired certificate, too
+        output.talk(f"Nobody could be told: {failed}")
+        return
+    if told is not None:
+        output.talk(told.sentence())
 
 
 async def _by_the_agent(home: Home, role: str, seconds: float) -> "Invitation | None":
@@ -176,6 +162,28 @@ async def _by_the_agent(home: Home, role: str, seconds: float) -> "Invitation | 
         return None
     finally:
         await channels.close()
+
+
+async def _watched(home: Home, invitation: "Invitation") -> State | None:
+    """Shows what happens to an invitation that the agent serves; None if it cannot tell."""
+    from dstack_mesh.wire.admission import watch_invitation
+    from dstack_mesh.wire.channels import Channels
+
+    click.echo("The agent of this home serves it; Ctrl-C leaves it to the agent.", err=True)
+    channels = Channels(home)
+    try:
+        channel = channels.to_local(home.agent_socket)
+        async for event in watch_invitation(channel, invitation.code):
+            match event:
+                case Used() | Expired() | Burned() | Live():
+                    return event
+                case _:
+                    _tell_event(event)
+    except MeshError:
+        return None
+    finally:
+        await channels.close()
+    return None
 
 
 async def _seeds(home: Home) -> tuple[Address, ...]:
@@ -217,7 +225,7 @@ def _tell_event(event: "DeskEvent") -> None:
         case TriedWrong():
             click.echo(f"Somebody tried a wrong code; {event.tries_left} tries left.", err=True)
         case Joined():
-            click.echo(f"Joined: {event.peer_id}", err=True)
+            click.echo(f"Joined: {event.name} ({event.peer_id})", err=True)
         case _:
             assert_never(event)
 

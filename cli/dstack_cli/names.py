@@ -7,6 +7,9 @@ from dstack_cli.misused import Misused
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
 
+LISTINGS = {"run": "dstack ps -a", "member": "dstack mesh members"}
+"""What lists the things of a kind."""
+
 
 @frozen
 class Named:
@@ -52,14 +55,14 @@ def _counted(text: str, known: Sequence[Named], what: str) -> Named:
         raise Missing(
             f"There is no {what} {text}.",
             f"{len(known)} {what}s are known.",
-            "dstack ps -a" if what == "run" else "dstack agents",
+            LISTINGS.get(what, "dstack agents"),
         )
     return known[place - 1]
 
 
 def _missing(text: str, known: Sequence[Named], what: str) -> Missing:
     close = difflib.get_close_matches(text, [one.name for one in known], n=3, cutoff=0.6)
-    listing = "dstack ps -a" if what == "run" else "dstack agents"
+    listing = LISTINGS.get(what, "dstack agents")
     hint = f"did you mean {listed(close, 'or')}?" if close else f"{listing} lists them"
     return Missing(f"There is no {what} {text!r}.", f"{len(known)} are known.", hint)
 

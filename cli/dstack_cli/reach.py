@@ -63,8 +63,8 @@ class Reach:
         self.store = store
         self._roll = open_roll_call(home, channels, os.environ)
         self._clients = Clients(channels, store, home.agent_socket)
-        may_run = Vetting(home, channels).may_run
-        self._directory = CommandDirectory(self._roll, self._clients, may_run)
+        self._vetting = Vetting(home, channels)
+        self._directory = CommandDirectory(self._roll, self._clients, self._vetting.may_run)
         self._met: dict[PeerId, str] = {}
         self._local: PeerId | None = None
         self._found: tuple[float, Sequence[KnownAgent]] = (float("-inf"), ())
@@ -94,6 +94,12 @@ class Reach:
         from dstack_cli.searching import EVERYBODY, search
 
         return await search(self._roll, patience or EVERYBODY)
+
+    async def learn_of_members(self, known: Sequence[KnownAgent]) -> None:
+        """Brings the roster together with agents that know something else than this home."""
+        for agent in known:
+            if agent.answer is not None and not agent.local and agent.addresses:
+                await self._vetting.may_run(agent)
 
     async def answering(self) -> Sequence[Agent]:
         """Agents that answer; believed for a few seconds."""

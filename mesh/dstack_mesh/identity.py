@@ -90,6 +90,12 @@ class Identity:
         write_durably(id_path, f"{peer_id}\n".encode())
         return cls(peer_id, key_path)
 
+    @classmethod
+    def forget(cls, home: Home) -> None:
+        """Deletes the key: the next identity of this home is another peer."""
+        for name in ("peer-id", "key.pem"):
+            (home.keys / name).unlink(missing_ok=True)
+
     def private_key(self) -> "EllipticCurvePrivateKey":
         """The key itself. Raises Damaged."""
         return read_private_key(self.key_path)

@@ -60,16 +60,19 @@ def invite(home: Home, role: str, minutes: float, as_json: bool) -> int:
 @click.argument("code")
 @click.argument("address", required=False, metavar="[HOST:PORT]")
 @click.option("--yes", is_flag=True, help="Do not ask whether the four words are the same.")
+@click.option("--name", help="What others shall call this machine. Default: its host name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def join(home: Home, code: str, address: str | None, yes: bool, as_json: bool) -> None:
+def join(
+    home: Home, code: str, address: str | None, yes: bool, name: str | None, as_json: bool
+) -> None:
     """Join the mesh that CODE invites to ("-" reads it from standard input).
 
     HOST:PORT is needed only where multicast does not reach the inviter.
     """
     from dstack_cli.joining import join_one
 
-    join_one(home, code, address, yes, as_json)
+    join_one(home, code, address, yes, as_json, name)
 
 
 @mesh.command()
@@ -77,18 +80,50 @@ def join(home: Home, code: str, address: str | None, yes: bool, as_json: bool) -
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def members(home: Home, as_json: bool) -> None:
-    """Show this home's mesh and the members that are known here."""
-    from dstack_cli.joining import show_members
+    """Show who belongs to the mesh, as what, and who was let in or shut out by whom."""
+    from dstack_cli.members import show_members
 
     show_members(home, as_json)
 
 
 @mesh.command()
 @home_option
+@click.argument("name")
+@click.option("--stop", is_flag=True, help="End the jobs that it gave to agents, too.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def leave(home: Home, yes: bool) -> None:
-    """Leave the mesh: forget its certificates. The root key goes too, if it is here."""
+def revoke(home: Home, name: str, stop: bool, yes: bool, as_json: bool) -> None:
+    """Shut a member out for ever, by a beginning of its name or id.
+
+    Every agent that is reached ends its open calls at once; the others do when they are back.
+    """
+    from dstack_cli.governing import revoke_member
+
+    revoke_member(home, name, stop, yes, as_json)
+
+
+@mesh.command()
+@home_option
+@click.argument("name")
+@click.argument("role", type=click.Choice(["reader", "submitter", "runner", "admin"]))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def role(home: Home, name: str, role: str, as_json: bool) -> None:
+    """Give a member another role. Only the mesh's root makes and unmakes admins."""
+    from dstack_cli.governing import assign_role
+    from dstack_mesh.trust.membership import Role
+
+    assign_role(home, name, Role(role), as_json)
+
+
+@mesh.command()
+@home_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--new-key", is_flag=True, help="Delete this home's key: it comes back as another.")
+@click.pass_obj
+def leave(home: Home, yes: bool, new_key: bool) -> None:
+    """Leave the mesh: tell its agents, forget its certificates, and the root key if it is here."""
     from dstack_cli.joining import leave_mesh
 
-    leave_mesh(home, yes)
+    leave_mesh(home, yes, new_key)

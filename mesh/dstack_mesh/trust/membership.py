@@ -157,6 +157,8 @@ def leave(home: Home) -> None:
         home.keys / "cert.pem",
         home.keys / "root.pem",
         root_key_path(home),
+        home.keys / "roster.json",
+        home.keys / "roster.statements",
     ):
         path.unlink(missing_ok=True)
 

@@ -146,8 +146,8 @@ def _put(fact: Fact, message: pb.Statement) -> None:
             _put_admit(fact, message.admit)
         case Assign(subject, role):
             message.assign.CopyFrom(pb.Assign(subject=subject, role=_ROLES[role]))
-        case Revoke(subject, why):
-            message.revoke.CopyFrom(pb.Revoke(subject=subject, why=why))
+        case Revoke(subject, why, stop):
+            message.revoke.CopyFrom(pb.Revoke(subject=subject, why=why, stop=stop))
         case Leave(admissions):
             message.leave.CopyFrom(pb.Leave(admissions=admissions))
         case Unread():
@@ -189,7 +189,8 @@ def _fact(message: pb.Statement) -> Fact:
             role = _ROLES_BACK.get(message.assign.role)
             return Assign(_id(message.assign.subject), role) if role else Unread()
         case "revoke":
-            return Revoke(_id(message.revoke.subject), _text(message.revoke.why))
+            said = message.revoke
+            return Revoke(_id(said.subject), _text(said.why), said.stop)
         case "leave":
             return Leave(tuple(map(_digest, message.leave.admissions[:MOST_OF_A_MEMBER])))
         case "add_admin" | "remove_admin":

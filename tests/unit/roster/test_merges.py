@@ -80,7 +80,7 @@ def undone_by_the_root(subject: PeerId, before: Roster, after: Roster) -> bool:
     revokers = {
         one.statement.issuer
         for one in before.statements.values()
-        if one.statement.fact == Revoke(subject)
+        if isinstance(one.statement.fact, Revoke) and one.statement.fact.subject == subject
     }
     if peer("root") in revokers:
         return False

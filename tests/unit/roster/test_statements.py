@@ -42,7 +42,7 @@ facts = st.one_of(
         st.just(NOW) | st.none(),
     ),
     st.builds(Assign, ids, st.sampled_from(sorted(ASSIGNABLE, key=str))),
-    st.builds(Revoke, ids, names),
+    st.builds(Revoke, ids, names, st.booleans()),
     st.builds(Leave, st.lists(digests, max_size=4).map(tuple)),
     st.builds(AddAdmin, ids),
     st.builds(RemoveAdmin, ids, st.integers(1, 2**63), digests),

@@ -128,12 +128,6 @@ def read_picture(home: Home, mesh_id: MeshId) -> Picture:
     return picture if picture.mesh_id == mesh_id else empty(mesh_id)
 
 
-def forget(home: Home) -> None:
-    """Removes what is known of the members, when a home leaves its mesh."""
-    for path in (picture_path(home.keys), statements_path(home.keys)):
-        path.unlink(missing_ok=True)
-
-
 def statements_path(keys: Path) -> Path:
     return keys / "roster.statements"
 

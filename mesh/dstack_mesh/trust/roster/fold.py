@@ -107,7 +107,7 @@ class _Order:
         match one.statement.fact:
             case Admit(subject=subject, role=role) | Assign(subject, role):
                 return role in ASSIGNABLE and not self._protected(subject)
-            case Revoke(subject):
+            case Revoke(subject=subject):
                 return not self._protected(subject)
             case _:
                 return _leaves(one)
@@ -174,7 +174,7 @@ class _File:
                 self.admits[subject].append(one)
             case Assign(subject):
                 self.assigns[subject].append(one)
-            case Revoke(subject):
+            case Revoke(subject=subject):
                 self.revokes[subject].append(one)
             case Leave(admissions):
                 self.left.update((one.statement.issuer, digest) for digest in admissions)
@@ -192,6 +192,7 @@ class _File:
         admits = sorted(self.admits.get(subject, ()), key=_by_time)
         open_ones = [one for one in admits if (subject, one.digest) not in self.left]
         revoked = min(self.revokes.get(subject, ()), key=_by_time, default=None)
+        ends = [one.statement.fact for one in self.revokes.get(subject, ())]
         newest = (open_ones or admits or [None])[-1]
         admit = newest.statement.fact if newest else None
         known = isinstance(admit, Admit)
@@ -208,6 +209,7 @@ class _File:
             expires_at=admit.expires_at if known else None,
             admissions=tuple(one.digest for one in open_ones),
             why=why.why if isinstance(why, Revoke) else "",
+            stop=any(isinstance(end, Revoke) and end.stop for end in ends),
         )
 
     def _role(self, subject: PeerId, admits: list[Sealed]) -> Role:

@@ -42,6 +42,7 @@ class Enrolled:
         expires_at: Until when the certificate holds that was signed then.
         admissions: Digests of the statements that let it in and that it did not leave.
         why: Why it was revoked.
+        stop: Whether the jobs that it gave to agents end.
     """
 
     peer_id: PeerId
@@ -54,6 +55,7 @@ class Enrolled:
     expires_at: datetime | None
     admissions: tuple[bytes, ...] = ()
     why: str = ""
+    stop: bool = False
 
 
 @frozen
@@ -110,6 +112,10 @@ class Picture:
         """Everybody with whom nobody speaks any more."""
         gone = (one for one in self.members.values() if one.belonging is not Belonging.MEMBER)
         return frozenset(one.peer_id for one in gone)
+
+    def stopped(self) -> frozenset[PeerId]:
+        """Everybody whose jobs end."""
+        return frozenset(one.peer_id for one in self.members.values() if one.stop)
 
 
 def empty(mesh_id: MeshId) -> Picture:
@@ -170,6 +176,7 @@ def _member_to_json(one: Enrolled) -> dict[str, Any]:
         "expires_at": one.expires_at and one.expires_at.isoformat(),
         "admissions": [digest.hex() for digest in one.admissions],
         "why": one.why,
+        "stop": one.stop,
     }
 
 
@@ -185,6 +192,7 @@ def _member_from_json(fields: Mapping[str, Any]) -> Enrolled:
         expires_at=_time(fields["expires_at"]),
         admissions=tuple(map(bytes.fromhex, fields["admissions"])),
         why=fields["why"],
+        stop=fields["stop"],
     )
 
 

@@ -59,10 +59,11 @@ class Assign:
 
 @frozen
 class Revoke:
-    """A key is a member never again."""
+    """A key is a member never again. With `stop`, agents end the jobs that it gave them."""
 
     subject: PeerId
     why: str = ""
+    stop: bool = False
 
 
 @frozen
