@@ -1,0 +1,138 @@
+"""Who belongs to a mesh, with the commands a person uses and agents as processes."""
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.eventually import eventually
+from support.lab import DSTACK, Peer, join_mesh, make_peer, project, said
+
+WORKFLOWS = """
+workflows:
+  - name: long
+    provider: bash
+    commands: [echo started, sleep 120]
+"""
+
+
+@dataclass(slots=True)
+class Lab:
+    """Two agents, and a laptop that may submit."""
+
+    root: Peer
+    workstation: Peer
+    laptop: Peer
+
+
+def free_ports() -> tuple[int, int]:
+    """Two ports that nobody has now."""
+    with socket.socket() as first, socket.socket() as second:
+        for one in (first, second):
+            one.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Generator[Lab]:
+    one, two = free_ports()
+    seeds = f"127.0.0.1:{one},127.0.0.1:{two}"
+    made = [make_peer(tmp_path, n, DSTACK_MDNS="0", DSTACK_SEEDS=seeds) for n in ("root", "ws-1")]
+    laptop = make_peer(tmp_path, "laptop", DSTACK_MDNS="0", DSTACK_SEEDS=seeds)
+    join_mesh(made[0], made[1], address="127.0.0.1")
+    with made[0].runner("--listen", f"127.0.0.1:{one}"):
+        offer = json.loads(
+            made[0].dstack("mesh", "invite", "--role", "submitter", "--json", check=True).stdout
+        )
+        where = f"127.0.0.1:{offer['addresses'][0].rsplit(':', 1)[1]}"
+        laptop.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
+        with made[1].runner("--listen", f"127.0.0.1:{two}"):
+            yield Lab(made[0], made[1], laptop)
+
+
+def states(peer: Peer) -> dict[str, str]:
+    return {one["name"]: one["state"] for one in peer.json("mesh", "members")["items"]}
+
+
+def test_members_are_shown_with_their_roles_and_who_let_them_in(lab: Lab) -> None:
+    items = {one["name"]: one for one in lab.laptop.json("mesh", "members")["items"]}
+    assert {name: one["role"] for name, one in items.items()} == {
+        "root": "root",
+        "ws-1": "runner",
+        "laptop": "submitter",
+    }
+    assert items["laptop"]["state"] == "this home"
+    assert {one["admitted_by"] for one in items.values()} == {"root"}
+    assert all(one["expires_at"] for one in items.values())
+
+
+def test_a_revoked_laptop_is_cut_off_and_its_job_ends(lab: Lab, tmp_path: Path) -> None:
+    work = project(tmp_path / "work", WORKFLOWS)
+    lab.laptop.dstack("run", "long", "--agent", "ws-1", "-d", "-q", cwd=work, check=True)
+    run = lab.root.json("ps", "-a")["items"][0]["run"]
+    attached = lab.laptop.popen(
+        (*DSTACK, "attach", run), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert attached.stdout is not None
+    assert attached.stdout.readline() == b"started\n"
+    began = time.monotonic()
+    revoked = lab.root.json("mesh", "revoke", "lap", "--stop", "--yes")
+    assert (revoked["member"], sorted(revoked["told"]), revoked["silent"]) == (
+        "laptop",
+        ["root", "ws-1"],
+        [],
+    )
+    eventually(lambda: lab.root.json("ps", run)["items"][0]["status"] == "stopped", within=20)
+    print(f"revoked and its job stopped after {time.monotonic() - began:.1f} s")
+    refused = lab.laptop.dstack("run", "long", "--remote", cwd=work, timeout=60)
+    assert refused.returncode == 125, said(refused)
+    attached.kill()
+    attached.communicate()
+    assert states(lab.workstation)["laptop"] == "revoked"
+
+
+def test_what_cannot_be_is_told_in_words(lab: Lab) -> None:
+    def refused(peer: Peer, *words: str) -> tuple[int, str]:
+        ended = peer.dstack("mesh", *words, "--json")
+        return ended.returncode, json.loads(ended.stdout)["error"]["code"]
+
+    assert refused(lab.laptop, "revoke", "ws-1", "--yes") == (77, "not-an-admin")
+    assert refused(lab.laptop, "role", "ws-1", "reader") == (77, "not-an-admin")
+    assert refused(lab.root, "revoke", "nobody", "--yes") == (66, "missing")
+    assert refused(lab.root, "revoke", "root", "--yes") == (2, "revoking-oneself")
+    assert refused(lab.root, "revoke", "ws-1") == (2, "usage")
+    lab.root.dstack("mesh", "revoke", "ws-1", "--yes", check=True)
+    assert refused(lab.root, "revoke", "ws-1", "--yes") == (76, "already-revoked")
+    assert refused(lab.root, "role", "ws-1", "reader") == (76, "already-revoked")
+
+
+def test_work_goes_to_runners_only_and_an_admin_governs_but_no_admins(
+    lab: Lab, tmp_path: Path
+) -> None:
+    work = project(tmp_path / "work", WORKFLOWS)
+    lab.root.dstack("mesh", "role", "ws-1", "reader", check=True)
+    ended = lab.laptop.dstack("run", "bash", "--agent", "ws-1", "-c", "true", cwd=work)
+    assert ended.returncode == 125, said(ended)
+    lab.root.dstack("mesh", "role", "ws-1", "admin", check=True)
+    lab.laptop.dstack("run", "bash", "--agent", "ws-1", "-c", "true", cwd=work, check=True)
+    lab.workstation.dstack("mesh", "role", "laptop", "reader", check=True)
+    ended = lab.laptop.dstack("run", "bash", "--remote", "-c", "true", cwd=work)
+    assert ended.returncode == 125, said(ended)
+    ended = lab.workstation.dstack("mesh", "revoke", "root", "--yes")
+    assert ended.returncode == 77, said(ended)
+
+
+def test_a_leave_is_said_aloud_and_the_same_key_may_come_back(lab: Lab) -> None:
+    left = lab.laptop.dstack("mesh", "leave", "--yes", check=True)
+    assert b"2 agents know it" in left.stderr
+    assert states(lab.root)["laptop"] == "left"
+    offer = lab.root.json("mesh", "invite", "--role", "reader")
+    where = f"127.0.0.1:{offer['addresses'][0].rsplit(':', 1)[1]}"
+    lab.laptop.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
+    assert states(lab.laptop)["ws-1"] == "alive"
+    assert states(lab.root)["laptop"] == "member"
