@@ -67,11 +67,13 @@ from dstack_agent.succession import take_home
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.faults import Refused
+from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId
 from dstack_mesh.machine import Gpu
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.trust.membership import Membership
+from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.user import user_home
 from dstack_mesh.version import installed_version
 from dstack_mesh.wire.channels import Channels
@@ -88,6 +90,9 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 0.3
 """How long calls may take to end when the agent stops; streams are cut, readers come back."""
+
+RENEWAL_AFTER_SECONDS = 15.0
+"""How long an agent waits before it sees whether its certificate is to be renewed."""
 
 CLOCK = SystemClock()
 
@@ -159,6 +164,7 @@ async def run_agent(settings: Settings) -> None:
         parts.append(members.run(channels, roll.agents, CLOCK, steering.end_jobs_of))
         if members.keeper is not None:
             add_roster(server, home, members.keeper, CLOCK)
+            parts.append(renewing(home, members.keeper, channels, roll))
             seeds, keeper = portrait.addresses, members.keeper
             parts.append(add_invitations(server, home, seeds, settings.host, keeper).run())
         if settings.idle_seconds is not None:
@@ -283,6 +289,15 @@ def roll_of(settings: Settings, channels: Channels, portrait: SelfPortrait) -> R
         port=portrait.port,
         mdns=settings.mdns and portrait.port is not None,
     )
+
+
+async def renewing(home: Home, keeper: Keeper, channels: Channels, roll: RollCall) -> None:
+    """Keeps the certificate of this home from expiring."""
+    await asyncio.sleep(RENEWAL_AFTER_SECONDS)
+    # Loads the library that signs, which an agent that has just started does without.
+    from dstack_mesh.wire.renewal import Renewal
+
+    await Renewal(home, keeper, channels, roll.agents, CLOCK).run()
 
 
 def workshop_of(

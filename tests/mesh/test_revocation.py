@@ -16,29 +16,19 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.picture import Belonging
-from dstack_mesh.trust.roster.roster import Roster
-from dstack_mesh.trust.roster.statement import Admit, Assign, Fact, Revoke, Sealed
+from dstack_mesh.trust.roster.statement import Admit, Assign, Revoke
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
-from dstack_mesh.wire.roster import RosterClient, open_book, open_keeper, scribe_of
+from dstack_mesh.wire.roster import RosterClient, open_keeper, scribe_of
 from support.eventually import eventually_async
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, card_of, member
 from support.rounds import rounds
+from support.saying import say
 
 WITHIN = 5.0
 """What is promised."""
-
-
-def say(mesh: Mesh, *facts: Fact) -> Roster:
-    """The root says it, in its own book."""
-    scribe = scribe_of(mesh.root, mesh.membership)
-
-    def write(roster: Roster) -> Sequence[Sealed]:
-        return scribe.write(roster, facts, datetime.now(UTC))
-
-    return open_book(mesh.root, mesh.membership.mesh_id).issue(write)
 
 
 def admitted(mesh: Mesh, folder: Path, name: str, role: Role = Role.RUNNER) -> Home:

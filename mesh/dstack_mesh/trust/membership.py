@@ -3,6 +3,7 @@
 The JSON file is written last, so a home is a member wholly or not at all.
 """
 
+import hashlib
 import json
 from dataclasses import field
 from datetime import UTC, datetime
@@ -19,6 +20,10 @@ from dstack_mesh.ids import Address, MeshId, PeerId
 NOT_A_MEMBER_HINT = (
     "Join with `dstack mesh join CODE`, or make a mesh with `dstack mesh create NAME`."
 )
+
+
+RENEW_EARLIEST, RENEW_LATEST = 0.5, 0.8
+"""Shares of a certificate's life between which it is renewed."""
 
 
 class Role(Enum):
@@ -82,6 +87,17 @@ class Membership:
     @property
     def root_path(self) -> Path:
         return self.folder / "root.pem"
+
+    @property
+    def renewed_at(self) -> datetime:
+        """When the certificate is to be renewed: by chance, and always the same for one.
+
+        Members that joined on one day do not all ask on one day.
+        """
+        said = f"{self.peer_id} {self.not_before.isoformat()}"
+        chance = int.from_bytes(hashlib.sha256(said.encode()).digest()[:4], "big") / 2**32
+        life = self.not_after - self.not_before
+        return self.not_before + life * (RENEW_EARLIEST + (RENEW_LATEST - RENEW_EARLIEST) * chance)
 
     @classmethod
     def load(cls, home: Home) -> "Membership | None":

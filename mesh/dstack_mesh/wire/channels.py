@@ -59,6 +59,7 @@ class Channels:
         self._home = home
         self._picture = picture or _picture_of(home)
         self._open: dict[_Key, grpc.aio.Channel] = {}
+        self._retired: list[grpc.aio.Channel] = []
         self._credentials: grpc.ChannelCredentials | None = None
 
     def to_peer(self, peer_id: PeerId, address: Address) -> grpc.aio.Channel:
@@ -103,10 +104,20 @@ class Channels:
         keys = [key for key in self._open if key.name in names]
         await asyncio.gather(*(self._open.pop(key).close() for key in keys))
 
+    def renew(self) -> None:
+        """Reads the certificate again for what is dialled from now on.
+
+        Open channels go on, and are closed with the others: the old certificate holds for weeks.
+        """
+        self._retired.extend(one for key, one in self._open.items() if key.name)
+        self._open = {key: one for key, one in self._open.items() if not key.name}
+        self._credentials = None
+
     async def close(self) -> None:
         """Closes everything; calls in flight are cancelled."""
-        channels = list(self._open.values())
+        channels = [*self._open.values(), *self._retired]
         self._open.clear()
+        self._retired.clear()
         await asyncio.gather(*(channel.close() for channel in channels))
 
     def _secure(self, address: str, name: str) -> grpc.aio.Channel:

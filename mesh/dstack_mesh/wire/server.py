@@ -101,12 +101,41 @@ def listen_tcp(server: grpc.aio.Server, membership: Membership, host: str, port:
         Refused: The port is taken, may not be opened, or the certificate is not valid now.
     """
     membership.check_valid(datetime.now(UTC))
-    credentials = grpc.ssl_server_credentials(
-        [(membership.key_path.read_bytes(), membership.certificate_path.read_bytes())],
-        root_certificates=membership.root_path.read_bytes(),
-        require_client_auth=True,
+    present = _Certificate(membership)
+    credentials = grpc.dynamic_ssl_server_credentials(
+        present.configuration(), present.renewed, require_client_authentication=True
     )
     return bind(server, host, port, credentials)
+
+
+class _Certificate:
+    """The certificate that a port shows: the one on disk, also after it was renewed there."""
+
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
+        self._stamp = self._seen()
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        known = self._membership
+        return grpc.ssl_server_certificate_configuration(
+            [(known.key_path.read_bytes(), known.certificate_path.read_bytes())],
+            root_certificates=known.root_path.read_bytes(),
+        )
+
+    def renewed(self) -> Any:
+        """What gRPC asks before each handshake, in a thread of its own; None: as before."""
+        stamp = self._seen()
+        if stamp in (None, self._stamp):
+            return None
+        self._stamp = stamp
+        return self.configuration()
+
+    def _seen(self) -> tuple[int, int] | None:
+        try:
+            file = self._membership.certificate_path.stat()
+        except OSError:  # the home left; whoever is served goes on until the agent ends
+            return None
+        return file.st_ino, file.st_mtime_ns
 
 
 def bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials) -> int:

@@ -6,6 +6,7 @@ agent's roster differs from ours, the two are brought together first.
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 
 from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
@@ -37,7 +38,24 @@ class Vetting:
         if agent.local or self._membership is None:
             return True
         picture = await self._up_to_date(agent, self._membership)
+        if datetime.now(UTC) >= self._membership.renewed_at:
+            await self._renew(agent, picture, self._membership)
         return may_run(picture, agent)
+
+    async def _renew(self, agent: KnownAgent, picture: Picture, membership: Membership) -> None:
+        # A home without an agent of its own has nobody else who would do it.
+        from dstack_mesh.wire.renewal import ask_to_renew, signing
+
+        async with self._turn:
+            if self._membership is not membership or not signing(picture, [agent]):
+                return
+            try:
+                channel = self._channels.to_peer(agent.card.peer_id, agent.addresses[0])
+                self._membership = await ask_to_renew(
+                    channel, agent.card.name, self._home, membership
+                )
+            except MeshError as failed:
+                log.debug("%s did not renew the certificate: %s", agent.card.name, failed)
 
     async def _up_to_date(self, agent: KnownAgent, membership: Membership) -> Picture:
         async with self._turn:
