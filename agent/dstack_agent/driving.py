@@ -6,13 +6,13 @@ run that is not over is driven on from what was written down; its jobs never not
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dstack_agent.driven import DrivenRun, DrivenRuns
 from dstack_mesh.faults import Busy, MeshError
-from dstack_mesh.ids import RunId
+from dstack_mesh.ids import PeerId, RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import Fin, JobRecord, JobState, RunRecord, Source, StateChange
@@ -97,6 +97,17 @@ class Driving:
             if earlier is not None:
                 earlier.give_way()
             self._begin(self.runs.find(record.run_id) or DrivenRun(record, jobs, epoch, behalf))
+
+    def giver(self, run_id: RunId) -> PeerId | None:
+        """The peer that handed a run over; None if it is not driven here."""
+        drive = self._drives.get(run_id)
+        return None if drive is None else drive.run.behalf.peer_id
+
+    def given_by(self, peers: Collection[PeerId]) -> tuple[RunId, ...]:
+        """The runs that are driven here and that these peers handed over."""
+        return tuple(
+            run_id for run_id, one in self._drives.items() if one.run.behalf.peer_id in peers
+        )
 
     async def stop(self, run_id: RunId, abort: bool, cause: str) -> bool:
         """Writes down that a driven run shall end; whether it is driven here."""

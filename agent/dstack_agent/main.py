@@ -416,7 +416,8 @@ def served_of(
         known=roll.hints,
         heard=twins.heard,
     )
-    wishes = Wishes(supervisor.follow, steering.stop, memory.records.acknowledge, memory.store)
+    acknowledge = memory.records.acknowledge
+    wishes = Wishes(supervisor.follow, steering.stop, acknowledge, memory.store, steering.givers)
     runs = Runs(listings.listing, driving.drive, memory.tags.state)
     gossiping = chorus.gossiping if chorus is not None else None
     return Served(answers, desk, wishes, runs, owner, CLOCK, gossiping)

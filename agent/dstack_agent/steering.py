@@ -41,12 +41,20 @@ class Steering:
         return max(jobs, int(drives))
 
     async def end_jobs_of(self, peers: frozenset[PeerId]) -> None:
-        """Stops the jobs that these peers gave us."""
-        leases = await asyncio.to_thread(self.ledger.leases)
-        for lease in leases:
+        """Stops the jobs that these peers gave us, and the runs that they handed over."""
+        cause = "whoever gave it to this agent was revoked"
+        for run_id in self.driving.given_by(peers):
+            await self.driving.stop(run_id, False, cause)
+        for lease in await asyncio.to_thread(self.ledger.leases):
             if lease.peer in peers:
-                cause = "whoever gave it to this agent was revoked"
                 await self.supervisor.stop(lease.key.run_id, lease.key.job, False, cause)
+
+    async def givers(self, run_id: RunId) -> frozenset[PeerId]:
+        """The peers that gave a run to this agent; empty where nothing of it goes on here."""
+        leases = await asyncio.to_thread(self.ledger.leases)
+        gave = {lease.peer for lease in leases if lease.key.run_id == run_id}
+        driven = self.driving.giver(run_id)
+        return frozenset(gave if driven is None else gave | {driven})
 
     def _knows(self, run_id: RunId) -> bool:
         return bool(self.records.run_ids((run_id,))) or self.driving.runs.find(run_id) is not None

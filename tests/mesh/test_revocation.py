@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -17,10 +18,14 @@ from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.picture import Belonging
 from dstack_mesh.trust.roster.statement import Admit, Assign, Revoke
+from dstack_mesh.v1 import run_pb2 as pb
+from dstack_mesh.v1 import run_pb2_grpc as rpc
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.roster import RosterClient, open_keeper, scribe_of
+from dstack_mesh.wire.server import listen_tcp, make_server
+from dstack_mesh.wire.standings import Standings
 from support.eventually import eventually_async
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, card_of, member
@@ -72,8 +77,8 @@ class Listener:
 
     def __init__(self, channels: Channels, agent: MeshAgent) -> None:
         channel = channels.to_peer(agent.card.peer_id, agent.address)
-        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        self._call = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its stubs know the synchronous part only
+        self._call: Any = stub.Watch(health_pb2.HealthCheckRequest(service=""))
         self.ended: MeshError | None = None
         self.ended_at = 0.0
 
@@ -211,13 +216,24 @@ async def test_the_old_roster_of_a_stale_peer_restores_nobody(tmp_path: Path) ->
         await channels.close()
 
 
+class Unused(rpc.RunServiceServicer):
+    """Methods that nobody calls here."""
+
+    async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:
+        raise AssertionError
+
+    async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopResponse:
+        raise AssertionError
+
+    async def Drive(self, request: pb.DriveRequest, context: Any) -> pb.DriveResponse:
+        raise AssertionError
+
+    async def Tag(self, request: pb.TagRequest, context: Any) -> pb.TagResponse:
+        raise AssertionError
+
+
 async def test_a_revoked_reader_that_reads_nothing_is_cut_too(tmp_path: Path) -> None:
     """A stream whose reader is slow waits in a write: that is where it ends."""
-    from dstack_mesh.v1 import run_pb2 as pb
-    from dstack_mesh.v1 import run_pb2_grpc as rpc
-    from dstack_mesh.wire.server import listen_tcp, make_server
-    from dstack_mesh.wire.standings import Standings
-
     mesh = Mesh.make(tmp_path / "root")
     lost = admitted(mesh, tmp_path, "lost")
     keeper = open_keeper(mesh.root, mesh.membership)
@@ -225,12 +241,13 @@ async def test_a_revoked_reader_that_reads_nothing_is_cut_too(tmp_path: Path) ->
     keeper.subscribe(standings.changed)
     ended = asyncio.Event()
 
-    class Floods(rpc.RunServiceServicer):
-        async def Attach(self, request_iterator: object, context: object):  # type: ignore[no-untyped-def]
+    class Floods(Unused):
+        async def Attach(
+            self, request_iterator: AsyncIterator[pb.AttachRequest], context: Any
+        ) -> AsyncGenerator[pb.AttachResponse]:
             try:
                 while True:
-                    frame = pb.LogFrame(data=b"x" * 65536)
-                    yield pb.AttachResponse(log=frame)
+                    yield pb.AttachResponse(log=pb.LogFrame(data=b"x" * 65536))
             finally:
                 ended.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Forbidden, Missing
-from dstack_mesh.ids import Address, RunId
+from dstack_mesh.ids import Address, PeerId, RunId, RunName
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
@@ -24,9 +25,12 @@ from dstack_mesh.wire.server import listen_tcp, make_server
 from dstack_scheduler.agent_port import DrivenJob, Listing
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.job import JobKey, RunRecord, TagRecord
+from dstack_scheduler.wire import convert
 from support.meshes import Mesh, member
 
 RUN = "0" * 26
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+A_RUN = RunRecord(RunId(RUN), RunName("calm-ibex-1"), "train", "ana@laptop", EPOCH, 1)
 
 Stop = Callable[[Any], Awaitable[None]]
 
@@ -36,6 +40,11 @@ class Told:
 
     def __init__(self) -> None:
         self.stopped: list[RunId] = []
+        self.driven: list[PeerId] = []
+        self.gave: frozenset[PeerId] = frozenset()
+
+    async def givers(self, run_id: RunId) -> frozenset[PeerId]:
+        return self.gave
 
     def follow(self, key: JobKey) -> Followed:
         raise Missing("There is no such job.", str(key))
@@ -50,7 +59,7 @@ class Told:
     async def drive(
         self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker
     ) -> None:
-        raise AssertionError("nobody hands over")
+        self.driven.append(behalf.peer_id)
 
     async def tag(self, tag: TagRecord) -> None:
         raise AssertionError("nobody names")
@@ -58,12 +67,13 @@ class Told:
 
 @asynccontextmanager
 async def asked_by(
-    role: Role, folder: Path
+    role: Role, folder: Path, *, own: bool = True
 ) -> AsyncGenerator[tuple[rpc.RunServiceAsyncStub, Told]]:
     mesh, told = Mesh.make(folder / "root"), Told()
     home = mesh.admit(folder / "member", role=role)
+    told.gave = frozenset({member(home).peer_id if own else PeerId("o" * 32)})
     store = ChunkStore(folder / "chunks")
-    wishes = Wishes(told.follow, told.stop, told.acknowledge, store)
+    wishes = Wishes(told.follow, told.stop, told.acknowledge, store, told.givers)
     runs = Runs(lambda names: Listing((), ()), told.drive, told.tag)
     server, channels = make_server(), Channels(home)
     rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs), server)
@@ -104,4 +114,34 @@ async def test_a_reader_lists_runs_and_stops_none(tmp_path: Path, stop: Stop) ->
 async def test_who_may_submit_may_stop(tmp_path: Path, role: Role, stop: Stop) -> None:
     async with asked_by(role, tmp_path) as (stub, told):
         await stop(stub)
+    assert told.stopped == [RUN]
+
+
+async def take_over(stub: rpc.RunServiceAsyncStub) -> None:
+    with translated("ws-1"):
+        record = convert.run_record_to_wire(A_RUN)
+        await stub.Drive(pb.DriveRequest(record=record, epoch=2), timeout=5)
+
+
+@pytest.mark.parametrize("act", [stop_by_call, stop_by_stream, take_over])
+@pytest.mark.parametrize("role", list(Role))
+async def test_a_submitter_stops_and_takes_over_its_own_runs_only(
+    tmp_path: Path, role: Role, act: Stop
+) -> None:
+    """Runners do, because they drive runs of others; admins and the root may."""
+    may = role in {Role.RUNNER, Role.ADMIN, Role.ROOT}
+    async with asked_by(role, tmp_path, own=False) as (stub, told):
+        if may:
+            await act(stub)
+        else:
+            with pytest.raises(Forbidden) as refused:
+                await act(stub)
+            assert refused.value.code == ("not-your-run" if role is Role.SUBMITTER else "no-right")
+    assert bool(told.stopped or told.driven) is may
+
+
+async def test_what_does_not_go_on_here_may_be_stopped_by_whoever_may_stop(tmp_path: Path) -> None:
+    async with asked_by(Role.SUBMITTER, tmp_path, own=False) as (stub, told):
+        told.gave = frozenset()
+        await stop_by_call(stub)
     assert told.stopped == [RUN]

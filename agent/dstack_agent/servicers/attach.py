@@ -20,7 +20,7 @@ from dstack_agent.logs.journal import Frame, Hole
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Busy
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import Digest, RunId
+from dstack_mesh.ids import Digest, PeerId, RunId
 from dstack_mesh.v1 import job_pb2, transfer_pb2
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.wire.transfer import pack_chunks
@@ -60,21 +60,23 @@ class Wishes:
         follow: Finds an attempt. Raises Missing.
         stop: Writes down that jobs of a run shall end: run, job, abort, cause.
         acknowledge: Remembers what a reader has safely.
+        givers: The peers that gave a run to this agent, while something of it goes on here.
     """
 
     follow: Callable[[JobKey], Followed]
     stop: Callable[[RunId, int | None, bool, str], Awaitable[int]]
     acknowledge: Callable[[JobKey, int, int], Awaitable[None]]
     store: ChunkStore
+    givers: Callable[[RunId], Awaitable[frozenset[PeerId]]]
 
 
 @dataclass(slots=True)
 class Attachment:
-    """An open stream. `check_stop` raises Forbidden unless the caller may stop jobs."""
+    """An open stream. `check_stop` raises Forbidden unless the caller may stop that run."""
 
     wishes: Wishes
     write: Send
-    check_stop: Callable[[], None]
+    check_stop: Callable[[RunId], Awaitable[None]]
     _followed: int = 0
     _wanted: int = 0
     _acked_at: float = 0.0
@@ -93,8 +95,9 @@ class Attachment:
             case "ack":
                 await self._acknowledge(request.ack)
             case "stop":
-                self.check_stop()
-                await self.wishes.stop(*stop_from_wire(request.stop))
+                run_id, job, abort, cause = stop_from_wire(request.stop)
+                await self.check_stop(run_id)
+                await self.wishes.stop(run_id, job, abort, cause)
             case "want":
                 self._want(request.want.digests, group)
             case None:

@@ -9,17 +9,15 @@ import grpc
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
 from dstack_agent.servicers.auction import asker_of
 from dstack_mesh.frozen import frozen
+from dstack_mesh.ids import RunId
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
-from dstack_mesh.wire.caller import caller
-from dstack_mesh.wire.rights import check_right
+from dstack_mesh.wire.caller import Caller, caller
+from dstack_mesh.wire.rights import check_stop
 from dstack_scheduler.agent_port import DrivenJob, Listing
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.job import RunRecord, TagRecord
 from dstack_scheduler.wire import convert, fields
-
-STOP = "/dstack_mesh.v1.RunService/Stop"
-"""Whoever may call it may also say it on a stream."""
 
 MOST_RUNS = 10_000
 """Names that one List may ask for."""
@@ -53,7 +51,7 @@ class RunServicer(rpc.RunServiceServicer):
         request_iterator: AsyncIterator[pb.AttachRequest],
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
-        may_stop = partial(check_right, STOP, caller(context))
+        may_stop = partial(self._check_stop, caller(context))
         await Attachment(self._wishes, context.write, may_stop).serve(request_iterator)
 
     async def List(
@@ -65,13 +63,17 @@ class RunServicer(rpc.RunServiceServicer):
     async def Stop(
         self, request: pb.StopRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.StopResponse:
-        return pb.StopResponse(jobs=await self._wishes.stop(*stop_from_wire(request)))
+        run_id, job, abort, cause = stop_from_wire(request)
+        await self._check_stop(caller(context), run_id)
+        return pb.StopResponse(jobs=await self._wishes.stop(run_id, job, abort, cause))
 
     async def Drive(
         self, request: pb.DriveRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.DriveResponse:
         jobs = tuple(convert.driven_from_wire(job) for job in request.jobs)
         record = convert.run_record_from_wire(request.record)
+        # Whoever may not stop a run takes it over from nobody either.
+        await self._check_stop(caller(context), record.run_id)
         await self._runs.drive(record, jobs, request.epoch, asker_of(context))
         return pb.DriveResponse()
 
@@ -80,3 +82,6 @@ class RunServicer(rpc.RunServiceServicer):
     ) -> pb.TagResponse:
         await self._runs.tag(convert.tag_from_wire(request.tag))
         return pb.TagResponse()
+
+    async def _check_stop(self, who: Caller, run_id: RunId) -> None:
+        check_stop(who, await self._wishes.givers(run_id))

@@ -3,10 +3,12 @@
 A test enumerates the methods from the descriptors and fails without a row.
 """
 
+from collections.abc import Collection
 from enum import Enum
 from typing import assert_never
 
 from dstack_mesh.faults import Forbidden
+from dstack_mesh.ids import PeerId
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
 
@@ -35,8 +37,8 @@ ROLES: dict[Audience, frozenset[Role]] = {
 }
 """Which members belong to an audience."""
 
-STOPPING_ANY = ROLES[Audience.ADMINS]
-"""Roles that may stop runs of others."""
+STOPPING_ANY = frozenset({Role.RUNNER, Role.ADMIN, Role.ROOT})
+"""Roles that may stop runs of others. A runner may: it drives runs of others."""
 
 _PACKAGE = "dstack_mesh.v1"
 
@@ -76,6 +78,10 @@ RIGHTS: dict[str, Audience] = {
 }
 
 
+STOP = f"/{_PACKAGE}.RunService/Stop"
+"""Whoever may call it may also say it on a stream."""
+
+
 def check_right(method: str, caller: Caller) -> None:
     """Raises Forbidden unless the table says that this caller may call this method."""
     audience = RIGHTS.get(method)
@@ -84,6 +90,23 @@ def check_right(method: str, caller: Caller) -> None:
             f"{method.rpartition('/')[2]} is not for this caller.",
             f"It is for {audience.value}." if audience else "No rule allows it.",
             code="no-right",
+        )
+
+
+def check_stop(caller: Caller, givers: Collection[PeerId]) -> None:
+    """Raises Forbidden unless this caller may stop a run that these peers gave to this agent.
+
+    Where nobody is known to have given it, nothing of it goes on here.
+    """
+    check_right(STOP, caller)
+    if not isinstance(caller, Member) or caller.role in STOPPING_ANY:
+        return
+    if givers and caller.peer_id not in givers:
+        raise Forbidden(
+            "This run is somebody else's.",
+            f"{caller.role.value} may stop what it gave to this agent itself.",
+            "Ask whoever submitted it, or an admin of the mesh.",
+            code="not-your-run",
         )
 
 

@@ -54,7 +54,8 @@ class Enrolment:
 
         def write(roster: Roster) -> list[Sealed]:
             unused = unused_name(roster.picture, peer_id, name)
-            admission = Admit(peer_id, role, unused, through, expires_at)
+            given = Role.RUNNER if role is Role.ADMIN else role  # admins are made, not admitted
+            admission = Admit(peer_id, given, unused, through, expires_at)
             return self._scribe.write(roster, [admission], now)
 
         return await self._keeper.issue(write)

@@ -1,0 +1,171 @@
+"""The roster on disk: shared by processes, bounded, and read without cryptography."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dstack_mesh.faults import Busy
+from dstack_mesh.home import Home
+from dstack_mesh.identity import private_pem
+from dstack_mesh.ids import MeshId
+from dstack_mesh.signing import Signed, Signer
+from dstack_mesh.trust.membership import Role
+from dstack_mesh.trust.roster import roster as bounds
+from dstack_mesh.trust.roster.book import picture_path, read_picture, statements_path
+from dstack_mesh.trust.roster.keeper import Keeper
+from dstack_mesh.trust.roster.picture import Belonging, Picture
+from dstack_mesh.trust.roster.roster import Roster
+from dstack_mesh.trust.roster.scribe import Scribe
+from dstack_mesh.trust.roster.statement import MOST_OF_A_MEMBER, Leave, Revoke, Sealed
+from dstack_mesh.wire.roster import open_book
+from dstack_mesh.wire.statements import seal, verified
+from support.rosters import NOW, Lab, admit, governed, mesh_id, peer, signer
+
+
+def test_what_was_added_is_read_again_and_its_picture_beside_it(tmp_path: Path) -> None:
+    lab = governed("ann")
+    book = open_book(Home(tmp_path), mesh_id())
+    added = book.add(lab.roster("root").statements.values())
+    assert book.read().statements == added.statements == dict(lab.roster("root").statements)
+    assert read_picture(Home(tmp_path), mesh_id()) == lab.roster("root").picture
+
+
+def test_a_picture_is_read_without_cryptography_and_without_protobuf(tmp_path: Path) -> None:
+    book = open_book(Home(tmp_path), mesh_id())
+    book.add(governed("ann").roster("root").statements.values())
+    script = (
+        "import sys; from pathlib import Path; from dstack_mesh.home import Home;"
+        "from dstack_mesh.trust.roster.book import read_picture;"
+        f"assert read_picture(Home(Path({str(tmp_path)!r})), {mesh_id()!r}).members;"
+        "print([n for n in ('cryptography', 'google.protobuf', 'grpc') if n in sys.modules])"
+    )
+    ended = subprocess.run((sys.executable, "-c", script), capture_output=True, check=True)
+    assert ended.stdout.strip() == b"[]"
+
+
+def test_a_damaged_line_is_left_out_and_the_rest_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = open_book(Home(tmp_path), mesh_id())
+    book.add(governed("ann").roster("root").statements.values())
+    path = statements_path(Home(tmp_path).keys)
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"x" + first[4:] + b"".join(rest))
+    assert len(book.read().statements) == 1
+    assert "left out" in caplog.text
+
+
+def test_a_damaged_picture_is_as_none(tmp_path: Path) -> None:
+    open_book(Home(tmp_path), mesh_id()).add(governed("ann").roster("root").statements.values())
+    picture_path(Home(tmp_path).keys).write_text("{")
+    assert read_picture(Home(tmp_path), mesh_id()).members == {}
+
+
+ADMITS_TWENTY = """
+import sys
+from pathlib import Path
+from dstack_mesh.home import Home
+from dstack_mesh.identity import read_private_key
+from dstack_mesh.ids import MeshId
+from dstack_mesh.signing import Signer
+from dstack_mesh.trust.roster.scribe import Scribe
+from dstack_mesh.wire.roster import open_book
+from dstack_mesh.wire.statements import seal
+from support.rosters import NOW, admit
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+key = Signer(read_private_key(folder / "root.pem"))
+scribe = Scribe(key, MeshId(key.peer_id), seal)
+book = open_book(Home(folder), MeshId(key.peer_id))
+for number in range(20):
+    fact = admit(f"{name}-{number}")
+    book.issue(lambda roster: scribe.write(roster, [fact], NOW))
+"""
+
+
+def test_two_processes_that_write_at_once_lose_nothing_and_fork_nothing(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "root.pem").write_bytes(private_pem(key))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    writers = [
+        subprocess.Popen((sys.executable, "-c", ADMITS_TWENTY, tmp_path, name), env=environment)
+        for name in ("a", "b")
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    roster = open_book(Home(tmp_path), MeshId(Signer(key).peer_id)).read()
+    assert len(roster.statements) == 40
+    assert roster.picture.forked == ()
+
+
+def test_a_full_book_still_takes_revocations_and_what_the_root_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "MOST_STATEMENTS", 8)
+    monkeypatch.setattr(bounds, "KEPT_FREE", 3)
+    lab = governed("ann")
+    book = open_book(Home(tmp_path), mesh_id())
+    book.add(lab.roster("root").statements.values())
+    scribe = Scribe(signer("ann"), mesh_id(), seal)
+
+    def said(*facts: object) -> Roster:
+        return book.issue(lambda roster: scribe.write(roster, facts, NOW))  # type: ignore[arg-type]
+
+    said(admit("a"), admit("b"), admit("c"))
+    with pytest.raises(Busy) as full:
+        said(admit("d"))
+    assert full.value.code == "roster-full"
+    assert said(Revoke(peer("a"))).picture.belonging(peer("a")) is Belonging.REVOKED
+
+
+def test_who_is_nobody_fills_no_book(tmp_path: Path) -> None:
+    lab = governed("ann")
+    book = open_book(Home(tmp_path), mesh_id())
+    book.add(lab.roster("root").statements.values())
+    stranger = lab.say("stranger", *(Leave(()) for _ in range(5)))
+    assert len(book.add(stranger).statements) == 2
+    lab.say("root", admit("ws", Role.READER))
+    lab.tell("root", "ws")
+    lab.say("ws", *(Leave(()) for _ in range(MOST_OF_A_MEMBER + 5)))
+    assert len(book.add(lab.roster("ws").statements.values()).statements) == 3 + MOST_OF_A_MEMBER
+
+
+async def test_a_keeper_notices_what_another_process_wrote(tmp_path: Path) -> None:
+    lab = governed("ann")
+    keeper = Keeper(open_book(Home(tmp_path), mesh_id()), verified)
+    told: list[Picture] = []
+    keeper.subscribe(told.append)
+    open_book(Home(tmp_path), mesh_id()).add(lab.roster("root").statements.values())
+    await keeper.look()
+    await keeper.look()
+    assert told == [lab.roster("root").picture]
+
+
+async def test_a_revocation_counts_although_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab = governed("ann")
+    book = open_book(Home(tmp_path), mesh_id())
+    keeper = Keeper(book, verified)
+    said = lab.say("root", Revoke(peer("ws")))
+
+    def full(statements: object) -> Roster:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(book, "add", full)
+    everything: list[Sealed] = [*lab.roster("root").statements.values()]
+    assert said[0] in everything
+    assert await keeper.absorb([one.signed for one in everything]) == 3
+    assert keeper.picture.belonging(peer("ws")) is Belonging.REVOKED
+    assert "No space left" in caplog.text
+
+
+async def test_what_nobody_signed_is_not_absorbed(tmp_path: Path) -> None:
+    keeper = Keeper(open_book(Home(tmp_path), mesh_id()), verified)
+    [said] = Lab().say("root", admit("ws"))
+    forged = Signed(said.signed.body, said.signed.key, said.signed.signature[:-1] + b"\0")
+    assert await keeper.absorb([forged]) == 0
+    assert await keeper.absorb([forged, said.signed]) == 1
