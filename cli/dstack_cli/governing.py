@@ -219,16 +219,9 @@ def _check_assignable(picture: Picture, meant: Named, role: Role, scribe: Scribe
 
 def _check_touchable(picture: Picture, meant: Named, scribe: Scribe) -> None:
     subject = PeerId(meant.id)
-    role = picture.role(subject, Role.READER)
-    if role is Role.ROOT:
-        raise Forbidden(
-            f"{meant.name} made the mesh.",
-            "Nobody stands above the home that holds the root key.",
-            "Make a new mesh: `dstack mesh create NAME` in another home.",
-            code="not-an-admin",
-        )
-    if subject in picture.admins and not scribe.is_root:
-        raise _only_the_root("Touching an admin")
+    protected = subject in picture.admins or picture.role(subject, Role.READER) is Role.ROOT
+    if protected and not scribe.is_root:
+        raise _only_the_root("Touching an admin or a root")
 
 
 def _only_the_root(what: str) -> Forbidden:

@@ -41,9 +41,12 @@ def create_here(home: Home, name: str, as_json: bool) -> None:
     embedded.retire(home)
     record_founder(home, membership, own_name(os.environ), datetime.now(UTC))
     output = chosen(as_json)
-    output.document(Document(_shape(membership), f'Made the mesh "{membership.mesh_name}".'))
+    output.document(
+        Document(membership_shape(membership), f'Made the mesh "{membership.mesh_name}".')
+    )
     if not as_json:
         output.talk("Next: dstack-runner start   ·   dstack mesh invite   (once for each machine)")
+        output.talk("If this machine is lost, so is the mesh's root: dstack mesh recovery FILE")
 
 
 def invite_one(home: Home, role: str, seconds: float, as_json: bool) -> int:
@@ -104,7 +107,7 @@ def join_one(
         embedded.retire(home)
     output = chosen(as_json)
     joined = f'Joined the mesh "{membership.mesh_name}" as {membership.role.value}.'
-    output.document(Document(_shape(membership), joined))
+    output.document(Document(membership_shape(membership), joined))
     if renewed and embedded.answers(home):
         output.talk("An agent of this home still uses the old certificate: restart it.")
     elif not as_json:
@@ -230,7 +233,8 @@ def _tell_event(event: "DeskEvent") -> None:
             assert_never(event)
 
 
-def _shape(membership: Membership) -> dict[str, Json]:
+def membership_shape(membership: Membership) -> dict[str, Json]:
+    """A home's place in a mesh, for scripts."""
     return {
         "schema": MESH_SCHEMA,
         "mesh": membership.mesh_name,

@@ -1,5 +1,7 @@
 """`dstack mesh`: make, join and look at a mesh."""
 
+from pathlib import Path
+
 import click
 
 from dstack_cli.tree import home_option
@@ -89,7 +91,7 @@ def members(home: Home, as_json: bool) -> None:
 @mesh.command()
 @home_option
 @click.argument("name")
-@click.option("--stop", is_flag=True, help="End the jobs that it gave to agents, too.")
+@click.option("--stop", is_flag=True, help="End the jobs and runs that it gave to agents, too.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -127,3 +129,26 @@ def leave(home: Home, yes: bool, new_key: bool) -> None:
     from dstack_cli.joining import leave_mesh
 
     leave_mesh(home, yes, new_key)
+
+
+@mesh.command()
+@home_option
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.pass_obj
+def recovery(home: Home, file: str) -> None:
+    """Write the mesh's root key into FILE, which only a passphrase opens."""
+    from dstack_cli.recovering import keep_root_key
+
+    keep_root_key(home, Path(file))
+
+
+@mesh.command()
+@home_option
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def restore(home: Home, file: str, as_json: bool) -> None:
+    """Make this home the root of the mesh whose key is in FILE."""
+    from dstack_cli.recovering import restore_root
+
+    restore_root(home, Path(file), as_json)
