@@ -45,9 +45,16 @@ class Book:
         self._folder = home.keys
         self._mesh_id = mesh_id
         self._read_body = read_body
+        self._last: tuple[Stamp | None, Roster] = (None, Roster.of(mesh_id))
 
     def read(self) -> Roster:
         """The statements that are written down. A damaged line is left out and said."""
+        stamp = self.stamp()
+        if stamp != self._last[0]:
+            self._last = stamp, self._parsed()
+        return self._last[1] if stamp else Roster.of(self._mesh_id)
+
+    def _parsed(self) -> Roster:
         try:
             lines = statements_path(self._folder).read_bytes().splitlines()
         except FileNotFoundError:
@@ -95,6 +102,7 @@ class Book:
         lines = b"".join(_line(one.signed) for one in roster.statements.values())
         write_durably(statements_path(self._folder), lines)
         write_durably(picture_path(self._folder), json.dumps(to_json(roster.picture)).encode())
+        self._last = self.stamp(), roster
 
     def _parse(self, line: bytes) -> Sealed | None:
         try:
