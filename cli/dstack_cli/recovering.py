@@ -20,6 +20,10 @@ from dstack_mesh.trust.recovery import restore, write_recovery
 from dstack_mesh.trust.roster.enrolment import unused_name
 from dstack_mesh.trust.roster.statement import Admit
 
+NOT_SAID = (
+    "No agent answered, so nobody knows yet: when one does, run `dstack mesh restore FILE` again."
+)
+
 
 def keep_root_key(home: Home, path: Path) -> None:
     """Writes the recovery file."""
@@ -41,13 +45,16 @@ def restore_root(home: Home, path: Path, as_json: bool) -> None:
     said = f'This home is the root of the mesh "{membership.mesh_name}".'
     output.document(Document(membership_shape(membership), said))
     if not as_json:
-        output.talk(told.sentence())
+        output.talk(told.sentence() if told else NOT_SAID)
         output.talk("If the old machine may be in other hands: dstack mesh revoke its name.")
 
 
-async def _announce(home: Home, membership: Membership) -> Told:
-    # First what the agents know: what we say must follow what the root said before.
+async def _announce(home: Home, membership: Membership) -> Told | None:
+    # What we say must follow what the root said before, which agents know: else it would look as
+    # if the root said two things at once.
     async with seated(home) as seat:
+        if not seat.keeper.picture.heads:
+            return None
         name = unused_name(seat.keeper.picture, membership.peer_id, own_name(os.environ))
         admission = Admit(membership.peer_id, Role.ROOT, name, "restore", membership.not_after)
         await seat.issue(seat.governor("Restoring"), [admission])

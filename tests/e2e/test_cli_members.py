@@ -136,3 +136,20 @@ def test_a_leave_is_said_aloud_and_the_same_key_may_come_back(lab: Lab) -> None:
     lab.laptop.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
     assert states(lab.laptop)["ws-1"] == "alive"
     assert states(lab.root)["laptop"] == "member"
+
+
+def test_a_lost_root_is_restored_from_its_file(lab: Lab, tmp_path: Path) -> None:
+    file, passphrase = tmp_path / "file", b"correct horse battery\n"
+
+    def told(peer: Peer, *words: str) -> bytes:
+        process = peer.popen((*DSTACK, "mesh", *words), stdin=subprocess.PIPE, stdout=-1, stderr=-1)
+        out, err = process.communicate(passphrase, timeout=30)
+        assert process.returncode == 0, err
+        return out + err
+
+    told(lab.root, "recovery", str(file))
+    fresh = make_peer(tmp_path, "fresh", (), **lab.laptop.env)
+    assert b"2 agents know it" in told(fresh, "restore", str(file))
+    assert states(lab.laptop)["fresh"] == "member"
+    fresh.dstack("mesh", "revoke", "root", "--yes", check=True)
+    assert (states(lab.workstation)["root"], states(fresh)["fresh"]) == ("revoked", "this home")

@@ -109,8 +109,8 @@ class Keeper:
         self._stamp = stamp
         if roster.statements.keys() == self._roster.statements.keys():
             return
-        self._roster = roster
-        for forked in roster.picture.forked:
+        before, self._roster = self._roster, roster
+        for forked in set(roster.picture.forked) - set(before.picture.forked):
             log.warning("%s signed two statements with one number; both count", forked)
         for listener in self._listeners:
             listener(roster.picture)
