@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -69,6 +70,34 @@ def test_members_are_shown_with_their_roles_and_who_let_them_in(lab: Lab) -> Non
     assert items["laptop"]["state"] == "this home"
     assert {one["admitted_by"] for one in items.values()} == {"root"}
     assert all(one["expires_at"] for one in items.values())
+
+
+WATCHED = """
+import os, sys
+from dstack_cli.main import main
+code = main(sys.argv[1:])
+print([name for name in ("cryptography", "zeroconf") if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_a_warm_command_verifies_nothing_and_one_after_a_change_does(
+    lab: Lab, tmp_path: Path
+) -> None:
+    work = project(tmp_path / "work", WORKFLOWS)
+
+    def loaded() -> str:
+        words = ("run", "bash", "--agent", "ws-1", "-c", "true")
+        process = lab.laptop.popen(
+            (sys.executable, "-c", WATCHED, *words), cwd=work, stdout=-1, stderr=-1
+        )
+        _, err = process.communicate(timeout=60)
+        return err.decode().splitlines()[-1]
+
+    lab.laptop.dstack("mesh", "members", check=True)
+    assert loaded() == "[]"
+    lab.root.dstack("mesh", "role", "ws-1", "admin", check=True)
+    assert loaded() == "['cryptography']"
+    assert loaded() == "[]"
 
 
 def test_a_revoked_laptop_is_cut_off_and_its_job_ends(lab: Lab, tmp_path: Path) -> None:
