@@ -1,6 +1,8 @@
 """Who belongs to a mesh, with the commands a person uses and agents as processes."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.alone import agent_pid
 from support.eventually import eventually
 from support.lab import DSTACK, Peer, join_mesh, make_peer, project, said
 
@@ -54,6 +57,9 @@ def lab(tmp_path: Path) -> Generator[Lab]:
         laptop.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
         with made[1].runner("--listen", f"127.0.0.1:{two}"):
             yield Lab(made[0], made[1], laptop)
+    if (pid := agent_pid(laptop)) is not None:  # its private agent, for `run`
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: agent_pid(laptop) is None, within=10)
 
 
 def states(peer: Peer) -> dict[str, str]:
