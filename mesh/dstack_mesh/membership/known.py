@@ -10,8 +10,8 @@ from dstack_mesh.machine import AgentState
 FoundBy = Literal["mdns", "seed", "peer", "saved", "local"]
 """How an agent was found: multicast, a person's list, another agent, our memory, our own socket."""
 
-Standing = Literal["alive", "suspect", "gone", "draining", "paused"]
-"""Whether it answers, and if so whether it takes jobs."""
+Standing = Literal["alive", "suspect", "gone", "left", "draining", "paused"]
+"""Whether it answers, and if so whether it takes jobs; "left": it said that it goes."""
 
 
 @frozen
