@@ -71,13 +71,14 @@ from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId
 from dstack_mesh.machine import Gpu
+from dstack_mesh.membership.pulse import Pulse
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.user import user_home
 from dstack_mesh.version import installed_version
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.greeter import open_roll_call
+from dstack_mesh.wire.greeter import open_pulse, open_roll_call
 from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.fit import Policy
@@ -124,7 +125,8 @@ async def run_agent(settings: Settings) -> None:
         wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
 
         portrait = portrait_of(settings, membership, memory, port, members)
-        roll = roll_of(settings, channels, portrait)
+        pulse = open_pulse(channels, portrait.card, lambda: word.state, CLOCK) if membership else None
+        roll = roll_of(settings, channels, portrait, pulse)
         twins = Twins(home, portrait.card, CLOCK, roll.heard)
         peers = Peers(
             home,
@@ -147,7 +149,9 @@ async def run_agent(settings: Settings) -> None:
         chorus = (
             await open_chorus(home, channels, roll.agents, CLOCK, stack) if membership else None
         )
-        served = served_of(memory, portrait, roll, twins, steering, desk, word, owner, chorus)
+        served = served_of(
+            memory, portrait, roll, pulse, twins, steering, desk, word, owner, chorus
+        )
         add_servicers(server, served)
         health = add_standard_services(server)
 
@@ -180,6 +184,7 @@ async def run_agent(settings: Settings) -> None:
             await stop.wait()
             notifier.stopping()
             log.info("stopping; jobs go on")
+            await roll.leave()
             await health.leave()
             await server.stop(DRAIN_SECONDS)
             for task in tasks:
@@ -278,7 +283,9 @@ def reclaiming_of(
     )
 
 
-def roll_of(settings: Settings, channels: Channels, portrait: SelfPortrait) -> RollCall:
+def roll_of(
+    settings: Settings, channels: Channels, portrait: SelfPortrait, pulse: Pulse | None
+) -> RollCall:
     """Keeps track of the other agents of the mesh."""
     return open_roll_call(
         settings.home,
@@ -288,6 +295,7 @@ def roll_of(settings: Settings, channels: Channels, portrait: SelfPortrait) -> R
         card=portrait.card,
         port=portrait.port,
         mdns=settings.mdns and portrait.port is not None,
+        pulse=pulse,
     )
 
 
@@ -397,6 +405,7 @@ def served_of(
     memory: Memory,
     portrait: SelfPortrait,
     roll: RollCall,
+    pulse: Pulse | None,
     twins: Twins,
     steering: Steering,
     desk: BidDesk,
@@ -415,6 +424,7 @@ def served_of(
         running=supervisor.running,
         known=roll.hints,
         heard=twins.heard,
+        pulse=pulse,
     )
     acknowledge = memory.records.acknowledge
     wishes = Wishes(supervisor.follow, steering.stop, acknowledge, memory.store, steering.givers)

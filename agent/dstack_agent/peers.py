@@ -39,7 +39,7 @@ class Peers:
         """Ourselves, then everybody who may answer."""
         yield self._ourselves()
         for known in self.known():
-            there = not known.local and known.state != "gone" and known.addresses
+            there = not known.local and known.state not in ("gone", "left") and known.addresses
             if there and self.may_run(known):
                 yield self._agent(known)
 

@@ -82,7 +82,7 @@ async def test_an_agent_that_ends_is_suspect_then_gone_and_alive_when_it_is_back
         began = time.monotonic()
         await sees(a, b="suspect")
         await sees(a, b="gone")
-        assert 10 <= time.monotonic() - began <= 20
+        assert time.monotonic() - began <= 10
         async with mesh_agent(other, "b", port=port):
             await sees(a, b="alive")
 

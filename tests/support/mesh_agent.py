@@ -29,7 +29,7 @@ from dstack_mesh.machine import AgentState, Machine
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.v1 import membership_pb2_grpc
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.greeter import open_roll_call
+from dstack_mesh.wire.greeter import open_pulse, open_roll_call
 from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
 from support.meshes import OffClock, card_of, member
 
@@ -81,7 +81,10 @@ async def mesh_agent(
     def card() -> PeerCard:
         return replace(still, roster=members.digest())
 
-    roll = open_roll_call(home, channels, {}, seeds=seeds, card=card, port=port, mdns=mdns)
+    pulse = open_pulse(channels, card, lambda: AgentState.ALIVE, SystemClock())
+    roll = open_roll_call(
+        home, channels, {}, seeds=seeds, card=card, port=port, mdns=mdns, pulse=pulse
+    )
     answers = Answers(
         card=card,
         state=lambda: AgentState.ALIVE,
@@ -89,6 +92,7 @@ async def mesh_agent(
         running=lambda: (),
         known=roll.hints,
         heard=roll.heard,
+        pulse=pulse,
     )
     servicer = MembershipServicer(answers, clock or SystemClock())
     membership_pb2_grpc.add_MembershipServiceServicer_to_server(servicer, server)

@@ -13,17 +13,16 @@ from typing import assert_never
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.comparing import Question, Reply, comparing, reply_to
+from dstack_mesh.membership.known import Change
 from dstack_mesh.membership.pace import Pace
 from dstack_mesh.membership.rumour import Condition, Message, Rumour
 from dstack_mesh.membership.signs import (
     Answered,
     Call,
     CallFor,
-    Changed,
     Compare,
     Effect,
     Event,
-    Forgotten,
     Helped,
     Leave,
     Met,
@@ -292,10 +291,8 @@ class Swarm:
                 self._call_for(peer, effect)
             case Compare():
                 self._compare(peer, effect.peer_id)
-            case Changed():
+            case Change():
                 self._changed(peer, effect)
-            case Forgotten():
-                pass
             case _:
                 assert_never(effect)
 
@@ -400,7 +397,7 @@ class Swarm:
 
     # The judge
 
-    def _changed(self, peer: Peer, change: Changed) -> None:
+    def _changed(self, peer: Peer, change: Change) -> None:
         self.suspicions += change.now == "suspect"
         if change.now in ("gone", "left"):
             about = self.peers.get(change.peer_id)

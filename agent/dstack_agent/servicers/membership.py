@@ -1,4 +1,4 @@
-"""Answers Hello: who this agent is, what it has, and whom it knows."""
+"""Answers Hello: who this agent is, what it has, and whom it knows; and probes of other agents."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -10,12 +10,19 @@ from dstack_mesh.card import PROTOCOL, HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import Address
+from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState, Machine, RunningJob
+from dstack_mesh.membership.pulse import Pulse
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.v1 import membership_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Caller, Member, caller
-from dstack_mesh.wire.membership import answer_to_wire
+from dstack_mesh.wire.membership import answer_to_wire, hint_from_wire
+from dstack_mesh.wire.rumours import (
+    message_from_wire,
+    message_to_wire,
+    question_from_wire,
+    reply_to_wire,
+)
 
 
 @frozen
@@ -23,7 +30,7 @@ class Answers:
     """Where the answer's parts come from, each as it is at the moment of the call.
 
     `machine` is called in a thread. `heard` is told of agents that call us: a seed that only they
-    have works both ways.
+    have works both ways. Outside a mesh there is no `pulse`.
     """
 
     card: Callable[[], PeerCard]
@@ -32,6 +39,7 @@ class Answers:
     running: Callable[[], Sequence[RunningJob]]
     known: Callable[[], Sequence[PeerHint]]
     heard: Callable[[PeerHint], None]
+    pulse: Pulse | None = None
 
 
 class MembershipServicer(rpc.MembershipServiceServicer):
@@ -56,6 +64,39 @@ class MembershipServicer(rpc.MembershipServiceServicer):
         machine = await asyncio.to_thread(self._answers.machine)
         return answer_to_wire(self._answer(card, machine))
 
+    async def Probe(
+        self,
+        request: pb.ProbeRequest,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+    ) -> pb.ProbeResponse:
+        pulse, sender = self._pulse(), _member(context)
+        word, rumours = message_to_wire(pulse.probed(message_from_wire(request, sender)))
+        return pb.ProbeResponse(word=word, rumours=rumours)
+
+    async def ProbeFor(
+        self,
+        request: pb.ProbeForRequest,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+    ) -> pb.ProbeForResponse:
+        pulse, target = self._pulse(), hint_from_wire(request.target)
+        _member(context)
+        within = request.within.ToMilliseconds() / 1000
+        reached = await pulse.probe_for(target.peer_id, target.addresses, within)
+        return pb.ProbeForResponse(reach=pb.REACH_ANSWERED if reached else pb.REACH_SILENT)
+
+    async def Compare(
+        self,
+        request: pb.CompareRequest,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+    ) -> pb.CompareResponse:
+        pulse, sender = self._pulse(), _member(context)
+        return reply_to_wire(pulse.compared(question_from_wire(request, sender)))
+
+    def _pulse(self) -> Pulse:
+        if self._answers.pulse is None:
+            raise Refused("This agent is in no mesh, so it keeps watch over nobody.")
+        return self._answers.pulse
+
     def _answer(self, card: PeerCard, machine: Machine) -> HelloAnswer:
         return HelloAnswer(
             card=card,
@@ -65,6 +106,13 @@ class MembershipServicer(rpc.MembershipServiceServicer):
             known=tuple(self._answers.known()),
             now=self._clock.now(),
         )
+
+
+def _member(context: "grpc.aio.ServicerContext[Any, Any]") -> PeerId:
+    who = caller(context)
+    if not isinstance(who, Member):
+        raise Refused("Agents of a mesh probe each other over TLS only.")
+    return who.peer_id
 
 
 def _check(calling: pb.PeerCard, who: Caller, card: PeerCard) -> None:

@@ -56,3 +56,20 @@ def standing_of(state: AgentState) -> Standing:
             return "draining"
         case AgentState.PAUSED:
             return "paused"
+
+
+@frozen
+class Change:
+    """An agent stands otherwise than before.
+
+    Attributes:
+        before: None for a new one.
+        now: None for one that was gone for so long that it is forgotten.
+        cause: Why, in words.
+    """
+
+    peer_id: PeerId
+    name: str
+    before: Standing | None
+    now: Standing | None
+    cause: str

@@ -15,6 +15,7 @@ class Policy:
 
     Attributes:
         interval: Between Hellos to an agent that answers, ±20 %. Longer: less traffic, later news.
+            Infinity where probes keep watch over those that answered.
         suspect_after: Rounds without answer until an agent is suspect.
         gone_after: Rounds without answer until it is gone.
         gone_seconds: And at least this long since its last answer.

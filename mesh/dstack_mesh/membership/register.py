@@ -63,7 +63,7 @@ class Register:
         """The last incarnation of a peer that was forgotten; -1 if there was none."""
         return self._tombs.get(peer_id, (-1, 0.0))[0]
 
-    def forget(self, now: float) -> list[PeerId]:
+    def forget(self, now: float) -> list[Member]:
         """Lets go of who has been gone for long; only their incarnations are kept, for a day."""
         old = [
             one
@@ -79,4 +79,4 @@ class Register:
         surplus = max(len(self._tombs) - self._pace.most_members, 0)
         for peer_id in ended | set(list(self._tombs)[:surplus]):
             del self._tombs[peer_id]
-        return [member.peer_id for member in old]
+        return old

@@ -1,28 +1,33 @@
 """Calls the roll: greets agents that were heard of and tells who answered.
 
-A daemon runs it for ever (`run`); a command asks once (`gather`). What to do is decided by
-`membership.view`; here it is done. A warm command never imports zeroconf: agents are searched by
+A daemon runs it for ever (`run`); a command asks once (`gather`). Whom to greet is decided by
+`membership.view`; here it is done. In a daemon, who answered is handed to `membership.pulse`, which
+keeps watch over it from then on. A warm command never imports zeroconf: agents are searched by
 multicast only if that is asked for, or if nobody of those remembered answers.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from random import Random
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from dstack_mesh.card import PeerCard, PeerHint
+from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.discovery.saved import SavedPeer, load_saved, remember
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.home import Home
-from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.ids import Address, MeshId, PeerId
 from dstack_mesh.membership.gathering import Gathering
 from dstack_mesh.membership.greeter import Greeter, Sources
-from dstack_mesh.membership.known import KnownAgent, Target
+from dstack_mesh.membership.known import Change, KnownAgent, Target
+from dstack_mesh.membership.place import Policy
 from dstack_mesh.membership.view import (
     Answered,
     Dial,
+    Doubted,
+    Dropped,
     Event,
     Failed,
     Forget,
@@ -31,6 +36,11 @@ from dstack_mesh.membership.view import (
     View,
 )
 from dstack_mesh.trust.membership import Membership
+
+if TYPE_CHECKING:
+    # A command has no use for it.
+    from dstack_mesh.membership.member import Member
+    from dstack_mesh.membership.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +70,7 @@ class RollCall:
         greeter: Says Hello.
         sources: Where to look.
         clock: For waiting.
+        pulse: Keeps watch over agents that answered; None for a command.
     """
 
     def __init__(
@@ -70,6 +81,7 @@ class RollCall:
         greeter: Greeter,
         sources: Sources,
         clock: Clock | None = None,
+        pulse: "Pulse | None" = None,
     ) -> None:
         self._home = home
         self._own = own
@@ -78,7 +90,10 @@ class RollCall:
         self._sources = sources
         self._clock = clock or SystemClock()
         self._events: asyncio.Queue[Event] = asyncio.Queue(MOST_EVENTS)
-        self._view = View(own, Random())
+        self._view = View(own, Random(), Policy(interval=float("inf")))
+        self._pulse = pulse
+        if pulse is not None:
+            pulse.listen(self._stood_otherwise)
         self._written: frozenset[SavedPeer] = frozenset()
         self.multicast_trouble = ""
 
@@ -92,6 +107,8 @@ class RollCall:
         async with asyncio.TaskGroup() as tasks:
             if self._sources.mdns:
                 tasks.create_task(self._multicast(self._membership))
+            if self._pulse is not None:
+                tasks.create_task(self._pulse.run())
             tasks.create_task(self._save_again_and_again(self._membership))
             for event in self._first_events(self._membership):
                 await self._handle(event, tasks)
@@ -105,12 +122,34 @@ class RollCall:
 
     def agents(self) -> tuple[KnownAgent, ...]:
         """Everybody known now, by name."""
-        return self._view.agents(self._clock.elapsed())
+        found = {one.card.peer_id: one for one in self._view.agents(self._clock.elapsed())}
+        if self._pulse is not None:
+            for member in self._pulse.members:
+                found[member.peer_id] = self._known(self._pulse, member, found.get(member.peer_id))
+        return tuple(sorted(found.values(), key=lambda one: (one.card.name, one.card.peer_id)))
 
     def hints(self) -> tuple[PeerHint, ...]:
         """Agents that answer, for telling others."""
-        answering = (one for one in self.agents() if one.answer is not None and one.state != "gone")
-        return tuple(one.hint for one in answering)[:MOST_HINTS]
+        answering = [one.hint for one in self.agents() if one.state not in ("gone", "left")]
+        reachable = [hint for hint in answering if hint.addresses]
+        return tuple(Random().sample(reachable, min(len(reachable), MOST_HINTS)))
+
+    def listen(self, listener: Callable[[Change], None]) -> None:
+        """Calls it for every agent that stands otherwise than before; it must not block."""
+        if self._pulse is not None:
+            self._pulse.listen(listener)
+
+    async def confirm(self, peer_id: PeerId) -> bool:
+        """Whether an agent is really gone: no call of ours reaches it, nor of three others.
+
+        Who would act on silence asks this first. At most four seconds.
+        """
+        return self._pulse is None or await self._pulse.confirm(peer_id)
+
+    async def leave(self) -> None:
+        """Says to others that we go. Call it while `run` still runs, before the server stops."""
+        if self._pulse is not None:
+            await self._pulse.leave()
 
     @property
     def foreign(self) -> int:
@@ -226,9 +265,30 @@ class RollCall:
         self.multicast_trouble = sentence
         log.warning("%s", sentence)
 
-    def _put_hint(self, event: Heard) -> None:
+    def _put_hint(self, event: Event) -> None:
         if not self._events.full():
             self._events.put_nowait(event)
+
+    def _known(self, pulse: "Pulse", member: "Member", met: KnownAgent | None) -> KnownAgent:
+        addresses, name = pulse.addresses(member), member.name or member.peer_id[:8]
+        if met is not None:
+            return replace(met, addresses=addresses or met.addresses, state=member.standing)
+        mesh_id = self._membership.mesh_id if self._membership else MeshId("")
+        card = PeerCard(member.peer_id, mesh_id, name, addresses, version="", agent=True)
+        return KnownAgent(card, addresses, "peer", member.standing, None)
+
+    def _stood_otherwise(self, change: Change) -> None:
+        log.info(
+            "%s is %s, was %s: %s",
+            change.name or change.peer_id[:8],
+            change.now or "forgotten",
+            change.before or "unknown",
+            change.cause,
+        )
+        if change.now is None:
+            self._put_hint(Dropped(change.peer_id))
+        elif change.now in ("suspect", "gone", "left"):
+            self._put_hint(Doubted(change.peer_id))
 
     async def _handle(self, event: Event, tasks: asyncio.TaskGroup) -> None:
         for effect in self._view.handle(event, self._clock.elapsed()):
@@ -257,12 +317,22 @@ class RollCall:
             foreign = isinstance(failed, Refused) or failed.code == "not-that-peer"
             await self._events.put(Failed(target, foreign))
         else:
+            self._tell_pulse(target, answer)
             await self._events.put(Answered(target, answer))
+
+    def _tell_pulse(self, target: Target, answer: HelloAnswer) -> None:
+        card = answer.card
+        if self._pulse is None or not card.agent or card.peer_id == self._own:
+            return
+        if target.peer_id is None:
+            self._pulse.sighted(card.peer_id, target.address)
+        elif target.peer_id == card.peer_id:
+            self._pulse.met(target.address, answer)
 
     async def _save_again_and_again(self, membership: Membership) -> None:
         while True:
             await asyncio.sleep(SAVE_SECONDS)
-            answering = [one for one in self.agents() if one.answer and one.state != "gone"]
+            answering = [one for one in self.agents() if self._was_reached(one)]
             reached = frozenset(map(_saved_of, answering))
             if reached != self._written:
                 path, mesh_id = self._home.saved_peers, membership.mesh_id
@@ -271,6 +341,11 @@ class RollCall:
                     self._written = reached
                 except OSError as failed:
                     log.warning("peers cannot be written down: %s", failed)
+
+    def _was_reached(self, agent: KnownAgent) -> bool:
+        member = self._pulse.member(agent.card.peer_id) if self._pulse else None
+        spoke = agent.answer is not None or (member is not None and member.heard_at is not None)
+        return spoke and agent.state not in ("gone", "left")
 
     def _remember(self, answered: Sequence[KnownAgent]) -> None:
         reached = [_saved_of(agent) for agent in answered if not agent.local]

@@ -14,6 +14,8 @@ from dstack_mesh.machine import AgentState
 MOST_ACCUSERS = 4
 """Whoever suspected first and three that confirm it."""
 
+MOST_ADDRESSES = 8
+
 HIGHEST_INCARNATION = 2**62
 
 

@@ -5,7 +5,7 @@ from enum import Enum
 
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState
-from dstack_mesh.membership.known import Standing
+from dstack_mesh.membership.known import Change
 from dstack_mesh.membership.rumour import Message
 
 
@@ -55,6 +55,14 @@ class Met:
 
 
 @dataclass(frozen=True, slots=True)
+class Sighted:
+    """A peer may also be at this address."""
+
+    peer_id: PeerId
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
 class Portrayed:
     """What we say of ourselves now."""
 
@@ -68,7 +76,7 @@ class Leave:
     """We stop in a moment."""
 
 
-Event = Tick | Told | Answered | Silent | Helped | Met | Portrayed | Leave
+Event = Tick | Told | Answered | Silent | Helped | Met | Sighted | Portrayed | Leave
 
 
 class Purpose(Enum):
@@ -114,22 +122,4 @@ class Compare:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A peer stands otherwise than before. `before` is None for a new one."""
-
-    peer_id: PeerId
-    name: str
-    before: Standing | None
-    now: Standing
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class Forgotten:
-    """Nothing is shown of this peer any more."""
-
-    peer_id: PeerId
-
-
-Effect = Call | CallFor | Compare | Changed | Forgotten
+Effect = Call | CallFor | Compare | Change

@@ -16,8 +16,9 @@ from dataclasses import replace
 from random import Random
 from typing import assert_never
 
-from dstack_mesh.ids import PeerId
+from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.health import Health
+from dstack_mesh.membership.known import Change
 from dstack_mesh.membership.member import Member, Suspicion
 from dstack_mesh.membership.outbox import Outbox
 from dstack_mesh.membership.pace import Pace, retry_seconds
@@ -25,6 +26,7 @@ from dstack_mesh.membership.probing import Probing
 from dstack_mesh.membership.register import Register
 from dstack_mesh.membership.rumour import (
     HIGHEST_INCARNATION,
+    MOST_ADDRESSES,
     Condition,
     Message,
     Rumour,
@@ -32,15 +34,14 @@ from dstack_mesh.membership.rumour import (
 )
 from dstack_mesh.membership.signs import (
     Answered,
-    Changed,
     Effect,
     Event,
-    Forgotten,
     Helped,
     Leave,
     Met,
     Portrayed,
     Purpose,
+    Sighted,
     Silent,
     Tick,
     Told,
@@ -101,6 +102,8 @@ class Swim:
                 self._helped(number, reached)
             case Met():
                 self._met(event)
+            case Sighted(peer_id, address):
+                self._sighted(peer_id, address)
             case Portrayed():
                 self._portrayed(event)
             case Leave():
@@ -176,9 +179,10 @@ class Swim:
         self._compare_at = min(self._compare_at, self._now + self.pace.interval)
 
     def _forget(self) -> None:
-        for peer_id in self._known.forget(self._now):
-            self._out.gossip.drop(peer_id)
-            self._out.add(Forgotten(peer_id))
+        for member in self._known.forget(self._now):
+            self._out.gossip.drop(member.peer_id)
+            change = Change(member.peer_id, member.name, member.standing, None, "gone for long")
+            self._out.add(change)
 
     # Answers to calls
 
@@ -354,6 +358,11 @@ class Swim:
         if before > Condition.SUSPECT:
             self._meet(member, "it is back")
 
+    def _sighted(self, peer_id: PeerId, address: Address) -> None:
+        member = self._known.members.get(peer_id)
+        if member is not None and address not in member.addresses:
+            member.addresses = (address, *member.addresses)[:MOST_ADDRESSES]
+
     def _portrayed(self, event: Portrayed) -> None:
         word = replace(self.word, name=event.name, addresses=event.addresses, state=event.state)
         if word != self.word and not self.leaving:
@@ -381,7 +390,7 @@ class Swim:
             return None
         if self._known.size == 2:
             self._probe_at = self._now + self.pace.interval * self._random.random()
-        self._out.add(Changed(word.peer_id, word.name, None, member.standing, cause))
+        self._out.add(Change(word.peer_id, word.name, None, member.standing, cause))
         self._out.tell_of(member, urgent=False)
         return member
 
@@ -396,5 +405,5 @@ class Swim:
         if condition is Condition.DEAD and len(self._known.gone) == 1:
             self._retry_at = self._now + self.pace.retry
         if member.standing != before:
-            told = Changed(member.peer_id, member.name, before, member.standing, cause)
+            told = Change(member.peer_id, member.name, before, member.standing, cause)
             self._out.add(told)

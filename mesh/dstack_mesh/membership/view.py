@@ -58,7 +58,21 @@ class Tick:
     """Time passed."""
 
 
-Event = Heard | Answered | Failed | Tick
+@frozen
+class Doubted:
+    """Membership does not hear an agent any more: another sign of it is followed at once."""
+
+    peer_id: PeerId
+
+
+@frozen
+class Dropped:
+    """Membership forgot an agent."""
+
+    peer_id: PeerId
+
+
+Event = Heard | Answered | Failed | Tick | Doubted | Dropped
 
 
 @frozen
@@ -111,6 +125,10 @@ class View:
                 self._failed(target, foreign, now)
             case Tick():
                 pass
+            case Doubted(peer_id):
+                self._doubt(peer_id, now)
+            case Dropped(peer_id):
+                self._agents.pop(peer_id, None)
             case _:
                 assert_never(event)
         return [*self._forget(now), *self._dial(now)]
@@ -201,6 +219,16 @@ class View:
             place.leave_alone(self._policy, now)
         elif place is not None:
             place.fail(self._policy, now, self._random.random())
+
+    def _doubt(self, peer_id: PeerId, now: float) -> None:
+        place = self._agents.get(peer_id)
+        if place is None:
+            return
+        place.failures = max(place.failures, 1)
+        for address in place.addresses:
+            seed = self._strangers.get(address)
+            if seed is not None:
+                seed.due = min(seed.due, now + self._policy.first_retry)
 
     def _dialed(self, target: Target) -> Place | None:
         if target.peer_id is None:

@@ -4,7 +4,7 @@ Needs no cryptography: gRPC reads the PEM files itself.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -53,14 +53,30 @@ class Channels:
     Args:
         home: Whose key and mesh.
         picture: The roster as it is known now; by default as the home had it at the first dial.
+        options: Of each channel.
     """
 
-    def __init__(self, home: Home, picture: Callable[[], Picture] | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        picture: Callable[[], Picture] | None = None,
+        options: Sequence[tuple[str, int]] = OPTIONS,
+    ) -> None:
         self._home = home
         self._picture = picture or _picture_of(home)
+        self._options = options
+        self._apart: list[Channels] = []
         self._open: dict[_Key, grpc.aio.Channel] = {}
         self._retired: list[grpc.aio.Channel] = []
         self._credentials: grpc.ChannelCredentials | None = None
+
+    def apart(self) -> "Channels":
+        """Others that share no connection, and no wait before another try, with these; they are
+        shut, renewed and closed with these."""
+        options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+        made = Channels(self._home, self._picture, options)
+        self._apart.append(made)
+        return made
 
     def to_peer(self, peer_id: PeerId, address: Address) -> grpc.aio.Channel:
         """A channel that only the named peer can answer.
@@ -103,6 +119,8 @@ class Channels:
         names = set(map(_name, peers))
         keys = [key for key in self._open if key.name in names]
         await asyncio.gather(*(self._open.pop(key).close() for key in keys))
+        for one in self._apart:
+            await one.shut(peers)
 
     def renew(self) -> None:
         """Reads the certificate again for what is dialled from now on.
@@ -112,6 +130,8 @@ class Channels:
         self._retired.extend(one for key, one in self._open.items() if key.name)
         self._open = {key: one for key, one in self._open.items() if not key.name}
         self._credentials = None
+        for one in self._apart:
+            one.renew()
 
     async def close(self) -> None:
         """Closes everything; calls in flight are cancelled."""
@@ -119,11 +139,13 @@ class Channels:
         self._open.clear()
         self._retired.clear()
         await asyncio.gather(*(channel.close() for channel in channels))
+        for one in self._apart:
+            await one.close()
 
     def _secure(self, address: str, name: str) -> grpc.aio.Channel:
         key = _Key(address, name)
         if key not in self._open:
-            options = [*OPTIONS, ("grpc.ssl_target_name_override", name)]
+            options = [*self._options, ("grpc.ssl_target_name_override", name)]
             self._open[key] = grpc.aio.secure_channel(address, self._member(), options=options)
         return self._open[key]
 

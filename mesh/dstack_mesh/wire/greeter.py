@@ -1,19 +1,25 @@
 """Calls the roll over gRPC."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
+from dstack_mesh.clock import Clock
 from dstack_mesh.discovery.seeds import all_seeds
 from dstack_mesh.discovery.switch import enabled
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId
+from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.greeter import Sources
 from dstack_mesh.membership.known import Target
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.membership import MembershipClient
+
+if TYPE_CHECKING:
+    from dstack_mesh.membership.pulse import Pulse
 
 
 class GrpcGreeter:
@@ -62,6 +68,7 @@ def open_roll_call(
     card: Callable[[], PeerCard] | None = None,
     port: int | None = None,
     mdns: bool = True,
+    pulse: "Pulse | None" = None,
 ) -> RollCall:
     """The roll of this home's mesh, with seeds and multicast as flags and environment say.
 
@@ -73,6 +80,7 @@ def open_roll_call(
         card: An agent's card, as it is at the moment of a call; a command's by default.
         port: Where an agent listens, to be announced; a command announces nothing.
         mdns: False where a flag turned multicast off.
+        pulse: An agent's, of `open_pulse`; a command has none.
 
     Raises:
         Invalid: A seed is not an address.
@@ -80,4 +88,28 @@ def open_roll_call(
     present = card() if card else command_card(home)
     sources = Sources(all_seeds(seeds, environ, home.config), mdns and enabled(environ), port)
     greeter = GrpcGreeter(channels, card or (lambda: present))
-    return RollCall(home, present.peer_id, Membership.load(home), greeter, sources)
+    membership = Membership.load(home)
+    return RollCall(home, present.peer_id, membership, greeter, sources, pulse=pulse)
+
+
+def open_pulse(
+    home: Home, card: Callable[[], PeerCard], state: Callable[[], AgentState], clock: Clock
+) -> "Pulse":
+    """What keeps watch over the other agents of this home's mesh; `RollCall.run` runs it.
+
+    Args:
+        home: Whose identity we show.
+        card: What we say of ourselves, as it is at the moment of a call.
+        state: Whether we take jobs.
+        clock: Orders everything.
+    """
+    from dstack_mesh.membership.pulse import Pulse
+    from dstack_mesh.membership.rumour import MOST_ADDRESSES
+    from dstack_mesh.membership.signs import Portrayed
+    from dstack_mesh.wire.prober import GrpcProber
+
+    def portrait() -> Portrayed:
+        now = card()
+        return Portrayed(now.name, now.addresses[:MOST_ADDRESSES], state())
+
+    return Pulse(card().peer_id, GrpcProber(home), portrait, clock)

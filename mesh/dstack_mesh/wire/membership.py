@@ -185,7 +185,7 @@ def running_from_wire(running: pb.RunningJob) -> RunningJob:
 def answer_to_wire(answer: HelloAnswer) -> pb.HelloResponse:
     response = pb.HelloResponse(
         answerer=card_to_wire(answer.card),
-        state=_STATES[answer.state],
+        state=state_to_wire(answer.state),
         inventory=machine_to_wire(answer.machine),
         running=[running_to_wire(job) for job in answer.running],
         known=[hint_to_wire(hint) for hint in answer.known[:MOST_HINTS]],
@@ -194,11 +194,20 @@ def answer_to_wire(answer: HelloAnswer) -> pb.HelloResponse:
     return response
 
 
+def state_to_wire(state: AgentState) -> pb.AgentState.ValueType:
+    return _STATES[state]
+
+
+def state_from_wire(state: pb.AgentState.ValueType) -> AgentState:
+    """A state that a newer peer invented reads as paused: nothing is sent there."""
+    return _STATES_BACK.get(state, AgentState.PAUSED)
+
+
 def answer_from_wire(response: pb.HelloResponse) -> HelloAnswer:
-    """Raises Invalid. A state that a newer peer invented reads as paused: nothing is sent there."""
+    """Raises Invalid."""
     return HelloAnswer(
         card=card_from_wire(response.answerer),
-        state=_STATES_BACK.get(response.state, AgentState.PAUSED),
+        state=state_from_wire(response.state),
         machine=machine_from_wire(response.inventory),
         running=tuple(map(running_from_wire, response.running)),
         known=tuple(_each(hint_from_wire, response.known[:MOST_HINTS])),
