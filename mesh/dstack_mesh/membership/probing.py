@@ -115,4 +115,5 @@ class Probing:
         probe.waiting |= probe.helpers
 
     def _was_it_us(self, probe: Probe) -> bool:
-        return bool(probe.missed) or not probe.helpers
+        """Whether most helpers, which answer in any case, were not heard either."""
+        return 2 * probe.missed >= len(probe.helpers)
