@@ -6,7 +6,7 @@ believes is judged against what is so. The same seed gives the same history.
 
 import heapq
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import assert_never
 
@@ -77,7 +77,7 @@ class Swarm:
 
     def __init__(
         self,
-        seed: int | str,
+        seed: int | float | str,
         loss: float = 0.0,
         delay: float = 0.03,
         make: MakeSwim = Swim,
@@ -120,8 +120,7 @@ class Swarm:
         seed = self.random.choice(list(self.peers.values()))
         peer = self._add()
         peer.side = seed.side
-        word = seed.swim.word
-        self._handle(peer, Met(word.peer_id, word.name, word.addresses, word.state))
+        self._handle(peer, Met(replace(seed.swim.word, incarnation=0)))
         return peer
 
     def crash(self, peer_id: PeerId | None = None) -> Departure:

@@ -1,1 +1,1 @@
-"""Who is there: a pure view of the agents of a mesh and the shell that asks them."""
+"""Who is there: whom to greet (`view`), who answers on (`swim`), and the shells around both."""

@@ -11,6 +11,9 @@ from dstack_mesh.membership.register import Register
 from dstack_mesh.membership.signs import Purpose
 from dstack_mesh.membership.turns import Turns
 
+MOST_PATIENCES = 5
+"""A probe of which nothing is heard for so long is over, however that came about."""
+
 
 @dataclass(slots=True)
 class Probe:
@@ -63,7 +66,10 @@ class Probing:
 
     def begin(self, now: float) -> None:
         """Probes whose turn it is, unless a probe is still out."""
-        peer_id = self._turns.next() if self._probe is None else None
+        out = self._probe
+        if out is not None and now - out.began < MOST_PATIENCES * out.patience:
+            return
+        peer_id = self._turns.next()
         if peer_id is not None:
             patience = self._pace.patience * self._health.slowness
             probe = self._probe = Probe(peer_id, now, patience)

@@ -13,7 +13,7 @@ from dstack_mesh.membership.comparing import Question, Reply, comparing, reply_t
 from dstack_mesh.membership.known import Change
 from dstack_mesh.membership.member import Member
 from dstack_mesh.membership.prober import Prober
-from dstack_mesh.membership.rumour import Condition, Message, Rumour
+from dstack_mesh.membership.rumour import MOST_ADDRESSES, Condition, Message, Rumour
 from dstack_mesh.membership.signs import (
     Answered,
     Call,
@@ -143,8 +143,9 @@ class Pulse:
     def met(self, address: Address, answer: HelloAnswer) -> None:
         """An agent answered to Hello, proved by TLS."""
         card = answer.card
-        addresses = tuple(dict.fromkeys((address, *card.addresses)))
-        self._handle(Met(card.peer_id, card.name, addresses, answer.state))
+        addresses = tuple(dict.fromkeys((address, *card.addresses)))[:MOST_ADDRESSES]
+        word = Rumour(card.peer_id, 0, Condition.ALIVE, answer.state, card.name, addresses)
+        self._handle(Met(word))
 
     def sighted(self, peer_id: PeerId, address: Address) -> None:
         """Somebody says that this agent is at an address."""

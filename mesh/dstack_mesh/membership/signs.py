@@ -6,7 +6,7 @@ from enum import Enum
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.known import Change
-from dstack_mesh.membership.rumour import Message
+from dstack_mesh.membership.rumour import Message, Rumour
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,9 @@ class Helped:
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """Somebody said Hello to this agent and it answered, proved by TLS."""
+    """An agent answered to Hello, proved by TLS; its incarnation is not known, so it is 0."""
 
-    peer_id: PeerId
-    name: str
-    addresses: tuple[Address, ...]
-    state: AgentState
+    word: Rumour
 
 
 @dataclass(frozen=True, slots=True)

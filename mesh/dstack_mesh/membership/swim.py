@@ -100,8 +100,8 @@ class Swim:
                 self._silent(number, nack=False)
             case Helped(number, reached):
                 self._helped(number, reached)
-            case Met():
-                self._met(event)
+            case Met(word):
+                self._met(word)
             case Sighted(peer_id, address):
                 self._sighted(peer_id, address)
             case Portrayed():
@@ -334,25 +334,17 @@ class Swim:
     def _say_anew(self, word: Rumour, above: int) -> None:
         self._out.word = replace(word, incarnation=min(above + 1, HIGHEST_INCARNATION))
 
-    def _met(self, event: Met) -> None:
-        member = self._known.members.get(event.peer_id)
+    def _met(self, word: Rumour) -> None:
+        member = self._known.members.get(word.peer_id)
         if member is None:
-            incarnation = max(self._known.buried(event.peer_id), 0)
-            word = Rumour(
-                event.peer_id,
-                incarnation,
-                Condition.ALIVE,
-                event.state,
-                event.name,
-                event.addresses,
-            )
-            member = self._welcome(word, "it answered")
+            buried = max(self._known.buried(word.peer_id), word.incarnation)
+            member = self._welcome(replace(word, incarnation=buried), "it answered")
             if member is not None:
                 member.heard_at = self._now
                 self._meet(member, "first contact")
             return
         before = member.condition
-        member.addresses, member.heard_at = event.addresses or member.addresses, self._now
+        member.addresses, member.heard_at = word.addresses or member.addresses, self._now
         self._known.clear(member)
         self._stand(member, Condition.ALIVE, "it answered")
         if before > Condition.SUSPECT:
@@ -405,5 +397,4 @@ class Swim:
         if condition is Condition.DEAD and len(self._known.gone) == 1:
             self._retry_at = self._now + self.pace.retry
         if member.standing != before:
-            told = Change(member.peer_id, member.name, before, member.standing, cause)
-            self._out.add(told)
+            self._out.add(Change(member.peer_id, member.name, before, member.standing, cause))

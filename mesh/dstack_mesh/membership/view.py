@@ -1,11 +1,12 @@
-"""Who is there, as one peer sees it. Pure: events and the time go in, effects come out.
+"""Who may be there: whom to greet, and when. Pure: events and the time go in, effects come out.
 
     heard of an address ── dial as "any member" ── it names its id ── dial by id ── alive
     alive ── 2 rounds without answer ── suspect ── 4 rounds and 10 s ── gone ── 10 min ── forgotten
     any answer: alive again
 
-A round is one try at each address of the agent. Silence makes a peer gone and never more than that:
-nobody's job is given away because of it. What others say about a peer only adds addresses.
+A round is one try at each address of the agent. What others say about a peer only adds addresses.
+A daemon greets an agent until it has answered once, and hands it to `membership.swim`, which keeps
+watch over it from then on (`Policy.interval` is infinite) and says when a sign of it matters again.
 """
 
 from collections.abc import Iterator
@@ -116,6 +117,7 @@ class View:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Takes an event in and says what to do. Events about what is unknown do nothing."""
+        dropped: list[Forget] = []
         match event:
             case Heard():
                 self._heard(event, now)
@@ -128,10 +130,10 @@ class View:
             case Doubted(peer_id):
                 self._doubt(peer_id, now)
             case Dropped(peer_id):
-                self._agents.pop(peer_id, None)
+                dropped = self._drop(peer_id)
             case _:
                 assert_never(event)
-        return [*self._forget(now), *self._dial(now)]
+        return [*dropped, *self._forget(now), *self._dial(now)]
 
     def next_due(self) -> float:
         """When the next Tick could matter; infinity if only another event can change something."""
@@ -219,6 +221,13 @@ class View:
             place.leave_alone(self._policy, now)
         elif place is not None:
             place.fail(self._policy, now, self._random.random())
+
+    def _drop(self, peer_id: PeerId) -> list[Forget]:
+        place = self._agents.pop(peer_id, None)
+        if place is None:
+            return []
+        targets = tuple(Target(one, peer_id) for one in place.addresses)
+        return [Forget(targets, "membership forgot it")]
 
     def _doubt(self, peer_id: PeerId, now: float) -> None:
         place = self._agents.get(peer_id)

@@ -41,6 +41,7 @@ class GrpcProber:
     def __init__(self, home: Home) -> None:
         self._channels = Channels(home, apart=True)
         self._kept: OrderedDict[PeerId, Address] = OrderedDict()
+        self._stubs: dict[PeerId, rpc.MembershipServiceAsyncStub] = {}
         self._late: set[PeerId] = set()
 
     async def probe(
@@ -82,6 +83,7 @@ class GrpcProber:
 
     async def forget(self, peer_id: PeerId) -> None:
         self._late.discard(peer_id)
+        self._stubs.pop(peer_id, None)
         address = self._kept.pop(peer_id, None)
         if address is not None:
             await self._channels.drop(address, peer_id)
@@ -91,6 +93,7 @@ class GrpcProber:
 
     async def close(self) -> None:
         self._kept.clear()
+        self._stubs.clear()
         await self._channels.close()
 
     async def _somewhere(
@@ -153,12 +156,28 @@ class GrpcProber:
         address: Address,
         ask: "Callable[[rpc.MembershipServiceAsyncStub], Awaitable[T]]",
     ) -> T:
-        channel = self._channels.to_peer(peer_id, address)
-        with translated(address):
-            return await ask(rpc.MembershipServiceStub(channel))
+        try:
+            with translated(address):
+                return await ask(self._stub(peer_id, address))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Another call to it failed, and closed the connection under this one.
+            raise Unreachable(f"The connection to {address} was given up.") from None
+
+    def _stub(self, peer_id: PeerId, address: Address) -> "rpc.MembershipServiceAsyncStub":
+        # Making one costs as much as a call.
+        stub = self._stubs.get(peer_id) if self._kept.get(peer_id) == address else None
+        if stub is None:
+            stub = rpc.MembershipServiceStub(self._channels.to_peer(peer_id, address))
+            if self._kept.get(peer_id) == address:
+                self._stubs[peer_id] = stub
+        return stub
 
     async def _keep(self, peer_id: PeerId, address: Address) -> None:
         self._kept[peer_id] = address
         while len(self._kept) > MOST_CONNECTIONS:
             oldest, where = self._kept.popitem(last=False)
+            self._stubs.pop(oldest, None)
             await self._channels.drop(where, oldest)
