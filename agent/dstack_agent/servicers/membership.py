@@ -70,7 +70,9 @@ class MembershipServicer(rpc.MembershipServiceServicer):
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> pb.ProbeResponse:
         pulse, sender = self._pulse(), _member(context)
-        word, rumours = message_to_wire(pulse.probed(message_from_wire(request, sender)))
+        message = message_from_wire(request, sender)
+        self._answers.heard(PeerHint(sender, message.word.addresses))
+        word, rumours = message_to_wire(pulse.probed(message))
         return pb.ProbeResponse(word=word, rumours=rumours)
 
     async def ProbeFor(

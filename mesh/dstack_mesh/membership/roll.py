@@ -117,6 +117,9 @@ class RollCall:
 
     def heard(self, hint: PeerHint) -> None:
         """Takes note of an agent that called us. Never blocks."""
+        member = self._pulse.member(hint.peer_id) if self._pulse else None
+        if member is not None and member.living:
+            return
         for address in hint.addresses:
             self._put_hint(Heard(Target(address, hint.peer_id), "peer", fresh=True))
 
