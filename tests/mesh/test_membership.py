@@ -104,7 +104,9 @@ def test_a_stopped_agent_has_left_for_everybody_within_2_s_and_is_suspected_by_n
     others = [name for name in NAMES if name != "ws-4"]
     before = {name: len(lab.history(name)) for name in others}
     began = time.monotonic()
-    lab.daemons["ws-4"].stop()
+    process = lab.daemons["ws-4"].process
+    assert process is not None
+    process.terminate()
     eventually(lambda: lab.all_believe("ws-4", "left"), within=2)
     print(f"left for everybody {time.monotonic() - began:.1f} s after SIGTERM")
     since = {name: lab.history(name)[before[name] :] for name in others}

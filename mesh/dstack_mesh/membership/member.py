@@ -60,6 +60,8 @@ class Member:
 
     Attributes:
         since: When its condition began.
+        addresses: Where it says that it is.
+        found_at: Where it answered Hello; perhaps a name that a person gave, so not for others.
         heard_at: When it last spoke to us itself; None if we know it from others only.
     """
 
@@ -71,12 +73,19 @@ class Member:
     since: float
     condition: Condition = Condition.ALIVE
     heard_at: float | None = None
+    found_at: Address | None = None
     suspicion: Suspicion | None = field(default=None)
 
     @property
     def living(self) -> bool:
         """Whether it may answer."""
         return self.condition < Condition.DEAD
+
+    @property
+    def reachable(self) -> tuple[Address, ...]:
+        """Where to call it."""
+        found = () if self.found_at is None else (self.found_at,)
+        return tuple(dict.fromkeys((*self.addresses, *found)))
 
     @property
     def standing(self) -> Standing:

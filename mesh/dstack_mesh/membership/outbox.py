@@ -44,18 +44,18 @@ class Outbox:
         """Probes a peer directly; the number of the call."""
         number = self._number(member.peer_id, purpose)
         message = self.message(member.peer_id)
-        self.add(Call(number, member.peer_id, member.addresses, message, within, purpose))
+        self.add(Call(number, member.peer_id, member.reachable, message, within, purpose))
         return number
 
     def call_for(self, helper: Member, member: Member, within: float) -> int:
         """Asks a helper to probe a peer; the number of the call."""
         number = self._number(member.peer_id, Purpose.AGAIN)
-        them = (helper.peer_id, helper.addresses, member.peer_id, member.addresses)
+        them = (helper.peer_id, helper.reachable, member.peer_id, member.addresses)
         self.add(CallFor(number, *them, within))
         return number
 
     def compare(self, member: Member, cause: str) -> None:
-        self.add(Compare(member.peer_id, member.addresses, cause))
+        self.add(Compare(member.peer_id, member.reachable, cause))
 
     def ended(self, number: int) -> tuple[PeerId, Purpose] | None:
         """Whom a call was for and why; None if it is not out, or not any more."""

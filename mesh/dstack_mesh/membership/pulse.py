@@ -12,6 +12,7 @@ from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.comparing import Question, Reply, comparing, reply_to
 from dstack_mesh.membership.known import Change
 from dstack_mesh.membership.member import Member
+from dstack_mesh.membership.place import may_dial
 from dstack_mesh.membership.prober import Prober
 from dstack_mesh.membership.rumour import MOST_ADDRESSES, Condition, Message, Rumour
 from dstack_mesh.membership.signs import (
@@ -116,7 +117,7 @@ class Pulse:
     def addresses(self, member: Member) -> tuple[Address, ...]:
         """Where a member can be dialled, the one that works first."""
         works = self._prober.reached_at(member.peer_id)
-        return tuple(dict.fromkeys((*([works] if works else []), *member.addresses)))
+        return tuple(dict.fromkeys((*([works] if works else []), *member.reachable)))
 
     async def confirm(self, peer_id: PeerId) -> bool:
         """Whether a peer is gone: neither a call of ours nor one of our helpers reaches it.
@@ -130,7 +131,7 @@ class Pulse:
         await self._prober.forget(peer_id)
         try:
             reply = await self._prober.probe(
-                peer_id, member.addresses, self._swim.message(peer_id), CONFIRM_SECONDS
+                peer_id, member.reachable, self._swim.message(peer_id), CONFIRM_SECONDS
             )
         except MeshError as failed:
             log.debug("%s is not reached: %s", peer_id, failed)
@@ -143,9 +144,9 @@ class Pulse:
     def met(self, address: Address, answer: HelloAnswer) -> None:
         """An agent answered to Hello, proved by TLS."""
         card = answer.card
-        addresses = tuple(dict.fromkeys((address, *card.addresses)))[:MOST_ADDRESSES]
-        word = Rumour(card.peer_id, 0, Condition.ALIVE, answer.state, card.name, addresses)
-        self._handle(Met(word))
+        said = tuple(one for one in card.addresses if may_dial(one))[:MOST_ADDRESSES]
+        word = Rumour(card.peer_id, 0, Condition.ALIVE, answer.state, card.name, said)
+        self._handle(Met(word, address))
 
     def sighted(self, peer_id: PeerId, address: Address) -> None:
         """Somebody says that this agent is at an address."""
@@ -170,8 +171,9 @@ class Pulse:
         message = self._swim.message(peer_id)
         self._helping += 1
         try:
-            known = member.addresses if member is not None else ()
-            reply = await self._prober.probe(peer_id, known or addresses, message, patience)
+            known = member.reachable if member is not None else ()
+            told = tuple(filter(may_dial, addresses))
+            reply = await self._prober.probe(peer_id, known or told, message, patience)
         except MeshError:
             return False
         finally:
@@ -271,7 +273,7 @@ class Pulse:
         return any(await asyncio.gather(*asked))
 
     async def _ask(self, helper: Member, member: Member) -> bool:
-        them = (helper.peer_id, helper.addresses, member.peer_id, member.addresses)
+        them = (helper.peer_id, helper.reachable, member.peer_id, member.addresses)
         try:
             return await self._prober.probe_for(*them, CONFIRM_SECONDS)
         except MeshError:

@@ -46,9 +46,10 @@ class Helped:
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """An agent answered to Hello, proved by TLS; its incarnation is not known, so it is 0."""
+    """An agent answered to Hello there, proved by TLS; its incarnation is not known, so it is 0."""
 
     word: Rumour
+    found_at: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

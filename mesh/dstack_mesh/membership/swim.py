@@ -26,7 +26,6 @@ from dstack_mesh.membership.probing import Probing
 from dstack_mesh.membership.register import Register
 from dstack_mesh.membership.rumour import (
     HIGHEST_INCARNATION,
-    MOST_ADDRESSES,
     Condition,
     Message,
     Rumour,
@@ -100,8 +99,8 @@ class Swim:
                 self._silent(number, nack=False)
             case Helped(number, reached):
                 self._helped(number, reached)
-            case Met(word):
-                self._met(word)
+            case Met(word, found_at):
+                self._met(word, found_at)
             case Sighted(peer_id, address):
                 self._sighted(peer_id, address)
             case Portrayed():
@@ -334,26 +333,26 @@ class Swim:
     def _say_anew(self, word: Rumour, above: int) -> None:
         self._out.word = replace(word, incarnation=min(above + 1, HIGHEST_INCARNATION))
 
-    def _met(self, word: Rumour) -> None:
+    def _met(self, word: Rumour, found_at: Address | None) -> None:
         member = self._known.members.get(word.peer_id)
         if member is None:
             buried = max(self._known.buried(word.peer_id), word.incarnation)
             member = self._welcome(replace(word, incarnation=buried), "it answered")
             if member is not None:
-                member.heard_at = self._now
+                member.heard_at, member.found_at = self._now, found_at
                 self._meet(member, "first contact")
             return
-        before = member.condition
-        member.addresses, member.heard_at = word.addresses or member.addresses, self._now
-        self._known.clear(member)
-        self._stand(member, Condition.ALIVE, "it answered")
-        if before > Condition.SUSPECT:
+        if member.condition >= Condition.DEAD:
             self._meet(member, "it is back")
+        member.heard_at, member.found_at = self._now, found_at
+        if member.condition is not Condition.LEFT:  # then it may be on its way; its word decides
+            self._known.clear(member)
+            self._stand(member, Condition.ALIVE, "it answered")
 
     def _sighted(self, peer_id: PeerId, address: Address) -> None:
         member = self._known.members.get(peer_id)
         if member is not None and address not in member.addresses:
-            member.addresses = (address, *member.addresses)[:MOST_ADDRESSES]
+            member.found_at = address
 
     def _portrayed(self, event: Portrayed) -> None:
         word = replace(self.word, name=event.name, addresses=event.addresses, state=event.state)

@@ -9,7 +9,6 @@ from dstack_mesh.faults import MeshError, TooLate, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.comparing import Question, Reply
-from dstack_mesh.membership.place import may_dial
 from dstack_mesh.membership.rumour import MOST_ADDRESSES, Message
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.v1 import membership_pb2_grpc as rpc
@@ -124,7 +123,7 @@ class GrpcProber:
         addresses: Sequence[Address],
         ask: "Callable[[rpc.MembershipServiceAsyncStub], Awaitable[T]]",
     ) -> T:
-        usable = list(dict.fromkeys(filter(may_dial, addresses)))[:MOST_ADDRESSES]
+        usable = list(dict.fromkeys(addresses))[: MOST_ADDRESSES + 1]
         outcomes: asyncio.Queue[tuple[Address, T | MeshError]] = asyncio.Queue()
 
         async def try_at(address: Address) -> None:

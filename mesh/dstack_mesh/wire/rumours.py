@@ -11,6 +11,7 @@ from dstack_mesh.faults import Invalid
 from dstack_mesh.identity import is_id
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.comparing import Question, Reply
+from dstack_mesh.membership.place import may_dial
 from dstack_mesh.membership.rumour import (
     HIGHEST_INCARNATION,
     MOST_ACCUSERS,
@@ -68,7 +69,7 @@ def rumour_from_wire(rumour: pb.Rumour) -> Rumour:
     if rumour.incarnation > HIGHEST_INCARNATION:
         raise Invalid("A rumour is of no incarnation.", str(rumour.incarnation))
     name = "".join(letter for letter in rumour.name[:LONGEST_NAME] if letter.isprintable())
-    addresses = (one for one in rumour.addresses[:MOST_ADDRESSES] if len(one) <= LONGEST_ADDRESS)
+    addresses = filter(_may_be_told, map(Address, rumour.addresses[:MOST_ADDRESSES]))
     accusers = (PeerId(one) for one in rumour.accusers[:MOST_ACCUSERS] if is_id(one))
     return Rumour(
         PeerId(rumour.peer_id),
@@ -76,7 +77,7 @@ def rumour_from_wire(rumour: pb.Rumour) -> Rumour:
         condition,
         state_from_wire(rumour.state),
         name,
-        tuple(map(Address, addresses)),
+        tuple(addresses),
         tuple(accusers),
     )
 
@@ -130,6 +131,10 @@ def reply_from_wire(response: pb.CompareResponse, sender: PeerId) -> Reply:
     """Raises Invalid."""
     after = response.next if is_id(response.next) else ""
     return Reply(message_from_wire(response, sender), response.same, after)
+
+
+def _may_be_told(address: Address) -> bool:
+    return len(address) <= LONGEST_ADDRESS and may_dial(address)
 
 
 def _each(rumours: Iterable[pb.Rumour]) -> Iterable[Rumour]:

@@ -298,6 +298,15 @@ def test_a_newcomer_is_compared_with_at_once_and_many_with_one_a_second() -> Non
     assert [one.peer_id for one in compared] == [ANA]
 
 
+def test_where_a_person_found_it_is_not_forgotten_and_not_told_to_others() -> None:
+    swim, name = swim_with(), Address("ws-1.example:7420")
+    swim.handle(Met(word(ANA, 0), name), 1.0)
+    swim.handle(said(ANA, incarnation=5), 1.1)
+    (probe,) = calls(live(swim, 2.2, set(), 1.1), Purpose.PROBE)[:1]
+    assert name in probe.addresses
+    assert all(name not in rumour.addresses for rumour in swim.message(BOB).rumours)
+
+
 def test_a_suspicion_takes_longer_in_a_larger_mesh_and_less_with_more_accusers() -> None:
     by_size = [suspicion_seconds(size, 0, PACE) for size in (3, 10, 100, 1000)]
     by_accusers = [suspicion_seconds(100, count, PACE) for count in range(6)]
@@ -428,7 +437,7 @@ def test_whatever_is_said_in_whatever_order_who_is_gone_was_called_in_vain(
         assert swim.word.incarnation >= own
         assert swim.member(OWN) is None
         assert swim.next_due() > now
-        assert all(len(one.addresses) <= 8 for one in swim.members)
+        assert all(len(one.reachable) <= 9 for one in swim.members)
         assert before.keys() - {one.peer_id for one in swim.members} == set() or now > 600
         for effect in effects:
             if isinstance(effect, Call):
