@@ -128,7 +128,7 @@ def test_who_stood_still_suspects_nobody_for_it_and_is_alive_again() -> None:
 
 
 def test_a_newcomer_knows_everybody_at_once_and_everybody_soon_knows_it() -> None:
-    swarm = started("join", PEERS, 0.02)
+    swarm = started("join", PEERS, 0.0)
     swarm.run(5)
     newcomer = swarm.join()
     swarm.run(8)

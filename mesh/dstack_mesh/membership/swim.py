@@ -262,9 +262,10 @@ class Swim:
         before, news = member.condition, word.incarnation > member.incarnation
         if word.condition is Condition.LEFT:
             if outweighs(word, member.incarnation, member.condition):
+                untold = member.suspicion is None or member.suspicion.verdict is Condition.DEAD
                 self._known.clear(member)
                 self._stand(member, Condition.LEFT, "it said that it goes", word)
-                self._out.tell_of(member, urgent=True)
+                self._out.tell_of(member, urgent=untold)
         elif news or answered:
             urgent = member.suspicion is not None or not member.living
             self._known.clear(member)
