@@ -71,9 +71,9 @@ class Outbox:
         if urgent:
             self.push()
 
-    def push(self) -> None:
+    def push(self, most: int | None = None) -> None:
         """Tells some peers all news now."""
-        for member in self.sample(self._pace.push):
+        for member in self.sample(most or self._pace.push):
             self.call(member, Purpose.NEWS, self._pace.patience)
 
     def message(self, to: PeerId) -> Message:

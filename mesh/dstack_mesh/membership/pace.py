@@ -27,6 +27,7 @@ class Pace:
             10,000 misses somebody of fifty peers; with 4, one in 20.
         push: Peers that are told urgent news at once. Three reach 94 % of a mesh before the next
             probe of anybody.
+        farewell: Peers to whom we say that we go, while we can still be asked whether it is so.
         exchange: Between comparisons of the whole view with somebody.
         retry: Between calls to peers that are gone, if they are many; see `retry_seconds`.
         forget: A peer that is gone or left is shown for so long.
@@ -45,6 +46,7 @@ class Pace:
     stall: float = 2.0
     spread: float = 7.0
     push: int = 3
+    farewell: int = 8
     exchange: float = 30.0
     retry: float = 3.0
     forget: float = 600.0

@@ -366,7 +366,7 @@ class Swim:
     def _leave(self) -> None:
         if not self.leaving:
             self._say_anew(replace(self.word, condition=Condition.LEFT), self.word.incarnation)
-            self._out.push()
+            self._out.push(self.pace.farewell)
 
     # Parts of the above
 

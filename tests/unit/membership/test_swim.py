@@ -217,7 +217,7 @@ def test_we_leave_by_telling_some_and_then_do_nothing_more() -> None:
     swim = swim_with(ANA, BOB, CAT, DAN)
     effects = swim.handle(Leave(), 1.0)
     told = calls(effects, Purpose.NEWS)
-    assert len(told) == PACE.push
+    assert {one.peer_id for one in told} == {ANA, BOB, CAT, DAN}
     assert {one.message.word.condition for one in told} == {Condition.LEFT}
     assert swim.handle(said(ANA, word(OWN, 9, Condition.SUSPECT)), 1.1) == []
     assert swim.next_due() == float("inf")
