@@ -71,14 +71,14 @@ from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import MeshId
 from dstack_mesh.machine import Gpu
-from dstack_mesh.membership.pulse import Pulse
 from dstack_mesh.membership.roll import RollCall
+from dstack_mesh.membership.vigil import Vigil
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.user import user_home
 from dstack_mesh.version import installed_version
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.greeter import open_pulse, open_roll_call
+from dstack_mesh.wire.greeter import open_roll_call, open_vigil
 from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.fit import Policy
@@ -125,8 +125,10 @@ async def run_agent(settings: Settings) -> None:
         wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
 
         portrait = portrait_of(settings, membership, memory, port, members)
-        pulse = open_pulse(channels, portrait.card, lambda: word.state, CLOCK) if membership else None
-        roll = roll_of(settings, channels, portrait, pulse)
+        vigil = (
+            open_vigil(channels, portrait.card, lambda: word.state, CLOCK) if membership else None
+        )
+        roll = roll_of(settings, channels, portrait, vigil)
         twins = Twins(home, portrait.card, CLOCK, roll.heard)
         peers = Peers(
             home,
@@ -150,7 +152,7 @@ async def run_agent(settings: Settings) -> None:
             await open_chorus(home, channels, roll.agents, CLOCK, stack) if membership else None
         )
         served = served_of(
-            memory, portrait, roll, pulse, twins, steering, desk, word, owner, chorus
+            memory, portrait, roll, vigil, twins, steering, desk, word, owner, chorus
         )
         add_servicers(server, served)
         health = add_standard_services(server)
@@ -284,7 +286,7 @@ def reclaiming_of(
 
 
 def roll_of(
-    settings: Settings, channels: Channels, portrait: SelfPortrait, pulse: Pulse | None
+    settings: Settings, channels: Channels, portrait: SelfPortrait, vigil: Vigil | None
 ) -> RollCall:
     """Keeps track of the other agents of the mesh."""
     return open_roll_call(
@@ -295,7 +297,7 @@ def roll_of(
         card=portrait.card,
         port=portrait.port,
         mdns=settings.mdns and portrait.port is not None,
-        pulse=pulse,
+        vigil=vigil,
     )
 
 
@@ -405,7 +407,7 @@ def served_of(
     memory: Memory,
     portrait: SelfPortrait,
     roll: RollCall,
-    pulse: Pulse | None,
+    vigil: Vigil | None,
     twins: Twins,
     steering: Steering,
     desk: BidDesk,
@@ -424,7 +426,7 @@ def served_of(
         running=supervisor.running,
         known=roll.hints,
         heard=twins.heard,
-        pulse=pulse,
+        vigil=vigil,
     )
     acknowledge = memory.records.acknowledge
     wishes = Wishes(supervisor.follow, steering.stop, acknowledge, memory.store, steering.givers)

@@ -30,11 +30,7 @@ class Pulse:
 
     def answering(self) -> dict[PeerId, KnownAgent]:
         """Who answers now."""
-        found = {
-            one.card.peer_id: one
-            for one in self._agents()
-            if one.answer is not None and one.state in ANSWERING
-        }
+        found = {one.card.peer_id: one for one in self._agents() if one.state in ANSWERING}
         now = self._clock.now()
         self._heard.update(dict.fromkeys(found, now))
         return found

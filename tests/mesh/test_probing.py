@@ -11,6 +11,7 @@ from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.known import Change
 from dstack_mesh.membership.rumour import Condition, Message, Rumour
 from dstack_mesh.trust.membership import Role
+from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.prober import GrpcProber
 from support.eventually import eventually_async
 from support.mesh_agent import MeshAgent, mesh_agent
@@ -63,7 +64,7 @@ async def test_who_listens_is_told_of_every_change(tmp_path: Path) -> None:
 async def test_what_a_peer_says_in_the_name_of_another_is_said_of_itself(tmp_path: Path) -> None:
     mesh = Mesh.make(tmp_path / "root")
     liar = mesh.admit(tmp_path / "liar")
-    prober = GrpcProber(liar)
+    prober = GrpcProber(Channels(liar))
     async with (
         mesh_agent(mesh.admit(tmp_path / "a"), "a") as a,
         mesh_agent(mesh.admit(tmp_path / "b"), "b", seeds=(a.address,)) as b,
@@ -82,7 +83,7 @@ async def test_what_a_peer_says_in_the_name_of_another_is_said_of_itself(tmp_pat
 async def test_a_peer_is_reached_at_whichever_address_works(tmp_path: Path) -> None:
     mesh = Mesh.make(tmp_path / "root")
     home = mesh.admit(tmp_path / "b")
-    prober = GrpcProber(home)
+    prober = GrpcProber(Channels(home))
     message = Message(Rumour(member(home).peer_id, 1, Condition.ALIVE))
     async with mesh_agent(mesh.admit(tmp_path / "a"), "a") as a:
         addresses = (NOBODY, Address("192.0.2.1:7420"), a.address)
@@ -101,7 +102,7 @@ async def test_a_call_whose_connection_another_call_gave_up_fails_and_is_not_los
 ) -> None:
     mesh = Mesh.make(tmp_path / "root")
     home = mesh.admit(tmp_path / "b")
-    prober = GrpcProber(home)
+    prober = GrpcProber(Channels(home))
     message = Message(Rumour(member(home).peer_id, 1, Condition.ALIVE))
     async with mesh_agent(mesh.admit(tmp_path / "a"), "a") as a:
         await prober.probe(a.card.peer_id, (a.address,), message, 2.0)
@@ -123,7 +124,7 @@ async def test_a_call_whose_connection_another_call_gave_up_fails_and_is_not_los
 async def test_a_reader_is_no_agent(tmp_path: Path) -> None:
     mesh = Mesh.make(tmp_path / "root")
     home = mesh.admit(tmp_path / "reader", role=Role.READER)
-    prober = GrpcProber(home)
+    prober = GrpcProber(Channels(home))
     message = Message(Rumour(member(home).peer_id, 1, Condition.ALIVE))
     async with mesh_agent(mesh.admit(tmp_path / "a"), "a") as a:
         with pytest.raises(MeshError) as refused:

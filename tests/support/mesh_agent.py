@@ -29,7 +29,7 @@ from dstack_mesh.machine import AgentState, Machine
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.v1 import membership_pb2_grpc
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.greeter import open_pulse, open_roll_call
+from dstack_mesh.wire.greeter import open_roll_call, open_vigil
 from dstack_mesh.wire.server import add_standard_services, listen_local, listen_tcp, make_server
 from support.meshes import OffClock, card_of, member
 
@@ -81,9 +81,9 @@ async def mesh_agent(
     def card() -> PeerCard:
         return replace(still, roster=members.digest())
 
-    pulse = open_pulse(channels, card, lambda: AgentState.ALIVE, SystemClock())
+    vigil = open_vigil(channels, card, lambda: AgentState.ALIVE, SystemClock())
     roll = open_roll_call(
-        home, channels, {}, seeds=seeds, card=card, port=port, mdns=mdns, pulse=pulse
+        home, channels, {}, seeds=seeds, card=card, port=port, mdns=mdns, vigil=vigil
     )
     answers = Answers(
         card=card,
@@ -92,7 +92,7 @@ async def mesh_agent(
         running=lambda: (),
         known=roll.hints,
         heard=roll.heard,
-        pulse=pulse,
+        vigil=vigil,
     )
     servicer = MembershipServicer(answers, clock or SystemClock())
     membership_pb2_grpc.add_MembershipServiceServicer_to_server(servicer, server)

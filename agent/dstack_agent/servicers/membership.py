@@ -12,7 +12,7 @@ from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState, Machine, RunningJob
-from dstack_mesh.membership.pulse import Pulse
+from dstack_mesh.membership.vigil import Vigil
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.v1 import membership_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Caller, Member, caller
@@ -30,7 +30,7 @@ class Answers:
     """Where the answer's parts come from, each as it is at the moment of the call.
 
     `machine` is called in a thread. `heard` is told of agents that call us: a seed that only they
-    have works both ways. Outside a mesh there is no `pulse`.
+    have works both ways. Outside a mesh there is no `vigil`.
     """
 
     card: Callable[[], PeerCard]
@@ -39,7 +39,7 @@ class Answers:
     running: Callable[[], Sequence[RunningJob]]
     known: Callable[[], Sequence[PeerHint]]
     heard: Callable[[PeerHint], None]
-    pulse: Pulse | None = None
+    vigil: Vigil | None = None
 
 
 class MembershipServicer(rpc.MembershipServiceServicer):
@@ -69,10 +69,10 @@ class MembershipServicer(rpc.MembershipServiceServicer):
         request: pb.ProbeRequest,
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> pb.ProbeResponse:
-        pulse, sender = self._pulse(), _member(context)
+        vigil, sender = self._vigil(), _member(context)
         message = message_from_wire(request, sender)
         self._answers.heard(PeerHint(sender, message.word.addresses))
-        word, rumours = message_to_wire(pulse.probed(message))
+        word, rumours = message_to_wire(vigil.probed(message))
         return pb.ProbeResponse(word=word, rumours=rumours)
 
     async def ProbeFor(
@@ -80,10 +80,10 @@ class MembershipServicer(rpc.MembershipServiceServicer):
         request: pb.ProbeForRequest,
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> pb.ProbeForResponse:
-        pulse, target = self._pulse(), hint_from_wire(request.target)
+        vigil, target = self._vigil(), hint_from_wire(request.target)
         _member(context)
         within = request.within.ToMilliseconds() / 1000
-        reached = await pulse.probe_for(target.peer_id, target.addresses, within)
+        reached = await vigil.probe_for(target.peer_id, target.addresses, within)
         return pb.ProbeForResponse(reach=pb.REACH_ANSWERED if reached else pb.REACH_SILENT)
 
     async def Compare(
@@ -91,13 +91,13 @@ class MembershipServicer(rpc.MembershipServiceServicer):
         request: pb.CompareRequest,
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> pb.CompareResponse:
-        pulse, sender = self._pulse(), _member(context)
-        return reply_to_wire(pulse.compared(question_from_wire(request, sender)))
+        vigil, sender = self._vigil(), _member(context)
+        return reply_to_wire(vigil.compared(question_from_wire(request, sender)))
 
-    def _pulse(self) -> Pulse:
-        if self._answers.pulse is None:
+    def _vigil(self) -> Vigil:
+        if self._answers.vigil is None:
             raise Refused("This agent is in no mesh, so it keeps watch over nobody.")
-        return self._answers.pulse
+        return self._answers.vigil
 
     def _answer(self, card: PeerCard, machine: Machine) -> HelloAnswer:
         return HelloAnswer(

@@ -62,6 +62,7 @@ class Member:
         since: When its condition began.
         addresses: Where it says that it is.
         found_at: Where it answered Hello; perhaps a name that a person gave, so not for others.
+        roster: Digest of its roster as it said last.
         heard_at: When it last spoke to us itself; None if we know it from others only.
     """
 
@@ -74,6 +75,7 @@ class Member:
     condition: Condition = Condition.ALIVE
     heard_at: float | None = None
     found_at: Address | None = None
+    roster: str = ""
     suspicion: Suspicion | None = field(default=None)
 
     @property

@@ -1,7 +1,7 @@
 """Calls the roll: greets agents that were heard of and tells who answered.
 
 A daemon runs it for ever (`run`); a command asks once (`gather`). Whom to greet is decided by
-`membership.view`; here it is done. In a daemon, who answered is handed to `membership.pulse`, which
+`membership.view`; here it is done. In a daemon, who answered is handed to `membership.vigil`, which
 keeps watch over it from then on. A warm command never imports zeroconf: agents are searched by
 multicast only if that is asked for, or if nobody of those remembered answers.
 """
@@ -40,7 +40,7 @@ from dstack_mesh.trust.membership import Membership
 if TYPE_CHECKING:
     # A command has no use for it.
     from dstack_mesh.membership.member import Member
-    from dstack_mesh.membership.pulse import Pulse
+    from dstack_mesh.membership.vigil import Vigil
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class RollCall:
         greeter: Says Hello.
         sources: Where to look.
         clock: For waiting.
-        pulse: Keeps watch over agents that answered; None for a command.
+        vigil: Keeps watch over agents that answered; None for a command.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RollCall:
         greeter: Greeter,
         sources: Sources,
         clock: Clock | None = None,
-        pulse: "Pulse | None" = None,
+        vigil: "Vigil | None" = None,
     ) -> None:
         self._home = home
         self._own = own
@@ -91,9 +91,9 @@ class RollCall:
         self._clock = clock or SystemClock()
         self._events: asyncio.Queue[Event] = asyncio.Queue(MOST_EVENTS)
         self._view = View(own, Random(), Policy(interval=float("inf")))
-        self._pulse = pulse
-        if pulse is not None:
-            pulse.listen(self._stood_otherwise)
+        self._vigil = vigil
+        if vigil is not None:
+            vigil.listen(self._stood_otherwise)
         self._written: frozenset[SavedPeer] = frozenset()
         self.multicast_trouble = ""
 
@@ -107,8 +107,8 @@ class RollCall:
         async with asyncio.TaskGroup() as tasks:
             if self._sources.mdns:
                 tasks.create_task(self._multicast(self._membership))
-            if self._pulse is not None:
-                tasks.create_task(self._pulse.run())
+            if self._vigil is not None:
+                tasks.create_task(self._vigil.run())
             tasks.create_task(self._save_again_and_again(self._membership))
             for event in self._first_events(self._membership):
                 await self._handle(event, tasks)
@@ -117,7 +117,7 @@ class RollCall:
 
     def heard(self, hint: PeerHint) -> None:
         """Takes note of an agent that called us. Never blocks."""
-        member = self._pulse.member(hint.peer_id) if self._pulse else None
+        member = self._vigil.member(hint.peer_id) if self._vigil else None
         if member is not None and member.living:
             return
         for address in hint.addresses:
@@ -126,9 +126,9 @@ class RollCall:
     def agents(self) -> tuple[KnownAgent, ...]:
         """Everybody known now, by name."""
         found = {one.card.peer_id: one for one in self._view.agents(self._clock.elapsed())}
-        if self._pulse is not None:
-            for member in self._pulse.members:
-                found[member.peer_id] = self._known(self._pulse, member, found.get(member.peer_id))
+        if self._vigil is not None:
+            for member in self._vigil.members:
+                found[member.peer_id] = self._known(self._vigil, member, found.get(member.peer_id))
         return tuple(sorted(found.values(), key=lambda one: (one.card.name, one.card.peer_id)))
 
     def hints(self) -> tuple[PeerHint, ...]:
@@ -139,20 +139,20 @@ class RollCall:
 
     def listen(self, listener: Callable[[Change], None]) -> None:
         """Calls it for every agent that stands otherwise than before; it must not block."""
-        if self._pulse is not None:
-            self._pulse.listen(listener)
+        if self._vigil is not None:
+            self._vigil.listen(listener)
 
     async def confirm(self, peer_id: PeerId) -> bool:
         """Whether an agent is really gone: no call of ours reaches it, nor of three others.
 
         Who would act on silence asks this first. At most four seconds.
         """
-        return self._pulse is None or await self._pulse.confirm(peer_id)
+        return self._vigil is None or await self._vigil.confirm(peer_id)
 
     async def leave(self) -> None:
         """Says to others that we go. Call it while `run` still runs, before the server stops."""
-        if self._pulse is not None:
-            await self._pulse.leave()
+        if self._vigil is not None:
+            await self._vigil.leave()
 
     @property
     def foreign(self) -> int:
@@ -272,12 +272,16 @@ class RollCall:
         if not self._events.full():
             self._events.put_nowait(event)
 
-    def _known(self, pulse: "Pulse", member: "Member", met: KnownAgent | None) -> KnownAgent:
-        addresses, name = pulse.addresses(member), member.name or member.peer_id[:8]
+    def _known(self, vigil: "Vigil", member: "Member", met: KnownAgent | None) -> KnownAgent:
+        addresses, name = vigil.addresses(member), member.name or member.peer_id[:8]
         if met is not None:
-            return replace(met, addresses=addresses or met.addresses, state=member.standing)
+            card = replace(met.card, roster=member.roster or met.card.roster)
+            where = addresses or met.addresses
+            return replace(met, card=card, addresses=where, state=member.standing)
         mesh_id = self._membership.mesh_id if self._membership else MeshId("")
-        card = PeerCard(member.peer_id, mesh_id, name, addresses, version="", agent=True)
+        card = PeerCard(
+            member.peer_id, mesh_id, name, addresses, "", agent=True, roster=member.roster
+        )
         return KnownAgent(card, addresses, "peer", member.standing, None)
 
     def _stood_otherwise(self, change: Change) -> None:
@@ -320,17 +324,17 @@ class RollCall:
             foreign = isinstance(failed, Refused) or failed.code == "not-that-peer"
             await self._events.put(Failed(target, foreign))
         else:
-            self._tell_pulse(target, answer)
+            self._tell_vigil(target, answer)
             await self._events.put(Answered(target, answer))
 
-    def _tell_pulse(self, target: Target, answer: HelloAnswer) -> None:
+    def _tell_vigil(self, target: Target, answer: HelloAnswer) -> None:
         card = answer.card
-        if self._pulse is None or not card.agent or card.peer_id == self._own:
+        if self._vigil is None or not card.agent or card.peer_id == self._own:
             return
         if target.peer_id is None:
-            self._pulse.sighted(card.peer_id, target.address)
+            self._vigil.sighted(card.peer_id, target.address)
         elif target.peer_id == card.peer_id:
-            self._pulse.met(target.address, answer)
+            self._vigil.met(target.address, answer)
 
     async def _save_again_and_again(self, membership: Membership) -> None:
         while True:
@@ -346,7 +350,7 @@ class RollCall:
                     log.warning("peers cannot be written down: %s", failed)
 
     def _was_reached(self, agent: KnownAgent) -> bool:
-        member = self._pulse.member(agent.card.peer_id) if self._pulse else None
+        member = self._vigil.member(agent.card.peer_id) if self._vigil else None
         spoke = agent.answer is not None or (member is not None and member.heard_at is not None)
         return spoke and agent.state not in ("gone", "left")
 

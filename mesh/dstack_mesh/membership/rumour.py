@@ -41,6 +41,7 @@ class Rumour:
         name: What people call it.
         addresses: Where it may be dialled.
         accusers: Who failed to reach it, at most four.
+        roster: Digest of the sender's roster. Only in its own word: it is newer than any rumour.
     """
 
     peer_id: PeerId
@@ -50,6 +51,7 @@ class Rumour:
     name: str = ""
     addresses: tuple[Address, ...] = ()
     accusers: tuple[PeerId, ...] = ()
+    roster: str = ""
 
 
 @dataclass(frozen=True, slots=True)

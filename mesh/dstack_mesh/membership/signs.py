@@ -67,6 +67,7 @@ class Portrayed:
     name: str
     addresses: tuple[Address, ...]
     state: AgentState
+    roster: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,9 +256,10 @@ class Swim:
         """What a peer says of itself."""
         member = self._known.members.get(word.peer_id)
         if member is None:
-            self._introduced(word)
+            if word.condition is not Condition.LEFT:
+                self._welcome(word, "it called", heard_at=self._now)
             return
-        member.heard_at = self._now
+        member.heard_at, member.roster = self._now, word.roster
         before, news = member.condition, word.incarnation > member.incarnation
         if word.condition is Condition.LEFT:
             if outweighs(word, member.incarnation, member.condition):
@@ -278,13 +279,6 @@ class Swim:
             member.suspicion.begin_again(self._now)
         if before > Condition.SUSPECT and member.living:
             self._meet(member, "it is back")
-
-    def _introduced(self, word: Rumour) -> None:
-        if word.condition is Condition.LEFT:
-            return
-        member = self._welcome(word, "it called")
-        if member is not None:
-            member.heard_at = self._now
 
     def _hear(self, rumour: Rumour) -> None:
         """What a peer says of another."""
@@ -338,9 +332,10 @@ class Swim:
         member = self._known.members.get(word.peer_id)
         if member is None:
             buried = max(self._known.buried(word.peer_id), word.incarnation)
-            member = self._welcome(replace(word, incarnation=buried), "it answered")
+            word = replace(word, incarnation=buried)
+            member = self._welcome(word, "it answered", heard_at=self._now)
             if member is not None:
-                member.heard_at, member.found_at = self._now, found_at
+                member.found_at = found_at
                 self._meet(member, "first contact")
             return
         if member.condition >= Condition.DEAD:
@@ -356,6 +351,8 @@ class Swim:
             member.found_at = address
 
     def _portrayed(self, event: Portrayed) -> None:
+        # The roster's digest changes often, is nobody else's to tell, and so is no news by itself.
+        self._out.word = replace(self.word, roster=event.roster)
         word = replace(self.word, name=event.name, addresses=event.addresses, state=event.state)
         if word != self.word and not self.leaving:
             urgent = word.state is not self.word.state
@@ -376,10 +373,11 @@ class Swim:
             self._meet_at = self._now + self.pace.interval
             self._out.compare(member, cause)
 
-    def _welcome(self, word: Rumour, cause: str) -> Member | None:
+    def _welcome(self, word: Rumour, cause: str, heard_at: float | None = None) -> Member | None:
         member = self._known.add(word, self._now)
         if member is None:
             return None
+        member.heard_at, member.roster = heard_at, word.roster
         if self._known.size == 2:
             self._probe_at = self._now + self.pace.interval * self._random.random()
         self._out.add(Change(word.peer_id, word.name, None, member.standing, cause))

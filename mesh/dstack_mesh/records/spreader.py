@@ -175,7 +175,7 @@ class Spreader:
 
 
 def _answers(known: KnownAgent) -> bool:
-    return known.state != "gone" and known.answer is not None
+    return known.state in ("alive", "draining", "paused")
 
 
 def _states(known: Mapping[PeerId, KnownAgent]) -> dict[PeerId, bool]:

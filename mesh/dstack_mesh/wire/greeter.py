@@ -19,7 +19,7 @@ from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.membership import MembershipClient
 
 if TYPE_CHECKING:
-    from dstack_mesh.membership.pulse import Pulse
+    from dstack_mesh.membership.vigil import Vigil
 
 
 class GrpcGreeter:
@@ -68,7 +68,7 @@ def open_roll_call(
     card: Callable[[], PeerCard] | None = None,
     port: int | None = None,
     mdns: bool = True,
-    pulse: "Pulse | None" = None,
+    vigil: "Vigil | None" = None,
 ) -> RollCall:
     """The roll of this home's mesh, with seeds and multicast as flags and environment say.
 
@@ -80,7 +80,7 @@ def open_roll_call(
         card: An agent's card, as it is at the moment of a call; a command's by default.
         port: Where an agent listens, to be announced; a command announces nothing.
         mdns: False where a flag turned multicast off.
-        pulse: An agent's, of `open_pulse`; a command has none.
+        vigil: An agent's, of `open_vigil`; a command has none.
 
     Raises:
         Invalid: A seed is not an address.
@@ -89,27 +89,27 @@ def open_roll_call(
     sources = Sources(all_seeds(seeds, environ, home.config), mdns and enabled(environ), port)
     greeter = GrpcGreeter(channels, card or (lambda: present))
     membership = Membership.load(home)
-    return RollCall(home, present.peer_id, membership, greeter, sources, pulse=pulse)
+    return RollCall(home, present.peer_id, membership, greeter, sources, vigil=vigil)
 
 
-def open_pulse(
-    home: Home, card: Callable[[], PeerCard], state: Callable[[], AgentState], clock: Clock
-) -> "Pulse":
+def open_vigil(
+    channels: Channels, card: Callable[[], PeerCard], state: Callable[[], AgentState], clock: Clock
+) -> "Vigil":
     """What keeps watch over the other agents of this home's mesh; `RollCall.run` runs it.
 
     Args:
-        home: Whose identity we show.
+        channels: Whose identity we show.
         card: What we say of ourselves, as it is at the moment of a call.
         state: Whether we take jobs.
         clock: Orders everything.
     """
-    from dstack_mesh.membership.pulse import Pulse
     from dstack_mesh.membership.rumour import MOST_ADDRESSES
     from dstack_mesh.membership.signs import Portrayed
+    from dstack_mesh.membership.vigil import Vigil
     from dstack_mesh.wire.prober import GrpcProber
 
     def portrait() -> Portrayed:
         now = card()
-        return Portrayed(now.name, now.addresses[:MOST_ADDRESSES], state())
+        return Portrayed(now.name, now.addresses[:MOST_ADDRESSES], state(), now.roster)
 
-    return Pulse(card().peer_id, GrpcProber(home), portrait, clock)
+    return Vigil(card().peer_id, GrpcProber(channels), portrait, clock)

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from dstack_mesh.faults import MeshError, TooLate, Unreachable
-from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.comparing import Question, Reply
 from dstack_mesh.membership.rumour import MOST_ADDRESSES, Message
@@ -34,13 +33,13 @@ class GrpcProber:
     yet, all its addresses at once.
 
     Args:
-        home: Whose identity we show.
+        channels: Whose identity we show; connections are not shared with them.
     """
 
-    def __init__(self, home: Home) -> None:
-        self._channels = Channels(home, apart=True)
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels.apart()
         self._kept: OrderedDict[PeerId, Address] = OrderedDict()
-        self._stubs: dict[PeerId, rpc.MembershipServiceAsyncStub] = {}
+        self._stubs: dict[PeerId, tuple[object, rpc.MembershipServiceAsyncStub]] = {}
         self._late: set[PeerId] = set()
 
     async def probe(
@@ -166,12 +165,14 @@ class GrpcProber:
             raise Unreachable(f"The connection to {address} was given up.") from None
 
     def _stub(self, peer_id: PeerId, address: Address) -> "rpc.MembershipServiceAsyncStub":
-        # Making one costs as much as a call.
-        stub = self._stubs.get(peer_id) if self._kept.get(peer_id) == address else None
-        if stub is None:
-            stub = rpc.MembershipServiceStub(self._channels.to_peer(peer_id, address))
-            if self._kept.get(peer_id) == address:
-                self._stubs[peer_id] = stub
+        # Making one costs as much as a call. Asked each time: a peer may have been revoked.
+        channel = self._channels.to_peer(peer_id, address)
+        kept = self._stubs.get(peer_id)
+        if kept is not None and kept[0] is channel:
+            return kept[1]
+        stub: rpc.MembershipServiceAsyncStub = rpc.MembershipServiceStub(channel)
+        if self._kept.get(peer_id) == address:
+            self._stubs[peer_id] = (channel, stub)
         return stub
 
     async def _keep(self, peer_id: PeerId, address: Address) -> None:

@@ -26,6 +26,7 @@ from dstack_mesh.wire.membership import state_from_wire, state_to_wire
 MOST_RUMOURS = 64
 LONGEST_ADDRESS = 64
 LONGEST_NAME = 64
+LONGEST_DIGEST = 64
 FINGERPRINT_BYTES = 8
 
 _CONDITIONS = {
@@ -55,6 +56,7 @@ def rumour_to_wire(rumour: Rumour) -> pb.Rumour:
         name=rumour.name[:LONGEST_NAME],
         addresses=rumour.addresses[:MOST_ADDRESSES],
         accusers=rumour.accusers[:MOST_ACCUSERS],
+        roster=rumour.roster,
     )
 
 
@@ -79,6 +81,7 @@ def rumour_from_wire(rumour: pb.Rumour) -> Rumour:
         name,
         tuple(addresses),
         tuple(accusers),
+        rumour.roster if len(rumour.roster) <= LONGEST_DIGEST else "",
     )
 
 

@@ -287,6 +287,18 @@ def test_draining_is_said_aloud() -> None:
     assert [one.now for one in changes if isinstance(one, Change)] == ["draining"]
 
 
+def test_the_digest_of_a_roster_travels_in_its_own_words_and_is_no_news() -> None:
+    swim = swim_with(ANA)
+    swim.handle(Portrayed("o", swim.word.addresses, AgentState.ALIVE, "new"), 1.0)
+    assert (swim.word.roster, swim.word.incarnation) == ("new", 1)
+    other = Swim(word(ANA), Random(1), 0.0)
+    for said_now in (word(OWN), swim.word):
+        other.handle(Told(Message(said_now)), 1.0)
+    member = other.member(OWN)
+    assert member is not None
+    assert (member.roster, member.rumour().roster) == ("new", "")
+
+
 def test_a_newcomer_is_compared_with_at_once_and_many_with_one_a_second() -> None:
     swim = swim_with()
     compared = [

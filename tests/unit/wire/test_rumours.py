@@ -1,5 +1,7 @@
 """What agents say of each other survives the wire, and what cannot be does not get past it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from dstack_mesh.membership.rumour import HIGHEST_INCARNATION, Condition, Messag
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.wire.rumours import (
     LONGEST_ADDRESS,
+    LONGEST_DIGEST,
     LONGEST_NAME,
     MOST_RUMOURS,
     message_from_wire,
@@ -71,8 +74,9 @@ def test_the_largest_message_has_less_than_64_kib() -> None:
         "\U0001f980" * LONGEST_NAME,
         tuple(Address("f" * LONGEST_ADDRESS) for _ in range(8)),
         (BOB,) * 4,
+        "d" * LONGEST_DIGEST,
     )
-    word, others = message_to_wire(Message(longest, (longest,) * 1000))
+    word, others = message_to_wire(Message(longest, (replace(longest, roster=""),) * 1000))
     request = pb.CompareRequest(word=word, rumours=others, fingerprint=b"f" * 8, after=ANA)
     assert len(others) == MOST_RUMOURS == Pace().most_page >= Pace().most_rumours
     assert request.ByteSize() <= 64 * 1024

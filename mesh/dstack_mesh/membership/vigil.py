@@ -1,4 +1,4 @@
-"""Feels the pulse of the mesh: carries out what `membership.swim` decides, and asks for it."""
+"""Keeps watch over the agents of the mesh: carries out what `membership.swim` decides."""
 
 import asyncio
 import logging
@@ -53,7 +53,7 @@ MOST_HELP = 32
 LONGEST_HELP_SECONDS = 5.0
 
 
-class Pulse:
+class Vigil:
     """The members of a mesh, kept by probes.
 
     Args:
