@@ -6,6 +6,7 @@ agent of this home is started where the command needs one.
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -18,6 +19,7 @@ from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.trouble import render
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import open_roll_call
@@ -204,6 +206,11 @@ class Reach:
                 return self._clients.transfer(known)
         return None
 
+    @property
+    def refusal(self) -> MeshError | None:
+        """Why the agents of the mesh do not speak to this home any more; None if they do."""
+        return self._roll.refusal
+
     def away(self, peer_id: PeerId) -> "Away | None":
         """The agent, if those that answered a moment ago say that it does not."""
         return self._away.get(peer_id)
@@ -231,6 +238,8 @@ async def reaching(
 ) -> AsyncGenerator[Reach]:
     """Everything a command needs to talk to agents; closed at the end of the block.
 
+    Whoever was revoked is told so at the end: agents that refuse to speak look like none.
+
     Args:
         starting: A private agent that is on its way already.
     """
@@ -241,7 +250,12 @@ async def reaching(
     try:
         if starting is not None:
             await asyncio.to_thread(embedded.wait_until_ready, home, starting)
-        yield Reach(home, channels, store)
+        reach = Reach(home, channels, store)
+        try:
+            yield reach
+        finally:
+            if reach.refusal is not None:
+                print(render(reach.refusal), file=sys.stderr)
     finally:
         await channels.close()
         store.close()

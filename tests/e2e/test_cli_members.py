@@ -126,6 +126,9 @@ def test_a_revoked_laptop_is_cut_off_and_its_job_ends(lab: Lab, tmp_path: Path) 
     print(f"revoked and its job stopped after {time.monotonic() - began:.1f} s")
     refused = lab.laptop.dstack("run", "long", "--remote", cwd=work, timeout=60)
     assert refused.returncode == 125, said(refused)
+    for told in (refused, lab.laptop.dstack("agents")):
+        assert b"This peer was revoked (revoked)." in told.stderr, said(told)
+        assert b"fix: " in told.stderr
     attached.kill()
     attached.communicate()
     assert states(lab.workstation)["laptop"] == "revoked"

@@ -10,6 +10,9 @@ from dstack_mesh.membership.known import KnownAgent, Target, standing_of
 from dstack_mesh.membership.place import may_dial
 from dstack_mesh.membership.view import Heard
 
+NO_MEMBER = frozenset({"revoked", "left-the-mesh"})
+"""Codes with which an agent says that whoever calls is a member no more."""
+
 MOST_ASKED = 512
 """Addresses that one command greets; whoever floods the network with hints is cut off here."""
 
@@ -22,6 +25,9 @@ class Gathering:
     Args:
         greeter: Says Hello.
         own: Who we are: found on the network, we are not an agent of others.
+
+    Attributes:
+        refusal: Why agents do not speak to us any more; None while none said so.
     """
 
     def __init__(self, greeter: Greeter, own: PeerId) -> None:
@@ -33,6 +39,7 @@ class Gathering:
         self._tasks: asyncio.TaskGroup | None = None
         self._within = 0.0
         self._news = asyncio.Event()
+        self.refusal: MeshError | None = None
 
     @property
     def answered(self) -> tuple[KnownAgent, ...]:
@@ -88,7 +95,8 @@ class Gathering:
         target = heard.target
         try:
             answer = await self._greeter.hello(target, (), self._within)
-        except MeshError:
+        except MeshError as failed:
+            self.refusal = failed if failed.code in NO_MEMBER else self.refusal
             return
         peer_id = answer.card.peer_id
         if target.peer_id is None and heard.found_by != "local":

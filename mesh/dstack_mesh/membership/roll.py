@@ -71,6 +71,10 @@ class RollCall:
         sources: Where to look.
         clock: For waiting.
         vigil: Keeps watch over agents that answered; None for a command.
+
+    Attributes:
+        multicast_trouble: Why multicast does not work, for people; empty if it does.
+        refusal: Why the agents that a command met do not speak to it; None if one did not say.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class RollCall:
             vigil.listen(self._stood_otherwise)
         self._written: frozenset[SavedPeer] = frozenset()
         self.multicast_trouble = ""
+        self.refusal: MeshError | None = None
 
     # For a daemon
 
@@ -209,6 +214,7 @@ class RollCall:
         except TimeoutError:
             pass
         finally:
+            self.refusal = gathering.refusal
             self._remember(gathering.answered)
         gathering.finish()
 
