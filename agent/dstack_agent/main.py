@@ -64,6 +64,7 @@ from dstack_agent.servicers.run import Runs
 from dstack_agent.settings import Settings
 from dstack_agent.steering import Steering
 from dstack_agent.succession import take_home
+from dstack_mesh.allocator import give_back
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.faults import Refused
@@ -182,6 +183,7 @@ async def run_agent(settings: Settings) -> None:
             await ready.wait()
             await server.start()
             log.info("ready: %s, %s", home.agent_socket, f"port {port}" if port else "no port")
+            give_back()
             notifier.ready(f"serves {membership.mesh_name}" if membership else "private")
             await stop.wait()
             notifier.stopping()

@@ -43,3 +43,26 @@ def test_naming_many_chunks_hardly_looks_for_cycles() -> None:
         return int(subprocess.run(command, check=True, capture_output=True).stdout)
 
     assert looks("rarely") < looks("as usual") / 10
+
+
+HOLES = """
+from dstack_mesh.allocator import give_back, keep_buffers
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+
+keep_buffers()
+pieces = [b"x" * 100_000 for _ in range(400)]
+between = [piece for number, piece in enumerate(pieces) if number % 40 == 0]
+del pieces
+before = resident()
+give_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_what_is_free_between_what_is_in_use_goes_back_to_the_kernel() -> None:
+    command = (sys.executable, "-c", HOLES)
+    pages = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert pages * 4096 > 20e6
