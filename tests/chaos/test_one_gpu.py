@@ -24,7 +24,9 @@ workflows:
 
 
 def test_two_laptops_take_turns(tmp_path: Path, free_port: int) -> None:
-    code = project(tmp_path / "code", WORKFLOWS.format(lock=tmp_path / "lock"))
+    shared = tmp_path / "shared"  # jobs of others may write here, not beside the agent's home
+    shared.mkdir()
+    code = project(tmp_path / "code", WORKFLOWS.format(lock=shared / "lock"))
     station = make_peer(tmp_path, "ws", DSTACK_MDNS="0")
     laptops = [
         make_peer(tmp_path, name, DSTACK_MDNS="0", DSTACK_SEEDS=f"127.0.0.1:{free_port}")
