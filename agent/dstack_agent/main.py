@@ -110,6 +110,7 @@ async def run_agent(settings: Settings) -> None:
             portrait.card,
             roll.agents,
             may_run=members.may_run,
+            called=members.name,
         )
         notes = Notes()
         keeping = Keeping(settings.keep_days, settings.keep_work)

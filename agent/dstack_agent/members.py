@@ -47,6 +47,11 @@ class Members:
         """Differs from another peer's if either knows something that the other does not."""
         return self.picture().digest
 
+    def name(self, peer_id: PeerId) -> str:
+        """What the roster calls a member; empty if it does not speak of it."""
+        one = self.picture().members.get(peer_id)
+        return one.name if one is not None else ""
+
     def may_run(self, agent: KnownAgent) -> bool:
         """Whether work may be given to an agent."""
         return agent.local or may_run(self.picture(), agent)

@@ -25,6 +25,7 @@ class Peers:
         known: The agents that the roll call knows now.
         behalf: For whom we ask ourselves.
         may_run: Whether work may be given to one of them.
+        called: What the mesh's roster calls a member; empty if it does not speak of it.
     """
 
     home: Home
@@ -34,6 +35,7 @@ class Peers:
     known: Callable[[], Sequence[KnownAgent]]
     behalf: Asker = OWNER
     may_run: Callable[[KnownAgent], bool] = lambda agent: True
+    called: Callable[[PeerId], str] = lambda peer_id: ""
 
     async def agents(self) -> AsyncGenerator[Agent, None]:
         """Ourselves, then everybody who may answer."""
@@ -58,9 +60,9 @@ class Peers:
         return next((known.addresses for known in found), ())
 
     def name(self, peer_id: PeerId) -> str:
-        """What people call a peer; the beginning of its id for one that takes no jobs."""
+        """What people call a peer; the beginning of its id for one of whom nobody spoke."""
         found = (known.card.name for known in self.known() if known.card.peer_id == peer_id)
-        return next(found, peer_id[:8])
+        return next(found, self.called(peer_id) or peer_id[:8])
 
     async def fetch(self, peer_id: PeerId, address: Address, digest: Digest) -> int:
         """Brings a tree from a peer into our store; how many bytes came. Raises MeshError."""
