@@ -20,6 +20,10 @@ def test_a_holder_is_called_by_its_name_or_by_the_beginning_of_its_id(tmp_path: 
     peers = Peers(Home(tmp_path), Channels(Home(tmp_path)), store, lambda: WS, lambda: [known])
     assert peers.name(WS.peer_id) == "ws-2"
     assert peers.name(PeerId("c" * 32)) == "c" * 8
-    told = replace(peers, called=lambda peer_id: "laptop" * (peer_id[0] == "c"))
+
+    def called(peer_id: PeerId) -> str:
+        return {"c": "laptop"}.get(peer_id[0], "")
+
+    told = replace(peers, called=called)
     assert told.name(PeerId("c" * 32)) == "laptop"
     store.close()
