@@ -9,6 +9,7 @@ from typing import Any
 
 from dstack_agent.hearsay import Hearsay
 from dstack_agent.listing import Listings
+from dstack_agent.members import Members
 from dstack_agent.memory import Memory
 from dstack_agent.publishing import Publisher, Sources
 from dstack_agent.pulse import Pulse
@@ -57,10 +58,13 @@ async def open_chorus(
     home: Home,
     channels: Channels,
     agents: Callable[[], Sequence[KnownAgent]],
+    members: Members,
     clock: Clock,
     stack: AsyncExitStack,
 ) -> Chorus:
     """Opens the book of a member's home; the stack closes it.
+
+    Only who may run jobs is believed, by the roster as it is at each moment.
 
     Raises:
         Refused: It was written by a newer version.
@@ -68,7 +72,7 @@ async def open_chorus(
     store = RecordStore(home.state / "records.db")
     stack.callback(store.close)
     signer = await asyncio.to_thread(Signer.of, Identity.load_or_make(home))
-    book = RecordBook(store, signer, clock)
+    book = RecordBook(store, signer, clock, lambda writer: members.picture().may_write(writer))
     await book.open()
     pulse = Pulse(agents, clock)
 
@@ -77,7 +81,9 @@ async def open_chorus(
 
     gossip = Gossip(book.writer, random.Random())
     spreader = Spreader(book, agents, dial, clock, gossip)
-    return Chorus(book, pulse, Hearsay(book, pulse, clock), spreader, clock)
+    members.subscribe(lambda picture: spreader.believed(book.reconsider()))
+    hearsay = Hearsay(book, pulse, clock, members.revoked)
+    return Chorus(book, pulse, hearsay, spreader, clock)
 
 
 def sources_of(

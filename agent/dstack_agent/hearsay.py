@@ -43,12 +43,23 @@ class _Read:
 
 
 class Hearsay:
-    """Reads the book. What was read once is kept until it is replaced."""
+    """Reads the book. What was read once is kept until it is replaced.
 
-    def __init__(self, book: RecordBook, pulse: Pulse, clock: Clock) -> None:
+    Of who is believed no more only ended runs and their logs are told; `revoked` says of whom that
+    is so because the mesh shut it out.
+    """
+
+    def __init__(
+        self,
+        book: RecordBook,
+        pulse: Pulse,
+        clock: Clock,
+        revoked: Callable[[PeerId], bool] = lambda peer: False,
+    ) -> None:
         self._book = book
         self._pulse = pulse
         self._clock = clock
+        self._revoked = revoked
         self._read: dict[tuple[PeerId, str, str], _Read] = {}
 
     def tellings(self, names: tuple[str, ...]) -> tuple[Telling, ...]:
@@ -57,6 +68,7 @@ class Hearsay:
         Bounded: of all runs the newest ones, and those that a tag names.
         """
         said = {writer: self._said(stream, names) for writer, stream in self._others()}
+        said |= {w: (self._over(stream, names), ()) for w, stream in self._book.past.items()}
         kept = self._fitting(said)
         answering = self._pulse.answering()
         tellings: list[Telling] = []
@@ -81,7 +93,7 @@ class Hearsay:
         """The ends of a run's logs, ours too."""
         found = {
             tail.key: tail
-            for stream in self._book.streams.values()
+            for stream in [*self._book.past.values(), *self._book.streams.values()]
             for tail in self._each(stream, LOG, stored.unpack_tail, f"{run_id}/")
         }
         return tuple(found[key] for key in sorted(found) if key.run_id == run_id)
@@ -100,6 +112,14 @@ class Hearsay:
         tags = sorted(self._each(stream, TAG, stored.unpack_tag), key=lambda tag: tag.at)
         return runs, tuple(tags[-MOST_TAGS:])
 
+    def _over(self, stream: Stream, names: tuple[str, ...]) -> list[RunRecord]:
+        """Of a writer who is believed no more: the runs that were over by then."""
+        runs, _ = self._said(stream, names)
+        return [run for run in runs if run.jobs and all(job.state.state.ended for job in run.jobs)]
+
+    def _stream(self, writer: PeerId) -> Stream:
+        return self._book.streams.get(writer) or self._book.past[writer]
+
     def _fitting(self, said: dict[PeerId, Said]) -> set[tuple[PeerId, RunId]]:
         """Which runs of whom fit into an answer: those with a tag, then the newest."""
         tagged = {tag.run_id for _, tags in said.values() for tag in tags}
@@ -109,7 +129,7 @@ class Hearsay:
         kept: set[tuple[PeerId, RunId]] = set()
         size = 0
         for _, run_id, writer in sorted(runs, reverse=True)[:MOST_RUNS]:
-            size += len(self._book.streams[writer].records[RUN, run_id].entry.payload)
+            size += len(self._stream(writer).records[RUN, run_id].entry.payload)
             if size > MOST_BYTES:
                 break
             kept.add((writer, run_id))
@@ -122,7 +142,8 @@ class Hearsay:
         runs: tuple[RunRecord, ...],
         tags: tuple[TagRecord, ...],
     ) -> Telling:
-        stream = self._book.streams[writer]
+        stream, past = self._stream(writer), writer not in self._book.streams
+        known = None if past else known
         said = self._advert(stream)
         card = known.card if known is not None else (said.card if said is not None else None)
         return Telling(
@@ -133,6 +154,7 @@ class Hearsay:
             said_at=_moment(stream),
             runs=tuple(sorted(runs, key=lambda run: run.run_id, reverse=True)),
             tags=tags,
+            revoked=self._revoked(writer),
         )
 
     def _heard_at(self, stream: Stream, answers: bool) -> datetime:
@@ -172,7 +194,7 @@ class Hearsay:
 
     def prune(self) -> None:
         """Lets go of what was read of records that are not held any more."""
-        streams = self._book.streams
+        streams = {**self._book.past, **self._book.streams}
         for place in list(self._read):
             stream = streams.get(place[0])
             if stream is None or place[1:] not in stream.records:

@@ -123,7 +123,9 @@ async def run_agent(settings: Settings) -> None:
         owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
         steering = Steering(supervisor, driving, memory.records, memory.ledger)
         chorus = (
-            await open_chorus(home, channels, roll.agents, CLOCK, stack) if membership else None
+            await open_chorus(home, channels, roll.agents, members, CLOCK, stack)
+            if membership
+            else None
         )
         served = served_of(
             memory, portrait, roll, vigil, twins, steering, desk, word, owner, chorus

@@ -13,7 +13,7 @@ from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.trust.roster.keeper import Keeper
-from dstack_mesh.trust.roster.picture import Picture, empty
+from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.roster import open_keeper
 from dstack_mesh.wire.spreading import RosterSpreading
@@ -43,6 +43,11 @@ class Members:
         """What is known now."""
         return self.keeper.picture if self.keeper else self._nobody
 
+    def subscribe(self, listener: Callable[[Picture], None]) -> None:
+        """Calls it after every change, in the event loop, before anybody else is told."""
+        if self.keeper is not None:
+            self.keeper.subscribe(listener)
+
     def digest(self) -> str:
         """Differs from another peer's if either knows something that the other does not."""
         return self.picture().digest
@@ -51,6 +56,10 @@ class Members:
         """What the roster calls a member; empty if it does not speak of it."""
         one = self.picture().members.get(peer_id)
         return one.name if one is not None else ""
+
+    def revoked(self, peer_id: PeerId) -> bool:
+        """Whether a peer was shut out for ever."""
+        return self.picture().belonging(peer_id) is Belonging.REVOKED
 
     def may_run(self, agent: KnownAgent) -> bool:
         """Whether work may be given to an agent."""

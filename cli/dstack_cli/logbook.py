@@ -230,6 +230,8 @@ async def _show_tail(reach: Reach, job: JobRecord, away: Away | None, watcher: L
 
 def _last_heard(job: JobRecord, away: Away | None) -> str:
     name = job.agent_name or str(job.agent_id)
+    if away is not None and away.revoked:
+        return f"{name} was revoked"
     if away is None or away.heard_at is None:
         return f"{name} does not answer"
     return f"{name} does not answer, last heard {ago(away.heard_at, datetime.now(UTC))}"

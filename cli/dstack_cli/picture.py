@@ -36,11 +36,15 @@ _BAD_ENDS = (JobState.FAILED, JobState.ABORTED, JobState.STOPPED, JobState.LOST)
 
 @frozen
 class Away:
-    """An agent that does not answer, and when it was last heard; None if nobody knows."""
+    """An agent that does not answer, and when it was last heard; None if nobody knows.
+
+    `revoked`: the mesh shut it out since.
+    """
 
     agent_id: PeerId
     name: str
     heard_at: datetime | None = None
+    revoked: bool = False
 
 
 @frozen
@@ -119,7 +123,8 @@ def absentees(listings: Sequence[tuple[PeerId, Listing]]) -> dict[PeerId, Away]:
         peer = telling.agent_id
         held = away.get(peer)
         if held is None or held.heard_at is None or telling.heard_at > held.heard_at:
-            away[peer] = Away(peer, telling.agent_name or peer[:8], telling.heard_at)
+            name = telling.agent_name or peer[:8]
+            away[peer] = Away(peer, name, telling.heard_at, telling.revoked)
         if telling.answers:
             answering.add(peer)
     return {peer: one for peer, one in away.items() if peer not in direct | answering}

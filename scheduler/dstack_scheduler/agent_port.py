@@ -99,6 +99,7 @@ class Telling:
         heard_at: When it last gave a sign of life, by the clock of who passes it on.
         answers: Whether it answers now, as far as that one knows.
         said_at: When it said this; of two tellings of one agent the later one counts.
+        revoked: Whether the mesh shut it out since: only what had ended by then is told.
     """
 
     agent_id: PeerId
@@ -108,6 +109,7 @@ class Telling:
     said_at: datetime
     runs: tuple[RunRecord, ...] = ()
     tags: tuple[TagRecord, ...] = ()
+    revoked: bool = False
 
 
 @frozen

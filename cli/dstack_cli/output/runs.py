@@ -124,13 +124,14 @@ def _ps_row(picture: RunPicture, now: datetime) -> tuple[str, ...]:
 
 
 def away_text(away: Sequence[Away], now: datetime) -> str:
-    """Who does not answer, as "ws-2 last heard 3 mins ago"."""
-    return ", ".join(
-        f"{one.name} last heard {ago(one.heard_at, now)}"
-        if one.heard_at is not None
-        else f"{one.name} does not answer"
-        for one in away
-    )
+    """Who does not answer, as "ws-2 last heard 3 mins ago" or "ws-2 revoked"."""
+    return ", ".join(f"{one.name} {_why_away(one, now)}" for one in away)
+
+
+def _why_away(one: Away, now: datetime) -> str:
+    if one.revoked:
+        return "revoked"
+    return f"last heard {ago(one.heard_at, now)}" if one.heard_at else "does not answer"
 
 
 def _status_text(picture: RunPicture, now: datetime) -> str:

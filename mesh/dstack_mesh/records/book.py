@@ -2,27 +2,38 @@
 
 What we write is on disk, synced, before anybody hears of it. What others wrote is checked in a
 thread, then taken over; it can be lost with the power and is then heard again.
+
+The stream of a writer whom we believe no more is set aside at once: nobody brings more of it and it
+is passed on to nobody; it is read only for what was over by then.
 """
 
 import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from random import SystemRandom
 
 from dstack_mesh.clock import Clock
+from dstack_mesh.faults import Busy
 from dstack_mesh.ids import PeerId
 from dstack_mesh.records.checking import check_delta
 from dstack_mesh.records.hybrid import Hybrid
 from dstack_mesh.records.pen import Pen, next_incarnation
 from dstack_mesh.records.record import Delta, Entry, Head, Name, Record, Version
-from dstack_mesh.records.replica import BOUNDS, Bounds, Outcome, Replica
+from dstack_mesh.records.replica import BOUNDS, Bounds, Outcome, Replica, retired
 from dstack_mesh.records.store import RecordStore
 from dstack_mesh.records.stream import Stream
 from dstack_mesh.signing import Signer
 
 log = logging.getLogger(__name__)
+
+MOST_SET_ASIDE = 64
+"""Streams that are set aside; those that are silent the longest are forgotten."""
+
+MOST_HELD_BACK = 1024
+"""Writers who were not believed yet and are asked for again once they are."""
 
 Listener = Callable[[PeerId, Version, PeerId | None], None]
 """Told when a stream changed: its writer, the version before, and who brought it."""
@@ -34,7 +45,8 @@ class RecordBook:
     Args:
         store: Loaded by `open`.
         signer: Our own key.
-        may_write: Whose records are held; those of others are dropped where they come in.
+        may_write: Who is believed, beside ourselves; what others wrote is dropped where it comes
+            in. Call `reconsider` when it changes.
     """
 
     def __init__(
@@ -50,6 +62,8 @@ class RecordBook:
         self._clock = clock
         self._may_write = may_write
         self._replica = Replica(bounds)
+        self._past: dict[PeerId, Stream] = {}
+        self._held_back: set[PeerId] = set()
         self._time = Hybrid()
         self._writing = asyncio.Lock()
         self._checking = asyncio.Semaphore(1)
@@ -59,9 +73,12 @@ class RecordBook:
         """Loads what was kept, and begins a new incarnation. Before anything else."""
         streams, damaged = await asyncio.to_thread(self._store.load)
         for stream in streams:
-            self._replica.put(stream)
+            if self._believes(stream.writer):
+                self._replica.put(stream)
+            else:
+                self._past[stream.writer] = stream
             self._time = self._time.hearing(stream.head.at, self._now_ms())
-        old = self._replica.retire(self._now_ms())
+        old = [*self._replica.retire(self._now_ms()), *self._forget()]
         if damaged or old:
             log.warning("records of %s are not kept any more", ", ".join([*damaged, *old]))
             await self._store.drop([*damaged, *old])
@@ -80,8 +97,42 @@ class RecordBook:
 
     @property
     def streams(self) -> Mapping[PeerId, Stream]:
-        """What is held, by writer."""
+        """What is held of writers who are believed."""
         return self._replica.streams
+
+    @property
+    def past(self) -> Mapping[PeerId, Stream]:
+        """What was held of writers when they began not to be believed."""
+        return self._past
+
+    def reconsider(self) -> frozenset[PeerId]:
+        """Has who may write now take effect; whose records may be asked for again."""
+        for writer in [one for one in self._replica.streams if not self._believes(one)]:
+            self._past[writer] = self._replica.streams[writer]
+            self._replica.drop(writer)
+        for writer in [one for one in self._past if self._believes(one)]:
+            with suppress(Busy):  # it is asked for again when there is room
+                self._replica.put(self._past.pop(writer))
+        self._forget()
+        again = frozenset(filter(self._believes, self._held_back))
+        self._held_back -= again
+        return again
+
+    def _forget(self) -> list[PeerId]:
+        """Lets go of what is set aside and old, or too much; whose that was."""
+        by_age = sorted(self._past.values(), key=lambda one: one.head.at)
+        over, now_ms = len(by_age) - MOST_SET_ASIDE, self._now_ms()
+        forgotten = [
+            one.writer
+            for place, one in enumerate(by_age)
+            if place < over or retired(one.head, now_ms)
+        ]
+        for writer in forgotten:
+            del self._past[writer]
+        return forgotten
+
+    def _believes(self, writer: PeerId) -> bool:
+        return writer == self.writer or self._may_write(writer)
 
     def listen(self, listener: Listener) -> None:
         """Calls it after each change from now on."""
@@ -120,7 +171,11 @@ class RecordBook:
     # As `port.Book`
 
     def wants(self, head: Head) -> bool:
-        return self._may_write(head.writer) and head.version > self._replica.version(head.writer)
+        if not self._believes(head.writer):
+            if len(self._held_back) < MOST_HELD_BACK:
+                self._held_back.add(head.writer)
+            return False
+        return head.version > self._replica.version(head.writer)
 
     def versions(self) -> Mapping[PeerId, Version]:
         return self._replica.versions()
@@ -142,6 +197,8 @@ class RecordBook:
             await asyncio.to_thread(check_delta, replace(delta, records=fresh))
         if delta.writer == self.writer:
             await self._go_beyond(delta.head)
+            return Outcome.KNOWN
+        if not self._believes(delta.writer):
             return Outcome.KNOWN
         # Others may have brought it meanwhile.
         held = self._replica.streams.get(delta.writer)

@@ -3,6 +3,7 @@
     a stream changed ── 0.1 s, for what else changes ── push to 3 that answer, then to 3 others
     it came from another ── 0.05 s ── the same
     every 30 s, and when somebody is met or answers again ── exchange with one that answers
+    the roster lets somebody write whose records were held back ── exchange with it
     every 5 s ── exchange with one that is away: a partition heals however long membership sleeps
 
 Pushes make news fast, exchanges make it certain. Both cost the same in a mesh of any size. One of
@@ -10,7 +11,7 @@ three is the next by id, and the others are chosen by chance: chance is fast, bu
 out now and then; of the next ones in a ring nobody is left out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import assert_never
@@ -61,11 +62,18 @@ class Exchanged:
 
 
 @frozen
+class Believed:
+    """Writers whose records were held back may write now."""
+
+    writers: Collection[PeerId]
+
+
+@frozen
 class Tick:
     """Time passed."""
 
 
-Event = Changed | Peers | Pushed | Behind | Exchanged | Tick
+Event = Changed | Peers | Pushed | Behind | Exchanged | Believed | Tick
 
 
 @frozen
@@ -157,6 +165,8 @@ class Gossip:
                 self._want(peer, now, "it has more")
             case Exchanged(peer):
                 self._exchanging.discard(peer)
+            case Believed(writers):
+                self._believed(writers, now)
             case Tick():
                 pass
             case _:
@@ -195,6 +205,13 @@ class Gossip:
             rumor = self._rumors.get(writer)
             if rumor is not None and event.news is None:
                 rumor.told.discard(event.peer)
+
+    def _believed(self, writers: Collection[PeerId], now: float) -> None:
+        """Each has its own records; those of who does not answer somebody else may have."""
+        answering = sorted(set(writers) & set(self._live))
+        silent = len(writers) > len(answering)
+        for peer in [*answering, *(self._some(self._live, 1) if silent else ())]:
+            self._want(peer, now, "it is believed now")
 
     def _want(self, peer: PeerId, due: float, cause: str) -> None:
         if peer in self._waiting or len(self._waiting) < self.policy.most_waiting:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import assert_never
 
@@ -13,6 +13,7 @@ from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.gossip import (
     Behind,
+    Believed,
     Changed,
     Effect,
     Event,
@@ -81,6 +82,11 @@ class Spreader:
     def behind(self, peer: PeerId) -> None:
         """Has us ask a peer that pushed what we could not take."""
         self._put(Behind(peer))
+
+    def believed(self, writers: Collection[PeerId]) -> None:
+        """Has us ask for the records of writers who were not believed until now."""
+        if writers:
+            self._put(Believed(writers))
 
     def _changed(self, writer: PeerId, base: Version, source: PeerId | None) -> None:
         self._put(Changed(writer, base, source))

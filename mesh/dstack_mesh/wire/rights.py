@@ -63,7 +63,7 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.AuctionService/Release": Audience.SUBMITTERS,
     f"/{_PACKAGE}.RecordService/Agents": Audience.MEMBERS,
     f"/{_PACKAGE}.RecordService/Exchange": Audience.MEMBERS,
-    f"/{_PACKAGE}.RecordService/Push": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.RecordService/Push": Audience.RUNNERS,
     f"/{_PACKAGE}.RecordService/Tails": Audience.MEMBERS,
     f"/{_PACKAGE}.RunService/Attach": Audience.MEMBERS,
     f"/{_PACKAGE}.RunService/List": Audience.MEMBERS,

@@ -6,6 +6,7 @@ from itertools import permutations
 
 import pytest
 
+from dstack_cli.output.runs import away_text
 from dstack_cli.picture import Away, absentees, current_tags, put_together, status_of
 from dstack_cli.remembered import Submitted
 from dstack_mesh.ids import PeerId, RunId, RunName
@@ -136,6 +137,13 @@ def test_the_last_word_of_an_agent_that_is_gone_is_shown_as_such() -> None:
     [picture] = put_together([(WS2, passing_on(gone))])
     assert (picture.status, picture.heard, picture.stale) == (JobState.RUNNING, True, True)
     assert picture.away == (Away(WS1, "name of ws1", AT + timedelta(minutes=5)),)
+
+
+def test_beside_the_finished_run_of_a_revoked_agent_it_says_so() -> None:
+    shut_out = replace(telling(WS1, run(job(0, JobState.DONE)), heard=5), revoked=True)
+    [picture] = put_together([(WS2, passing_on(shut_out))])
+    assert (picture.status, picture.stale) == (JobState.DONE, True)
+    assert away_text(picture.away, AT) == "name of ws1 revoked"
 
 
 def test_the_word_that_an_agent_said_last_counts_whoever_passes_it_on() -> None:

@@ -22,7 +22,7 @@ from dstack_agent.tags import Tags
 from dstack_agent.touched import Touched
 from dstack_mesh.card import HelloAnswer, PeerCard
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.ids import Address, Digest, MeshId, RunId, RunName
+from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
 from dstack_mesh.machine import AgentState, Machine
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
@@ -59,6 +59,7 @@ class Agent:
     card: PeerCard
     answers: list[HelloAnswer]
     publisher: Publisher
+    disbelieved: set[PeerId]
 
 
 def answer_of(card: PeerCard, free: int = 8 << 30) -> HelloAnswer:
@@ -70,7 +71,8 @@ def answer_of(card: PeerCard, free: int = 8 << 30) -> HelloAnswer:
 async def opened(folder: Path, name: str, signer: Signer) -> AsyncGenerator[Agent]:
     database, store = Database(folder / "agent.db"), RecordStore(folder / "records.db")
     try:
-        book = RecordBook(store, signer, CLOCK)
+        disbelieved: set[PeerId] = set()
+        book = RecordBook(store, signer, CLOCK, lambda writer: writer not in disbelieved)
         await book.open()
         card = PeerCard(book.writer, MeshId("m" * 32), name, (Address("10.0.0.1:1"),), "", True)
         touched = Touched()
@@ -78,7 +80,7 @@ async def opened(folder: Path, name: str, signer: Signer) -> AsyncGenerator[Agen
         driven = DrivenRuns(database, touched)
         listings = Listings(records, driven, tags, lambda: card)
         known: list[KnownAgent] = []
-        hearsay = Hearsay(book, Pulse(lambda: known, CLOCK), CLOCK)
+        hearsay = Hearsay(book, Pulse(lambda: known, CLOCK), CLOCK, disbelieved.__contains__)
         answers = [answer_of(card)]
         sources = Sources(
             listings,
@@ -90,7 +92,7 @@ async def opened(folder: Path, name: str, signer: Signer) -> AsyncGenerator[Agen
             lambda _: folder / "journal",
         )
         publisher = Publisher(book, sources, hearsay, CLOCK)
-        yield Agent(book, records, tags, hearsay, known, card, answers, publisher)
+        yield Agent(book, records, tags, hearsay, known, card, answers, publisher, disbelieved)
     finally:
         store.close()
         database.close()
@@ -174,6 +176,28 @@ async def test_artifacts_and_tags_are_told(ws_1: Agent, ws_2: Agent) -> None:
         return bool(telling.runs and telling.runs[0].jobs[0].copies and telling.tags)
 
     await eventually_async(told, within=5)
+
+
+async def test_of_a_revoked_agent_only_what_had_ended_is_told(ws_1: Agent, ws_2: Agent) -> None:
+    over, going_on = question(), question(key=JobKey(RunId("01GOINGON"), 0, 1))
+    for asked, state in ((over, JobState.DONE), (going_on, JobState.RUNNING)):
+        await ws_1.records.accept(job(asked.key), ())
+        await ws_1.records.enter(change(asked.key, state, 0 if state.ended else None))
+    await ws_1.tags.state(TagRecord("repo", "v1", over.key.run_id, "lazy-bobcat-1", AT))
+    await shown(ws_1, TAG, 1)
+
+    async def told() -> bool:
+        await tell(ws_1, ws_2)
+        return any(len(each.runs) == 2 for each in ws_2.hearsay.tellings(()))
+
+    await eventually_async(told, within=5)
+    ws_2.disbelieved.add(ws_1.book.writer)
+    ws_2.book.reconsider()
+    [telling] = ws_2.hearsay.tellings(())
+    assert [run.run_id for run in telling.runs] == [over.key.run_id]
+    assert (telling.revoked, telling.answers, telling.tags) == (True, False, ())
+    assert telling.agent_name == "ws-1"
+    assert not ws_2.hearsay.adverts()
 
 
 async def test_the_end_of_a_log_is_kept_when_its_job_ended(

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Damaged, Refused
 from dstack_mesh.ids import PeerId
+from dstack_mesh.records import book as book_module
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import NOTHING, Delta, Entry, record_of
 from dstack_mesh.records.replica import Outcome
@@ -176,3 +177,60 @@ async def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         assert len(shown(book, book.writer)) == 20
     async with opened(tmp_path / "a.db") as book:
         assert len(shown(book, book.writer)) == 20
+
+
+async def test_who_is_believed_no_more_is_set_aside_at_once_and_for_good(tmp_path: Path) -> None:
+    believed = {OTHER.peer_id}
+    may_write = believed.__contains__
+    async with opened(tmp_path / "b.db", OTHER) as theirs:
+        await theirs.write([word("a")])
+        async with opened(tmp_path / "a.db", may_write=may_write) as ours:
+            await ours.take(whole(theirs), None)
+            believed.clear()
+            assert ours.reconsider() == set()
+            assert OTHER.peer_id not in {*ours.streams, *ours.versions()}
+            assert OTHER.peer_id not in {delta.writer for delta in ours.lacking({})}
+            assert ours.since(OTHER.peer_id, NOTHING) is None
+            await theirs.write([word("b")])
+            assert await ours.take(whole(theirs), None) is Outcome.KNOWN
+            assert set(ours.past[OTHER.peer_id].records) == {("run", "a")}
+        async with opened(tmp_path / "a.db", may_write=may_write) as ours:
+            assert OTHER.peer_id not in ours.streams
+            assert set(ours.past[OTHER.peer_id].records) == {("run", "a")}
+            believed.add(OTHER.peer_id)
+            ours.reconsider()
+            assert shown(ours, OTHER.peer_id) == {"a": b"x"}
+            assert not ours.past
+
+
+async def test_who_was_not_believed_yet_is_asked_for_again_once(tmp_path: Path) -> None:
+    believed: set[PeerId] = set()
+    async with (
+        opened(tmp_path / "a.db", may_write=believed.__contains__) as ours,
+        opened(tmp_path / "b.db", OTHER) as theirs,
+    ):
+        await theirs.write([word("a")])
+        assert not ours.wants(whole(theirs).head)
+        assert ours.reconsider() == set()
+        believed.add(OTHER.peer_id)
+        assert ours.reconsider() == {OTHER.peer_id}
+        assert ours.reconsider() == set()
+        assert ours.wants(whole(theirs).head)
+
+
+async def test_what_is_set_aside_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book_module, "MOST_SET_ASIDE", 2)
+    keys = [Signer(ec.generate_private_key(ec.SECP256R1())) for _ in range(4)]
+    believed = {one.peer_id for one in keys}
+    async with opened(tmp_path / "a.db", may_write=believed.__contains__) as ours:
+        for number, key in enumerate(keys):
+            async with opened(tmp_path / f"{number}.db", key) as theirs:
+                await theirs.write([word("a")])
+                await ours.take(whole(theirs), None)
+        believed.clear()
+        ours.reconsider()
+        assert len(ours.past) == 2
+    async with opened(tmp_path / "a.db", may_write=believed.__contains__) as ours:
+        assert len(ours.past) == 2

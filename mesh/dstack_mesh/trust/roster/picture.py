@@ -103,6 +103,15 @@ class Picture:
             return None
         return one.belonging is Belonging.MEMBER and one.role in RUNNING
 
+    def may_write(self, peer_id: PeerId) -> bool:
+        """Whether what a peer publishes of itself and its runs is believed.
+
+        One that is not in the roster waits until it is, unless the roster began later than the
+        mesh.
+        """
+        said = self.may_run(peer_id)
+        return not self.founded if said is None else said
+
     @property
     def founded(self) -> bool:
         """Whether the roster began with the mesh, so that every member is in it."""

@@ -238,6 +238,7 @@ def telling_to_wire(telling: Telling) -> run_pb2.Telling:
         said_at=fields.instant_to_wire(telling.said_at),
         runs=[run_record_to_wire(run) for run in telling.runs],
         tags=[tag_to_wire(tag) for tag in telling.tags],
+        revoked=telling.revoked,
     )
 
 
@@ -250,6 +251,7 @@ def telling_from_wire(wire: run_pb2.Telling) -> Telling:
         said_at=fields.instant_from_wire(wire.said_at),
         runs=tuple(run_record_from_wire(run) for run in fields.items(wire.runs, "Runs")),
         tags=tuple(tag_from_wire(tag) for tag in fields.items(wire.tags, "Tags")),
+        revoked=wire.revoked,
     )
 
 
