@@ -179,7 +179,7 @@ async def test_artifacts_and_tags_are_told(ws_1: Agent, ws_2: Agent) -> None:
 
 
 async def test_of_a_revoked_agent_only_what_had_ended_is_told(ws_1: Agent, ws_2: Agent) -> None:
-    over, going_on = question(), question(key=JobKey(RunId("01GOINGON"), 0, 1))
+    over, going_on = question(), question(key=JobKey(RunId("01HG00000000000000000000G0"), 0, 1))
     for asked, state in ((over, JobState.DONE), (going_on, JobState.RUNNING)):
         await ws_1.records.accept(job(asked.key), ())
         await ws_1.records.enter(change(asked.key, state, 0 if state.ended else None))
