@@ -16,6 +16,7 @@ from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Document, Json
 from dstack_cli.reach import carry_out
 from dstack_cli.searching import EVERYBODY, Patience, search
+from dstack_mesh.card import PROTOCOL
 from dstack_mesh.faults import Conflict, Forbidden, MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -33,6 +34,7 @@ from dstack_mesh.trust.roster.statement import (
     Fact,
     Leave,
     RemoveAdmin,
+    RequireProtocol,
     Revoke,
     Sealed,
 )
@@ -157,6 +159,40 @@ def assign_role(home: Home, name: str, role: Role, as_json: bool) -> None:
     meant, told = carry_out(work())
     fields: dict[str, Json] = {"member": meant.name, "id": meant.id, "role": role.value}
     _say(f"{meant.name} is {role.value} from now on.", fields, told, as_json)
+
+
+def require_protocol(home: Home, protocol: int, as_json: bool) -> None:
+    """Shuts software that speaks only an older protocol out of new work."""
+
+    async def work() -> tuple[list[str], Told]:
+        async with seated(home) as seat:
+            scribe = seat.governor("Requiring a protocol")
+            _check_requirable(seat.keeper.picture, protocol)
+            await seat.issue(scribe, [RequireProtocol(protocol)])
+            cards = [one.card for one in seat.agents]
+            return [one.name for one in cards if one.protocol < protocol], await seat.tell()
+
+    too_old, told = carry_out(work())
+    fields: dict[str, Json] = {"protocol": protocol, "too_old": list[Json](too_old)}
+    _say(f"New work needs protocol {protocol} from now on.", fields, told, as_json)
+    if too_old and not as_json:
+        chosen().talk(f"Too old until they are updated: {', '.join(too_old)}.")
+
+
+def _check_requirable(picture: Picture, protocol: int) -> None:
+    if protocol > PROTOCOL:
+        raise Misused(
+            f"This software does not speak protocol {protocol} itself.",
+            f"It speaks {PROTOCOL}, and would be shut out of new work too.",
+            "Update here first: pip install -U dstack-mesh",
+            code="protocol-unknown",
+        )
+    if protocol < picture.protocol:
+        raise Conflict(
+            f"Protocol {picture.protocol} is required already.",
+            "What is required only grows.",
+            code="protocol-required",
+        )
 
 
 async def say_that_we_leave(home: Home, membership: Membership) -> Told | None:

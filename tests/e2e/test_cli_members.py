@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dstack_mesh.card import PROTOCOL
 from support.alone import agent_pid
 from support.eventually import eventually
 from support.lab import DSTACK, Peer, join_mesh, make_peer, project, said
@@ -163,6 +164,20 @@ def test_work_goes_to_runners_only_and_an_admin_governs_but_no_admins(
     assert ended.returncode == 125, said(ended)
     ended = lab.workstation.dstack("mesh", "revoke", "root", "--yes")
     assert ended.returncode == 77, said(ended)
+
+
+def test_a_protocol_is_required_by_whoever_governs_and_never_a_newer_than_its_own(
+    lab: Lab,
+) -> None:
+    required = lab.root.json("mesh", "require-protocol", str(PROTOCOL))
+    assert (required["protocol"], required["too_old"]) == (PROTOCOL, [])
+    assert {"root", "ws-1"} >= set(required["told"])
+    for peer, number, code in (
+        (lab.laptop, PROTOCOL, (77, "not-an-admin")),
+        (lab.root, PROTOCOL + 1, (2, "protocol-unknown")),
+    ):
+        ended = peer.dstack("mesh", "require-protocol", str(number), "--json")
+        assert (ended.returncode, json.loads(ended.stdout)["error"]["code"]) == code
 
 
 def test_a_leave_is_said_aloud_and_the_same_key_may_come_back(lab: Lab) -> None:

@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -69,8 +69,9 @@ async def mesh_agent(
     clock: Clock | None = None,
     version: str = "0.1.0",
     protocol: int = PROTOCOL,
+    serve: Callable[[grpc.aio.Server], None] = lambda server: None,
 ) -> AsyncGenerator[MeshAgent]:
-    """Runs one within the block."""
+    """Runs one within the block; `serve` adds services of the test's own."""
     members = Members(home, member(home))
     server = make_server(standings=members.standings)
     channels = Channels(home, members.picture)
@@ -99,6 +100,7 @@ async def mesh_agent(
     add_standard_services(server)
     assert members.keeper is not None
     add_roster(server, home, members.keeper, SystemClock())
+    serve(server)
     listener = listen_local(server, home.agent_socket) if local else None
     await server.start()
     async with asyncio.TaskGroup() as tasks:

@@ -63,10 +63,24 @@ def judge_versions(sights: Sights) -> Sequence[Finding]:
     for peer_id, ways in sights.answering.items():
         if ways[0].hello is not None:
             card = ways[0].hello.answer.card
-            found += _version(sights.named(peer_id), card.version, card.protocol, sights.version)
+            named = sights.named(peer_id)
+            found += _too_old(f"on {named}", named, card.protocol, sights.required)
+            found += _version(named, card.version, card.protocol, sights.version)
+    found += _too_old("here", "this machine", PROTOCOL, sights.required)
     if found or not sights.answering:
         return found
     return [passed("versions", f"all agents run {sights.version}, protocol {PROTOCOL}")]
+
+
+def _too_old(where: str, name: str, protocol: int, required: int) -> list[Finding]:
+    if protocol >= required:
+        return []
+    what = (
+        f"{name} speaks protocol {protocol} and the mesh requires {required}: it gets and takes no"
+        " new work"
+    )
+    fix = f"{where}: pip install -U dstack-mesh"
+    return [failed("versions", "version-skew", what, fix)]
 
 
 def _version(name: str, theirs: str, protocol: int, ours: str) -> list[Finding]:

@@ -72,6 +72,7 @@ class Sights:
         local_trouble: Why something listens on the agent's socket and does not answer.
         again: Ids that each agent knew when it was asked a second time.
         strangers: Announcements of other meshes that were heard.
+        required: The oldest protocol that the mesh allows for new work.
     """
 
     own: PeerId
@@ -88,6 +89,7 @@ class Sights:
     )
     strangers: int = 0
     twins: tuple[Twin, ...] = ()
+    required: int = 0
 
     @property
     def own_hosts(self) -> frozenset[str]:

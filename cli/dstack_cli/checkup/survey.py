@@ -28,6 +28,7 @@ from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.known import Target
 from dstack_mesh.membership.place import may_dial
 from dstack_mesh.trust.membership import Membership
+from dstack_mesh.trust.roster.book import read_picture
 from dstack_mesh.version import installed_version
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import GrpcGreeter, command_card
@@ -115,8 +116,13 @@ class _Surveyor:
             local_trouble=trouble,
             strangers=len(self._strangers),
             twins=read_twins(self._home, self._clock.now()),
+            required=self._required(),
         )
         return await self._asked_again(found)
+
+    def _required(self) -> int:
+        known = self._membership
+        return read_picture(self._home, known.mesh_id).protocol if known is not None else 0
 
     def _take_up_what_is_written(self, membership: Membership, environ: Mapping[str, str]) -> None:
         for seed in all_seeds((), environ, self._home.config):

@@ -119,6 +119,21 @@ def role(home: Home, name: str, role: str, as_json: bool) -> None:
     assign_role(home, name, Role(role), as_json)
 
 
+@mesh.command("require-protocol")
+@home_option
+@click.argument("number", type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def require_protocol(home: Home, number: int, as_json: bool) -> None:
+    """Shut software that speaks only a protocol older than NUMBER out of new work.
+
+    What runs goes on. For the root and admins.
+    """
+    from dstack_cli.governing import require_protocol as require
+
+    require(home, number, as_json)
+
+
 @mesh.command()
 @home_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 
+from dstack_mesh.card import PROTOCOL
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -19,9 +20,11 @@ from dstack_mesh.trust.membership import Membership
 from dstack_mesh.trust.roster.book import read_picture
 from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
 from dstack_mesh.wire.keepalive import KEEPALIVE
+from dstack_mesh.wire.protocol import said_of
 
-OPTIONS: list[tuple[str, int]] = [
+OPTIONS: list[tuple[str, int | str]] = [
     *KEEPALIVE,
+    ("grpc.primary_user_agent", said_of(PROTOCOL)),
     ("grpc.initial_reconnect_backoff_ms", 200),
     # Also bounds how long one attempt to connect may take; the default is 20 s.
     ("grpc.min_reconnect_backoff_ms", 2_000),

@@ -18,7 +18,8 @@ import grpc
 from dstack_mesh.faults import ERRORS, Broken, Fault, MeshError
 from dstack_mesh.trouble import full_disk_in
 from dstack_mesh.wire.caller import certified, judge
-from dstack_mesh.wire.rights import check_right
+from dstack_mesh.wire.protocol import check_protocol, protocol_of
+from dstack_mesh.wire.rights import NEW_WORK, check_right
 from dstack_mesh.wire.standings import Call, Standings, of_nobody
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,8 @@ def _guarded(
             with standings.during(certified(context)) as call:
                 judge(context, call.who)
                 check_right(method, call.who)
+                if method in NEW_WORK:
+                    check_protocol(standings.protocol, protocol_of(context))
                 return await _served(inner, request, context)
         except grpc.aio.AbortError:
             raise

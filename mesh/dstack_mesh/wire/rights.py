@@ -81,6 +81,11 @@ RIGHTS: dict[str, Audience] = {
 }
 
 
+NEW_WORK = frozenset(
+    f"/{_PACKAGE}.AuctionService/{method}" for method in ("Ask", "Reserve", "Commit")
+)
+"""What neither side does whose software is too old for the mesh."""
+
 STOP = f"/{_PACKAGE}.RunService/Stop"
 """Whoever may call it may also say it on a stream."""
 

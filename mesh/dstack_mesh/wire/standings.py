@@ -43,6 +43,11 @@ class Standings:
         check_belongs(picture, who.peer_id)
         return Member(who.peer_id, picture.role(who.peer_id, who.role))
 
+    @property
+    def protocol(self) -> int:
+        """The oldest protocol whose speakers get and take new work."""
+        return self._picture().protocol
+
     @contextmanager
     def during(self, certified: Caller) -> Generator[Call]:
         """A call of this caller goes on within the block. Raises Forbidden."""

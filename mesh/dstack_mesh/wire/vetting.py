@@ -85,6 +85,7 @@ class Vetting:
 def may_run(picture: Picture, agent: KnownAgent) -> bool:
     """Whether work may go to an agent, by what is known of the members.
 
-    One that is not in the roster may only where the roster began later than the mesh.
+    One that is not in the roster may only where the roster began later than the mesh; one whose
+    software is too old for the mesh may not.
     """
-    return picture.may_write(agent.card.peer_id)
+    return agent.card.protocol >= picture.protocol and picture.may_write(agent.card.peer_id)

@@ -11,6 +11,7 @@ import grpc.aio
 
 from dstack_mesh.card import PROTOCOL, HelloAnswer, PeerCard
 from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.faults import Refused
 from dstack_mesh.ids import Digest, HoldId, RunId
 from dstack_mesh.v1 import auction_pb2, membership_pb2, run_pb2
 from dstack_mesh.v1.auction_pb2_grpc import AuctionServiceStub
@@ -22,7 +23,8 @@ from dstack_mesh.wire.transfer import TransferClient
 from dstack_scheduler.agent_port import Attachment, DrivenJob, Hold, Listing, Question
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import JobSpec, RunRecord, TagRecord
-from dstack_scheduler.verdict import Bid
+from dstack_scheduler.refusal import refusal
+from dstack_scheduler.verdict import Bid, Never
 from dstack_scheduler.wire import convert, questions
 from dstack_scheduler.wire.attachment import GrpcAttachment, Requests
 from dstack_scheduler.wire.behalf import behalf_to_wire
@@ -80,8 +82,13 @@ class GrpcAgent:
 
     async def ask(self, question: Question) -> Bid:
         request = questions.ask_to_wire(question)
-        with translated(self._card.name):
-            bid = await self._auction.Ask(request, timeout=ASK_SECONDS, metadata=self._behalf)
+        try:
+            with translated(self._card.name):
+                bid = await self._auction.Ask(request, timeout=ASK_SECONDS, metadata=self._behalf)
+        except Refused as refused:  # a word about one side's software, which asking again repeats
+            if refused.code != "protocol-too-old":
+                raise
+            return Bid(Never((refusal(refused),)))
         return questions.bid_from_wire(bid)
 
     async def reserve(self, question: Question, epoch: int) -> Hold:

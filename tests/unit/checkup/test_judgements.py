@@ -16,7 +16,7 @@ from dstack_cli.checkup.multicast import judge_multicast
 from dstack_cli.checkup.sights import Hello, Sights, Way
 from dstack_cli.checkup.table import judged
 from dstack_cli.checkup.whereabouts import judge_whereabouts
-from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
+from dstack_mesh.card import PROTOCOL, HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.discovery.ear import Earshot
 from dstack_mesh.discovery.interfaces import Interface
 from dstack_mesh.ids import Address, MeshId, PeerId
@@ -189,3 +189,11 @@ def test_versions_are_compared_as_numbers() -> None:
         [*judge_versions(sights(way("10.0.0.2:1", "a", version="0.10.0"), version="0.9.0"))]
     )
     assert found.fix == "here: pip install -U dstack-mesh==0.10.0"
+
+
+def test_software_that_the_mesh_no_longer_gives_work_is_told() -> None:
+    seen = sights(way("10.0.0.2:1", "a"), required=PROTOCOL + 1)
+    causes = [(one.grade, one.cause) for one in judge_versions(seen)]
+    assert causes == [(Grade.FAIL, "version-skew")] * 2, "the agent's and our own"
+    new_enough = replace(seen, required=PROTOCOL)
+    assert {one.grade for one in judge_versions(new_enough)} == {Grade.PASS}

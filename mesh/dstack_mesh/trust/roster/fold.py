@@ -1,7 +1,8 @@
 """From a set of statements to what they come to. Pure; the order in which they came is no input.
 
 - The root key may say everything. An admin admits, gives the roles reader, submitter and runner,
-  and revokes; it touches neither admins nor the root. Anybody says of itself that it leaves.
+  revokes, and says how old software may be; it touches neither admins nor the root. Anybody says
+  of itself that it leaves.
 - Who is an admin follows from the root's statements alone.
 - A removed admin's statements stand up to the one that the removal names, on that branch.
 - A revocation that stands beats everything, for ever: it counts even if statements before it are
@@ -109,6 +110,8 @@ class _Order:
                 return role in ASSIGNABLE and not self._protected(subject)
             case Revoke(subject=subject):
                 return not self._protected(subject)
+            case RequireProtocol():
+                return True
             case _:
                 return _leaves(one)
 
