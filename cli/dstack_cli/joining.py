@@ -20,7 +20,7 @@ from dstack_mesh.identity import Identity
 from dstack_mesh.ids import Address
 from dstack_mesh.own_name import own_name
 from dstack_mesh.trust.invite import Burned, Expired, Live, State, Used, why_not
-from dstack_mesh.trust.membership import Membership, Role, can_invite
+from dstack_mesh.trust.membership import Membership, Role, holds_root
 from dstack_mesh.trust.membership import leave as forget
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def leave_mesh(home: Home, yes: bool, new_key: bool = False) -> None:
             raise Misused(
                 "Leaving a mesh is asked for.", "", "dstack mesh leave --yes", code="usage"
             )
-        last = " Its root key is here: nobody can be invited any more." if can_invite(home) else ""
+        last = " Its root key is here: nobody can be invited any more." if holds_root(home) else ""
         click.confirm(f'Leave the mesh "{membership.mesh_name}"?{last}', abort=True, err=True)
     output = chosen()
     _tell_that_we_leave(home, membership, output)

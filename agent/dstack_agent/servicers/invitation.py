@@ -72,7 +72,7 @@ class InvitationServicer(rpc.InvitationServiceServicer):
     """InvitationService of an agent. `run` serves what `Invite` makes.
 
     Args:
-        home: Holds the mesh's root key, or every Invite is refused.
+        home: Holds the mesh's root key or an admin's, or every Invite is refused.
         seeds: Addresses of agents for the newcomer, as they are when it joins.
         host: Where the listeners stand.
         keeper: The roster; opened from the home by default.
@@ -158,7 +158,7 @@ def _role(word: str) -> Role:
         return Role(word)
     except ValueError:
         raise Invalid(
-            "There is no such role.", repr(word), "Choose reader, submitter or runner."
+            "There is no such role.", repr(word), "Choose reader, submitter, runner or admin."
         ) from None
 
 

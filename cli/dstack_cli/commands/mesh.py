@@ -30,7 +30,7 @@ def create(home: Home, name: str, as_json: bool) -> None:
 @home_option
 @click.option(
     "--role",
-    type=click.Choice(["reader", "submitter", "runner"]),
+    type=click.Choice(["reader", "submitter", "runner", "admin"]),
     default="runner",
     show_default=True,
     help="What the newcomer may do.",
@@ -49,8 +49,9 @@ def create(home: Home, name: str, as_json: bool) -> None:
 def invite(home: Home, role: str, minutes: float, as_json: bool) -> int:
     """Invite one machine: prints a code that works once.
 
-    Where an agent of this home runs it serves the invitation; otherwise this command stays until
-    the invitation was used or expired.
+    For the root and the admins that it invited; the root alone invites admins. Where an agent of
+    this home runs it serves the invitation; otherwise this command stays until the invitation was
+    used or expired.
     """
     from dstack_cli.joining import invite_one
 

@@ -90,8 +90,8 @@ def require_inviter(home: Home) -> Membership:
     if not can_invite(home):
         raise Refused(
             "This home cannot invite.",
-            f'The root key of "{membership.mesh_name}" is not here.',
-            "Run it on the machine where `dstack mesh create` was run.",
+            f'Neither the root key of "{membership.mesh_name}" nor an admin\'s is here.',
+            "Run it on the machine where `dstack mesh create` was run, or on an admin's.",
             code="cannot-invite",
         )
     membership.check_valid(datetime.now(UTC))

@@ -1,5 +1,7 @@
 """The mesh's own certificate authority: makes a mesh and signs its members' certificates.
 
+The root signs members and issuers; an issuer, which an admin has, signs members and nothing else.
+
 A certificate holds ids and nothing that a person could read: a stranger who connects sees the leaf.
 """
 
@@ -23,9 +25,19 @@ from dstack_mesh.identity import (
     read_private_key,
 )
 from dstack_mesh.ids import MeshId, PeerId
-from dstack_mesh.trust.membership import Membership, Role, can_invite, root_key_path
+from dstack_mesh.trust.membership import (
+    Membership,
+    Role,
+    can_invite,
+    holds_root,
+    issuer_key_path,
+    issuer_path,
+    root_key_path,
+)
+from dstack_mesh.trust.roster.statement import ASSIGNABLE
 
 LEAF_LIFE = timedelta(days=90)
+ISSUER_LIFE = timedelta(days=365)
 ROOT_LIFE = timedelta(days=3650)
 BACKDATED = timedelta(hours=1)
 """Clocks of a lab differ; a new certificate holds at once everywhere."""
@@ -78,33 +90,73 @@ def already_a_member(present: Membership) -> Refused:
 
 
 class Authority:
-    """Signs certificates with the root key of this home. Raises Refused where it is not."""
+    """Signs certificates with the root key of this home, else with its issuer key.
+
+    Raises Refused where it has neither.
+    """
 
     def __init__(self, home: Home) -> None:
         if not can_invite(home):
             raise Refused(
                 "This home cannot invite.",
-                f"The mesh's root key is not in {home.keys}.",
-                "Invite from the machine where `dstack mesh create` was run.",
+                f"Neither the mesh's root key nor an admin's is in {home.keys}.",
+                "Invite from the machine where `dstack mesh create` was run, or from an admin's.",
                 code="cannot-invite",
             )
         self.membership = Membership.require(home)
-        self._key = read_private_key(root_key_path(home))
         self._root = x509.load_pem_x509_certificate(self.membership.root_path.read_bytes())
+        self.is_root = holds_root(home)
+        if self.is_root:
+            self._key, self._above = read_private_key(root_key_path(home)), self._root
+        else:
+            self._key = read_private_key(issuer_key_path(home))
+            self._above = x509.load_pem_x509_certificate(issuer_path(home).read_bytes())
 
     @property
     def root_pem(self) -> bytes:
         return to_pem(self._root)
 
+    def until(self, now: datetime) -> datetime:
+        """Until when a certificate holds that is signed now. Raises Refused for an old issuer."""
+        last = self._above.not_valid_after_utc
+        if now >= last:
+            raise Refused(
+                "This home's right to invite has expired.",
+                f"The root gave it until {last:%Y-%m-%d %H:%M} UTC.",
+                "The root invites it again: `dstack mesh invite --role admin`.",
+                code="issuer-expired",
+            )
+        return min(now + LEAF_LIFE, last)
+
     def sign(self, request: x509.CertificateSigningRequest, role: Role, now: datetime) -> bytes:
-        """A member's certificate for the key in the request, as PEM. Raises Invalid."""
-        return to_pem(sign_leaf(self._key, self._root, key_of(request), now, role=role))
+        """A member's certificate for the key in the request, as PEM, with the issuer's if there is
+        one between it and the root. Raises Invalid, or Refused for an issuer that expired.
+
+        An issuer names no role above a runner's: of others the roster speaks.
+        """
+        life = self.until(now) - now
+        if self.is_root:
+            return to_pem(sign_leaf(self._key, self._root, key_of(request), now, life, role=role))
+        named = role if role in ASSIGNABLE else Role.RUNNER
+        leaf = sign_leaf(self._key, self._above, key_of(request), now, life, role=named)
+        return to_pem(leaf) + to_pem(self._above)
+
+    def sign_issuer(self, request: x509.CertificateSigningRequest, now: datetime) -> bytes:
+        """A certificate for an admin's signing key, as PEM. Raises Invalid, or Refused off root."""
+        if not self.is_root:
+            raise Refused("Only the mesh's root makes issuers.", code="cannot-invite")
+        return to_pem(sign_issuer(self._key, self._root, key_of(request), now))
 
 
 def make_request(identity: Identity) -> bytes:
     """A certificate request in DER: proves that the peer has the key, and says nothing else."""
+    return request_of(identity.private_key())
+
+
+def request_of(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The same for any key."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    return builder.sign(identity.private_key(), hashes.SHA256()).public_bytes(Encoding.DER)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def read_request(der: bytes, expected_key: bytes) -> x509.CertificateSigningRequest:
@@ -162,6 +214,24 @@ def sign_leaf(
     builder = builder.add_extension(usage, critical=False)
     builder = builder.add_extension(x509.BasicConstraints(False, None), critical=True)
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
+    return builder.add_extension(authority, critical=False).sign(root_key, hashes.SHA256())
+
+
+def sign_issuer(
+    root_key: ec.EllipticCurvePrivateKey,
+    root: x509.Certificate,
+    key: ec.EllipticCurvePublicKey,
+    now: datetime,
+    life: timedelta = ISSUER_LIFE,
+) -> x509.Certificate:
+    """A certificate for a key that signs members' certificates, and no issuer's."""
+    builder = _dated(now, life).subject_name(_random_name()).issuer_name(root.subject)
+    builder = builder.public_key(key)
+    builder = builder.add_extension(x509.BasicConstraints(True, 0), critical=True)
+    builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
+    own = x509.SubjectKeyIdentifier.from_public_key(key)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
+    builder = builder.add_extension(own, critical=False)
     return builder.add_extension(authority, critical=False).sign(root_key, hashes.SHA256())
 
 

@@ -8,13 +8,16 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
+
+from cryptography import x509
 
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
-from dstack_mesh.identity import id_of_key
+from dstack_mesh.identity import id_of_key, public_der
 from dstack_mesh.ids import Address, PeerId
-from dstack_mesh.trust.authority import LEAF_LIFE, Authority, read_request
+from dstack_mesh.trust.authority import Authority, key_of, parse_request, read_request
 from dstack_mesh.trust.invite import (
     NONCE_BYTES,
     Code,
@@ -29,6 +32,7 @@ from dstack_mesh.trust.invite import (
 )
 from dstack_mesh.trust.invites import InviteBook
 from dstack_mesh.trust.joining import Greeting, Reply
+from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.enrolment import Enrolment
 from dstack_mesh.trust.roster.roster import Roster
 
@@ -123,7 +127,13 @@ class Desk:
         return Greeting(self._invite.mesh_id, transcript.listener_nonce, proof)
 
     async def join(
-        self, invite_id: str, nonce: bytes, proof: bytes, request: bytes, name: str = ""
+        self,
+        invite_id: str,
+        nonce: bytes,
+        proof: bytes,
+        request: bytes,
+        name: str = "",
+        issuer_request: bytes = b"",
     ) -> Reply:
         """Signs for whoever proves to know the code, once.
 
@@ -144,21 +154,33 @@ class Desk:
                 state = self._invite.state
                 self._on_event(TriedWrong(state.tries_left if isinstance(state, Live) else 0))
                 raise wrong_code()
-            if len(request) > LONGEST_REQUEST_BYTES:
+            if max(len(request), len(issuer_request)) > LONGEST_REQUEST_BYTES:
                 raise Invalid("A certificate request is too long.")
             checked = read_request(request, transcript.newcomer_key)
             peer_id = PeerId(id_of_key(transcript.newcomer_key))
-            self._enrolment.check(peer_id)
+            self._enrolment.check(peer_id, self._invite.role)
+            # An older newcomer asks for no key to sign with, and a member needs none.
+            issues = self._invite.role is Role.ADMIN and bool(issuer_request)
+            issuing = parse_request(issuer_request) if issues else None
             await self._note(self._invite.used(peer_id))
-            certificate = self._authority.sign(checked, self._invite.role, self._clock.now())
-            roster = await self._enrol(peer_id, name)
+            now = self._clock.now()
+            certificate = self._authority.sign(checked, self._invite.role, now)
+            issuer_pem = self._authority.sign_issuer(issuing, now) if issuing else b""
+            roster = await self._enrol(peer_id, name, now, issuing)
         self._on_event(Joined(peer_id, roster.picture.members[peer_id].name))
-        return self._reply(transcript, certificate, roster)
+        return self._reply(transcript, certificate, roster, issuer_pem)
 
-    async def _enrol(self, peer_id: PeerId, name: str) -> Roster:
-        now, invite = self._clock.now(), self._invite
+    async def _enrol(
+        self,
+        peer_id: PeerId,
+        name: str,
+        now: datetime,
+        issuing: x509.CertificateSigningRequest | None,
+    ) -> Roster:
+        invite, until = self._invite, self._authority.until(now)
+        issuer = PeerId(id_of_key(public_der(key_of(issuing)))) if issuing else None
         return await self._enrolment.enrol(
-            peer_id, invite.role, name, invite.invite_id, now + LEAF_LIFE, now
+            peer_id, invite.role, name, invite.invite_id, until, now, issuer
         )
 
     async def ended(self) -> State:
@@ -186,7 +208,9 @@ class Desk:
             self._ended.set()
         await asyncio.to_thread(self._book.write, invite, self._clock.now())
 
-    def _reply(self, transcript: Transcript, certificate: bytes, roster: Roster) -> Reply:
+    def _reply(
+        self, transcript: Transcript, certificate: bytes, roster: Roster, issuer_pem: bytes
+    ) -> Reply:
         unproved = Reply(
             certificate_pem=certificate,
             root_pem=self._authority.root_pem,
@@ -196,5 +220,6 @@ class Desk:
             role=self._invite.role.value,
             proof=b"",
             statements=tuple(one.signed for one in roster.missing_since({})),
+            issuer_pem=issuer_pem,
         )
         return replace(unproved, proof=transcript.reply_proof(self._key, *unproved.fields()))

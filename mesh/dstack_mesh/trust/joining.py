@@ -4,19 +4,21 @@ import secrets
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from dstack_mesh.durable import write_durably
 from dstack_mesh.faults import Damaged, Forbidden, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
-from dstack_mesh.identity import Identity, id_of_key, public_der
+from dstack_mesh.identity import Identity, id_of_key, private_pem, public_der
 from dstack_mesh.ids import Address, MeshId
 from dstack_mesh.signing import Signed
 from dstack_mesh.trust.authority import (
     already_a_member,
     make_request,
     mesh_of_root,
+    request_of,
+    to_pem,
 )
 from dstack_mesh.trust.invite import (
     NONCE_BYTES,
@@ -25,7 +27,8 @@ from dstack_mesh.trust.invite import (
     derive_key,
     wrong_code,
 )
-from dstack_mesh.trust.membership import Membership, Role
+from dstack_mesh.trust.membership import Membership, Role, issuer_key_path, issuer_path
+from dstack_mesh.trust.path import checked_path, key_id, may_sign
 
 
 @frozen
@@ -49,9 +52,10 @@ class Reply:
     role: str
     proof: bytes
     statements: tuple[Signed, ...] = ()
+    issuer_pem: bytes = b""
 
     def fields(self) -> tuple[bytes, ...]:
-        """What the proof covers; statements prove themselves."""
+        """What the proof covers; statements and an issuer's certificate prove themselves."""
         return (
             self.certificate_pem,
             self.root_pem,
@@ -94,6 +98,7 @@ class Newcomer:
         self._identity = Identity.load_or_make(home)
         self.public_key = public_der(self._identity.private_key().public_key())
         self.nonce = secrets.token_bytes(NONCE_BYTES)
+        self._issuer_key = ec.generate_private_key(ec.SECP256R1())
 
     @property
     def invite_id(self) -> str:
@@ -135,6 +140,10 @@ class Newcomer:
         """The certificate request, DER."""
         return make_request(self._identity)
 
+    def issuer_request(self) -> bytes:
+        """The same for a key that would sign certificates, should we become an admin."""
+        return request_of(self._issuer_key)
+
     def finish(self, agreement: Agreement, reply: Reply, now: datetime) -> Membership:
         """Checks the reply and writes the membership down.
 
@@ -159,20 +168,35 @@ class Newcomer:
             seeds=reply.seeds,
         )
         membership.check_valid(now)
+        if reply.issuer_pem:
+            self._keep_issuer(reply)
         membership.store(self.home, reply.certificate_pem, reply.root_pem)
         return membership
 
     def _checked_leaf(self, agreement: Agreement, reply: Reply) -> x509.Certificate:
-        try:
-            root = x509.load_pem_x509_certificate(reply.root_pem)
-            leaf = x509.load_pem_x509_certificate(reply.certificate_pem)
-            leaf.verify_directly_issued_by(root)
-        except (ValueError, TypeError, InvalidSignature) as broken:
-            raise Damaged("The certificates do not belong together.", str(broken)) from broken
-        key = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        if key != self.public_key or mesh_of_root(root) != agreement.transcript.mesh_id:
-            raise Damaged("The certificate is not for this home.", f"Its key is {id_of_key(key)}.")
+        root = _root(reply)
+        leaf = checked_path(reply.certificate_pem, root)[0]
+        ours = key_id(leaf) == id_of_key(self.public_key)
+        if not ours or mesh_of_root(root) != agreement.transcript.mesh_id:
+            raise Damaged("The certificate is not for this home.", f"Its key is {key_id(leaf)}.")
         return leaf
+
+    def _keep_issuer(self, reply: Reply) -> None:
+        """Writes our signing key down with the root's word for it, before we are a member."""
+        [issuer] = checked_path(reply.issuer_pem, _root(reply))[:1]
+        if key_id(issuer) != id_of_key(public_der(self._issuer_key.public_key())):
+            raise Damaged("The issuer's certificate is not for this home.")
+        if not may_sign(issuer):
+            raise Damaged("The issuer's certificate may sign none.")
+        write_durably(issuer_key_path(self.home), private_pem(self._issuer_key))
+        write_durably(issuer_path(self.home), to_pem(issuer))
+
+
+def _root(reply: Reply) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(reply.root_pem)
+    except ValueError as broken:
+        raise Damaged("The mesh's root certificate cannot be read.", str(broken)) from broken
 
 
 def _role(word: str) -> Role:

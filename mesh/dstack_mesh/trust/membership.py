@@ -156,9 +156,15 @@ class Membership:
             )
 
 
-def can_invite(home: Home) -> bool:
+def holds_root(home: Home) -> bool:
     """Whether this home holds the mesh's root key."""
     return root_key_path(home).exists() and _file(home).exists()
+
+
+def can_invite(home: Home) -> bool:
+    """Whether this home holds a key that signs certificates: the root's, or an admin's own."""
+    issues = issuer_key_path(home).exists() and issuer_path(home).exists()
+    return holds_root(home) or (issues and _file(home).exists())
 
 
 def root_key_path(home: Home) -> Path:
@@ -166,13 +172,25 @@ def root_key_path(home: Home) -> Path:
     return home.keys / "root-key.pem"
 
 
+def issuer_key_path(home: Home) -> Path:
+    """Where an admin's key that signs certificates is."""
+    return home.keys / "issuer-key.pem"
+
+
+def issuer_path(home: Home) -> Path:
+    """Where the root's word for that key is."""
+    return home.keys / "issuer.pem"
+
+
 def leave(home: Home) -> None:
-    """Forgets the mesh, certificates and root key included. The home's own key stays."""
+    """Forgets the mesh, certificates and signing keys included. The home's own key stays."""
     for path in (
         _file(home),
         home.keys / "cert.pem",
         home.keys / "root.pem",
         root_key_path(home),
+        issuer_key_path(home),
+        issuer_path(home),
         home.keys / "roster.json",
         home.keys / "roster.statements",
     ):

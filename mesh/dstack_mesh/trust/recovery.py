@@ -28,7 +28,7 @@ from dstack_mesh.trust.authority import (
     sign_leaf,
     to_pem,
 )
-from dstack_mesh.trust.membership import Membership, Role, can_invite, root_key_path
+from dstack_mesh.trust.membership import Membership, Role, holds_root, root_key_path
 
 SHORTEST_PASSPHRASE = 10
 HEADER = b"dstack-mesh recovery 1\n"
@@ -53,7 +53,7 @@ def write_recovery(home: Home, path: Path, passphrase: str) -> Membership:
         Invalid: The passphrase is short.
     """
     membership = Membership.require(home)
-    if not can_invite(home):
+    if not holds_root(home):
         raise Refused(
             "This home has nothing to recover from.",
             f"The mesh's root key is not in {home.keys}.",

@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from dstack_mesh.faults import Damaged
 from dstack_mesh.home import Home
-from dstack_mesh.identity import Identity, public_der
+from dstack_mesh.identity import Identity, id_of_key, public_der
 from dstack_mesh.trust.authority import to_pem
 from dstack_mesh.trust.membership import Membership
+from dstack_mesh.trust.path import checked_path, key_id
 
 
 def accept(home: Home, membership: Membership, chain_pem: bytes) -> Membership:
@@ -21,14 +20,8 @@ def accept(home: Home, membership: Membership, chain_pem: bytes) -> Membership:
     """
     key = Identity.load_or_make(home).private_key().public_key()
     root = x509.load_pem_x509_certificate(membership.root_path.read_bytes())
-    try:
-        leaf, *between = x509.load_pem_x509_certificates(chain_pem)
-        for child, parent in zip([leaf, *between], [*between, root], strict=True):
-            child.verify_directly_issued_by(parent)
-    except (ValueError, TypeError, InvalidSignature) as broken:
-        raise Damaged("A new certificate is not of this mesh.", str(broken)) from broken
-    of_leaf = leaf.public_key()
-    if not isinstance(of_leaf, EllipticCurvePublicKey) or public_der(of_leaf) != public_der(key):
+    leaf, *between = checked_path(chain_pem, root)
+    if key_id(leaf) != id_of_key(public_der(key)):
         raise Damaged("A new certificate is not for this home's key.")
     renewed = replace(
         membership, not_before=leaf.not_valid_before_utc, not_after=leaf.not_valid_after_utc

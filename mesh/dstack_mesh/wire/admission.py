@@ -38,6 +38,7 @@ from dstack_mesh.trust.invites import InviteBook
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.enrolment import Enrolment
 from dstack_mesh.trust.roster.keeper import Keeper
+from dstack_mesh.trust.roster.scribe import not_allowed
 from dstack_mesh.v1 import admission_pb2 as pb
 from dstack_mesh.v1 import admission_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
@@ -45,7 +46,7 @@ from dstack_mesh.wire.roster import open_keeper, scribe_of, within_page
 from dstack_mesh.wire.server import bind, make_server
 from dstack_mesh.wire.statements import signed_to_wire
 
-INVITABLE = (Role.READER, Role.SUBMITTER, Role.RUNNER)
+INVITABLE = (Role.READER, Role.SUBMITTER, Role.RUNNER, Role.ADMIN)
 CALL_SECONDS = 10.0
 """Deadline of each step; the other side may be deriving a key on a slow machine."""
 
@@ -89,6 +90,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
             request.joiner_proof,
             request.certificate_request,
             request.name,
+            request.issuer_request,
         )
         return pb.JoinResponse(
             certificate_pem=reply.certificate_pem,
@@ -99,6 +101,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
             role=reply.role,
             server_proof=reply.proof,
             statements=map(signed_to_wire, within_page(reply.statements)),
+            issuer_pem=reply.issuer_pem,
         )
 
 
@@ -191,7 +194,7 @@ async def serve_invitation(
     """Makes an invitation and serves it until it is used, burned or expired; says which.
 
     Args:
-        home: Holds the mesh's root key.
+        home: Holds the mesh's root key, or is an admin's.
         role: What the newcomer becomes.
         lifetime_seconds: At most a day.
         on_code: Called once, when newcomers can join.
@@ -206,17 +209,19 @@ async def serve_invitation(
 
     Raises:
         Refused: This home cannot invite, or the port cannot be opened.
+        Forbidden: It was an admin's, or an admin invites an admin.
         Invalid: The role or the lifetime cannot be.
     """
     if role not in INVITABLE or not 0 < lifetime_seconds <= LONGEST_LIFETIME_SECONDS:
         raise Invalid(
             "There is no such invitation.",
-            f"Role {role.value}, {lifetime_seconds:g} s; roles are reader, submitter and runner, "
-            f"and it lives for at most {LONGEST_LIFETIME_SECONDS} s.",
+            f"Role {role.value}, {lifetime_seconds:g} s; roles are reader, submitter, runner and "
+            f"admin, and it lives for at most {LONGEST_LIFETIME_SECONDS} s.",
         )
     clock, code = clock or SystemClock(), code or make_code()
     authority = authority or Authority(home)
-    enrolment = await asyncio.to_thread(_enrolment, home, authority, keeper)
+    enrolment = await asyncio.to_thread(_enrolment, home, authority, keeper, role)
+    authority.until(clock.now())
     key, certificate = throw_away_certificate(clock.now(), timedelta(seconds=lifetime_seconds))
     expires_at = clock.now() + timedelta(seconds=lifetime_seconds)
     invite = Invite(
@@ -252,9 +257,14 @@ async def serve_invitation(
         await server.stop(CALL_SECONDS)
 
 
-def _enrolment(home: Home, authority: Authority, keeper: Keeper | None) -> Enrolment:
+def _enrolment(home: Home, authority: Authority, keeper: Keeper | None, role: Role) -> Enrolment:
     membership = authority.membership
-    return Enrolment(keeper or open_keeper(home, membership), scribe_of(home, membership))
+    keeper, scribe = keeper or open_keeper(home, membership), scribe_of(home, membership)
+    if role is Role.ADMIN and not authority.is_root:
+        raise not_allowed("Inviting an admin")
+    if not scribe.may_govern(keeper.roster):
+        raise not_allowed("Inviting")
+    return Enrolment(keeper, scribe)
 
 
 def _addresses(host: str, port: int) -> tuple[Address, ...]:

@@ -26,11 +26,12 @@ class Member:
     """A member of the mesh, proved by TLS.
 
     `role` is the roster's; while its admission is not known here, what its certificate was signed
-    for.
+    for. `issuer` is the key that signed it, None for the root's.
     """
 
     peer_id: PeerId
     role: Role
+    issuer: PeerId | None = None
 
 
 @frozen
@@ -39,6 +40,9 @@ class Stranger:
 
 
 Caller = Owner | Member | Stranger
+
+LONGEST_CHAIN_BYTES = 8192
+"""Of what a caller shows beside its certificate: its issuer's, which has 700."""
 
 
 _JUDGED: ContextVar["tuple[Any, Caller] | None"] = ContextVar("judged", default=None)
@@ -74,7 +78,9 @@ def certified(context: "grpc.aio.ServicerContext[Any, Any]") -> Caller:
             code="old-tls",
         )
     certificate = _first(facts.get("x509_pem_cert"))
-    return _member(certificate) if certificate else Stranger()
+    if not certificate:
+        return Stranger()
+    return _member(certificate, _first(facts.get("x509_pem_cert_chain")))
 
 
 def _first(values: Any) -> bytes:
@@ -82,7 +88,7 @@ def _first(values: Any) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _member(certificate_pem: bytes) -> Member:
+def _member(certificate_pem: bytes, shown_pem: bytes) -> Member:
     # The id is computed from the key, so an authority's mistake cannot give away a peer's name.
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -91,7 +97,20 @@ def _member(certificate_pem: bytes) -> Member:
     key = certificate.public_key()
     if not isinstance(key, EllipticCurvePublicKey):
         raise Forbidden("The caller's certificate is of a kind that no member has.")
-    return Member(PeerId(id_of_key(public_der(key))), _role(certificate))
+    peer_id = PeerId(id_of_key(public_der(key)))
+    return Member(peer_id, _role(certificate), _issuer(certificate, shown_pem))
+
+
+def _issuer(certificate: "x509.Certificate", shown_pem: bytes) -> PeerId | None:
+    if not shown_pem:
+        return None
+    if len(shown_pem) > LONGEST_CHAIN_BYTES:
+        raise Forbidden("The caller shows more certificates than any member has.", code="no-right")
+    from cryptography import x509
+
+    from dstack_mesh.trust.path import issuer_of
+
+    return issuer_of(certificate, x509.load_pem_x509_certificates(shown_pem))
 
 
 def _role(certificate: "x509.Certificate") -> Role:

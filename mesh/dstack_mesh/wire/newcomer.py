@@ -177,6 +177,7 @@ async def _ask_to_join(
         certificate_request=newcomer.request(),
         joiner_nonce=newcomer.nonce,
         name=newcomer.name,
+        issuer_request=newcomer.issuer_request(),
     )
     with translated(address):
         response = await stub.Join(request, timeout=CALL_SECONDS)
@@ -189,4 +190,5 @@ async def _ask_to_join(
         role=response.role,
         proof=response.server_proof,
         statements=tuple(statements_from_wire(response.statements)),
+        issuer_pem=response.issuer_pem,
     )

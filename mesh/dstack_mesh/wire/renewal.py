@@ -13,13 +13,15 @@ from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, id_of_key, public_der
 from dstack_mesh.ids import PeerId
 from dstack_mesh.membership.known import KnownAgent
-from dstack_mesh.trust.authority import LEAF_LIFE, Authority, key_of, make_request, parse_request
+from dstack_mesh.trust.authority import Authority, key_of, make_request, parse_request
 from dstack_mesh.trust.desk import LONGEST_REQUEST_BYTES
 from dstack_mesh.trust.membership import Membership, Role, can_invite
 from dstack_mesh.trust.renewing import accept
 from dstack_mesh.trust.roster.enrolment import Enrolment
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.trust.roster.picture import Picture
+from dstack_mesh.trust.roster.scribe import not_allowed
+from dstack_mesh.trust.roster.statement import ASSIGNABLE
 from dstack_mesh.v1 import roster_pb2 as pb
 from dstack_mesh.v1 import roster_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Member
@@ -46,6 +48,7 @@ async def renew(
 
     Raises:
         Invalid: The request is not of the key that calls.
+        Forbidden: This home was an admin's.
     """
     if len(request.certificate_request) > LONGEST_REQUEST_BYTES:
         raise Invalid("A certificate request is too long.")
@@ -53,12 +56,15 @@ async def renew(
     if PeerId(id_of_key(public_der(key_of(checked)))) != who.peer_id:
         raise Invalid("A certificate request is not of the key that calls.")
     authority = await asyncio.to_thread(Authority, home)
-    certificate = authority.sign(checked, who.role, now)
     scribe = await asyncio.to_thread(scribe_of, home, authority.membership)
+    if not scribe.may_govern(keeper.roster):
+        raise not_allowed("Renewing a certificate")
+    certificate, until = authority.sign(checked, who.role, now), authority.until(now)
     known = keeper.picture.members.get(who.peer_id)
-    await Enrolment(keeper, scribe).enrol(
-        who.peer_id, who.role, known.name if known else "", "renewal", now + LEAF_LIFE, now
-    )
+    if scribe.is_root or who.role in ASSIGNABLE:  # of an admin only the root's word is heeded
+        await Enrolment(keeper, scribe).enrol(
+            who.peer_id, who.role, known.name if known else "", "renewal", until, now
+        )
     return certificate
 
 

@@ -7,11 +7,13 @@ with that reason; those of whoever has another role now end too, and may be made
 import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dstack_mesh.faults import Forbidden, MeshError, Unreachable
 from dstack_mesh.ids import MeshId, PeerId
+from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
+from dstack_mesh.trust.roster.statement import ASSIGNABLE
 from dstack_mesh.wire.caller import Caller, Member
 
 
@@ -41,7 +43,8 @@ class Standings:
             return who
         picture = self._picture()
         check_belongs(picture, who.peer_id)
-        return Member(who.peer_id, picture.role(who.peer_id, who.role))
+        check_issued(picture, who)
+        return replace(who, role=picture.role(who.peer_id, named_role(picture, who)))
 
     @property
     def protocol(self) -> int:
@@ -103,9 +106,30 @@ def check_belongs(picture: Picture, peer_id: PeerId) -> None:
             return
 
 
+def check_issued(picture: Picture, who: Member) -> None:
+    """Raises Forbidden if a member's certificate was signed by somebody who may no more."""
+    if not picture.honours(who.issuer, who.peer_id):
+        raise Forbidden(
+            "Whoever signed this peer's certificate may sign none any more.",
+            f"The mesh's roster says so of {who.issuer}, and admits {who.peer_id} by nobody else.",
+            "Join again: `dstack mesh invite` on another machine that may invite, then "
+            "`dstack mesh join CODE` here.",
+            code="issuer-removed",
+        )
+
+
+def named_role(picture: Picture, who: Member) -> Role:
+    """The role in a certificate, as far as who signed it may give it: only the root all of them."""
+    if who.issuer in (None, PeerId(picture.mesh_id)) or who.role in ASSIGNABLE:
+        return who.role
+    return Role.READER
+
+
 def _why_end(picture: Picture, peer_id: PeerId, call: Call) -> MeshError | None:
     try:
         check_belongs(picture, peer_id)
+        if isinstance(call.who, Member):
+            check_issued(picture, call.who)
     except Forbidden as refused:
         return refused
     if isinstance(call.who, Member) and picture.role(peer_id, call.who.role) is not call.who.role:

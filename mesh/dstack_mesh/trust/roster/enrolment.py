@@ -12,7 +12,7 @@ from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.trust.roster.picture import Belonging, Picture
 from dstack_mesh.trust.roster.roster import Roster
 from dstack_mesh.trust.roster.scribe import Scribe
-from dstack_mesh.trust.roster.statement import Admit, Sealed
+from dstack_mesh.trust.roster.statement import AddAdmin, AddIssuer, Admit, Fact, Sealed
 
 
 class Enrolment:
@@ -27,14 +27,21 @@ class Enrolment:
         self._keeper = keeper
         self._scribe = scribe
 
-    def check(self, peer_id: PeerId) -> None:
-        """Raises Refused if this key may never be a member again."""
+    def check(self, peer_id: PeerId, role: Role = Role.READER) -> None:
+        """Raises Refused if this key may never be a member again, or never again an admin."""
         if self._keeper.picture.belonging(peer_id) is Belonging.REVOKED:
             raise Refused(
                 "This key was revoked.",
                 f"The mesh's roster admits {peer_id} never again.",
                 "Make a new key there first: `dstack mesh leave --new-key`.",
                 code="revoked",
+            )
+        if role is Role.ADMIN and peer_id in self._keeper.roster.unmade:
+            raise Refused(
+                "This key was an admin's before.",
+                f"Who was one is never one again with the same key: {peer_id}.",
+                "Make a new key there first: `dstack mesh leave --new-key`.",
+                code="was-an-admin",
             )
 
     async def enrol(
@@ -45,8 +52,11 @@ class Enrolment:
         through: str,
         expires_at: datetime,
         now: datetime,
+        issuer: PeerId | None = None,
     ) -> Roster:
         """Admits a peer, under a name that no other member has; the roster with it.
+
+        An admin is made one in the same step; `issuer` is the key with which it signs.
 
         Raises:
             Busy: The roster is full.
@@ -55,8 +65,12 @@ class Enrolment:
         def write(roster: Roster) -> list[Sealed]:
             unused = unused_name(roster.picture, peer_id, name)
             given = Role.RUNNER if role is Role.ADMIN else role  # admins are made, not admitted
-            admission = Admit(peer_id, given, unused, through, expires_at)
-            return self._scribe.write(roster, [admission], now)
+            facts: list[Fact] = [Admit(peer_id, given, unused, through, expires_at)]
+            if role is Role.ADMIN and peer_id not in roster.picture.admins:
+                facts.append(AddAdmin(peer_id))
+            if issuer is not None:
+                facts.append(AddIssuer(issuer, peer_id))
+            return self._scribe.write(roster, facts, now)
 
         return await self._keeper.issue(write)
 

@@ -52,6 +52,7 @@ def picture_of(mesh_id: MeshId, chains: Chains) -> Picture:
         members={one.peer_id: one for one in members},
         admins=order.admins & frozenset(serving),
         issuers={key: holder for key, holder in file.issuers.items() if key not in file.voided},
+        voided=frozenset(file.voided),
         forked=tuple(sorted(issuer for issuer, one in chains.items() if one.forked_at)),
         protocol=file.protocol,
     )
@@ -61,6 +62,12 @@ def governors(mesh_id: MeshId, chains: Chains) -> frozenset[PeerId]:
     """The root, and everybody whom it ever made an admin. Only grows as statements arrive."""
     root = _facts_of_root(mesh_id, chains)
     return frozenset({PeerId(mesh_id)} | {one.subject for one in root if isinstance(one, AddAdmin)})
+
+
+def unmade(mesh_id: MeshId, chains: Chains) -> frozenset[PeerId]:
+    """Everybody whom the root made an admin no more. Only grows as statements arrive."""
+    root = _facts_of_root(mesh_id, chains)
+    return frozenset(one.subject for one in root if isinstance(one, RemoveAdmin))
 
 
 def spoken_of(chains: Chains, governing: frozenset[PeerId]) -> frozenset[PeerId]:

@@ -67,7 +67,8 @@ class Picture:
         heads: How far each issuer's statements are known.
         members: Everybody of whom the roster speaks.
         admins: Who may invite and revoke, beside the root.
-        issuers: Keys that may sign certificates, and who has them.
+        issuers: Keys that sign certificates, and who has them: they do so while it is an admin.
+        voided: Keys that may sign no more.
         forked: Issuers that numbered two statements alike.
         protocol: The oldest protocol whose speakers get work.
     """
@@ -79,6 +80,7 @@ class Picture:
     issuers: Mapping[PeerId, PeerId] | None = None
     forked: tuple[PeerId, ...] = ()
     protocol: int = 0
+    voided: frozenset[PeerId] = frozenset()
 
     @cached_property
     def digest(self) -> str:
@@ -111,6 +113,22 @@ class Picture:
         """
         said = self.may_run(peer_id)
         return not self.founded if said is None else said
+
+    def honours(self, issuer: PeerId | None, peer_id: PeerId) -> bool:
+        """Whether a certificate counts that a key signed for a peer; None is the root.
+
+        What was signed with a voided key counts for nobody. What a removed admin signed counts
+        for whom it had admitted before its limit, or somebody else did. A key of which the roster
+        does not speak yet counts, for the root signed its certificate.
+        """
+        if issuer is None or issuer == PeerId(self.mesh_id):
+            return True
+        if issuer in self.voided:
+            return False
+        holder = (self.issuers or {}).get(issuer)
+        if holder is None or holder in self.admins:
+            return True
+        return self.belonging(peer_id) is Belonging.MEMBER
 
     @property
     def founded(self) -> bool:
@@ -153,6 +171,7 @@ def to_json(picture: Picture) -> dict[str, Any]:
         "issuers": dict(picture.issuers or {}),
         "forked": picture.forked,
         "protocol": picture.protocol,
+        "voided": sorted(picture.voided),
     }
 
 
@@ -170,6 +189,7 @@ def from_json(fields: Mapping[str, Any]) -> Picture:
         issuers={PeerId(key): PeerId(holder) for key, holder in fields["issuers"].items()},
         forked=tuple(map(PeerId, fields["forked"])),
         protocol=fields["protocol"],
+        voided=frozenset(map(PeerId, fields.get("voided", ()))),
     )
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.trust.roster.chain import NOTHING, Chain, Heads, chain_of
-from dstack_mesh.trust.roster.fold import governors, picture_of, spoken_of
+from dstack_mesh.trust.roster.fold import governors, picture_of, spoken_of, unmade
 from dstack_mesh.trust.roster.picture import Picture
 from dstack_mesh.trust.roster.statement import (
     KEPT_FREE,
@@ -49,6 +49,11 @@ class Roster:
     def picture(self) -> Picture:
         """What the statements come to."""
         return picture_of(self.mesh_id, self.chains)
+
+    @cached_property
+    def unmade(self) -> frozenset[PeerId]:
+        """Everybody who was an admin and is so never again."""
+        return unmade(self.mesh_id, self.chains)
 
     @property
     def heads(self) -> Heads:
