@@ -16,7 +16,7 @@ import pytest
 from dstack_mesh.card import PROTOCOL
 from support.alone import agent_pid
 from support.eventually import eventually
-from support.lab import DSTACK, Peer, join_mesh, make_peer, project, said
+from support.lab import DSTACK, Peer, invitation, join_mesh, make_peer, project, said
 
 WORKFLOWS = """
 workflows:
@@ -206,3 +206,26 @@ def test_a_lost_root_is_restored_from_its_file(lab: Lab, tmp_path: Path) -> None
     assert states(lab.laptop)["fresh"] == "member"
     fresh.dstack("mesh", "revoke", "root", "--yes", check=True)
     assert (states(lab.workstation)["root"], states(fresh)["fresh"]) == ("revoked", "this home")
+
+
+def test_an_admin_that_the_root_invited_invites_others(lab: Lab, tmp_path: Path) -> None:
+    ann, ben = (
+        make_peer(
+            tmp_path, name, DSTACK_MDNS="0", DSTACK_SEEDS=lab.laptop.environment["DSTACK_SEEDS"]
+        )
+        for name in ("ann", "ben")
+    )
+    offer = lab.root.json("mesh", "invite", "--role", "admin")
+    where = f"127.0.0.1:{offer['addresses'][0].rsplit(':', 1)[1]}"
+    joined = json.loads(
+        ann.dstack("mesh", "join", offer["code"], where, "--yes", "--json", check=True).stdout
+    )
+    assert joined["role"] == "admin"
+    with invitation(ann, "runner") as (code, addresses):
+        where = f"127.0.0.1:{addresses[0].rsplit(':', 1)[1]}"
+        ben.dstack("mesh", "join", code, where, "--yes", check=True)
+    members = {one["name"]: one for one in ben.json("mesh", "members")["items"]}
+    assert members["ben"]["admitted_by"] == "ann"
+    assert members["ann"]["role"] == "admin"
+    refused = ann.dstack("mesh", "invite", "--role", "admin", "--json")
+    assert json.loads(refused.stdout)["error"]["code"] == "not-an-admin"

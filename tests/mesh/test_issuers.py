@@ -330,6 +330,15 @@ class Auction(auction_pb2_grpc.AuctionServiceServicer):
     async def Ask(self, request: Any, context: Any) -> auction_pb2.AskResponse:
         return auction_pb2.AskResponse()
 
+    async def Reserve(self, request: Any, context: Any) -> auction_pb2.ReserveResponse:
+        return auction_pb2.ReserveResponse()
+
+    async def Commit(self, request: Any, context: Any) -> auction_pb2.CommitResponse:
+        return auction_pb2.CommitResponse()
+
+    async def Release(self, request: Any, context: Any) -> auction_pb2.ReleaseResponse:
+        return auction_pb2.ReleaseResponse()
+
 
 @pytest.mark.parametrize(
     ("named", "may_ask"),

@@ -13,10 +13,13 @@ from dstack_mesh.trust.roster.picture import Belonging
 from dstack_mesh.trust.roster.roster import Roster
 from dstack_mesh.trust.roster.statement import (
     AddAdmin,
+    AddIssuer,
     Assign,
     Fact,
     Leave,
     RemoveAdmin,
+    RemoveIssuer,
+    RequireProtocol,
     Revoke,
     Sealed,
 )
@@ -24,6 +27,7 @@ from support.rosters import Lab, admit, mesh_id, peer, together
 from support.rounds import rounds, seeded
 
 ISSUERS = ("root", "ann", "bob", "ws-1")
+KEYS = ("key-1", "key-2")
 SUBJECTS = ("ann", "bob", "ws-1", "ws-2", "ws-3")
 
 
@@ -41,6 +45,9 @@ def some_fact(chance: random.Random, lab: Lab, name: str) -> Fact:
         AddAdmin(peer(subject)),
         RemoveAdmin(peer(subject), head.seq if head else 0, head.digest if head else b""),
         Leave(own.admissions if own else ()),
+        AddIssuer(peer(chance.choice(KEYS)), peer(subject)),
+        RemoveIssuer(peer(chance.choice(KEYS))),
+        RequireProtocol(chance.randrange(1, 5)),
     ]
     return chance.choice(facts)
 
@@ -98,6 +105,11 @@ def test_merging_is_commutative_associative_idempotent_and_resurrects_nobody() -
         assert one_way.heads == other_way.heads
         assert one_way.merge(a).picture == one_way.picture
         for part in parts:
+            assert part.picture.voided <= one_way.picture.voided
+            for key in map(peer, KEYS):
+                stranger = peer("nobody-knows")
+                if key in part.picture.voided:
+                    assert not one_way.picture.honours(key, stranger)
             for subject in part.picture.members:
                 was, now = (roster.picture.belonging(subject) for roster in (part, one_way))
                 if was is Belonging.REVOKED and now is not Belonging.REVOKED:
