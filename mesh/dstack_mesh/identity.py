@@ -15,6 +15,7 @@ from dstack_mesh.faults import Damaged
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
+from dstack_mesh.trust.switching import DRAFT, finish_switch
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -78,6 +79,7 @@ class Identity:
     @classmethod
     def load_or_make(cls, home: Home) -> "Identity":
         """The identity of this home; makes the key the first time. Two callers at once agree."""
+        finish_switch(home)
         key_path, id_path = home.keys / "key.pem", home.keys / "peer-id"
         if id_path.exists() and key_path.exists():
             stored = id_path.read_text().strip()
@@ -93,7 +95,7 @@ class Identity:
     @classmethod
     def forget(cls, home: Home) -> None:
         """Deletes the key: the next identity of this home is another peer."""
-        for name in ("peer-id", "key.pem"):
+        for name in ("peer-id", "key.pem", DRAFT):
             (home.keys / name).unlink(missing_ok=True)
 
     def private_key(self) -> "EllipticCurvePrivateKey":

@@ -149,6 +149,18 @@ def leave(home: Home, yes: bool, new_key: bool) -> None:
 
 @mesh.command()
 @home_option
+@click.option("--now", "at_once", is_flag=True, help="Revoke the old key at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def rotate(home: Home, at_once: bool, as_json: bool) -> None:
+    """Give this home a new key, and so another id; the old key is revoked after 24 h."""
+    from dstack_cli.rotating import rotate_key
+
+    rotate_key(home, at_once, as_json)
+
+
+@mesh.command()
+@home_option
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.pass_obj
 def recovery(home: Home, file: str) -> None:

@@ -16,6 +16,7 @@ from dstack_mesh.faults import Damaged, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, MeshId, PeerId
+from dstack_mesh.trust.switching import finish_switch
 
 NOT_A_MEMBER_HINT = (
     "Join with `dstack mesh join CODE`, or make a mesh with `dstack mesh create NAME`."
@@ -102,6 +103,7 @@ class Membership:
     @classmethod
     def load(cls, home: Home) -> "Membership | None":
         """The membership of this home, or None if it joined no mesh. Raises Damaged."""
+        finish_switch(home)
         path = _file(home)
         try:
             text = path.read_text()
@@ -133,7 +135,7 @@ class Membership:
         """Writes everything down, durably, the JSON file last."""
         write_durably(self.certificate_path, certificate_pem)
         write_durably(self.root_path, root_pem)
-        write_durably(_file(home), json.dumps(_fields(self), indent=2).encode())
+        write_durably(_file(home), json.dumps(fields_of(self), indent=2).encode())
 
     def check_valid(self, now: datetime) -> None:
         """Says early what TLS would only hint at. Raises Refused outside the certificate's time."""
@@ -191,6 +193,7 @@ def leave(home: Home) -> None:
         root_key_path(home),
         issuer_key_path(home),
         issuer_path(home),
+        home.keys / "retiring.json",
         home.keys / "roster.json",
         home.keys / "roster.statements",
     ):
@@ -201,7 +204,8 @@ def _file(home: Home) -> Path:
     return home.keys / "membership.json"
 
 
-def _fields(membership: Membership) -> dict[str, str | int | tuple[Address, ...]]:
+def fields_of(membership: Membership) -> dict[str, str | int | tuple[Address, ...]]:
+    """What the JSON file holds."""
     return {
         "version": 1,
         "mesh_id": membership.mesh_id,

@@ -28,6 +28,7 @@ from dstack_mesh.wire.caller import Member
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.roster import scribe_of
+from dstack_mesh.wire.rotation import replace_key, revoke_retired
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,9 @@ async def renew(
     """
     if len(request.certificate_request) > LONGEST_REQUEST_BYTES:
         raise Invalid("A certificate request is too long.")
+    if request.replaces_key:
+        at_once = request.without_overlap
+        return await replace_key(home, keeper, who, request.certificate_request, at_once, now)
     checked = parse_request(request.certificate_request)
     if PeerId(id_of_key(public_der(key_of(checked)))) != who.peer_id:
         raise Invalid("A certificate request is not of the key that calls.")
@@ -119,7 +123,16 @@ class Renewal:
         """Looks again and again whether it is time, until cancelled."""
         while True:
             await self.look()
+            await self.retire()
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def retire(self) -> None:
+        """Revokes keys that were replaced by others here, once their overlap is over."""
+        try:
+            for peer_id in await revoke_retired(self._home, self._keeper, self._clock.now()):
+                log.info("%s was replaced and is revoked now", peer_id)
+        except (MeshError, OSError) as failed:
+            log.warning("replaced keys were not revoked: %s", failed)
 
     async def look(self) -> bool:
         """Renews if it is time and somebody who may sign answers; whether it did."""

@@ -113,20 +113,21 @@ class _Certificate:
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
+        self._key = membership.key_path.read_bytes()
         self._stamp = self._seen()
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         known = self._membership
         return grpc.ssl_server_certificate_configuration(
-            [(known.key_path.read_bytes(), known.certificate_path.read_bytes())],
+            [(self._key, known.certificate_path.read_bytes())],
             root_certificates=known.root_path.read_bytes(),
         )
 
     def renewed(self) -> Any:
         """What gRPC asks before each handshake, in a thread of its own; None: as before."""
         stamp = self._seen()
-        if stamp in (None, self._stamp):
-            return None
+        if stamp in (None, self._stamp) or self._membership.key_path.read_bytes() != self._key:
+            return None  # a new key is another peer, as which the next start of the agent serves
         self._stamp = stamp
         return self.configuration()
 

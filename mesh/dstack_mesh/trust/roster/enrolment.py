@@ -75,12 +75,14 @@ class Enrolment:
         return await self._keeper.issue(write)
 
 
-def unused_name(picture: Picture, peer_id: PeerId, wanted: str) -> str:
-    """The name, or with a number where another member has it."""
+def unused_name(
+    picture: Picture, peer_id: PeerId, wanted: str, besides: PeerId | None = None
+) -> str:
+    """The name, or with a number where another member has it; `besides` may have it, too."""
     taken = {
         one.name
         for one in picture.members.values()
-        if one.peer_id != peer_id and one.belonging is Belonging.MEMBER
+        if one.peer_id not in (peer_id, besides) and one.belonging is Belonging.MEMBER
     }
     return _free(tidy(wanted) or peer_id[:8], taken)
 

@@ -1,0 +1,188 @@
+"""A home takes a new key: over the old one, in one step, and the old one goes when it said."""
+
+import asyncio
+import json
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from dstack_mesh.faults import Forbidden, MeshError
+from dstack_mesh.home import Home
+from dstack_mesh.identity import Identity, id_of_key, public_der
+from dstack_mesh.ids import PeerId
+from dstack_mesh.trust.authority import request_of
+from dstack_mesh.trust.membership import Membership, Role
+from dstack_mesh.trust.path import key_id
+from dstack_mesh.trust.retiring import OVERLAP, Retiring
+from dstack_mesh.trust.roster.picture import Belonging
+from dstack_mesh.trust.roster.statement import AddAdmin, Admit
+from dstack_mesh.trust.switching import PLACES
+from dstack_mesh.wire.caller import Member
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.membership import MembershipClient
+from dstack_mesh.wire.roster import open_keeper, record_founder
+from dstack_mesh.wire.rotation import (
+    ask_to_replace,
+    next_key,
+    replace_key,
+    revoke_retired,
+    take_key,
+)
+from support.mesh_agent import MeshAgent, mesh_agent
+from support.meshes import Mesh, card_of, member
+from support.saying import say
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Mesh:
+    made = Mesh.make(tmp_path / "root")
+    record_founder(made.root, made.membership, "root", datetime.now(UTC))
+    return made
+
+
+def enrolled(mesh: Mesh, folder: Path, role: Role = Role.RUNNER) -> Home:
+    home = mesh.admit(folder, role=role)
+    say(mesh, Admit(member(home).peer_id, role, folder.name, "test"))
+    return home
+
+
+async def rotated(home: Home, agent: MeshAgent, at_once: bool = False) -> Membership:
+    channels, key = Channels(home), next_key(home)
+    try:
+        channel = channels.to_peer(agent.card.peer_id, agent.address)
+        return take_key(
+            home, member(home), key, await ask_to_replace(channel, "root", key, at_once)
+        )
+    finally:
+        await channels.close()
+
+
+async def hello(channels: Channels, home: Home, agent: MeshAgent) -> str:
+    channel = channels.to_peer(agent.card.peer_id, agent.address)
+    card = card_of(home, "caller", (), agent=False)
+    return (await MembershipClient(channel, "agent").hello(card)).card.name
+
+
+async def test_a_new_key_has_the_name_and_role_of_the_old_one_which_goes_after_its_overlap(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    home = enrolled(mesh, tmp_path / "ws", Role.SUBMITTER)
+    before, old = member(home), Channels(home)
+    async with mesh_agent(mesh.root, "root") as agent:
+        assert await hello(old, home, agent) == "root"  # with the key that it has now
+        after = await rotated(home, agent)
+        assert after.peer_id != before.peer_id
+        assert member(home) == after
+        assert Identity.load_or_make(home).peer_id == after.peer_id
+        picture = agent.members.picture()
+        new = picture.members[after.peer_id]
+        assert (new.name, new.role, new.through) == ("ws", Role.SUBMITTER, "rotation")
+        fresh = Channels(home)
+        assert await hello(fresh, home, agent) == "root"
+        assert await hello(old, home, agent) == "root"
+        keeper, now = agent.members.keeper, datetime.now(UTC)
+        assert keeper is not None
+        assert await revoke_retired(mesh.root, keeper, now) == []
+        assert await revoke_retired(mesh.root, keeper, now + OVERLAP) == [before.peer_id]
+        assert agent.members.picture().belonging(before.peer_id) is Belonging.REVOKED
+        with pytest.raises(Forbidden):
+            await hello(old, home, agent)
+        assert await hello(fresh, home, agent) == "root"
+        assert Retiring(mesh.root).all() == {}
+        await fresh.close()
+        await old.close()
+
+
+async def test_without_overlap_the_old_key_is_refused_at_once(mesh: Mesh, tmp_path: Path) -> None:
+    home = enrolled(mesh, tmp_path / "ws")
+    before, old = member(home), Channels(home)
+    async with mesh_agent(mesh.root, "root") as agent:
+        assert await hello(old, home, agent) == "root"
+        await rotated(home, agent, at_once=True)
+        assert agent.members.picture().belonging(before.peer_id) is Belonging.REVOKED
+        with pytest.raises(Forbidden):
+            await hello(old, home, agent)
+        await old.close()
+
+
+async def test_a_running_agent_shows_its_old_key_until_it_is_started_again(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    home = enrolled(mesh, tmp_path / "ws")
+    before = member(home)
+
+    def shown(port: int) -> PeerId | None:
+        pem = ssl.get_server_certificate(("127.0.0.1", port))
+        return key_id(x509.load_pem_x509_certificate(pem.encode()))
+
+    async with mesh_agent(mesh.root, "root") as agent:
+        async with mesh_agent(home, "ws") as ours:
+            after = await rotated(home, agent)
+            assert await asyncio.to_thread(shown, ours.port) == before.peer_id
+        async with mesh_agent(home, "ws") as ours:
+            assert await asyncio.to_thread(shown, ours.port) == after.peer_id
+
+
+async def test_the_roots_home_replaces_its_own_key(mesh: Mesh) -> None:
+    keeper, key, before = open_keeper(mesh.root, mesh.membership), next_key(mesh.root), mesh
+    who, now = Member(before.membership.peer_id, Role.ROOT), datetime.now(UTC)
+    signed = await replace_key(mesh.root, keeper, who, request_of(key), True, now)
+    after = take_key(mesh.root, mesh.membership, key, signed)
+    assert keeper.picture.members[after.peer_id].role is Role.ROOT
+    assert keeper.picture.belonging(before.membership.peer_id) is Belonging.REVOKED
+    assert keeper.picture.founded
+
+
+async def test_an_admins_key_another_ones_and_a_known_one_are_not_taken(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    admin, home = enrolled(mesh, tmp_path / "ann"), enrolled(mesh, tmp_path / "ws")
+    say(mesh, AddAdmin(member(admin).peer_id))
+    keeper, now = open_keeper(mesh.root, mesh.membership), datetime.now(UTC)
+    own, other = (Identity.load_or_make(one).private_key() for one in (home, admin))
+    cases = [
+        (Member(member(admin).peer_id, Role.ADMIN), next_key(admin)),
+        (Member(member(home).peer_id, Role.RUNNER), own),
+        (Member(member(home).peer_id, Role.RUNNER), other),
+        (Member(PeerId("x" * 32), Role.RUNNER), next_key(home)),
+    ]
+    for who, key in cases:
+        with pytest.raises(MeshError):
+            await replace_key(mesh.root, keeper, who, request_of(key), True, now)
+    assert keeper.picture.belonging(member(home).peer_id) is Belonging.MEMBER
+
+
+@pytest.mark.parametrize("written", range(len(PLACES) + 1))
+async def test_a_switch_that_a_crash_cut_off_is_ended_by_whoever_reads_next(
+    mesh: Mesh, tmp_path: Path, written: int
+) -> None:
+    home = enrolled(mesh, tmp_path / "ws")
+    old = {name: (home.keys / name).read_bytes() for name in PLACES}
+    async with mesh_agent(mesh.root, "root") as agent:
+        after = await rotated(home, agent)
+    new = {name: (home.keys / name).read_bytes() for name in PLACES}
+    for place, name in enumerate(PLACES):
+        (home.keys / name).write_bytes(new[name] if place < written else old[name])
+    said = {name: content.decode() for name, content in new.items()}
+    (home.keys / "switch.json").write_text(json.dumps(said))
+    assert Identity.load_or_make(home).peer_id == after.peer_id
+    assert member(home) == after
+    own = Identity.load_or_make(home).private_key().public_key()
+    assert id_of_key(public_der(own)) == after.peer_id
+    assert not (home.keys / "switch.json").exists()
+    assert not (home.keys / "next-key.pem").exists()
+
+
+def test_a_promise_to_revoke_is_kept_over_a_restart_and_never_put_off(tmp_path: Path) -> None:
+    home, now = Home(tmp_path), datetime.now(UTC)
+    home.prepare()
+    one, two = PeerId("a" * 32), PeerId("b" * 32)
+    Retiring(home).add(one, now + timedelta(hours=2))
+    Retiring(home).add(one, now + timedelta(hours=9))
+    Retiring(home).add(two, now + timedelta(hours=3))
+    assert Retiring(home).due(now + timedelta(hours=2)) == [one]
+    Retiring(home).forget([one])
+    assert list(Retiring(home).all()) == [two]
