@@ -229,3 +229,17 @@ def test_an_admin_that_the_root_invited_invites_others(lab: Lab, tmp_path: Path)
     assert members["ann"]["role"] == "admin"
     refused = ann.dstack("mesh", "invite", "--role", "admin", "--json")
     assert json.loads(refused.stdout)["error"]["code"] == "not-an-admin"
+
+
+def test_a_home_takes_a_new_key_and_works_with_it(lab: Lab) -> None:
+    before = states(lab.root)
+    old = lab.laptop.json("mesh", "members")["items"][0]["id"]
+    turned = lab.laptop.json("mesh", "rotate", "--now")
+    assert turned["peer"] != old
+    assert lab.laptop.json("agents")["items"], "heard with the new key"
+    members = lab.root.json("mesh", "members")["items"]
+    assert {one["id"]: one["state"] for one in members if one["name"] == "laptop"} == {
+        old: "revoked",
+        turned["peer"]: "member",
+    }
+    assert before.keys() == states(lab.root).keys()
