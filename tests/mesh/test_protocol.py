@@ -16,8 +16,7 @@ from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.statement import Admit, RequireProtocol
 from dstack_mesh.v1 import auction_pb2 as pb
 from dstack_mesh.v1 import auction_pb2_grpc as rpc
-from dstack_mesh.wire import channels as wire_channels
-from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.channels import OPTIONS, Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.protocol import check_protocol, protocol_of, said_of
@@ -145,20 +144,18 @@ async def test_software_that_says_nothing_speaks_the_first_protocol(
     mesh: Mesh,
     calling: tuple[MeshAgent, grpc.aio.Channel],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent, _ = calling
     home = mesh.admit(tmp_path / "other", role=Role.SUBMITTER)
     said = ("grpc.primary_user_agent", said_of(PROTOCOL))
-    silent = [one for one in wire_channels.OPTIONS if one != said]
-    assert len(silent) == len(wire_channels.OPTIONS) - 1
+    silent = [one for one in OPTIONS if one != said]
+    assert len(silent) == len(OPTIONS) - 1
     for options, spoken in (
         (silent, 1),
         ([*silent, ("grpc.primary_user_agent", said_of(7))], 7),
         ([*silent, ("grpc.primary_user_agent", "dstack-mesh/x")], 1),
     ):
-        monkeypatch.setattr(wire_channels, "OPTIONS", options)
-        channels = Channels(home)
+        channels = Channels(home, options=options)
         channel = channels.to_peer(agent.card.peer_id, agent.address)
         AUCTION.spoken.clear()
         await rpc.AuctionServiceStub(channel).Ask(pb.AskRequest(), timeout=5)

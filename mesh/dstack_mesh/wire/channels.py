@@ -63,7 +63,7 @@ class Channels:
         self,
         home: Home,
         picture: Callable[[], Picture] | None = None,
-        options: Sequence[tuple[str, int]] = OPTIONS,
+        options: Sequence[tuple[str, int | str]] = OPTIONS,
     ) -> None:
         self._home = home
         self._picture = picture or _picture_of(home)
