@@ -13,8 +13,8 @@ from dstack_mesh.v1 import evidence_pb2 as pb
 from dstack_mesh.v1 import evidence_pb2_grpc as rpc
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.evidence import Evidence
-from dstack_scheduler.wire import fields
-from dstack_scheduler.wire.evidence import evidence_to_wire, signed_from_wire
+from dstack_scheduler.wire import convert, fields
+from dstack_scheduler.wire.evidence import evidence_to_wire
 
 MOST_BYTES = 3 << 20
 """Of one answer; a message may have 4 MiB."""
@@ -45,7 +45,7 @@ class EvidenceServicer(rpc.EvidenceServiceServicer):
         self, request: pb.VouchRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.VouchResponse:
         run_id, job = fields.run_id(request.run_id), fields.index(request.job)
-        signed = signed_from_wire(request.specification)
+        signed = convert.signed_from_wire(request.specification)
         await self._testimony.vouch(run_id, job, signed, asker_of(context))
         return pb.VouchResponse()
 

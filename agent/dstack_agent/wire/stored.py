@@ -24,7 +24,7 @@ from dstack_scheduler.job import (
     StateChange,
     TagRecord,
 )
-from dstack_scheduler.wire import convert, evidence
+from dstack_scheduler.wire import convert
 
 M = TypeVar("M", bound=Message)
 
@@ -87,11 +87,11 @@ def unpack_run(stored: bytes) -> RunRecord:
 
 
 def pack_signed(signed: Signed) -> bytes:
-    return evidence.signed_to_wire(signed).SerializeToString()
+    return convert.signed_to_wire(signed).SerializeToString()
 
 
 def unpack_signed(stored: bytes) -> Signed:
-    return evidence.signed_from_wire(_parsed(job_pb2.SignedSpecification, stored))
+    return convert.signed_from_wire(_parsed(job_pb2.SignedSpecification, stored))
 
 
 def pack_tail(tail: LogTail) -> bytes:

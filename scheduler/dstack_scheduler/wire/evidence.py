@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from dstack_mesh.faults import Damaged, Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId
-from dstack_mesh.signing import LONGEST_KEY_BYTES, LONGEST_SIGNATURE_BYTES, Signed
+from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import evidence_pb2 as pb
 from dstack_mesh.v1 import job_pb2
 from dstack_mesh.v1.evidence_pb2_grpc import EvidenceServiceStub
@@ -20,8 +20,6 @@ from dstack_scheduler.wire import convert, fields
 
 WRITE_SECONDS = 15.0
 TELL_SECONDS = 10.0
-
-LONGEST_BODY_BYTES = 1 << 20
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -50,7 +48,9 @@ class EvidenceClient:
 
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
         """Brings a submitter's signature. Raises MeshError; Refused by older agents."""
-        request = pb.VouchRequest(run_id=run_id, job=job, specification=signed_to_wire(signed))
+        request = pb.VouchRequest(
+            run_id=run_id, job=job, specification=convert.signed_to_wire(signed)
+        )
         with translated(self._name):
             await self._stub.Vouch(request, timeout=WRITE_SECONDS, metadata=self._metadata)
 
@@ -101,22 +101,13 @@ def read_event(body: bytes) -> Event:
     return _read(pb.Event, body, _event_from_wire)
 
 
-def signed_to_wire(signed: Signed) -> job_pb2.SignedSpecification:
-    return job_pb2.SignedSpecification(body=signed.body, key=signed.key, signature=signed.signature)
-
-
-def signed_from_wire(wire: job_pb2.SignedSpecification) -> Signed:
-    """Believe it only after it was checked. Raises Invalid for what is too long to be one."""
-    return _signed(wire.body, wire.key, wire.signature)
-
-
 def evidence_to_wire(evidence: Evidence) -> pb.Evidence:
     vouched = evidence.specification
     return pb.Evidence(
         key=convert.key_to_wire(evidence.key),
         agent_key=evidence.events[0].key if evidence.events else b"",
         events=[pb.SignedEvent(body=e.body, signature=e.signature) for e in evidence.events],
-        specification=None if vouched is None else signed_to_wire(vouched),
+        specification=None if vouched is None else convert.signed_to_wire(vouched),
     )
 
 
@@ -125,8 +116,8 @@ def evidence_from_wire(wire: pb.Evidence) -> Evidence:
     events = fields.items(wire.events, "Events")
     return Evidence(
         key=convert.key_from_wire(wire.key),
-        events=tuple(_signed(each.body, wire.agent_key, each.signature) for each in events),
-        specification=signed_from_wire(wire.specification)
+        events=tuple(fields.signed(each.body, wire.agent_key, each.signature) for each in events),
+        specification=convert.signed_from_wire(wire.specification)
         if wire.HasField("specification")
         else None,
     )
@@ -143,14 +134,6 @@ def unpack_evidence(stored: bytes) -> Evidence:
         return evidence_from_wire(pb.Evidence.FromString(stored))
     except DecodeError as error:
         raise Invalid("These bytes are no evidence.", f"{error}.") from error
-
-
-def _signed(body: bytes, key: bytes, signature: bytes) -> Signed:
-    if len(body) > LONGEST_BODY_BYTES:
-        raise fields.refuse("Something signed", len(body), f"at most {LONGEST_BODY_BYTES} bytes")
-    if len(key) > LONGEST_KEY_BYTES or len(signature) > LONGEST_SIGNATURE_BYTES:
-        raise fields.refuse("A signature", len(signature), "it is that of a P-256 key")
-    return Signed(body, key, signature)
 
 
 def _event_from_wire(wire: pb.Event) -> Event:
