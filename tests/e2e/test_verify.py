@@ -1,8 +1,11 @@
 """`dstack verify`: what is signed of a run, from the command line, with the real agents."""
 
+import json
 import signal
+import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,8 +17,7 @@ import pytest
 from dstack_agent.succession import ask_to_leave
 from support.alone import alone
 from support.eventually import eventually
-from support.lab import DSTACK, Daemon, Peer, join_mesh, make_peer, project, said
-from support.ports import free_port
+from support.lab import DSTACK, Daemon, Peer, invitation, join_mesh, make_peer, project, said
 
 WORKFLOWS = """
 workflows:
@@ -43,6 +45,13 @@ class Lab:
     code: Path
 
 
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     ports = {name: free_port() for name in ("ws-1", "ws-2")}
@@ -53,7 +62,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     }
     laptop = made.pop("laptop")
     join_mesh(made["ws-1"], made["ws-2"])
-    join_mesh_again(made["ws-1"], laptop)
+    with invitation(made["ws-1"], "submitter") as (code, addresses):
+        laptop.dstack("mesh", "join", code, addresses[0], "--yes", check=True)
     with ExitStack() as stack:
         stack.callback(ask_to_leave, laptop.home / "run" / "private.pid")
         daemons = {
@@ -71,8 +81,6 @@ def code_of(folder: Path) -> Path:
 
 def verified(peer: Peer, run: str = "@") -> tuple[int, list[dict[str, Any]]]:
     """The exit code and the facts."""
-    import json
-
     ended = peer.dstack("verify", run, "--json")
     assert ended.returncode in (0, 1), said(ended)
     return ended.returncode, json.loads(ended.stdout)["facts"]
@@ -89,7 +97,7 @@ def peer_id(peer: Peer) -> str:
 
 def test_a_run_is_proved_everywhere_even_when_its_agent_is_gone(lab: Lab) -> None:
     laptop, ws_2 = peer_id(lab.laptop), peer_id(lab.agents["ws-2"])
-    lab.laptop.dstack("run", "train", "--on", "ws-2", cwd=lab.code, check=True)
+    lab.laptop.dstack("run", "train", "--remote=ws-2", cwd=lab.code, check=True)
     code, facts = verified(lab.laptop)
     assert code == 0, facts
     assert of(facts, "specification") == [("proved", f"signed by {laptop}")] * 2
@@ -181,10 +189,38 @@ def test_this_machine_alone_proves_its_runs_and_notices_every_change(tmp_path: P
                 if one["standing"] in ("wrong", "absent")
             )
 
-        first = "job = 0 AND seq = 3"
-        blob = "CAST(substr(body, 1, length(body) - 1) || 'x' AS BLOB)"
-        assert "job 0, attempt 1: Event 3 " in changed(f"UPDATE event SET body = {blob} WHERE {first}")
-        assert "attempt 1: Event 3 " in changed(f"DELETE FROM event WHERE {first}")
-        assert "not signed by it" in changed("UPDATE job SET vouched = NULL WHERE job = 1") or True
-        code, facts = verified(home)
-        assert code == 0, facts
+        third = "job = 0 AND seq = 3"
+        other = "CAST(substr(body, 1, length(body) - 1) || 'x' AS BLOB)"
+        said = changed(f"UPDATE event SET body = {other} WHERE {third}")
+        assert "job 0, attempt 1: Event 3 does not hold" in said
+        said = changed(f"DELETE FROM event WHERE {third}")
+        assert "job 0, attempt 1: Event 3 is not there" in said
+        said = changed("UPDATE job SET vouched = NULL WHERE job = 1")
+        assert "its signature is gone" in said
+        assert verified(home)[0] == 0
+
+
+WATCH = """
+import json, sys
+from dstack_cli import main
+from dstack_cli.output.screen import Screen
+seen = []
+shown = Screen.job_bytes
+async def noting(self, stream, data, now):
+    if not seen:
+        seen.append("cryptography" in sys.modules)
+    await shown(self, stream, data, now)
+Screen.job_bytes = noting
+code = main.main(["run", "prepare"])
+print(json.dumps([*seen, "cryptography" in sys.modules, code]), file=sys.stderr)
+"""
+
+
+def test_nothing_that_signs_is_loaded_before_the_first_line(tmp_path: Path) -> None:
+    code = code_of(tmp_path)
+    with alone(tmp_path) as home:
+        home.dstack("run", "prepare", cwd=code, check=True)
+        with home.popen((sys.executable, "-c", WATCH), cwd=code, stderr=subprocess.PIPE) as run:
+            assert run.stderr is not None
+            last = run.stderr.read().splitlines()[-1]
+        assert json.loads(last) == [False, True, 0]
