@@ -13,7 +13,7 @@ from dstack_mesh.wire.statements import verified
 from dstack_scheduler.proving import Fact, Standing, Walked, about
 
 CLOCKS_DIFFER = timedelta(minutes=5)
-"""So much later a statement may be dated than what its subject did next: clocks are not equal."""
+"""So much later an admission may be dated than what was admitted did next: clocks are not equal."""
 
 _SUBMITTING = frozenset(Role) - {Role.READER}
 
@@ -81,7 +81,7 @@ class Credentials:
             own = peer == self.own
             sentence = f"{peer} is this home" if own else f"{peer} is not this home"
             return Fact(where, what, Standing.PROVED if own else Standing.WRONG, sentence)
-        then = _as_of(self.roster, at).members.get(peer)
+        then = _member_then(self.roster, peer, at)
         now = self.roster.picture.members.get(peer)
         if now is None:
             sentence = f"no statement that is known here admits {peer}"
@@ -94,9 +94,16 @@ class Credentials:
         return Fact(where, what, Standing.PROVED, _admitted(peer, then, now, self.roster.picture))
 
 
+def _member_then(roster: Roster, peer: PeerId, at: datetime) -> Enrolled | None:
+    """What it was then; where it was no member yet, what it was as soon as clocks may differ."""
+    then = _as_of(roster, at).members.get(peer)
+    if then is not None and then.belonging is Belonging.MEMBER:
+        return then
+    return _as_of(roster, at + CLOCKS_DIFFER).members.get(peer) or then
+
+
 def _as_of(roster: Roster, at: datetime) -> Picture:
-    until = at + CLOCKS_DIFFER
-    said = [one for one in roster.statements.values() if one.statement.at <= until]
+    said = [one for one in roster.statements.values() if one.statement.at <= at]
     return Roster.of(roster.mesh_id, said).picture
 
 

@@ -93,6 +93,7 @@ def test_a_reader_changes_nothing_on_any_machine() -> None:
     readable = {method for method in METHODS if ALLOWED[RIGHTS[method]] >= {READER}}
     ours = {method.split(".v1.")[1] for method in readable if "dstack" in method}
     assert ours == {
+        "EvidenceService/Tell",
         "MembershipService/Hello",
         "RecordService/Agents",
         "RecordService/Exchange",
