@@ -205,6 +205,25 @@ async def test_a_job_that_is_not_here_takes_no_signature(desk: Desk) -> None:
         await desk.vouching.vouch(RUN, 0, vouched_by(ANA), SUBMITTER)
 
 
+@pytest.mark.parametrize(
+    "harm", ["UPDATE event SET body = x'ff' WHERE seq = 3", "DELETE FROM event WHERE seq = 3"]
+)
+async def test_what_is_damaged_is_told_all_the_same_and_never_signed_over(
+    desk: Desk, harm: str
+) -> None:
+    await desk.takes()
+    await desk.lives()
+    await desk.ends()
+    whole = await desk.evidence()
+    await desk.records._database.write(  # pyright: ignore[reportPrivateUsage]
+        lambda db: db.execute(harm)
+    )
+    told = await desk.evidence()
+    assert {each.signature for each in told.events} <= {each.signature for each in whole.events}
+    with pytest.raises(Damaged, match="Event 3"):
+        walk(told, READ)
+
+
 async def test_a_job_of_before_events_were_signed_has_none(desk: Desk) -> None:
     await desk.takes()
     await desk.records._database.write(  # pyright: ignore[reportPrivateUsage]
