@@ -62,7 +62,7 @@ class Notary:
                 await self._tried(run_id)
 
     async def evidence(self, run_id: RunId) -> list[Evidence]:
-        """What is signed of a run, up to this moment; all of it where nothing more can be signed."""
+        """What is signed of a run, up to this moment, or as far as it can be signed."""
         try:
             await self.sign(run_id)
         except (MeshError, sqlite3.Error, OSError) as error:
