@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from dstack_agent.lease import Award, Claim, Lease
 from dstack_agent.ledger import Ledger
 from dstack_agent.owner.terms import Terms
+from dstack_agent.records import Given
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.frozen import frozen
@@ -41,8 +42,11 @@ With the ages that the inventory allows, a stranger on a card is seen within two
 
 T = TypeVar("T")
 
-Accept = Callable[[JobSpec, tuple[str, ...], Mapping[str, str]], Awaitable[None]]
-"""Makes a job this agent's, given its cards and secrets. Durable on return; idempotent by key."""
+Accept = Callable[[JobSpec, tuple[str, ...], Mapping[str, str], Given], Awaitable[None]]
+"""Makes a job this agent's, given its cards, its secrets and who gave it.
+
+Durable on return; idempotent by key.
+"""
 
 
 class Store(Protocol):
@@ -224,7 +228,7 @@ class BidDesk:
         if lease.ended:
             return
         try:
-            await self._accept(spec, lease.gpu_uuids, secrets)
+            await self._accept(spec, lease.gpu_uuids, secrets, Given(lease.peer, lease.epoch))
         except Exception:  # whatever it was, a lease without a job would hold its cards for ever
             await self._in_thread(lambda: self._ledger.withdraw(spec.key))
             raise

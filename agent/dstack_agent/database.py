@@ -49,8 +49,23 @@ CREATE TABLE tag (
 ) WITHOUT ROWID;
 """
 
-ADDED = (("job", "stop_reason", "TEXT"), ("driven", "behalf", "TEXT"))
+ADDED = (
+    ("job", "stop_reason", "TEXT"),
+    ("driven", "behalf", "TEXT"),
+    ("job", "given_by", "TEXT"),
+    ("job", "epoch", "INTEGER"),
+    ("job", "vouched", "BLOB"),
+)
 """Columns that came later. An older version neither reads nor needs them, so the version stays."""
+
+ADDED_TABLES = """
+CREATE TABLE IF NOT EXISTS event (
+    run_id TEXT NOT NULL, job INTEGER NOT NULL, attempt INTEGER NOT NULL, seq INTEGER NOT NULL,
+    last INTEGER NOT NULL, body BLOB NOT NULL, key BLOB NOT NULL, signature BLOB NOT NULL,
+    PRIMARY KEY (run_id, job, attempt, seq)
+) WITHOUT ROWID;
+"""
+"""Likewise."""
 
 
 class Database:
@@ -81,6 +96,7 @@ class Database:
             )
         if version == 0:
             self._writing.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+        self._writing.executescript(ADDED_TABLES)
         for table, column, kind in ADDED:
             columns = self._writing.execute(f"PRAGMA table_info({table})")
             if column not in [row[1] for row in columns]:

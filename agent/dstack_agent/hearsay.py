@@ -17,11 +17,13 @@ from dstack_mesh.records.book import RecordBook, shown
 from dstack_mesh.records.record import Record
 from dstack_mesh.records.stream import Stream
 from dstack_scheduler.agent_port import Advert, Telling
+from dstack_scheduler.evidence import Evidence
 from dstack_scheduler.job import LogTail, RunRecord, TagRecord
+from dstack_scheduler.wire.evidence import unpack_evidence
 
 log = logging.getLogger(__name__)
 
-RUN, TAG, AGENT, LOG = "run", "tag", "agent", "log"
+RUN, TAG, AGENT, LOG, EVIDENCE = "run", "tag", "agent", "log", "evidence"
 """Kinds of records that agents write."""
 
 MOST_RUNS = 1_000
@@ -97,6 +99,15 @@ class Hearsay:
             for tail in self._each(stream, LOG, stored.unpack_tail, f"{run_id}/")
         }
         return tuple(found[key] for key in sorted(found) if key.run_id == run_id)
+
+    def evidence(self, run_id: RunId) -> tuple[Evidence, ...]:
+        """What is signed of a run's attempts elsewhere. Whoever signs it published it."""
+        return tuple(
+            one
+            for writer, stream in self._others()
+            for one in self._each(stream, EVIDENCE, unpack_evidence, f"{run_id}/")
+            if one.key.run_id == run_id and one.events and one.events[0].signer == writer
+        )
 
     def _others(self) -> Iterator[tuple[PeerId, Stream]]:
         ours = self._book.writer

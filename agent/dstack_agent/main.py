@@ -26,6 +26,7 @@ from dstack_agent.listing import Listings
 from dstack_agent.logs.wake import Wake
 from dstack_agent.members import Members
 from dstack_agent.memory import Memory, open_memory
+from dstack_agent.notary import Notary
 from dstack_agent.notifying import Notifier
 from dstack_agent.owner.desk import OwnersDesk
 from dstack_agent.owner.word import OwnersWord
@@ -33,6 +34,7 @@ from dstack_agent.peers import Peers
 from dstack_agent.self_portrait import SelfPortrait
 from dstack_agent.servicers.activity import Activity
 from dstack_agent.servicers.attach import Wishes
+from dstack_agent.servicers.evidence import Testimony
 from dstack_agent.servicers.membership import Answers
 from dstack_agent.servicers.registration import (
     Served,
@@ -44,13 +46,16 @@ from dstack_agent.servicers.run import Runs
 from dstack_agent.settings import Settings
 from dstack_agent.steering import Steering
 from dstack_agent.succession import take_home
+from dstack_agent.vouching import Vouching
 from dstack_mesh.allocator import give_back
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.faults import Refused
 from dstack_mesh.home import Home
+from dstack_mesh.identity import Identity
 from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.membership.vigil import Vigil
+from dstack_mesh.signing import Signer
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.wire.channels import Channels
@@ -127,8 +132,10 @@ async def run_agent(settings: Settings) -> None:
             if membership
             else None
         )
+        notary = Notary(memory.records, memory.unsigned, partial(signer_of, home))
+        testimony = testimony_of(memory, portrait, notary, chorus)
         served = served_of(
-            memory, portrait, roll, vigil, twins, steering, desk, word, owner, chorus
+            memory, portrait, roll, vigil, twins, steering, desk, word, owner, testimony, chorus
         )
         add_servicers(server, served)
         health = add_standard_services(server)
@@ -137,7 +144,7 @@ async def run_agent(settings: Settings) -> None:
             await portrait.look()  # who says Hello is told where to call back
         ready = asyncio.Event()
         parts = [portrait.run(), supervisor.run(ready), desk.run(), driving.run(), roll.run()]
-        parts += [twins.run(), notifier.run()]
+        parts += [twins.run(), notifier.run(), notary.run()]
         parts += [word.run(), reclaiming_of(memory, portrait, supervisor, word).run()]
         if settings.allow_process:
             parts.append(spare.run())
@@ -250,6 +257,22 @@ def driver_maker(peers: Peers) -> MakeDriver:
     return make
 
 
+def signer_of(home: Home) -> Signer:
+    """Signs as this home. Blocks, and loads the library that signs."""
+    return Signer.of(Identity.load_or_make(home))
+
+
+def testimony_of(
+    memory: Memory, portrait: SelfPortrait, notary: Notary, chorus: Chorus | None
+) -> Testimony:
+    """What is signed of runs, here and elsewhere."""
+    return Testimony(
+        own=notary.evidence,
+        elsewhere=chorus.hearsay.evidence if chorus is not None else lambda run_id: (),
+        vouch=Vouching(memory.records, portrait.peer_id).vouch,
+    )
+
+
 def served_of(
     memory: Memory,
     portrait: SelfPortrait,
@@ -260,6 +283,7 @@ def served_of(
     desk: BidDesk,
     word: OwnersWord,
     owner: OwnersDesk,
+    testimony: Testimony,
     chorus: Chorus | None,
 ) -> Served:
     """What the services speak for."""
@@ -279,4 +303,4 @@ def served_of(
     wishes = Wishes(supervisor.follow, steering.stop, acknowledge, memory.store, steering.givers)
     runs = Runs(listings.listing, driving.drive, memory.tags.state)
     gossiping = chorus.gossiping if chorus is not None else None
-    return Served(answers, desk, wishes, runs, owner, CLOCK, gossiping)
+    return Served(answers, desk, wishes, runs, owner, testimony, CLOCK, gossiping)

@@ -16,7 +16,12 @@ from dstack_mesh.home import Home
 
 @frozen
 class Memory:
-    """The agent's databases and its chunk store. `touched` knows what changed in the records."""
+    """The agent's databases and its chunk store.
+
+    Attributes:
+        touched: Knows what changed in the records, for other agents.
+        unsigned: Knows what changed in the records of jobs, for the notary.
+    """
 
     records: Records
     tags: Tags
@@ -24,6 +29,7 @@ class Memory:
     ledger: Ledger
     store: ChunkStore
     touched: Touched
+    unsigned: Touched
 
 
 def open_memory(home: Home, clock: Clock, stack: AsyncExitStack) -> Memory:
@@ -34,12 +40,13 @@ def open_memory(home: Home, clock: Clock, stack: AsyncExitStack) -> Memory:
     stack.callback(ledger.close)
     store = ChunkStore(home.chunks)
     stack.callback(store.close)
-    touched = Touched()
+    touched, unsigned = Touched(), Touched()
     return Memory(
-        Records(database, touched),
+        Records(database, touched, unsigned),
         Tags(database, touched),
         DrivenRuns(database, touched),
         ledger,
         store,
         touched,
+        unsigned,
     )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dstack_agent.hearsay import AGENT, LOG, RUN, TAG, Hearsay
+from dstack_agent.hearsay import AGENT, EVIDENCE, LOG, RUN, TAG, Hearsay
 from dstack_agent.listing import Listings
 from dstack_agent.logs.journal import Frame, JournalReader
 from dstack_agent.records import Accepted, Records
@@ -28,7 +28,9 @@ from dstack_mesh.ids import RunId
 from dstack_mesh.machine import Machine
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import PAYLOAD_BYTES, Entry
-from dstack_scheduler.job import LogStream, LogTail, RunRecord, TagRecord
+from dstack_scheduler.evidence import Evidence
+from dstack_scheduler.job import JobKey, LogStream, LogTail, RunRecord, TagRecord
+from dstack_scheduler.wire.evidence import pack_evidence
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ SPARE_RUNS = 200
 
 MOST_TAGS = 1_000
 MOST_LOGS = 64
+MOST_EVIDENCE = 256
+"""Attempts whose chains are passed on; of an older one its agent alone can tell."""
+
 TAIL_BYTES = 4096
 """Of each stream of a job that ended."""
 
@@ -143,6 +148,7 @@ class Publisher:
             entries = [each for run_id in some for each in self._of_run(run_id)]
             for run_id in some:
                 entries += await self._logs(run_id)
+                entries += self._evidence(run_id)
             await self._write(entries)
         if tags:
             await self._write(list(self._tags()))
@@ -172,13 +178,24 @@ class Publisher:
     async def _logs(self, run_id: RunId) -> list[Entry]:
         entries: list[Entry] = []
         for accepted in self._sources.records.of_run(run_id):
-            key = f"{run_id}/{accepted.key.job}/{accepted.key.attempt}"
+            key = attempt_key(accepted.key)
             if accepted.fin is None or self._book.has_own(LOG, key):
                 continue
             journal = self._sources.journal(accepted)
             tail = await asyncio.to_thread(tail_of, accepted, journal)
             if tail is not None:
                 entries.append(Entry(LOG, key, stored.pack_tail(tail)))
+        return entries
+
+    def _evidence(self, run_id: RunId) -> list[Entry]:
+        """What was signed of attempts that ended; one that is too long is asked for here alone."""
+        entries: list[Entry] = []
+        for accepted in self._sources.records.of_run(run_id):
+            events = self._sources.records.events(accepted.key) if accepted.fin else ()
+            if events and self._sources.records.is_sealed(accepted.key):
+                payload = pack_evidence(Evidence(accepted.key, events, accepted.vouched))
+                if len(payload) <= PAYLOAD_BYTES:
+                    entries.append(Entry(EVIDENCE, attempt_key(accepted.key), payload))
         return entries
 
     def _tags(self) -> Iterator[Entry]:
@@ -188,7 +205,12 @@ class Publisher:
     def _let_go(self) -> list[Entry]:
         """Takes back what is too much, the oldest first; forgotten at once."""
         entries: list[Entry] = []
-        for kind, most, spare in ((RUN, MOST_RUNS, SPARE_RUNS), (LOG, MOST_LOGS, MOST_LOGS // 4)):
+        bounds = (
+            (RUN, MOST_RUNS, SPARE_RUNS),
+            (LOG, MOST_LOGS, MOST_LOGS // 4),
+            (EVIDENCE, MOST_EVIDENCE, MOST_EVIDENCE // 4),
+        )
+        for kind, most, spare in bounds:
             keys = sorted(record.entry.key for record in self._book.own(kind))
             if len(keys) > most + spare:
                 old = keys[: len(keys) - most]
@@ -269,6 +291,11 @@ def _end(reader: JournalReader, stream: LogStream, length: int, other: int) -> b
             end = end + piece.data if isinstance(piece, Frame) else b""
         at = pieces[-1].end
     return end[-TAIL_BYTES:]
+
+
+def attempt_key(key: JobKey) -> str:
+    """Names what is said of an attempt."""
+    return f"{key.run_id}/{key.job}/{key.attempt}"
 
 
 def tag_key(tag: TagRecord) -> str:

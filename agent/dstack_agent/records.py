@@ -15,10 +15,23 @@ from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import RunId
+from dstack_mesh.ids import PeerId, RunId
+from dstack_mesh.signing import Signed
 from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobSpec, StateChange
 
 _OF_KEY = "run_id = ? AND job = ? AND attempt = ?"
+
+
+@frozen
+class Given:
+    """Who gave a job, as the connection proved it, and the epoch of that driver.
+
+    Attributes:
+        peer: Empty for the owner of this home.
+    """
+
+    peer: PeerId = PeerId("")
+    epoch: int = 0
 
 
 @frozen
@@ -29,6 +42,8 @@ class Accepted:
         order: What was asked for, if anything.
         launching: Whether a shim may have been started.
         fin: The last word; None while it goes on.
+        given: None for a job of before that was written down.
+        vouched: The submitter's signature; None while there is none.
     """
 
     spec: JobSpec
@@ -36,6 +51,8 @@ class Accepted:
     order: StopAsked | None
     launching: bool
     fin: Fin | None
+    given: Given | None = None
+    vouched: Signed | None = None
 
     @property
     def key(self) -> JobKey:
@@ -47,27 +64,67 @@ def _values(key: JobKey) -> tuple[str, int, int]:
 
 
 class Records:
-    """Jobs of this agent. `touched` hears which runs change."""
+    """Jobs of this agent. `touched` and `unsigned` hear which runs change."""
 
-    def __init__(self, database: Database, touched: Touched | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        touched: Touched | None = None,
+        unsigned: Touched | None = None,
+    ) -> None:
         self._database = database
         self._touched = touched or Touched()
+        self._unsigned = unsigned or Touched()
 
-    async def accept(self, spec: JobSpec, gpu_uuids: tuple[str, ...]) -> bool:
+    async def accept(
+        self, spec: JobSpec, gpu_uuids: tuple[str, ...], given: Given | None = None
+    ) -> bool:
         """Writes a new job down durably; False if it was known already."""
+        given = given or Given()
         row = (*_values(spec.key), spec.run_name, stored.pack_spec(spec), ",".join(gpu_uuids))
+        row = (*row, given.peer, given.epoch)
 
         def change(connection: sqlite3.Connection) -> bool:
             inserted = connection.execute(
-                "INSERT OR IGNORE INTO job (run_id, job, attempt, run_name, spec, gpu_uuids)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO job"
+                " (run_id, job, attempt, run_name, spec, gpu_uuids, given_by, epoch)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
             return inserted.rowcount == 1
 
         new = await self._database.write(change, durable=True)
-        self._touched.run(spec.key.run_id)
+        self._changed(spec.key.run_id)
         return new
+
+    async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
+        """Writes the submitter's signature down durably, beside each attempt at the job."""
+        row = (stored.pack_signed(signed), run_id, job)
+        await self._database.write(
+            lambda db: db.execute("UPDATE job SET vouched = ? WHERE run_id = ? AND job = ?", row),
+            durable=True,
+        )
+        self._changed(run_id)
+
+    async def sign(self, key: JobKey, after: int, events: Sequence[Signed], last: bool) -> None:
+        """Writes signed events down that follow those up to a number.
+
+        Args:
+            last: Whether the last word is among them: other agents are told then.
+        """
+        rows = [
+            (*_values(key), after + number, int(last), each.body, each.key, each.signature)
+            for number, each in enumerate(events, start=1)
+        ]
+        await self._database.write(
+            lambda db: db.executemany("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        )
+        if last:
+            self._touched.run(key.run_id)
+
+    def _changed(self, run_id: RunId) -> None:
+        self._touched.run(run_id)
+        self._unsigned.run(run_id)
 
     async def order_stop(self, key: JobKey, order: StopAsked) -> None:
         """Writes down durably that somebody wants an end; an abort is never softened.
@@ -112,7 +169,7 @@ class Records:
         """Writes a state down."""
         row = (*_values(change.key), stored.pack_state(change))
         await self._database.write(lambda db: _insert_state(db, row))
-        self._touched.run(change.key.run_id)
+        self._changed(change.key.run_id)
 
     async def save_artifact(self, artifact: ArtifactSaved) -> None:
         """Writes down that this is the newest version of an artifact."""
@@ -120,7 +177,7 @@ class Records:
         await self._database.write(
             lambda db: db.execute("INSERT OR REPLACE INTO artifact VALUES (?, ?, ?, ?, ?)", row)
         )
-        self._touched.run(artifact.key.run_id)
+        self._changed(artifact.key.run_id)
 
     async def forget_artifacts(self, key: JobKey) -> None:
         """Takes back what was saved of an attempt that was aborted."""
@@ -128,7 +185,7 @@ class Records:
         await self._database.write(
             lambda db: db.execute(f"DELETE FROM artifact WHERE {_OF_KEY}", row)
         )
-        self._touched.run(key.run_id)
+        self._changed(key.run_id)
 
     async def finish(self, fin: Fin) -> None:
         """Writes the last state and the last word down, durably and together."""
@@ -140,7 +197,7 @@ class Records:
             connection.execute(f"UPDATE job SET fin = ? WHERE {_OF_KEY}", row)
 
         await self._database.write(change, durable=True)
-        self._touched.run(fin.key.run_id)
+        self._changed(fin.key.run_id)
 
     def find(self, key: JobKey) -> Accepted:
         """A job; attempt 0 is the newest one known here. Raises Missing."""
@@ -158,6 +215,29 @@ class Records:
             f"It was asked for job {key.job}, attempt {key.attempt} of run {key.run_id}.",
             code="no-such-job",
         )
+
+    def events(self, key: JobKey) -> tuple[Signed, ...]:
+        """What was signed of an attempt, in order."""
+        rows = self._database.read(
+            f"SELECT body, key, signature FROM event WHERE {_OF_KEY} ORDER BY seq", _values(key)
+        )
+        return tuple(Signed(_blob(body), _blob(by), _blob(sign)) for body, by, sign in rows)
+
+    def is_sealed(self, key: JobKey) -> bool:
+        """Whether the last word on an attempt is signed."""
+        rows = self._database.read(
+            f"SELECT 1 FROM event WHERE {_OF_KEY} AND last LIMIT 1", _values(key)
+        )
+        return bool(rows)
+
+    def unsigned(self) -> list[RunId]:
+        """Runs of which something may not be signed yet: whose last word is not."""
+        rows = self._database.read(
+            "SELECT DISTINCT run_id FROM job WHERE given_by IS NOT NULL AND NOT EXISTS ("
+            "SELECT 1 FROM event WHERE event.run_id = job.run_id AND event.job = job.job"
+            " AND event.attempt = job.attempt AND event.last)"
+        )
+        return [RunId(str(row[0])) for row in rows]
 
     def unfinished(self) -> list[Accepted]:
         """Jobs without a last word."""
@@ -214,7 +294,9 @@ class Records:
         return [stored.unpack_artifact(_blob(row[0])) for row in rows]
 
 
-_COLUMNS = "spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin"
+_COLUMNS = (
+    "spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, vouched"
+)
 
 
 _NAMED = (
@@ -233,7 +315,7 @@ def _blob(value: object) -> bytes:
 
 
 def _accepted(row: tuple[object, ...]) -> Accepted:
-    spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin = row
+    spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, vouched = row
     cause, reason = str(stop_cause), str(stop_reason or "")
     return Accepted(
         spec=stored.unpack_spec(_blob(spec)),
@@ -241,4 +323,6 @@ def _accepted(row: tuple[object, ...]) -> Accepted:
         order=None if stop_cause is None else StopAsked(bool(abort), cause, reason),
         launching=bool(launching),
         fin=None if fin is None else stored.unpack_fin(_blob(fin)),
+        given=None if given_by is None else Given(PeerId(str(given_by)), int(str(epoch))),
+        vouched=None if vouched is None else stored.unpack_signed(_blob(vouched)),
     )

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dstack_cli.picture import Away, RunPicture
     from dstack_cli.searching import Patience, Search
     from dstack_scheduler.job import JobKey, LogTail
+    from dstack_scheduler.wire.evidence import Told
 
 
 class Private(Enum):
@@ -158,6 +159,17 @@ class Reach:
         search = Search(LISTING, ask, lambda tails: bool(tails))
         await self._run(search)
         return {tail.key: tail for tails in search.answers.values() for tail in tails}
+
+    async def evidence(self, run_id: RunId) -> "list[Told]":
+        """What is signed of a run, as each agent that answers tells it."""
+        from dstack_cli.searching import LISTING, Search
+
+        async def ask(known: KnownAgent) -> "Told | None":
+            return await _unless_failed(self._clients.evidence(known).tell(run_id))
+
+        search = Search(LISTING, ask, lambda told: bool(told.attempts))
+        await self._run(search)
+        return [search.answers[peer] for peer in sorted(search.answers)]
 
     async def _run(self, search: "Search[Any]") -> None:
         """Asks those that were found a moment ago, else whoever is found."""

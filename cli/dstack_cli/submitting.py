@@ -12,6 +12,7 @@ from dstack_cli.code import Code
 from dstack_cli.naming import owner
 from dstack_cli.reach import Reach
 from dstack_cli.remembered import Submitted, remember
+from dstack_cli.vouching import Vouching
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import MeshError, Unreachable
 from dstack_mesh.frozen import frozen
@@ -56,6 +57,7 @@ class DrivenWork:
         self.settled = asyncio.Event()
         self.accepted = False
         self._driver = Driver(submission, reach, reach.store, self, SystemClock(), random.random)
+        self._vouching = Vouching(reach.home, submission, reach.find)
 
     @property
     def name(self) -> str:
@@ -70,6 +72,7 @@ class DrivenWork:
             return await self._driver.run()
         finally:
             self.settled.set()
+            await self._vouching.finish()
 
     async def stop(self, abort: bool) -> None:
         self._driver.stop(abort, f"stopped by {self._submission.record.owner}")
@@ -93,7 +96,7 @@ class DrivenWork:
         self._remember()
         handed = await self._driver.detach()
         if handed is not None:
-            await hand_over(self._reach, handed)
+            await hand_over(self._reach, await self._vouching.signed_by_us(handed))
 
     async def saw(self, event: Progress) -> None:
         """Notes what matters to us and passes it on."""
@@ -102,6 +105,7 @@ class DrivenWork:
             self.accepted = True
             self._remember()
         await self._watcher.saw(event)
+        self._vouching.saw(event)
         if isinstance(event, (Awarded, Waiting)) and not self._waiting_for_secrets():
             self.settled.set()
         if first and self._tag:

@@ -41,6 +41,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("ps", LOOK, "ps", "List runs: unfinished ones, or the last", ("runs",)),
     Verb("status", LOOK, "ps", "List runs and their jobs, one line each"),
     Verb("logs", LOOK, "logs", "Show the log of a run; -f follows it", follows=True),
+    Verb("verify", LOOK, "verify", "Check who signed a run and what happened to it"),
     Verb("agents", LOOK, "agents", "List the agents of the mesh and what is free", ("runners",)),
     Verb("ls", DATA, "ls", "List what a run or a :tag kept"),
     Verb("artifacts", DATA, "artifacts", "List or download artifacts, spelled as before"),

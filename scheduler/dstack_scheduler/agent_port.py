@@ -14,6 +14,7 @@ from dstack_mesh.card import HelloAnswer, PeerCard
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
+from dstack_mesh.signing import Signed
 from dstack_scheduler.job import (
     ArtifactSaved,
     EndOfLog,
@@ -144,12 +145,14 @@ class DrivenJob:
         after: Indexes of jobs of this run that must be done before, whose artifacts it takes.
         placement: "", "local", "remote", an agent's id or name, or `OTHER_THAN` and an id.
         awarded: Where it runs or ran already; None if it was not awarded.
+        signed: Its submitter's signature, for the agents that get it; None if it has none.
     """
 
     spec: JobSpec
     after: tuple[int, ...] = ()
     placement: str = ""
     awarded: Source | None = None
+    signed: Signed | None = None
 
 
 AttachEvent = LogFrame | Gap | StateChange | ArtifactSaved | Fin | EndOfLog
@@ -215,6 +218,10 @@ class Agent(Protocol):
     async def drive(self, record: RunRecord, jobs: Sequence[DrivenJob], epoch: int) -> None: ...
 
     async def tag(self, tag: TagRecord) -> None: ...
+
+    async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
+        """Brings the submitter's signature of a job that the caller gave to the agent."""
+        ...
 
     async def send_tree(self, digest: Digest) -> int:
         """Brings the manifest and its chunks from the caller's store; returns bytes sent."""

@@ -26,6 +26,7 @@ from dstack_scheduler.progress import Progress, RunEnded, Unheard, Watcher
 from dstack_scheduler.run import Part, Run
 from dstack_scheduler.submission import HandOver, Submission
 from dstack_scheduler.track import Track, awarded_key
+from dstack_scheduler.vouching import bring
 
 PAUSES_SECONDS = (0.1, 0.2, 0.5, 1.0)
 """Between tries of a call that must be heard; the last one repeats."""
@@ -235,6 +236,8 @@ class Driver:
     async def _last_word(self, key: JobKey) -> Fin | None:
         """How the attempt ended; None if its agent answers and does not know it."""
         agent = await self._agent_of(key)
+        if (signed := self._track.jobs[key.job].signed) is not None:
+            self._spawn(bring(signed, key, partial(self._directory.find, agent.card.peer_id)))
         try:
             return await self._followed(key, agent)
         except Missing:

@@ -10,6 +10,7 @@ import pytest
 
 from dstack_agent.bids import BidDesk
 from dstack_agent.ledger import HOLD_SECONDS, Ledger
+from dstack_agent.records import Given
 from dstack_agent.servicers.auction import AuctionServicer
 from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.manifest import FolderEntry, Manifest
@@ -50,7 +51,9 @@ async def agent_at(folder: Path) -> AsyncGenerator[Lab]:
     ledger = Ledger(home.state / "ledger.db", SystemClock())
     accepted: list[tuple[JobSpec, tuple[str, ...], Mapping[str, str]]] = []
 
-    async def accept(spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str]) -> None:
+    async def accept(
+        spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str], given: Given
+    ) -> None:
         accepted.append((spec, gpu_uuids, secrets))
 
     desk = BidDesk(lambda: machine(gpu(0)), ledger, store, accept)

@@ -17,6 +17,7 @@ from dstack_mesh.card import HelloAnswer, PeerCard
 from dstack_mesh.faults import Busy, Conflict, Missing, Refused, Unreachable
 from dstack_mesh.ids import Address, Digest, HoldId, MeshId, PeerId, RunId
 from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Machine
+from dstack_mesh.signing import Signed
 from dstack_scheduler.agent_port import (
     Agent,
     AttachEvent,
@@ -163,6 +164,7 @@ class FakeMachine:
         self.jobs: dict[JobKey, FakeJob] = {}
         self.epochs: dict[tuple[RunId, int], int] = {}
         self.tags: dict[tuple[str, str], TagRecord] = {}
+        self.vouched: dict[tuple[RunId, int], Signed] = {}
         self.driven: list[tuple[RunRecord, tuple[DrivenJob, ...], int]] = []
         self.calls: list[str] = []
 
@@ -338,6 +340,10 @@ class FakeAgent:
         known = self.machine.tags.get(place)
         if known is None or (tag.at, tag.run_id or "") > (known.at, known.run_id or ""):
             self.machine.tags[place] = tag
+
+    async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
+        self._arrive("vouch")
+        self.machine.vouched[run_id, job] = signed
 
     async def send_tree(self, digest: Digest) -> int:
         self._arrive("send")

@@ -16,7 +16,7 @@ from dstack_agent.jobs.phase import Verdict
 from dstack_agent.jobs.places import key_of
 from dstack_agent.jobs.trouble import storage_trouble
 from dstack_agent.jobs.workshop import Workshop
-from dstack_agent.records import Accepted
+from dstack_agent.records import Accepted, Given
 from dstack_mesh.faults import Busy, Missing
 from dstack_mesh.ids import RunId
 from dstack_mesh.machine import RunningJob
@@ -91,7 +91,11 @@ class Supervisor:
                 ledger.withdraw(lease.key)
 
     async def accept(
-        self, spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str]
+        self,
+        spec: JobSpec,
+        gpu_uuids: tuple[str, ...],
+        secrets: Mapping[str, str],
+        given: Given | None = None,
     ) -> None:
         """Makes the job this agent's. Durable on return; the same job again changes nothing.
 
@@ -99,7 +103,7 @@ class Supervisor:
             Busy: The disk is full.
         """
         try:
-            new = await self.workshop.records.accept(spec, gpu_uuids)
+            new = await self.workshop.records.accept(spec, gpu_uuids, given)
         except sqlite3.Error as error:
             if self._knows(spec.key):  # the award was repeated; the job has been ours since
                 return

@@ -9,6 +9,7 @@ from dstack_agent.bids import BidDesk
 from dstack_agent.owner.desk import OwnersDesk
 from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.auction import AuctionServicer
+from dstack_agent.servicers.evidence import EvidenceServicer, Testimony
 from dstack_agent.servicers.membership import Answers, MembershipServicer
 from dstack_agent.servicers.owner import OwnerServicer
 from dstack_agent.servicers.records import Gossiping, RecordServicer
@@ -22,6 +23,7 @@ from dstack_mesh.ids import Address
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.v1 import (
     auction_pb2_grpc,
+    evidence_pb2_grpc,
     membership_pb2_grpc,
     owner_pb2_grpc,
     records_pb2_grpc,
@@ -46,6 +48,7 @@ class Served:
     wishes: Wishes
     runs: Runs
     owner: OwnersDesk
+    testimony: Testimony
     clock: Clock
     gossiping: Gossiping | None = None
 
@@ -58,6 +61,9 @@ def add_servicers(server: grpc.aio.Server, served: Served) -> None:
     auction_pb2_grpc.add_AuctionServiceServicer_to_server(AuctionServicer(served.desk), server)
     run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(served.wishes, served.runs), server)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(OwnerServicer(served.owner), server)
+    evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(
+        EvidenceServicer(served.testimony), server
+    )
     transfer_pb2_grpc.add_TransferServiceServicer_to_server(
         TransferServicer(served.wishes.store), server
     )

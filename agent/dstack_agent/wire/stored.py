@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.faults import Invalid
+from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2, membership_pb2, records_pb2, run_pb2
 from dstack_mesh.wire.membership import answer_from_wire, answer_to_wire
 from dstack_scheduler.agent_port import DrivenJob
@@ -83,6 +84,14 @@ def pack_run(record: RunRecord) -> bytes:
 
 def unpack_run(stored: bytes) -> RunRecord:
     return convert.run_record_from_wire(_parsed(run_pb2.RunRecord, stored))
+
+
+def pack_signed(signed: Signed) -> bytes:
+    return convert.signed_to_wire(signed).SerializeToString()
+
+
+def unpack_signed(stored: bytes) -> Signed:
+    return convert.signed_from_wire(_parsed(job_pb2.SignedSpecification, stored))
 
 
 def pack_tail(tail: LogTail) -> bytes:

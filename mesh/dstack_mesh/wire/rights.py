@@ -61,6 +61,8 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.AuctionService/Reserve": Audience.SUBMITTERS,
     f"/{_PACKAGE}.AuctionService/Commit": Audience.SUBMITTERS,
     f"/{_PACKAGE}.AuctionService/Release": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.EvidenceService/Vouch": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.EvidenceService/Tell": Audience.MEMBERS,
     f"/{_PACKAGE}.RecordService/Agents": Audience.MEMBERS,
     f"/{_PACKAGE}.RecordService/Exchange": Audience.MEMBERS,
     f"/{_PACKAGE}.RecordService/Push": Audience.RUNNERS,

@@ -13,6 +13,7 @@ from dstack_mesh.card import PROTOCOL, HelloAnswer, PeerCard
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Refused
 from dstack_mesh.ids import Digest, HoldId, RunId
+from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import auction_pb2, membership_pb2, run_pb2
 from dstack_mesh.v1.auction_pb2_grpc import AuctionServiceStub
 from dstack_mesh.v1.membership_pb2_grpc import MembershipServiceStub
@@ -56,6 +57,7 @@ class GrpcAgent:
         store: ChunkStore,
         behalf: Asker = OWNER,
     ) -> None:
+        self._channel = channel
         self._card = card
         self._local = local
         self._store = store
@@ -146,6 +148,12 @@ class GrpcAgent:
         request = run_pb2.TagRequest(tag=convert.tag_to_wire(tag))
         with translated(self._card.name):
             await self._runs.Tag(request, timeout=WRITE_SECONDS)
+
+    async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
+        from dstack_scheduler.wire.evidence import EvidenceClient  # a run that starts does without
+
+        client = EvidenceClient(self._channel, self._card.name, self._behalf)
+        await client.vouch(run_id, job, signed)
 
     async def send_tree(self, digest: Digest) -> int:
         return await self._transfer.send_tree(digest)

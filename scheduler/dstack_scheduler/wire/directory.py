@@ -18,6 +18,7 @@ from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.wire.agent import GrpcAgent
 
 if TYPE_CHECKING:
+    from dstack_scheduler.wire.evidence import EvidenceClient
     from dstack_scheduler.wire.hearsay import HearsayClient
 
 GATHER_SECONDS = 4.0
@@ -64,6 +65,12 @@ class Clients:
         from dstack_scheduler.wire.hearsay import HearsayClient  # a run that starts does without
 
         return HearsayClient(self._channel(known), known.card.name)
+
+    def evidence(self, known: KnownAgent) -> "EvidenceClient":
+        """Asks an agent what is signed."""
+        from dstack_scheduler.wire.evidence import EvidenceClient  # a run that starts does without
+
+        return EvidenceClient(self._channel(known), known.card.name)
 
     def _channel(self, known: KnownAgent) -> grpc.aio.Channel:
         if known.local:

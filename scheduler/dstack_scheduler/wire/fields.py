@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from dstack_mesh.faults import Invalid
 from dstack_mesh.ids import Address, Digest, HoldId, PeerId, RunId, RunName
+from dstack_mesh.signing import LONGEST_KEY_BYTES, LONGEST_SIGNATURE_BYTES, Signed
 
 T = TypeVar("T")
 
@@ -23,6 +24,7 @@ PATH = 4096
 TEXT = 64 * 1024
 ITEMS = 10_000
 JOBS = 10_000
+SIGNED_BYTES = 1 << 20
 
 _RUN_ID = re.compile(r"[0-9A-Za-z]{26}")
 _PEER_ID = re.compile(r"[a-z2-7]{32}")
@@ -75,6 +77,15 @@ def digest(value: bytes, field: str = "The digest") -> Digest:
     if len(value) != DIGEST_BYTES:
         raise refuse(field, value, f"a digest has {DIGEST_BYTES} bytes")
     return Digest(value)
+
+
+def signed(body: bytes, key: bytes, signature: bytes) -> Signed:
+    """Something signed, not checked."""
+    if len(body) > SIGNED_BYTES:
+        raise refuse("Something signed", len(body), f"it has at most {SIGNED_BYTES} bytes")
+    if len(key) > LONGEST_KEY_BYTES or len(signature) > LONGEST_SIGNATURE_BYTES:
+        raise refuse("A signature", len(signature), "it is that of a P-256 key")
+    return Signed(body, key, signature)
 
 
 def addresses(values: Iterable[str]) -> tuple[Address, ...]:

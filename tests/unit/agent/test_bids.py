@@ -11,6 +11,7 @@ import pytest
 from dstack_agent.bids import BidDesk, spec_digest
 from dstack_agent.ledger import HOLD_SECONDS, Ledger
 from dstack_agent.owner.terms import Terms
+from dstack_agent.records import Given
 from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.faults import Busy, Conflict, Invalid, Missing, Refused
 from dstack_mesh.ids import Address, Digest, PeerId
@@ -50,7 +51,7 @@ class Agent:
         return [spec for spec, _, _ in self.accepted]
 
     async def accept(
-        self, spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str]
+        self, spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str], given: Given
     ) -> None:
         await self.gate.wait()
         if self.trouble is not None:

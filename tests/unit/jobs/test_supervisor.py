@@ -19,7 +19,7 @@ from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.lease import Award, Claim
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
-from dstack_agent.records import Records
+from dstack_agent.records import Given, Records
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Busy, Missing, Refused
@@ -315,7 +315,9 @@ async def test_artifacts_that_could_not_be_saved_stay_where_the_job_left_them(
 
 async def test_an_award_that_is_repeated_while_the_disk_is_full_succeeds(tmp_path: Path) -> None:
     class Full(Records):
-        async def accept(self, spec: JobSpec, gpu_uuids: tuple[str, ...]) -> bool:
+        async def accept(
+            self, spec: JobSpec, gpu_uuids: tuple[str, ...], given: Given | None = None
+        ) -> bool:
             raise sqlite3.OperationalError("database or disk is full")
 
     async with bench(tmp_path / "h") as on:

@@ -13,6 +13,7 @@ from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import (
     admission_pb2,
     auction_pb2,
+    evidence_pb2,
     membership_pb2,
     owner_pb2,
     records_pb2,
@@ -26,6 +27,7 @@ from dstack_mesh.wire.rights import RIGHTS, Audience, check_right, services_for_
 MODULES: list[Any] = [
     admission_pb2,
     auction_pb2,
+    evidence_pb2,
     membership_pb2,
     owner_pb2,
     records_pb2,
@@ -91,6 +93,7 @@ def test_a_reader_changes_nothing_on_any_machine() -> None:
     readable = {method for method in METHODS if ALLOWED[RIGHTS[method]] >= {READER}}
     ours = {method.split(".v1.")[1] for method in readable if "dstack" in method}
     assert ours == {
+        "EvidenceService/Tell",
         "MembershipService/Hello",
         "RecordService/Agents",
         "RecordService/Exchange",

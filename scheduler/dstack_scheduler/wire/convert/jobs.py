@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2
 from dstack_scheduler.job import Input, JobKey, JobSpec, JobState, Revision, Source, StateChange
 from dstack_scheduler.needs import Needs
@@ -207,3 +208,12 @@ def state_from_wire(wire: job_pb2.StateChange) -> StateChange:
         reason=fields.line(wire.reason, "The reason"),
         exit_code=wire.exit_code if wire.HasField("exit_code") else None,
     )
+
+
+def signed_to_wire(signed: Signed) -> job_pb2.SignedSpecification:
+    return job_pb2.SignedSpecification(body=signed.body, key=signed.key, signature=signed.signature)
+
+
+def signed_from_wire(wire: job_pb2.SignedSpecification) -> Signed:
+    """Believe it only after it was checked."""
+    return fields.signed(wire.body, wire.key, wire.signature)

@@ -23,6 +23,8 @@ from dstack_scheduler.wire.convert.jobs import (
     key_to_wire,
     revision_from_wire,
     revision_to_wire,
+    signed_from_wire,
+    signed_to_wire,
     source_from_wire,
     source_to_wire,
     sources_from_wire,
@@ -303,6 +305,7 @@ def driven_to_wire(job: DrivenJob) -> run_pb2.DrivenJob:
         after=job.after,
         placement=job.placement,
         awarded=None if job.awarded is None else source_to_wire(job.awarded),
+        signed=None if job.signed is None else signed_to_wire(job.signed),
     )
 
 
@@ -316,4 +319,5 @@ def driven_from_wire(wire: run_pb2.DrivenJob) -> DrivenJob:
         after=tuple(wire.after),
         placement=fields.line(wire.placement, "The placement"),
         awarded=source_from_wire(wire.awarded) if wire.HasField("awarded") else None,
+        signed=signed_from_wire(wire.signed) if wire.HasField("signed") else None,
     )
