@@ -108,7 +108,7 @@ class Attachment:
         if self._followed > MOST_FOLLOWED:
             raise Busy("The stream follows too many jobs.", f"At most {MOST_FOLLOWED}.")
         followed = self.wishes.follow(convert.key_from_wire(wire.key, newest=True))
-        tail = Tail(followed.journal, wire.stdout_offset_bytes, wire.stderr_offset_bytes)
+        tail = Tail(followed.journal, *_offsets(wire))
         pump = Pump(followed, tail, wire.until_now, self._send)
         group.create_task(pump.run())
 
@@ -117,7 +117,7 @@ class Attachment:
         if now - self._acked_at >= ACK_SECONDS:
             self._acked_at = now
             key = convert.key_from_wire(wire.key)
-            await self.wishes.acknowledge(key, wire.stdout_offset_bytes, wire.stderr_offset_bytes)
+            await self.wishes.acknowledge(key, *_offsets(wire))
 
     def _want(self, wire: bytes, group: asyncio.TaskGroup) -> None:
         size = fields.DIGEST_BYTES
@@ -203,6 +203,14 @@ class Pump:
                 await self.send(hole_to_wire(key, piece, reason))
             else:
                 await self.send(frame_to_wire(key, piece))
+
+
+def _offsets(wire: pb.Follow | pb.Ack) -> tuple[int, int]:
+    """How far a reader has come in the two streams of a job."""
+    return (
+        fields.count(wire.stdout_offset_bytes, "The offset"),
+        fields.count(wire.stderr_offset_bytes, "The offset"),
+    )
 
 
 def split(told: list[Numbered]) -> tuple[list[Numbered], list[Numbered]]:

@@ -38,9 +38,9 @@ class AuctionServicer(auction_pb2_grpc.AuctionServiceServicer):
         self, request: auction_pb2.CommitRequest, context: Context
     ) -> auction_pb2.CommitResponse:
         spec = spec_from_wire(request.spec)
-        hold_id = fields.hold_id(request.hold_id)
+        hold_id, epoch = fields.hold_id(request.hold_id), fields.epoch(request.epoch)
         asker = asker_of(context)
-        await self._desk.commit(hold_id, request.epoch, spec, dict(request.secrets), asker)
+        await self._desk.commit(hold_id, epoch, spec, dict(request.secrets), asker)
         return auction_pb2.CommitResponse()
 
     async def Release(

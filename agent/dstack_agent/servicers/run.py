@@ -72,9 +72,10 @@ class RunServicer(rpc.RunServiceServicer):
     ) -> pb.DriveResponse:
         jobs = tuple(convert.driven_from_wire(job) for job in request.jobs)
         record = convert.run_record_from_wire(request.record)
+        epoch = fields.epoch(request.epoch)
         # Whoever may not stop a run takes it over from nobody either.
         await self._check_stop(caller(context), record.run_id)
-        await self._runs.drive(record, jobs, request.epoch, asker_of(context))
+        await self._runs.drive(record, jobs, epoch, asker_of(context))
         return pb.DriveResponse()
 
     async def Tag(

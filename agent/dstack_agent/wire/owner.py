@@ -16,6 +16,7 @@ from dstack_mesh.v1 import owner_pb2 as pb
 from dstack_mesh.v1 import owner_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
 from dstack_scheduler.policy import Policy
+from dstack_scheduler.wire.fields import instant_from_wire
 
 ANSWER_SECONDS = 5.0
 
@@ -69,7 +70,7 @@ def holding_to_wire(holding: Holding) -> pb.Holding:
 
 
 def holding_from_wire(wire: pb.Holding) -> Holding:
-    until = wire.until.ToDatetime(UTC) if wire.HasField("until") else None
+    until = instant_from_wire(wire.until) if wire.HasField("until") else None
     state = _STATES_BACK.get(wire.state, AgentState.PAUSED)
     return Holding(state, until, wire.jobs, wire.borrowed)
 
@@ -91,8 +92,8 @@ def rules_from_wire(wire: pb.PolicyFile, start: Policy) -> Rules:
 
 
 def until_of(request: pb.PauseRequest) -> datetime | None:
-    """When the pause that is asked for ends."""
-    return request.until.ToDatetime(UTC) if request.HasField("until") else None
+    """When the pause that is asked for ends. Raises Invalid."""
+    return instant_from_wire(request.until) if request.HasField("until") else None
 
 
 def _moment_to_wire(moment: datetime | None) -> Timestamp | None:

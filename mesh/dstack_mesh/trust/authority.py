@@ -9,6 +9,7 @@ import secrets
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -172,7 +173,7 @@ def parse_request(der: bytes) -> x509.CertificateSigningRequest:
     try:
         request = x509.load_der_x509_csr(der)
         good = request.is_signature_valid
-    except ValueError as broken:
+    except (ValueError, UnsupportedAlgorithm) as broken:
         raise Invalid("A certificate request cannot be read.", str(broken)) from broken
     if not good:
         raise Invalid("A certificate request is not signed by the key that it names.")

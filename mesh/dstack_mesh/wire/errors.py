@@ -115,6 +115,8 @@ def _guarded(
                 raise
             # Otherwise the caller would wait for its deadline.
             await context.abort(grpc.StatusCode.CANCELLED, "cancelled inside the server")
+        except NotImplementedError:  # what generated code raises for a method that nobody wrote
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "This peer does not serve it.")
         except Exception as trouble:  # the one place that must let nothing through
             await _abort(context, method, trouble)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.faults import Invalid
@@ -211,7 +212,7 @@ def answer_from_wire(response: pb.HelloResponse) -> HelloAnswer:
         machine=machine_from_wire(response.inventory),
         running=tuple(map(running_from_wire, response.running)),
         known=tuple(_each(hint_from_wire, response.known[:MOST_HINTS])),
-        now=response.now.ToDatetime(UTC) if response.HasField("now") else datetime.now(UTC),
+        now=_moment(response.now) if response.HasField("now") else datetime.now(UTC),
     )
 
 
@@ -223,6 +224,13 @@ def _each(
             yield convert(hint)
         except Invalid:
             continue
+
+
+def _moment(wire: Timestamp) -> datetime:
+    try:
+        return wire.ToDatetime(UTC)
+    except (ValueError, OverflowError) as broken:
+        raise Invalid("A peer's clock shows no time that can be.", str(broken)) from broken
 
 
 def _name(text: str) -> str:

@@ -77,11 +77,14 @@ def unseal(signed: Signed) -> Sealed:
 def verified(arrived: Iterable[Signed]) -> list[Sealed]:
     """Those that somebody signed and that can be read; the others are left out."""
     kept: list[Sealed] = []
+    wrong: list[MeshError] = []
     for signed in arrived:
         try:
             kept.append(unseal(signed))
-        except MeshError as wrong:
-            log.warning("a statement of the roster is left out: %s", wrong)
+        except MeshError as found:
+            wrong.append(found)
+    if wrong:
+        log.warning("%d statements of the roster are left out; one: %s", len(wrong), wrong[0])
     return kept
 
 

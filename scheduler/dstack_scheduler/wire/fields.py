@@ -34,6 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_SECOND = 253_402_300_799
 _NANOS = 10**9
+_LARGEST = 2**63 - 1
 
 
 def refuse(field: str, value: object, rule: str) -> Invalid:
@@ -167,6 +168,18 @@ def index(value: int) -> int:
     if value >= JOBS:
         raise refuse("The job's index", value, f"a run has at most {JOBS} jobs")
     return value
+
+
+def count(value: int, field: str) -> int:
+    """A number that a database can keep."""
+    if value > _LARGEST:
+        raise refuse(field, value, f"it is at most {_LARGEST}")
+    return value
+
+
+def epoch(value: int) -> int:
+    """The number of a driver."""
+    return count(value, "The epoch")
 
 
 def port(value: int) -> int:

@@ -83,7 +83,7 @@ def reserve_from_wire(wire: auction_pb2.ReserveRequest) -> tuple[Question, int]:
         outside_paths=fields.lines(wire.outside_paths, "Paths"),
         ports=wire.ports,
     )
-    return question, wire.epoch
+    return question, fields.epoch(wire.epoch)
 
 
 def _limit_to_wire(question: Question) -> Duration | None:

@@ -1,0 +1,234 @@
+"""Every service of an agent, made of the real parts and called without a network.
+
+Nothing that was awarded is carried out: there is no award without a hold that this agent gave, and
+what is driven here waits for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from dstack_agent import main
+from dstack_agent.driving import Driving
+from dstack_agent.executor.starting import Spare
+from dstack_agent.gossip import open_chorus
+from dstack_agent.jobs.folders import Keeping
+from dstack_agent.jobs.notes import Notes
+from dstack_agent.jobs.supervisor import Supervisor
+from dstack_agent.logs.wake import Wake
+from dstack_agent.members import Members
+from dstack_agent.memory import open_memory
+from dstack_agent.owner.desk import OwnersDesk
+from dstack_agent.peers import Peers
+from dstack_agent.servicers.registration import add_invitations, add_roster, add_servicers
+from dstack_agent.settings import Settings
+from dstack_agent.steering import Steering
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.discovery.twins import Twins
+from dstack_mesh.home import Home
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.errors import GuardInterceptor
+from dstack_mesh.wire.server import add_standard_services
+from dstack_scheduler.job import StateChange
+from support.meshes import member
+
+CLOCK = SystemClock()
+
+
+class Collected(grpc.aio.Server):
+    """Stands where servicers expect a server, and keeps their methods."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """What older generated code calls; the same methods come by the other way."""
+
+    def add_registered_method_handlers(self, service: str, methods: Mapping[str, Any]) -> None:
+        for name, handler in methods.items():
+            self.methods[f"/{service}/{name}"] = handler
+
+
+    def add_insecure_port(self, address: str) -> int:
+        raise NotImplementedError
+
+    def add_secure_port(self, address: str, server_credentials: object) -> int:
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        raise NotImplementedError
+
+    async def stop(self, grace: float | None) -> None:
+        raise NotImplementedError
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class Context:
+    """A call by a member, or by the owner where there is no certificate."""
+
+    certificate: bytes = b""
+    written: int = 0
+    code: grpc.StatusCode | None = None
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        if not self.certificate:
+            return {"transport_security_type": [b"local"]}
+        return {
+            "transport_security_type": [b"ssl"],
+            "ssl_tls_version": [b"TLSv1.3"],
+            "x509_pem_cert": [self.certificate],
+        }
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    async def write(self, message: object) -> None:
+        self.written += 1
+
+    async def abort(self, code: grpc.StatusCode, *details: object) -> None:
+        self.code = code
+        raise grpc.aio.AbortError
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        """Health says so what it does not know."""
+
+
+@dataclass(slots=True)
+class Method:
+    """One method behind its guard."""
+
+    read: Any
+    run: Any
+    takes_stream: bool
+
+    async def call(self, messages: Sequence[Any], context: Context) -> grpc.StatusCode | None:
+        """Calls it; the status that reached the caller, None for an answer."""
+        try:
+            await self.run(_each(messages) if self.takes_stream else messages[0], context)
+        except grpc.aio.AbortError:
+            pass
+        return context.code
+
+
+async def _each(messages: Sequence[Any]) -> AsyncIterator[Any]:
+    for message in messages:
+        yield message
+
+
+class Bugs(logging.Handler):
+    """Keeps what the guard logs of a failure that is no MeshError."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append(record)
+
+
+@asynccontextmanager
+async def watched_for_bugs() -> AsyncGenerator[Bugs]:
+    """Within it, whatever the guard calls a bug is kept."""
+    bugs, logger = Bugs(), logging.getLogger("dstack_mesh.wire.errors")
+    logger.addHandler(bugs)
+    try:
+        yield bugs
+    finally:
+        logger.removeHandler(bugs)
+
+
+@dataclass(slots=True)
+class Waits:
+    """A driver of a run that awards nothing."""
+
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> StateChange:
+        await self.ended.wait()
+        raise asyncio.CancelledError
+
+    def stop(self, abort: bool, cause: str) -> None:
+        self.ended.set()
+
+
+async def guarded(collected: Collected, standings: Any = None) -> dict[str, Method]:
+    """The methods behind the guard that a server has."""
+    guard, found = GuardInterceptor(standings), dict[str, Method]()
+    for name, handler in collected.methods.items():
+
+        async def continuation(details: object, handler: Any = handler) -> Any:
+            return handler
+
+        details: Any = _Details(name)
+        made = await guard.intercept_service(continuation, details)
+        run = made.unary_unary or made.unary_stream or made.stream_unary or made.stream_stream
+        found[name] = Method(made.request_deserializer, run, made.request_streaming)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Details:
+    method: str
+
+
+@asynccontextmanager
+async def whole_agent(home: Home) -> AsyncGenerator[dict[str, Method]]:
+    """The methods of an agent of a mesh, by their full names."""
+    membership = member(home)
+    settings = Settings(home, "ws-1", host="127.0.0.1", port=0, mdns=False)
+    home.prepare()
+    async with AsyncExitStack() as stack:
+        word = main.word_of(settings)
+        members = Members(home, membership)
+        memory = open_memory(home, CLOCK, stack)
+        channels = Channels(home, members.picture)
+        stack.push_async_callback(channels.close)
+        wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
+        portrait = main.portrait_of(settings, membership, memory, 1, members)
+        roll = main.roll_of(settings, channels, portrait)
+        twins = Twins(home, portrait.card, CLOCK, roll.heard)
+        peers = Peers(home, channels, memory.store, portrait.card, roll.agents)
+        notes = Notes()
+        workshop = main.workshop_of(settings, memory, peers, portrait, wake, notes, Spare(), word)
+        supervisor = Supervisor(workshop, Keeping(30.0, False))
+        driving = Driving(memory.driven, lambda submission, watcher: Waits())
+        desk = main.desk_of(memory, portrait, supervisor, peers, word)
+        owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
+        steering = Steering(supervisor, driving, memory.records, memory.ledger)
+        chorus = await open_chorus(home, channels, roll.agents, CLOCK, stack)
+        collected: Any = Collected()
+        served = main.served_of(memory, portrait, roll, twins, steering, desk, word, owner, chorus)
+        add_servicers(collected, served)
+        assert members.keeper is not None
+        add_roster(collected, home, members.keeper, CLOCK)
+        inviting = add_invitations(collected, home, lambda: (), "127.0.0.1", members.keeper)
+        add_standard_services(collected)
+        await portrait.look()
+        ready = asyncio.Event()
+        running = [supervisor.run(ready), desk.run(), driving.run(), inviting.run()]
+        async with asyncio.TaskGroup() as tasks:
+            started = [tasks.create_task(one) for one in (*running, members.keeper.run())]
+            await ready.wait()
+            try:
+                yield await guarded(collected, members.standings)
+            finally:
+                for task in started:
+                    task.cancel()
+
+
+def certificate_of(home: Home) -> bytes:
+    """What a member shows."""
+    return member(home).certificate_path.read_bytes()
