@@ -15,9 +15,9 @@ from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.authority import make_request, to_pem
-from dstack_mesh.trust.membership import RENEW_EARLIEST, RENEW_LATEST, Role
+from dstack_mesh.trust.membership import RENEW_EARLIEST, RENEW_LATEST, Membership, Role
 from dstack_mesh.trust.renewing import accept
-from dstack_mesh.trust.roster.statement import Admit, Revoke
+from dstack_mesh.trust.roster.statement import Admit, Revoke, Sealed
 from dstack_mesh.v1 import roster_pb2 as pb
 from dstack_mesh.v1 import roster_pb2_grpc as rpc
 from dstack_mesh.wire.channels import Channels
@@ -79,6 +79,28 @@ async def test_a_certificate_is_renewed_at_an_agent_that_may_sign(
         assert (enrolled.through, enrolled.name, enrolled.role) == ("renewal", "ws", Role.SUBMITTER)
         assert not await renewal(home, agent, channels).look()
         await channels.close()
+
+
+async def test_whoever_asks_again_and_again_does_not_fill_the_roster(
+    tmp_path: Path, mesh: Mesh
+) -> None:
+    home = old_member(mesh, tmp_path)
+    async with mesh_agent(mesh.root, "root") as agent:
+        channels = Channels(home)
+        channel = channels.to_peer(agent.card.peer_id, agent.address)
+        for _ in range(5):
+            before = member(home)
+            await ask_to_renew(channel, "root", home, before)
+            assert member(home).not_after >= before.not_after
+        assert agent.members.keeper is not None
+        about = [one for one in agent.members.keeper.missing_since({}) if _admits(one, before)]
+        assert len(about) == 2  # as it joined, and as it was renewed
+        await channels.close()
+
+
+def _admits(one: Sealed, membership: Membership) -> bool:
+    fact = one.statement.fact
+    return isinstance(fact, Admit) and fact.subject == membership.peer_id
 
 
 async def test_the_role_in_a_new_certificate_is_the_rosters(tmp_path: Path, mesh: Mesh) -> None:

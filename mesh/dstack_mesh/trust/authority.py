@@ -173,7 +173,7 @@ def parse_request(der: bytes) -> x509.CertificateSigningRequest:
     try:
         request = x509.load_der_x509_csr(der)
         good = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm) as broken:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as broken:
         raise Invalid("A certificate request cannot be read.", str(broken)) from broken
     if not good:
         raise Invalid("A certificate request is not signed by the key that it names.")

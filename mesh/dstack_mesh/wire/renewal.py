@@ -15,7 +15,7 @@ from dstack_mesh.ids import PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.authority import Authority, key_of, make_request, parse_request
 from dstack_mesh.trust.desk import LONGEST_REQUEST_BYTES
-from dstack_mesh.trust.membership import Membership, Role, can_invite
+from dstack_mesh.trust.membership import RENEW_EARLIEST, Membership, Role, can_invite
 from dstack_mesh.trust.renewing import accept
 from dstack_mesh.trust.roster.enrolment import Enrolment
 from dstack_mesh.trust.roster.keeper import Keeper
@@ -47,6 +47,8 @@ async def renew(
 ) -> bytes:
     """A new certificate for the caller's own key and the role it has, noted in the roster.
 
+    Who asks again soon gets one again, and no second note: the roster has room for so many.
+
     Raises:
         Invalid: The request is not of the key that calls.
         Forbidden: This home was an admin's.
@@ -65,11 +67,18 @@ async def renew(
         raise not_allowed("Renewing a certificate")
     certificate, until = authority.sign(checked, who.role, now), authority.until(now)
     known = keeper.picture.members.get(who.peer_id)
+    if known is not None and _noted(known.expires_at, until, now):
+        return certificate
     if scribe.is_root or who.role in ASSIGNABLE:  # of an admin only the root's word is heeded
         await Enrolment(keeper, scribe).enrol(
             who.peer_id, who.role, known.name if known else "", "renewal", until, now
         )
     return certificate
+
+
+def _noted(expires_at: datetime | None, until: datetime, now: datetime) -> bool:
+    """Whether the roster knows a certificate that nobody would renew yet."""
+    return expires_at is not None and expires_at - now > (until - now) * (1 - RENEW_EARLIEST)
 
 
 async def ask_to_renew(
