@@ -96,9 +96,13 @@ def _member(certificate_pem: bytes, shown_pem: bytes) -> Member:
     certificate = x509.load_pem_x509_certificate(certificate_pem)
     key = certificate.public_key()
     if not isinstance(key, EllipticCurvePublicKey):
-        raise Forbidden("The caller's certificate is of a kind that no member has.")
+        raise _of_no_member("Its key is of another kind.")
     peer_id = PeerId(id_of_key(public_der(key)))
-    return Member(peer_id, _role(certificate), _issuer(certificate, shown_pem))
+    try:
+        role = _role(_names(certificate, peer_id))
+    except x509.ExtensionNotFound as lacking:
+        raise _of_no_member("It does not say whose it is, or for what.") from lacking
+    return Member(peer_id, role, _issuer(certificate, shown_pem))
 
 
 def _issuer(certificate: "x509.Certificate", shown_pem: bytes) -> PeerId | None:
@@ -113,11 +117,31 @@ def _issuer(certificate: "x509.Certificate", shown_pem: bytes) -> PeerId | None:
     return issuer_of(certificate, x509.load_pem_x509_certificates(shown_pem))
 
 
-def _role(certificate: "x509.Certificate") -> Role:
-    """What the mesh's authority let the member do; a role that is not known here only reads."""
+def _names(certificate: "x509.Certificate", peer_id: PeerId) -> set[str]:
+    """What a member's certificate calls it. TLS accepts whatever an authority signed."""
     from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    words = {uri.rpartition("/r/")[2] for uri in uris if "/r/" in uri}
+    extensions = certificate.extensions
+    if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+        raise _of_no_member("It is an authority's.")
+    usage = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        raise _of_no_member("It is for something else.")
+    names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uris = set(names.get_values_for_type(x509.UniformResourceIdentifier))
+    if not any(uri.endswith(f"/n/{peer_id}") for uri in uris):
+        raise _of_no_member("It names another peer than its key does.")
+    return uris
+
+
+def _of_no_member(why: str) -> Forbidden:
+    return Forbidden(
+        "The caller's certificate is of a kind that no member has.", why, code="no-member"
+    )
+
+
+def _role(names: set[str]) -> Role:
+    """What an authority let the member do; a role that is not known here only reads."""
+    words = {uri.rpartition("/r/")[2] for uri in names if "/r/" in uri}
     return next((role for role in Role if role.right in words), Role.READER)

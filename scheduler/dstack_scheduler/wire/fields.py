@@ -170,6 +170,13 @@ def index(value: int) -> int:
     return value
 
 
+def sizes(values: Iterable[int], field: str) -> tuple[int, ...]:
+    """Bytes of several things, which are a number all together too."""
+    found = items(values, field)
+    count(sum(found), field)
+    return found
+
+
 def count(value: int, field: str) -> int:
     """A number that a database can keep."""
     if value > _LARGEST:

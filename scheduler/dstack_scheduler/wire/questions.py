@@ -46,7 +46,7 @@ def ask_from_wire(wire: auction_pb2.AskRequest) -> Question:
             fields.digest(each, "An input's digest")
             for each in fields.items(wire.input_digests, "Inputs")
         ),
-        input_sizes_bytes=fields.items(wire.input_sizes_bytes, "Sizes of inputs"),
+        input_sizes_bytes=fields.sizes(wire.input_sizes_bytes, "The size of the inputs"),
         image=fields.line(wire.image, "The image"),
         max_duration_seconds=_limit_from_wire(wire),
         outside_paths=fields.lines(wire.outside_paths, "Paths"),
