@@ -34,7 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_SECOND = 253_402_300_799
 _NANOS = 10**9
-_LARGEST = 2**63 - 1
+LARGEST = 2**63 - 1
 
 
 def refuse(field: str, value: object, rule: str) -> Invalid:
@@ -170,17 +170,10 @@ def index(value: int) -> int:
     return value
 
 
-def sizes(values: Iterable[int], field: str) -> tuple[int, ...]:
-    """Bytes of several things, which are a number all together too."""
-    found = items(values, field)
-    count(sum(found), field)
-    return found
-
-
 def count(value: int, field: str) -> int:
     """A number that a database can keep."""
-    if value > _LARGEST:
-        raise refuse(field, value, f"it is at most {_LARGEST}")
+    if value > LARGEST:
+        raise refuse(field, value, f"it is at most {LARGEST}")
     return value
 
 

@@ -46,7 +46,7 @@ def ask_from_wire(wire: auction_pb2.AskRequest) -> Question:
             fields.digest(each, "An input's digest")
             for each in fields.items(wire.input_digests, "Inputs")
         ),
-        input_sizes_bytes=fields.sizes(wire.input_sizes_bytes, "The size of the inputs"),
+        input_sizes_bytes=fields.items(wire.input_sizes_bytes, "Sizes of inputs"),
         image=fields.line(wire.image, "The image"),
         max_duration_seconds=_limit_from_wire(wire),
         outside_paths=fields.lines(wire.outside_paths, "Paths"),
@@ -97,9 +97,9 @@ def _limit_from_wire(wire: auction_pb2.AskRequest | auction_pb2.ReserveRequest) 
 
 def bid_to_wire(bid: Bid) -> auction_pb2.AskResponse:
     """An answer to an ask."""
-    return auction_pb2.AskResponse(
-        verdict=verdict_to_wire(bid.verdict), missing_bytes=bid.missing_bytes
-    )
+    # Whoever asks says how large the inputs are; all together may be no number of a message.
+    missing = min(bid.missing_bytes, fields.LARGEST)
+    return auction_pb2.AskResponse(verdict=verdict_to_wire(bid.verdict), missing_bytes=missing)
 
 
 def bid_from_wire(wire: auction_pb2.AskResponse) -> Bid:
