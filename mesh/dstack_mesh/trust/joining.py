@@ -99,20 +99,23 @@ class Newcomer:
         self.public_key = public_der(self._identity.private_key().public_key())
         self.nonce = secrets.token_bytes(NONCE_BYTES)
         self._issuer_key = ec.generate_private_key(ec.SECP256R1())
+        self._derived: tuple[MeshId, bytes] | None = None
 
     @property
     def invite_id(self) -> str:
         return self._code.invite_id
 
     def check(self, greeting: Greeting, listener_hash: bytes) -> Agreement:
-        """Believes the listener only if it knows the code. A quarter of a second of scrypt.
+        """Believes the listener only if it knows the code.
+
+        A quarter of a second of scrypt, for the first of those that name one mesh.
 
         Raises:
             Forbidden: It does not know the code, or somebody stands in between.
         """
         if len(greeting.nonce) != NONCE_BYTES:
             raise wrong_code()
-        key = derive_key(self._code, greeting.mesh_id)
+        key = self._key(greeting.mesh_id)
         transcript = Transcript(
             mesh_id=greeting.mesh_id,
             invite_id=self._code.invite_id,
@@ -124,6 +127,11 @@ class Newcomer:
         if not secrets.compare_digest(transcript.listener_proof(key), greeting.proof):
             raise wrong_code()
         return Agreement(key, transcript)
+
+    def _key(self, mesh_id: MeshId) -> bytes:
+        if self._derived is None or self._derived[0] != mesh_id:
+            self._derived = mesh_id, derive_key(self._code, mesh_id)
+        return self._derived[1]
 
     def check_free(self, mesh_id: MeshId) -> None:
         """Raises Refused if this home is a member of another mesh, or the root of this one.
