@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dstack_agent.driven import DrivenRun, DrivenRuns
-from dstack_mesh.faults import Busy, MeshError
+from dstack_mesh.faults import Busy, Invalid, MeshError
 from dstack_mesh.ids import PeerId, RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.asker import OWNER, Asker
@@ -72,7 +72,10 @@ class Driving:
         async with asyncio.TaskGroup() as group:
             self._group = group
             for run in self.runs.unfinished():
-                self._begin(run)
+                try:
+                    self._begin(run)
+                except Exception:  # one that cannot be driven must not keep the agent from starting
+                    log.exception("run %s cannot be driven", run.record.run_id)
             await asyncio.Event().wait()
 
     async def drive(
@@ -87,9 +90,11 @@ class Driving:
             behalf: Who hands it over: this machine takes its jobs as theirs, not as its owner's.
 
         Raises:
+            Invalid: Its jobs do not fit together.
             Conflict: A higher epoch was seen.
             Busy: Too many runs are driven here.
         """
+        _check(record, jobs)
         if len(self._drives) >= MOST_DRIVEN and record.run_id not in self._drives:
             raise Busy("This agent drives enough runs.", f"At most {MOST_DRIVEN:,}.")
         if await self.runs.take(record, jobs, epoch, behalf):
@@ -150,6 +155,21 @@ class Driving:
         renewed = Drive(self.runs.find(drive.run.record.run_id) or drive.run, self.runs, self.make)
         renewed.task = drive.task
         return renewed
+
+
+def _check(record: RunRecord, jobs: tuple[DrivenJob, ...]) -> None:
+    """Raises Invalid. What is written down is driven at every start of the agent."""
+    fits = all(
+        (one.spec.key.run_id, one.spec.key.job) == (record.run_id, index)
+        and all(0 <= before < index for before in one.after)
+        for index, one in enumerate(jobs)
+    )
+    if not jobs or not fits:
+        raise Invalid(
+            "The jobs of a run that is handed over do not fit together.",
+            f"{len(jobs)} jobs of {record.run_name}; each is of this run, and after earlier ones.",
+            code="invalid-run",
+        )
 
 
 class Drive:

@@ -39,7 +39,8 @@ def captured(host: netns.Host, file: Path) -> Generator[Path]:
 def forms(name: str) -> set[bytes]:
     """How a name may be written, in lower case where that has a meaning."""
     plain = name.lower().encode()
-    written = {plain, plain.hex().encode(), name.lower().encode("utf-16-le")}
+    written = {plain, plain.hex().encode(), name.encode().hex().encode()}
+    written.add(name.lower().encode("utf-16-le"))
     for before in range(3):
         # What stands before a name moves its base64; letters at its ends hold bits of both.
         upto = before + len(name.encode())

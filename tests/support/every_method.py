@@ -47,7 +47,9 @@ WITHIN_SECONDS = 5.0
 
 def short(name: str) -> str:
     """A method without its package: "RunService/List"."""
-    return name.split("/", 1)[1].rpartition("/")[0].rpartition(".")[2] + "/" + name.rpartition("/")[2]
+    return (
+        name.split("/", 1)[1].rpartition("/")[0].rpartition(".")[2] + "/" + name.rpartition("/")[2]
+    )
 
 
 @dataclass(frozen=True, slots=True)

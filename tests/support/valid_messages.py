@@ -213,9 +213,7 @@ def _records(home: Home) -> dict[str, Sequence[Message]]:
 def _roster(home: Home) -> dict[str, Sequence[Message]]:
     membership = member(home)
     scribe = own_scribe(home, membership)
-    said = scribe.write(
-        Roster.of(membership.mesh_id), [Admit(PEER, Role.READER, "ws", "7K3V")], AT
-    )
+    said = scribe.write(Roster.of(membership.mesh_id), [Admit(PEER, Role.READER, "ws", "7K3V")], AT)
     request = make_request(Identity.load_or_make(home))
     return {
         "RosterService/Exchange": [

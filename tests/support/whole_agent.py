@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from dstack_agent import main
-from dstack_agent.driving import Driving
+from dstack_agent.driving import Driving, MakeDriver
 from dstack_agent.executor.starting import Spare
 from dstack_agent.gossip import open_chorus
 from dstack_agent.jobs.folders import Keeping
@@ -37,6 +37,8 @@ from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import GuardInterceptor
 from dstack_mesh.wire.server import add_standard_services
 from dstack_scheduler.job import StateChange
+from dstack_scheduler.progress import Watcher
+from dstack_scheduler.submission import Submission
 from support.meshes import member
 
 CLOCK = SystemClock()
@@ -54,7 +56,6 @@ class Collected(grpc.aio.Server):
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, Any]) -> None:
         for name, handler in methods.items():
             self.methods[f"/{service}/{name}"] = handler
-
 
     def add_insecure_port(self, address: str) -> int:
         raise NotImplementedError
@@ -166,6 +167,16 @@ class Waits:
         self.ended.set()
 
 
+def waiting(make: MakeDriver) -> MakeDriver:
+    """Makes real drivers, and sends others out in their place."""
+
+    def made(submission: Submission, watcher: Watcher) -> Waits:
+        make(submission, watcher)
+        return Waits()
+
+    return made
+
+
 async def guarded(collected: Collected, standings: Any = None) -> dict[str, Method]:
     """The methods behind the guard that a server has."""
     guard, found = GuardInterceptor(standings), dict[str, Method]()
@@ -206,7 +217,7 @@ async def whole_agent(home: Home) -> AsyncGenerator[dict[str, Method]]:
         notes = Notes()
         workshop = main.workshop_of(settings, memory, peers, portrait, wake, notes, Spare(), word)
         supervisor = Supervisor(workshop, Keeping(30.0, False))
-        driving = Driving(memory.driven, lambda submission, watcher: Waits())
+        driving = Driving(memory.driven, waiting(main.driver_maker(peers)))
         desk = main.desk_of(memory, portrait, supervisor, peers, word)
         owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
         steering = Steering(supervisor, driving, memory.records, memory.ledger)

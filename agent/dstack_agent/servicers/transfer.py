@@ -48,6 +48,10 @@ MOST_WANTED = 65_536
 MOST_PUSHES = 4
 """Streams of one peer that bring bytes at the same time; each may hold some 64 MiB. Others wait."""
 
+MOST_FETCHES = 4
+"""Streams of one peer that take bytes at the same time; each holds some 8 MiB, however slowly its
+reader reads. Others wait."""
+
 MOST_CREDIT_BYTES = 64 << 20
 """Credit beyond this is not counted."""
 
@@ -72,6 +76,9 @@ class TransferServicer(TransferServiceServicer):
         self._pushing: defaultdict[Caller, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(MOST_PUSHES)
         )
+        self._fetching: defaultdict[Caller, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(MOST_FETCHES)
+        )
 
     async def Missing(self, request: MissingRequest, context: "Context") -> MissingResponse:
         chunks = _digests(request.chunk_digests, MOST_ASKED)
@@ -92,7 +99,7 @@ class TransferServicer(TransferServiceServicer):
         self, request_iterator: AsyncIterator[FetchRequest], context: "Context"
     ) -> None:
         wishes = _Wishes()
-        async with asyncio.TaskGroup() as group:
+        async with self._fetching[caller(context)], asyncio.TaskGroup() as group:
             group.create_task(wishes.listen(request_iterator))
             while digests := await wishes.next():
                 made = fetch_responses(self._store, digests)

@@ -9,13 +9,14 @@ import asyncio
 import inspect
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Never
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from dstack_mesh.faults import ERRORS, Broken, Fault, MeshError
+from dstack_mesh.faults import ERRORS, Broken, Fault, Invalid, MeshError
 from dstack_mesh.trouble import full_disk_in
 from dstack_mesh.wire.caller import certified, judge
 from dstack_mesh.wire.protocol import check_protocol, protocol_of
@@ -83,7 +84,45 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
             (True, False): grpc.stream_unary_rpc_method_handler,
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[handler.request_streaming, handler.response_streaming]
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        reading = _reading(handler.request_deserializer)
+        return make(guarded, reading, handler.response_serializer)
+
+
+class _Unreadable:
+    """Stands for a message that is none, until it is known whether its caller may send any."""
+
+
+def _reading(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    # gRPC would log a traceback for each such message, however many somebody sends.
+    if deserialize is None:
+        return None
+
+    def read(encoded: bytes) -> Any:
+        try:
+            return deserialize(encoded)
+        except DecodeError:
+            return _Unreadable()
+
+    return read
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise Invalid("A message cannot be read.", "It is not of this call.", code="unreadable")
+    return request
+
+
+class _Requests:
+    """A stream of requests that ends with Invalid at one that cannot be read."""
+
+    def __init__(self, requests: AsyncIterator[Any]) -> None:
+        self._requests = requests  # not begun: whoever never reads it leaves nothing behind
+
+    def __aiter__(self) -> "_Requests":
+        return self
+
+    async def __anext__(self) -> Any:
+        return _readable(await anext(self._requests))
 
 
 def _inner(handler: Any) -> _Handler:
@@ -103,7 +142,9 @@ def _guarded(
                 check_right(method, call.who)
                 if method in NEW_WORK:
                     check_protocol(standings.protocol, protocol_of(context))
-                return await _served(inner, request, context)
+                several = hasattr(request, "__aiter__")
+                readable = _Requests(request) if several else _readable(request)
+                return await _served(inner, readable, context)
         except grpc.aio.AbortError:
             raise
         except asyncio.CancelledError:

@@ -9,12 +9,17 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from dstack_mesh.faults import Forbidden, MeshError, Unreachable
+from dstack_mesh.faults import Busy, Forbidden, MeshError, Unreachable
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
 from dstack_mesh.trust.roster.statement import ASSIGNABLE
 from dstack_mesh.wire.caller import Caller, Member
+
+
+MOST_OPEN = 256
+"""Calls of one peer that go on at a time, over all its connections: each may hold a message or two
+that nobody reads. A connection has 128."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +58,7 @@ class Standings:
 
     @contextmanager
     def during(self, certified: Caller) -> Generator[Call]:
-        """A call of this caller goes on within the block. Raises Forbidden."""
+        """A call of this caller goes on within the block. Raises Forbidden, or Busy."""
         task = asyncio.current_task()
         assert task is not None
         call = Call(self.judged(certified), task)
@@ -61,6 +66,8 @@ class Standings:
             yield call
             return
         calls = self._open.setdefault(certified.peer_id, set())
+        if len(calls) >= MOST_OPEN:
+            raise Busy("This peer has too many calls open.", f"At most {MOST_OPEN} go on at once.")
         calls.add(call)
         try:
             yield call

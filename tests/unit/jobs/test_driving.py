@@ -1,6 +1,7 @@
 """What must be known of a driven run if its agent dies at any moment."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dstack_agent.driven import DrivenRun, DrivenRuns
 from dstack_agent.driving import Driving, after
 from dstack_mesh.card import PeerCard
 from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Invalid
 from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.driver import Driver
@@ -197,3 +199,36 @@ async def test_a_run_whose_driving_broke_is_driven_on(tmp_path: Path) -> None:
         task.cancel()
     assert len(breaking.made) == 2
     database.close()
+
+
+async def test_a_run_whose_jobs_do_not_fit_together_is_refused_and_not_written_down(
+    tmp_path: Path,
+) -> None:
+    database = Database(tmp_path / "agent.db")
+    runs, run = DrivenRuns(database), driven()
+    jobs = run.jobs
+    wrong = ((), (replace(jobs[0], after=(0,)), *jobs[1:]), jobs[1:] or jobs * 2)
+    for each in wrong:
+        with pytest.raises(Invalid):
+            await Driving(runs, _unasked).drive(run.record, each, 1)
+    assert runs.unfinished() == []
+    database.close()
+
+
+async def test_a_run_that_cannot_be_driven_keeps_no_agent_from_starting(tmp_path: Path) -> None:
+    database = Database(tmp_path / "agent.db")
+    runs, run = DrivenRuns(database), driven()
+    await runs.take(run.record, (), 1)  # as if an older agent had taken it
+    running = asyncio.create_task(Driving(runs, _cannot).run())
+    done, _ = await asyncio.wait([running], timeout=0.2)
+    assert not done
+    running.cancel()
+    database.close()
+
+
+def _unasked(submission: Submission, watcher: Watcher) -> Driver:
+    raise AssertionError("nothing is driven")
+
+
+def _cannot(submission: Submission, watcher: Watcher) -> Driver:
+    raise ValueError("a run has at least one job")

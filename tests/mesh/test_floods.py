@@ -1,0 +1,338 @@
+"""Readers that do not read, sockets that say nothing, and messages that are no messages, at a real
+agent with a job that runs.
+
+`DSTACK_CHAOS_ROUNDS=60 pytest tests/mesh/test_floods.py` keeps each up for a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.chunks.tree import save_tree
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Digest, RunId, RunName
+from dstack_mesh.machine import ExecutorKind
+from dstack_mesh.trust.membership import Role
+from dstack_mesh.v1 import records_pb2, run_pb2, transfer_pb2
+from dstack_mesh.wire.roster import record_founder
+from dstack_mesh.wire.standings import MOST_OPEN
+from dstack_scheduler.agent_port import Question
+from dstack_scheduler.job import JobKey, JobSpec
+from dstack_scheduler.needs import Needs
+from dstack_scheduler.wire import convert
+from support.agent_process import AgentProcess, agent_process
+from support.eventually import eventually_async
+from support.every_method import METHODS, call
+from support.meshes import Mesh, member
+from support.mutations import mutated
+from support.rounds import rounds, seeded
+from support.valid_messages import valid_messages
+
+GROWTH_BYTES = 100 << 20
+SLOWEST_SECONDS = 1.0
+IDLE, CHURN = 1000, 200
+CALLS = 64
+"""Streams of one connection that nobody reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flooded:
+    """An agent, a member that calls it, and a job that writes a line each tenth of a second."""
+
+    agent: AgentProcess
+    port: int
+    mesh: Mesh
+    laptop: Home
+    key: JobKey
+    code: Digest
+
+    @property
+    def process(self) -> psutil.Process:
+        assert self.agent.process is not None
+        return psutil.Process(self.agent.process.pid)
+
+    def channel(self) -> grpc.aio.Channel:
+        """A connection of its own, whose reader has a small window."""
+        known = member(self.laptop)
+        credentials = grpc.ssl_channel_credentials(
+            known.root_path.read_bytes(),
+            known.key_path.read_bytes(),
+            known.certificate_path.read_bytes(),
+        )
+        options: list[tuple[str, str | int]] = [
+            ("grpc.ssl_target_name_override", "mesh"),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.http2.lookahead_bytes", 1024),
+        ]
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options)
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[AgentProcess, int, Mesh]]:
+    mesh = Mesh.make(tmp_path_factory.mktemp("floods") / "root")
+    record_founder(mesh.root, mesh.membership, "root", datetime.now(UTC))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with agent_process(mesh.root.root, "--listen", f"127.0.0.1:{port}", "--no-mdns") as agent:
+        yield agent, port, mesh
+
+
+@pytest.fixture
+async def flooded(
+    process: tuple[AgentProcess, int, Mesh], tmp_path: Path
+) -> AsyncGenerator[Flooded]:
+    agent, port, mesh = process
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "big").write_bytes(os.urandom(24 << 20))
+    store = ChunkStore(agent.home.chunks)
+    digest = save_tree(store, code).digest
+    store.close()
+    number = time.time_ns() % 10**12
+    key = JobKey(RunId(f"{number:026d}"), 0)
+    ticking = "head -c 8000000 /dev/zero | tr '\\0' x; while true; do echo tick; sleep 0.1; done"
+    spec = JobSpec(
+        key=key,
+        run_name=RunName(f"calm-ibex-{number}"),
+        workflow="tick",
+        provider="bash",
+        commands=(ticking,),
+        needs=Needs(),
+        code_digest=digest,
+        submitted_at=datetime.now(UTC),
+    )
+    async with agent.agent() as port_of:
+        question = Question(key, spec.run_name, Needs(), ExecutorKind.PROCESS)
+        hold = await port_of.reserve(question, 1)
+        await port_of.commit(hold.hold_id, 1, spec, {})
+        laptop = mesh.admit(tmp_path / "laptop", role=Role.SUBMITTER)
+        made = Flooded(agent, port, mesh, laptop, key, digest)
+        await eventually_async(lambda: ticks(made), within=30)
+        try:
+            yield made
+        finally:
+            await port_of.stop(key.run_id, None, True, "enough")
+
+
+async def ticks(flooded: Flooded) -> int:
+    """Bytes of the job's journal: it grows while the job runs."""
+    folder = flooded.agent.home.jobs / f"{flooded.key.run_id}.0.1"
+    return sum(path.stat().st_size for path in folder.glob("journal*")) if folder.exists() else 0
+
+
+@asynccontextmanager
+async def untouched(flooded: Flooded, name: str) -> AsyncGenerator[None]:
+    """Within the block legitimate calls are quick, memory stays, and the job goes on."""
+    before = flooded.process.memory_info().rss
+    took: list[float] = []
+    most, began = before, await ticks(flooded)
+    ended = asyncio.Event()
+
+    async def legitimate() -> None:
+        nonlocal most
+        async with flooded.channel() as channel:
+            while not ended.is_set():
+                at = time.monotonic()
+                answer = await call(channel, "/dstack_mesh.v1.RunService/List")
+                assert answer.outcome == "passed", answer
+                took.append(time.monotonic() - at)
+                most = max(most, flooded.process.memory_info().rss)
+                await asyncio.sleep(0.02)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(legitimate())
+        try:
+            yield
+        finally:
+            ended.set()
+    p99 = statistics.quantiles(took, n=100)[98]
+    print(
+        f"{name}: {len(took)} legitimate calls, p99 {p99 * 1000:.0f} ms, memory grew by "
+        f"{(most - before) / (1 << 20):.1f} MiB"
+    )
+    assert p99 <= SLOWEST_SECONDS
+    assert most - before < GROWTH_BYTES
+    await eventually_async(lambda: _more(flooded, began), within=5)
+
+
+async def _more(flooded: Flooded, before: int) -> bool:
+    return await ticks(flooded) > before
+
+
+def attach(flooded: Flooded) -> list[Any]:
+    return [run_pb2.AttachRequest(follow=run_pb2.Follow(key=convert.key_to_wire(flooded.key)))]
+
+
+def fetch(flooded: Flooded) -> list[Any]:
+    store = ChunkStore(flooded.agent.home.chunks)
+    digests = store.get_manifest(flooded.code).chunk_digests()
+    store.close()
+    want = transfer_pb2.Want(digests=b"".join(digests))
+    return [transfer_pb2.FetchRequest(want=want, credit_bytes=1 << 62)]
+
+
+def manifest(flooded: Flooded) -> list[Any]:
+    return [transfer_pb2.ManifestRequest(digest=flooded.code)]
+
+
+def nothing(flooded: Flooded) -> list[Any]:
+    return [b""]
+
+
+ASKED: dict[str, Callable[[Flooded], list[Any]]] = {
+    "/dstack_mesh.v1.RunService/Attach": attach,
+    "/dstack_mesh.v1.TransferService/Fetch": fetch,
+    "/dstack_mesh.v1.TransferService/Push": nothing,
+    "/dstack_mesh.v1.TransferService/Manifest": manifest,
+    "/dstack_mesh.v1.RecordService/Exchange": lambda flooded: [
+        records_pb2.RecordServiceExchangeRequest()
+    ],
+    "/grpc.health.v1.Health/Watch": nothing,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": nothing,
+}
+
+
+def test_every_stream_has_a_reader_that_does_not_read() -> None:
+    streams = {name for name, method in METHODS.items() if method.server_streaming}
+    assert streams - {"/dstack_mesh.v1.InvitationService/Watch"} == ASKED.keys()
+
+
+@pytest.mark.parametrize("name", ASKED)
+async def test_readers_that_do_not_read_cost_bounded_memory_and_slow_nobody(
+    name: str, flooded: Flooded
+) -> None:
+    method, asked = METHODS[name], ASKED[name](flooded)
+    encoded = [one if isinstance(one, bytes) else one.SerializeToString() for one in asked]
+    async with untouched(flooded, name), contextlib.AsyncExitStack() as stack:
+        for _ in range(2):
+            channel: Any = await stack.enter_async_context(flooded.channel())
+            for _ in range(CALLS // 2):
+                if method.client_streaming:
+                    begun = channel.stream_stream(name)(timeout=600)
+                    await begun.write(encoded[0])
+                else:
+                    begun = channel.unary_stream(name)(encoded[0], timeout=600)
+                stack.callback(begun.cancel)
+        await asyncio.sleep(rounds(3))
+
+
+async def test_a_peer_has_so_many_calls_open_and_no_more(flooded: Flooded, tmp_path: Path) -> None:
+    async def first(channel: Any) -> str:
+        begun = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
+        stack.callback(begun.cancel)
+        try:
+            await begun.read()
+        except grpc.aio.AioRpcError as refused:
+            return refused.code().name
+        return "answered"
+
+    other = replace(flooded, laptop=flooded.mesh.admit(tmp_path / "other", role=Role.READER))
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(flooded.channel()) for _ in range(3)]
+        opened = [first(channel) for channel in channels for _ in range(100)]
+        ends = Counter(await asyncio.gather(*opened))
+        assert ends == {"answered": MOST_OPEN, "RESOURCE_EXHAUSTED": 300 - MOST_OPEN}
+        assert await first(await stack.enter_async_context(other.channel())) == "answered"
+    async with flooded.channel() as channel:
+
+        async def again() -> bool:
+            return (await call(channel, "/dstack_mesh.v1.RunService/List")).outcome == "passed"
+
+        await eventually_async(again, within=10)
+
+
+def _silent(port: int) -> socket.socket:
+    silent = socket.socket()
+    silent.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        silent.connect(("127.0.0.1", port))
+    return silent
+
+
+async def test_idle_sockets_and_churn_slow_nobody_and_leave_nothing_behind(
+    flooded: Flooded,
+) -> None:
+    files = flooded.process.num_fds()
+    async with untouched(flooded, "idle sockets"):
+        idle = [_silent(flooded.port) for _ in range(IDLE)]
+        ends, churned = time.monotonic() + rounds(4), 0
+        while time.monotonic() < ends:
+            passing = _silent(flooded.port)
+            await asyncio.sleep(1 / CHURN)
+            with contextlib.suppress(OSError):
+                passing.send(b"\x16\x03\x01" + os.urandom(64))
+            passing.close()
+            churned += 1
+        print(f"{IDLE} idle sockets and {churned} that came and went")
+        for one in idle:
+            one.close()
+    left = await eventually_async(lambda: _few(flooded, files + 20), within=15)
+    print(f"{files} files before, {left} after")
+
+
+async def _few(flooded: Flooded, most: int) -> int:
+    now = flooded.process.num_fds()
+    return now if now <= most else 0
+
+
+async def test_a_message_that_is_too_large_and_one_that_never_ends_are_refused(
+    flooded: Flooded,
+) -> None:
+    async with untouched(flooded, "large messages"), flooded.channel() as opened:
+        channel: Any = opened
+        for name in ("RunService/List", "RosterService/Exchange", "MembershipService/Hello"):
+            ask = channel.unary_unary(f"/dstack_mesh.v1.{name}")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await ask(b"\x0a\xff\xff\xff\x07" + b"x" * (16 << 20), timeout=20)
+            assert refused.value.code() in {
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                grpc.StatusCode.INTERNAL,
+            }
+
+
+async def test_messages_changed_by_chance_are_answered_over_a_real_connection(
+    flooded: Flooded,
+) -> None:
+    chance, seeds = seeded("real"), valid_messages(flooded.laptop)
+    log = flooded.agent.home.root / "stderr"
+    said, sent, count = log.stat().st_size, 0, max(600, min(20_000, rounds(3) * 300))
+    names = [name for name, method in METHODS.items() if not method.client_streaming]
+    names = [name for name in names if name in seeds and not name.endswith("Watch")]
+    async with untouched(flooded, "changed messages"), flooded.channel() as opened:
+        channel: Any = opened
+        for _ in range(count):
+            name = chance.choice(names)
+            encoded = mutated(chance, seeds[name])
+            stream = METHODS[name].server_streaming
+            begun = (channel.unary_stream if stream else channel.unary_unary)(name)(
+                encoded, timeout=20
+            )
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                _ = [one async for one in begun] if stream else await begun
+            assert await begun.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+            sent += 1
+    print(f"{sent} messages over TLS")
+    assert b"failed [" not in log.read_bytes()[said:]
+
+
+def test_an_agent_that_is_slow_would_be_noticed() -> None:
+    took = [0.01] * 97 + [2.0] * 3
+    assert statistics.quantiles(took, n=100)[98] > SLOWEST_SECONDS
