@@ -197,11 +197,9 @@ def faking(
     (folder / "chain").write_bytes(shown[1])
     (folder / "adverts").write_text("\n".join(packet.hex() for packet in adverts))
     paths = [str(folder / name) for name in ("key", "chain", "adverts", "stats")]
-    process = host.popen(
-        [sys.executable, "-m", "support.fakes", *paths[:2], host.address, str(FIRST_PORT)]
-        + [str(FAKES), *paths[2:]],
-        env=environment(),
-    )
+    where = (host.address, str(FIRST_PORT), str(FAKES))
+    command = [sys.executable, "-m", "support.fakes", *paths[:2], *where, *paths[2:]]
+    process = host.popen(command, env=environment())
     try:
         eventually((folder / "stats").exists, within=20)
         yield folder / "stats"

@@ -46,7 +46,10 @@ Health/List                               x        x       x      x    x     x
 Health/Watch                              x        x       x      x    x     x
 InvitationService/Invite                  -        -       -      -    -     x
 InvitationService/Watch                   -        -       -      -    -     x
+MembershipService/Compare                 -        x       x      x    x     x
 MembershipService/Hello                   x        x       x      x    x     x
+MembershipService/Probe                   -        x       x      x    x     x
+MembershipService/ProbeFor                -        x       x      x    x     x
 OwnerService/Drain                        -        -       -      -    -     x
 OwnerService/Pause                        -        -       -      -    -     x
 OwnerService/Resume                       -        -       -      -    -     x

@@ -216,7 +216,7 @@ async def test_a_servicer_that_breaks_would_be_caught(tmp_path: Path) -> None:
         assert request.runs != [], "a bug that an empty list of names finds"
 
     collected, name = Collected(), "/dstack_mesh.v1.RunService/List"
-    handler = grpc.unary_unary_rpc_method_handler(listing, run_pb2.ListRequest.FromString)
+    handler: Any = grpc.unary_unary_rpc_method_handler(listing, run_pb2.ListRequest.FromString)
     collected.methods[name] = handler
     storm = Storm(seeded("caught"), [Context])
     async with watched_for_bugs() as bugs:

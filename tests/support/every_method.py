@@ -93,14 +93,14 @@ async def call(channel: Any, name: str) -> Answer:
                 await begun.done_writing()
         if method.server_streaming:
             # Some streams have no end; the first message is an answer.
-            first = await begun.read()
-            if first is grpc.aio.EOF:
+            aio: Any = grpc.aio
+            if await begun.read() is aio.EOF:
                 return await _ending(begun)
             begun.cancel()
             return Answer(grpc.StatusCode.OK)
         await begun
     except grpc.aio.AioRpcError as failed:
-        sent = dict(failed.trailing_metadata() or ())
+        sent: dict[str, Any] = dict(failed.trailing_metadata() or ())
         code: Any = sent.get("code-bin", b"fault" if "fault" in sent else b"")
         return Answer(failed.code(), code.decode(), failed.details() or "")
     return Answer(grpc.StatusCode.OK)

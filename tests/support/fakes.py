@@ -90,7 +90,7 @@ async def _main(arguments: list[str]) -> None:
 
     for port in range(int(first), int(first) + int(count)):
         await asyncio.start_server(serve, address, port)
-    packets = [bytes.fromhex(line) for line in Path(adverts).read_text().split()]
+    packets = _packets(Path(adverts))
     sending = sender(address)
     while True:
         for packet in packets:
@@ -101,6 +101,10 @@ async def _main(arguments: list[str]) -> None:
         Path(stats).with_suffix(".new").replace(stats)
         if not packets:
             await asyncio.sleep(0.1)
+
+
+def _packets(file: Path) -> list[bytes]:
+    return [bytes.fromhex(line) for line in file.read_text().split()]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
-from dstack_mesh.machine import ExecutorKind
+from dstack_mesh.machine import AgentState, ExecutorKind
+from dstack_mesh.membership.rumour import Condition, Rumour
 from dstack_mesh.records.hybrid import Hybrid
 from dstack_mesh.records.pen import Pen
 from dstack_mesh.records.record import NOTHING, Entry
@@ -36,6 +37,7 @@ from dstack_mesh.v1 import (
 from dstack_mesh.wire.membership import card_to_wire, hint_to_wire
 from dstack_mesh.wire.records import frames
 from dstack_mesh.wire.roster import own_scribe
+from dstack_mesh.wire.rumours import rumour_to_wire
 from dstack_mesh.wire.statements import signed_to_wire
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import Input, Revision, RunRecord, Source, TagRecord
@@ -51,6 +53,7 @@ DIGEST = Digest(digest_of(b"hello"))
 RUN = RunId("0" * 26)
 SOURCE = Source(PEER, (Address("10.0.0.1:7420"),))
 _PACKAGE = "/dstack_mesh.v1."
+_health: Any = health_pb2  # its stubs are older than it is
 
 
 def valid_messages(home: Home) -> dict[str, Sequence[Message]]:
@@ -73,7 +76,7 @@ def valid_messages(home: Home) -> dict[str, Sequence[Message]]:
     asked = reflection_pb2.ServerReflectionRequest
     others: dict[str, Sequence[Message]] = {
         "/grpc.health.v1.Health/Check": [health_pb2.HealthCheckRequest(service="x")],
-        "/grpc.health.v1.Health/List": [health_pb2.HealthListRequest()],
+        "/grpc.health.v1.Health/List": [_health.HealthListRequest()],
         "/grpc.health.v1.Health/Watch": [health_pb2.HealthCheckRequest(service="x")],
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": [
             asked(list_services="*"),
@@ -107,7 +110,17 @@ def _pause() -> owner_pb2.PauseRequest:
 def _membership(home: Home) -> dict[str, Sequence[Message]]:
     card = card_to_wire(card_of(home, "laptop", ("10.0.0.1:7420",)))
     hints = [hint_to_wire(PeerHint(PEER, SOURCE.addresses))]
-    return {"MembershipService/Hello": [membership_pb2.HelloRequest(caller=card, known=hints)]}
+    word = rumour_to_wire(
+        Rumour(PEER, 1 << 40, Condition.ALIVE, AgentState.ALIVE, "ws-2", SOURCE.addresses)
+    )
+    return {
+        "MembershipService/Hello": [membership_pb2.HelloRequest(caller=card, known=hints)],
+        "MembershipService/Probe": [membership_pb2.ProbeRequest(word=word, rumours=[word])],
+        "MembershipService/ProbeFor": [membership_pb2.ProbeForRequest(target=hints[0])],
+        "MembershipService/Compare": [
+            membership_pb2.CompareRequest(word=word, fingerprint=b"f" * 8, rumours=[word])
+        ],
+    }
 
 
 def _auction() -> dict[str, Sequence[Message]]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from dstack_agent import main
+from dstack_agent import assembly, main
 from dstack_agent.driving import Driving, MakeDriver
 from dstack_agent.executor.starting import Spare
 from dstack_agent.gossip import open_chorus
@@ -35,6 +35,7 @@ from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.home import Home
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import GuardInterceptor
+from dstack_mesh.wire.greeter import open_vigil
 from dstack_mesh.wire.server import add_standard_services
 from dstack_scheduler.job import StateChange
 from dstack_scheduler.progress import Watcher
@@ -50,7 +51,7 @@ class Collected(grpc.aio.Server):
     def __init__(self) -> None:
         self.methods: dict[str, Any] = {}
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
         """What older generated code calls; the same methods come by the other way."""
 
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, Any]) -> None:
@@ -69,7 +70,10 @@ class Collected(grpc.aio.Server):
     async def stop(self, grace: float | None) -> None:
         raise NotImplementedError
 
-    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+    async def wait_for_termination(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as the class above has it
+    ) -> bool:
         raise NotImplementedError
 
 
@@ -117,10 +121,8 @@ class Method:
 
     async def call(self, messages: Sequence[Any], context: Context) -> grpc.StatusCode | None:
         """Calls it; the status that reached the caller, None for an answer."""
-        try:
+        with suppress(grpc.aio.AbortError):
             await self.run(_each(messages) if self.takes_stream else messages[0], context)
-        except grpc.aio.AbortError:
-            pass
         return context.code
 
 
@@ -204,18 +206,21 @@ async def whole_agent(home: Home) -> AsyncGenerator[dict[str, Method]]:
     settings = Settings(home, "ws-1", host="127.0.0.1", port=0, mdns=False)
     home.prepare()
     async with AsyncExitStack() as stack:
-        word = main.word_of(settings)
+        word = assembly.word_of(settings)
         members = Members(home, membership)
         memory = open_memory(home, CLOCK, stack)
         channels = Channels(home, members.picture)
         stack.push_async_callback(channels.close)
         wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
-        portrait = main.portrait_of(settings, membership, memory, 1, members)
-        roll = main.roll_of(settings, channels, portrait)
+        portrait = assembly.portrait_of(settings, membership, memory, 1, members)
+        vigil = open_vigil(channels, portrait.card, lambda: word.state, CLOCK)
+        roll = main.roll_of(settings, channels, portrait, vigil)
         twins = Twins(home, portrait.card, CLOCK, roll.heard)
         peers = Peers(home, channels, memory.store, portrait.card, roll.agents)
         notes = Notes()
-        workshop = main.workshop_of(settings, memory, peers, portrait, wake, notes, Spare(), word)
+        workshop = assembly.workshop_of(
+            settings, memory, peers, portrait, wake, notes, Spare(), word
+        )
         supervisor = Supervisor(workshop, Keeping(30.0, False))
         driving = Driving(memory.driven, waiting(main.driver_maker(peers)))
         desk = main.desk_of(memory, portrait, supervisor, peers, word)
@@ -223,7 +228,9 @@ async def whole_agent(home: Home) -> AsyncGenerator[dict[str, Method]]:
         steering = Steering(supervisor, driving, memory.records, memory.ledger)
         chorus = await open_chorus(home, channels, roll.agents, CLOCK, stack)
         collected: Any = Collected()
-        served = main.served_of(memory, portrait, roll, twins, steering, desk, word, owner, chorus)
+        served = main.served_of(
+            memory, portrait, roll, vigil, twins, steering, desk, word, owner, chorus
+        )
         add_servicers(collected, served)
         assert members.keeper is not None
         add_roster(collected, home, members.keeper, CLOCK)

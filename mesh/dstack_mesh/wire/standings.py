@@ -16,7 +16,6 @@ from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
 from dstack_mesh.trust.roster.statement import ASSIGNABLE
 from dstack_mesh.wire.caller import Caller, Member
 
-
 MOST_OPEN = 256
 """Calls of one peer that go on at a time, over all its connections: each may hold a message or two
 that nobody reads. A connection has 128."""
