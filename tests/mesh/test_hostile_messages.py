@@ -216,8 +216,8 @@ async def test_a_servicer_that_breaks_would_be_caught(tmp_path: Path) -> None:
         assert request.runs != [], "a bug that an empty list of names finds"
 
     collected, name = Collected(), "/dstack_mesh.v1.RunService/List"
-    handler: Any = grpc.unary_unary_rpc_method_handler(listing, run_pb2.ListRequest.FromString)
-    collected.methods[name] = handler
+    make: Any = grpc.unary_unary_rpc_method_handler
+    collected.methods[name] = make(listing, run_pb2.ListRequest.FromString)
     storm = Storm(seeded("caught"), [Context])
     async with watched_for_bugs() as bugs:
         method = (await guarded(collected))[name]

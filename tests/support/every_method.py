@@ -100,7 +100,8 @@ async def call(channel: Any, name: str) -> Answer:
             return Answer(grpc.StatusCode.OK)
         await begun
     except grpc.aio.AioRpcError as failed:
-        sent: dict[str, Any] = dict(failed.trailing_metadata() or ())
+        metadata: Any = failed.trailing_metadata() or ()
+        sent: dict[str, Any] = dict(metadata)
         code: Any = sent.get("code-bin", b"fault" if "fault" in sent else b"")
         return Answer(failed.code(), code.decode(), failed.details() or "")
     return Answer(grpc.StatusCode.OK)
@@ -108,7 +109,8 @@ async def call(channel: Any, name: str) -> Answer:
 
 async def _ending(begun: Any) -> Answer:
     code = await begun.code()
-    sent: Any = dict(await begun.trailing_metadata() or ())
+    metadata: Any = await begun.trailing_metadata() or ()
+    sent: dict[str, Any] = dict(metadata)
     return Answer(code, sent.get("code-bin", b"").decode(), await begun.details() or "")
 
 

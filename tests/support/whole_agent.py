@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,12 +51,14 @@ class Collected(grpc.aio.Server):
     def __init__(self) -> None:
         self.methods: dict[str, Any] = {}
 
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[Any]) -> None:
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
         """What older generated code calls; the same methods come by the other way."""
 
-    def add_registered_method_handlers(self, service: str, methods: Mapping[str, Any]) -> None:
-        for name, handler in methods.items():
-            self.methods[f"/{service}/{name}"] = handler
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Any]
+    ) -> None:
+        for name, handler in method_handlers.items():
+            self.methods[f"/{service_name}/{name}"] = handler
 
     def add_insecure_port(self, address: str) -> int:
         raise NotImplementedError
