@@ -41,6 +41,8 @@ AuctionService/Ask                        -        x       x      x    x     x
 AuctionService/Commit                     -        x       x      x    x     x
 AuctionService/Release                    -        x       x      x    x     x
 AuctionService/Reserve                    -        x       x      x    x     x
+EvidenceService/Tell                      x        x       x      x    x     x
+EvidenceService/Vouch                     -        x       x      x    x     x
 Health/Check                              x        x       x      x    x     x
 Health/List                               x        x       x      x    x     x
 Health/Watch                              x        x       x      x    x     x
@@ -56,7 +58,7 @@ OwnerService/Resume                       -        -       -      -    -     x
 OwnerService/Show                         -        -       -      -    -     x
 RecordService/Agents                      x        x       x      x    x     x
 RecordService/Exchange                    x        x       x      x    x     x
-RecordService/Push                        -        x       x      x    x     x
+RecordService/Push                        -        -       x      x    x     x
 RecordService/Tails                       x        x       x      x    x     x
 RosterService/Exchange                    x        x       x      x    x     x
 RosterService/Renew                       x        x       x      x    x     x

@@ -68,6 +68,7 @@ ENDLESS = "/grpc.health.v1.Health/Watch"
 
 SERVICES = (
     "AuctionService",
+    "EvidenceService",
     "Health",
     "InvitationService",
     "MembershipService",

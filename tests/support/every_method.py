@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from dstack_mesh.v1 import (
     admission_pb2,
     auction_pb2,
+    evidence_pb2,
     membership_pb2,
     owner_pb2,
     records_pb2,
@@ -25,6 +26,7 @@ from dstack_mesh.v1 import (
 MODULES: list[Any] = [
     admission_pb2,
     auction_pb2,
+    evidence_pb2,
     membership_pb2,
     owner_pb2,
     records_pb2,

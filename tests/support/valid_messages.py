@@ -27,6 +27,7 @@ from dstack_mesh.trust.roster.statement import Admit
 from dstack_mesh.v1 import (
     admission_pb2,
     auction_pb2,
+    evidence_pb2,
     membership_pb2,
     owner_pb2,
     records_pb2,
@@ -65,6 +66,7 @@ def valid_messages(home: Home) -> dict[str, Sequence[Message]]:
         **_transfer(),
         **_records(home),
         **_roster(home),
+        **_evidence(),
         "InvitationService/Watch": [admission_pb2.WatchRequest(invite_id="7K3V")],
         # A role that nobody is invited as: no listener opens.
         "InvitationService/Invite": [admission_pb2.InviteRequest(role="root", lifetime_seconds=60)],
@@ -236,4 +238,13 @@ def _roster(home: Home) -> dict[str, Sequence[Message]]:
             )
         ],
         "RosterService/Renew": [roster_pb2.RenewRequest(certificate_request=request)],
+    }
+
+
+def _evidence() -> dict[str, Sequence[Message]]:
+    vouch = evidence_pb2.VouchRequest(run_id=RUN, job=0)
+    vouch.specification.SetInParent()
+    return {
+        "EvidenceService/Vouch": [vouch],
+        "EvidenceService/Tell": [evidence_pb2.TellRequest(run_id=RUN)],
     }

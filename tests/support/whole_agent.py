@@ -25,6 +25,7 @@ from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.logs.wake import Wake
 from dstack_agent.members import Members
 from dstack_agent.memory import open_memory
+from dstack_agent.notary import Notary
 from dstack_agent.owner.desk import OwnersDesk
 from dstack_agent.peers import Peers
 from dstack_agent.servicers.registration import add_invitations, add_roster, add_servicers
@@ -228,10 +229,12 @@ async def whole_agent(home: Home) -> AsyncGenerator[dict[str, Method]]:
         desk = main.desk_of(memory, portrait, supervisor, peers, word)
         owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
         steering = Steering(supervisor, driving, memory.records, memory.ledger)
-        chorus = await open_chorus(home, channels, roll.agents, CLOCK, stack)
+        chorus = await open_chorus(home, channels, roll.agents, members, CLOCK, stack)
+        notary = Notary(memory.records, memory.unsigned, lambda: main.signer_of(home))
+        testimony = main.testimony_of(memory, portrait, notary, chorus)
         collected: Any = Collected()
         served = main.served_of(
-            memory, portrait, roll, vigil, twins, steering, desk, word, owner, chorus
+            memory, portrait, roll, vigil, twins, steering, desk, word, owner, testimony, chorus
         )
         add_servicers(collected, served)
         assert members.keeper is not None
