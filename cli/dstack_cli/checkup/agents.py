@@ -129,7 +129,7 @@ def _not_called(sights: Sights) -> list[Finding]:
     """Agents that our own agent reaches and that do not reach it: inbound is blocked."""
     if sights.local is None or not sights.local.card.addresses:
         return []
-    deaf = [peer_id for peer_id, known in sights.again.items() if sights.own not in known]
+    deaf = [peer_id for peer_id, reached in sights.reached.items() if not reached]
     if not deaf:
         return []
     address = sights.local.card.addresses[0]

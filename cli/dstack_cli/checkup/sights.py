@@ -70,7 +70,7 @@ class Sights:
         mdns: Multicast may be used.
         local: The answer of this home's own agent; None if none runs.
         local_trouble: Why something listens on the agent's socket and does not answer.
-        again: Ids that each agent knew when it was asked a second time.
+        reached: Whether each agent reaches ours, of those that were asked to call it.
         strangers: Announcements of other meshes that were heard.
         required: The oldest protocol that the mesh allows for new work.
     """
@@ -84,9 +84,7 @@ class Sights:
     ways: tuple[Way, ...]
     local: HelloAnswer | None
     local_trouble: str = ""
-    again: dict[PeerId, frozenset[PeerId]] = field(
-        default_factory=dict[PeerId, frozenset[PeerId]], hash=False
-    )
+    reached: dict[PeerId, bool] = field(default_factory=dict[PeerId, bool], hash=False)
     strangers: int = 0
     twins: tuple[Twin, ...] = ()
     required: int = 0

@@ -32,12 +32,16 @@ from dstack_mesh.trust.roster.book import read_picture
 from dstack_mesh.version import installed_version
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import GrpcGreeter, command_card
+from dstack_mesh.wire.prober import GrpcProber
 
 LISTEN_SECONDS = 1.9
 HELLO_SECONDS = 1.5
 DIRECT_SECONDS = 0.5
-AGAIN_SECONDS = 1.2
-"""When an agent that does not know ours is asked again: it may just have started."""
+CALL_BACK_SECONDS = 1.2
+"""How long another agent may take to call ours."""
+
+MOST_HELPERS = 16
+"""Agents that are asked to call ours."""
 
 MOST_WAYS = 96
 MOST_STRANGERS = 1000
@@ -77,6 +81,7 @@ class _Surveyor:
         self._membership = membership
         self._clock = clock
         card = command_card(home)
+        self._channels = channels
         self._greeter = GrpcGreeter(channels, lambda: card)
         self._ways: dict[Address, Way] = {}
         self._strangers: set[str] = set()
@@ -118,7 +123,7 @@ class _Surveyor:
             twins=read_twins(self._home, self._clock.now()),
             required=self._required(),
         )
-        return await self._asked_again(found)
+        return await self._called_back(found)
 
     def _required(self) -> int:
         known = self._membership
@@ -217,28 +222,30 @@ class _Surveyor:
 
         return tuple(await asyncio.gather(*map(ask, self._ways.values())))
 
-    async def _asked_again(self, sights: Sights) -> Sights:
-        """Asks agents again, after a moment, that our own agent knows and that do not know it."""
-        if sights.local is None:
+    async def _called_back(self, sights: Sights) -> Sights:
+        """Has agents that our own agent knows call it: that it reaches them does not say so."""
+        if sights.local is None or not sights.local.card.addresses:
             return sights
         ours = {hint.peer_id for hint in sights.local.known}
-        doubtful = {
+        helpers = {
             peer_id: ways[0].address
             for peer_id, ways in sights.answering.items()
-            if peer_id in ours and not _knows(ways[0], self._own)
+            if peer_id in ours and peer_id != self._own
         }
-        if not doubtful:
-            return sights
-        await asyncio.sleep(AGAIN_SECONDS)
-        again: dict[PeerId, frozenset[PeerId]] = {}
-        for peer_id, address in doubtful.items():
+        prober, addresses = GrpcProber(self._channels), sights.local.card.addresses
+        reached: dict[PeerId, bool] = {}
+
+        async def ask(helper: PeerId, at: Address) -> None:
             try:
-                hello = await self._greet(address)
-            except MeshError:
-                continue
-            again[peer_id] = frozenset(hint.peer_id for hint in hello.answer.known)
-        return replace(sights, again=again)
+                reached[helper] = await prober.probe_for(
+                    helper, [at], self._own, addresses, CALL_BACK_SECONDS
+                )
+            except MeshError:  # it may not be asked, or helps too many already
+                return
 
-
-def _knows(way: Way, peer_id: PeerId) -> bool:
-    return way.hello is not None and peer_id in {hint.peer_id for hint in way.hello.answer.known}
+        try:
+            asked = list(helpers.items())[:MOST_HELPERS]
+            await asyncio.gather(*(ask(helper, at) for helper, at in asked))
+        finally:
+            await prober.close()
+        return replace(sights, reached=reached)

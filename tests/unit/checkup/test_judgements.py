@@ -132,13 +132,13 @@ def test_an_own_agent_on_dockers_bridge_or_away_from_all_others_is_told() -> Non
     assert only([*judge_whereabouts(sights(other, local=local))]).grade is Grade.PASS
 
 
-def test_who_is_not_known_by_those_that_it_knows_is_not_reached() -> None:
+def test_whom_those_that_it_reaches_cannot_call_is_not_reached() -> None:
     there = PeerId("a" * 32)
     local = answer(OWN, "here", "10.0.0.1:7420", knows=(there,))
-    deaf = sights(way("10.0.0.2:1", "a"), local=local, again={there: frozenset[PeerId]()})
+    deaf = sights(way("10.0.0.2:1", "a"), local=local, reached={there: False})
     causes = {one.cause for one in judge_agents(deaf)}
     assert "firewall-inbound" in causes
-    heard = replace(deaf, again={there: frozenset({OWN})})
+    heard = replace(deaf, reached={there: True})
     assert {one.grade for one in judge_agents(heard)} == {Grade.PASS}
 
 
