@@ -216,7 +216,10 @@ def after(run: DrivenRun, event: Progress) -> DrivenRun:
         case Declined(job, attempt):
             return _at(run, job, attempt, None)
         case Awarded(job, attempt, card):
-            placed = replace(_told(run, job), agent_id=card.peer_id, agent_name=card.name)
+            told = _told(run, job)
+            if told.key.attempt != attempt:  # nothing was told of this one yet
+                told = _submitted(run, job, attempt)
+            placed = replace(told, agent_id=card.peer_id, agent_name=card.name)
             placed = replace(placed, gpu_uuids=event.gpu_uuids)
             source = Source(card.peer_id, card.addresses)
             return _with(_at(run, job, attempt + 1, source), placed)
@@ -238,9 +241,15 @@ def _told(run: DrivenRun, job: int) -> JobRecord:
     for told in run.record.jobs:
         if told.key.job == job:
             return told
+    return _submitted(run, job, run.jobs[job].spec.key.attempt)
+
+
+def _submitted(run: DrivenRun, job: int, attempt: int) -> JobRecord:
+    """An attempt of which nothing was told; the specification's own number may be the next one."""
     spec = run.jobs[job].spec
-    submitted = StateChange(spec.key, JobState.SUBMITTED, spec.submitted_at)
-    return JobRecord(spec.key, spec.workflow, spec.provider, submitted)
+    key = replace(spec.key, attempt=attempt)
+    submitted = StateChange(key, JobState.SUBMITTED, spec.submitted_at)
+    return JobRecord(key, spec.workflow, spec.provider, submitted)
 
 
 def _with(run: DrivenRun, told: JobRecord) -> DrivenRun:

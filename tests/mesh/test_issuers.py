@@ -12,14 +12,21 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dstack_mesh.faults import Forbidden, MeshError, Refused, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, id_of_key, public_der, read_private_key
 from dstack_mesh.ids import PeerId
-from dstack_mesh.trust.authority import LEAF_LIFE, Authority, sign_issuer, sign_leaf, to_pem
+from dstack_mesh.trust.authority import (
+    LEAF_LIFE,
+    Authority,
+    make_request,
+    sign_issuer,
+    sign_leaf,
+    to_pem,
+)
 from dstack_mesh.trust.membership import (
     Membership,
     Role,
@@ -33,12 +40,14 @@ from dstack_mesh.trust.roster.book import read_picture
 from dstack_mesh.trust.roster.picture import Belonging
 from dstack_mesh.trust.roster.statement import RemoveAdmin, RemoveIssuer, Revoke
 from dstack_mesh.v1 import auction_pb2, auction_pb2_grpc
+from dstack_mesh.v1.roster_pb2 import RenewRequest
 from dstack_mesh.wire.admission import Invitation, serve_invitation
+from dstack_mesh.wire.caller import Member
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.newcomer import join_mesh
-from dstack_mesh.wire.renewal import Renewal, ask_to_renew
+from dstack_mesh.wire.renewal import Renewal, ask_to_renew, renew
 from dstack_mesh.wire.roster import RosterClient, open_book, open_keeper, record_founder
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, OffClock, card_of, member
@@ -295,8 +304,14 @@ async def test_a_leaf_that_hides_who_signed_it_is_known_by_its_signature(
     bare = x509.CertificateBuilder().serial_number(7).subject_name(name).issuer_name(issuer.subject)
     bare = bare.public_key(key.public_key()).not_valid_before(now - timedelta(hours=1))
     bare = bare.not_valid_after(now + timedelta(days=1))
-    named = x509.SubjectAlternativeName([x509.DNSName("mesh")])
-    leaf = bare.add_extension(named, critical=False).sign(issuer_key(admin), hashes.SHA256())
+    mesh_id, peer_id = member(home).mesh_id, member(home).peer_id
+    names = (f"mesh://{mesh_id}/n/{peer_id}", f"mesh://{mesh_id}/r/{Role.RUNNER.right}")
+    uris = map(x509.UniformResourceIdentifier, names)
+    named = x509.SubjectAlternativeName([x509.DNSName("mesh"), *uris])
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    bare = bare.add_extension(named, critical=False).add_extension(usage, critical=False)
+    bare = bare.add_extension(x509.BasicConstraints(False, None), critical=True)
+    leaf = bare.sign(issuer_key(admin), hashes.SHA256())
     shows(home, leaf, issuer)
     say(mesh, RemoveIssuer(issuer_id(admin)))
     async with mesh_agent(mesh.root, "root") as agent:
@@ -403,6 +418,12 @@ async def test_certificates_are_renewed_at_an_admins_agent_and_by_itself(
             await ask_to_renew(channel, "ann", ws, member(ws))
         assert len(x509.load_pem_x509_certificates(member(ws).certificate_path.read_bytes())) == 2
         assert await hello(ws, agent) == "ann"
+        # Noted once the certificate that the roster knows is past half.
+        assert agent.members.keeper is not None
+        who = Member(member(ws).peer_id, Role.RUNNER)
+        request = RenewRequest(certificate_request=make_request(Identity.load_or_make(ws)))
+        later = datetime.now(UTC) + LEAF_LIFE * 0.6
+        await renew(admin, agent.members.keeper, who, request, later)
         enrolled = agent.members.picture().members[member(ws).peer_id]
         assert (enrolled.through, enrolled.role) == ("renewal", Role.RUNNER)
         assert enrolled.admitted_by == member(admin).peer_id

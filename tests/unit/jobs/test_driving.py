@@ -74,6 +74,14 @@ def test_an_awarded_job_is_found_again_and_its_next_attempt_is_another() -> None
     assert (told.agent_name, told.gpu_uuids) == ("ws-2", ("GPU-1",))
 
 
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_those_who_list_runs_are_told_of_the_attempt_that_was_awarded(attempt: int) -> None:
+    run = after(driven(), Awarding(1, attempt, WS))
+    run = after(run, Awarded(1, attempt, WS, False, (), "only agent"))
+    (told,) = run.record.jobs
+    assert told.key == told.state.key == JobKey(RUN, 1, attempt)
+
+
 def test_states_and_artifacts_are_kept_for_those_who_list_runs() -> None:
     run = after(driven(), Awarded(0, 1, WS, False, (), "only agent"))
     key = JobKey(RUN, 0, 1)
