@@ -220,7 +220,7 @@ def test_what_a_dead_agent_had_is_shown_with_when_it_was_heard(lab: Lab) -> None
 
 
 def test_what_was_said_to_one_agent_survives_it(lab: Lab) -> None:
-    """A change of the last moment: the agent dies half a second after it said so."""
+    """A change of the last moment: the agent dies a second after it said so."""
     person = laptop(lab, "hasty", "ws-1")
     run = run_on(lab, person, "sleep", "ws-3")
     time.sleep(1.0)
