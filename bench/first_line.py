@@ -3,13 +3,17 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from parts import alternate, pair, table
 from ssh_host import ssh_host
 
-from support.lab import DSTACK, project
+from support.lab import project
 
 TIMES = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+
+DSTACK = Path(sys.executable).with_name("dstack")
+"""As it was installed: what a person types."""
 
 
 def first_line(process: subprocess.Popen[bytes]) -> None:
@@ -29,7 +33,7 @@ def main() -> None:
         def ours(*flags: str) -> float:
             began = time.perf_counter()
             with peers.laptop.popen(
-                (*DSTACK, "run", "hi", *flags),
+                (str(DSTACK), "run", "hi", *flags),
                 cwd=code,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -7,7 +7,6 @@ one and adds only what is new.
 """
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,7 +46,7 @@ def checkout(repository: Repository, kept: Path) -> Path:
             _sync(draft)
             _move(draft, folder)
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            _remove(draft)
         _forget(group, folder)
     os.utime(folder)
     return folder
@@ -184,4 +183,10 @@ def _forget(group: Path, newest: Path) -> None:
     """Removes the checkouts that were used longest ago."""
     ordered = sorted(_kept(group), key=lambda kept: kept.stat().st_mtime_ns, reverse=True)
     for folder in [folder for folder in ordered if folder != newest][KEPT - 1 :]:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    import shutil  # it loads three compressors, and most runs find their checkout made
+
+    shutil.rmtree(folder, ignore_errors=True)

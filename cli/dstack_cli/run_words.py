@@ -4,7 +4,6 @@ Our flags are found before and after the name, up to a `--`; everything else aft
 to the workflow language unchanged and in order: variables, its own flags, arguments of the script.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -142,9 +141,11 @@ def _placed(asked: Asked, placement: str) -> Asked:
 
 
 def _not_ours(word: str) -> Misused:
+    from difflib import get_close_matches  # only mistakes need it
+
     name = word.partition("=")[0]
     known = [spelling for flag in FLAGS for spelling in flag.spellings if spelling[:2] == "--"]
-    close = difflib.get_close_matches(name, known, n=1)
+    close = get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"dstack run WORKFLOW {word} …"
     return Misused(
         f"No such option {name}.",

@@ -1,7 +1,6 @@
 """Files that are whole or absent, whenever the machine dies."""
 
 import os
-import secrets
 from pathlib import Path
 
 
@@ -10,7 +9,7 @@ def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
 
     A reader sees the old file or the new one. Concurrent writers do not mix; the last one wins.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

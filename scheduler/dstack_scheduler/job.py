@@ -1,7 +1,7 @@
 """A job as everybody must know it: its key, its specification, its states, what it kept."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import Enum
 
@@ -12,13 +12,16 @@ from dstack_scheduler.needs import Needs
 from dstack_scheduler.secret import RegistryAuth, needed
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@frozen(slots=True)
 class JobKey:
     """Names an attempt at a job: the run, the job's index in it, the attempt counted from 1."""
 
     run_id: RunId
     job: int
     attempt: int = 1
+
+    def __lt__(self, other: "JobKey") -> bool:
+        return (self.run_id, self.job, self.attempt) < (other.run_id, other.job, other.attempt)
 
 
 @frozen

@@ -1,6 +1,9 @@
 """`@frozen` is a dataclass in every way that our code relies on."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, field, fields, replace
+from threading import Barrier
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,3 +66,68 @@ def test_it_is_replaced_matched_and_shown_as_a_dataclass() -> None:
 def test_defaults_are_made_for_each() -> None:
     Bag().things.append(1)
     assert Bag().things == []
+
+
+@frozen(slots=True)
+class Small:
+    """Has slots, a default, and a field that must be named."""
+
+    x: int
+    y: str = "y"
+    z: int = field(default=0, kw_only=True)
+
+
+@frozen
+class Below(Point):
+    """Adds a field to another."""
+
+    depth: int = 1
+
+
+@frozen
+class Positive:
+    """Makes itself."""
+
+    x: int
+
+    def __init__(self, x: int) -> None:
+        object.__setattr__(self, "x", abs(x))
+
+
+def test_slots_named_fields_subclasses_and_own_constructors_are_as_in_a_dataclass() -> None:
+    small = Small(1, z=3)
+    assert (small.x, small.y, small.z) == (1, "y", 3)
+    assert not hasattr(small, "__dict__")
+    assert replace(small, x=2) == Small(2)  # only what goes by position is compared
+    assert Below(1, depth=4) == Below(1, 0, (), 4) != Below(1)
+    assert repr(Below(1)) == "Below(x=1, y=0, tags=(), depth=1)"
+    assert Positive(-2) == Positive(2)
+
+
+def test_wrong_arguments_are_named() -> None:
+    unchecked: Any = Small
+    for wrong in ({}, {"x": 1, "w": 2}):
+        with pytest.raises(TypeError, match=r"Small.__init__\(\)"):
+            unchecked(**wrong)
+    with pytest.raises(TypeError, match=r"Small.__init__\(\)"):
+        unchecked(1, "y", 3)
+    with pytest.raises(FrozenInstanceError):
+        unchecked(1).x = 2
+
+
+def test_threads_that_make_the_first_instance_at_once_each_get_one() -> None:
+    for _ in range(50):
+
+        @frozen
+        class New:
+            x: int
+
+        both = Barrier(2)
+
+        def make(made: type[New] = New, both: Barrier = both) -> int:
+            both.wait()
+            return made(1).x
+
+        with ThreadPoolExecutor(2) as threads:
+            made = [threads.submit(make), threads.submit(make)]
+            assert [one.result() for one in made] == [1, 1]

@@ -17,7 +17,6 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, zip_longest
 from typing import assert_never
@@ -25,6 +24,7 @@ from typing import assert_never
 from dstack_mesh.chunks.digest import DIGEST_BYTES, digest_of, split_digests
 from dstack_mesh.chunks.paths import link_fault, path_fault
 from dstack_mesh.faults import Invalid
+from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
 
 MAGIC = b"dstack-manifest-1\n"
@@ -38,7 +38,7 @@ MANIFEST_BYTES = 256 << 20
 _FILE, _EXECUTABLE, _LINK, _FOLDER = 0, 1, 2, 3
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class FileEntry:
     """A regular file.
 
@@ -62,14 +62,14 @@ class FileEntry:
         return zip(split_digests(self.digests), self.sizes, strict=True)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class FolderEntry:
     """A folder with nothing in it; others follow from the files in them."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class LinkEntry:
     """A symbolic link whose text is relative and stays inside the tree."""
 
@@ -80,7 +80,7 @@ class LinkEntry:
 Entry = FileEntry | FolderEntry | LinkEntry
 
 
-@dataclass(frozen=True)
+@frozen
 class Manifest:
     """A tree. Always valid and in canonical order, whichever way it was made."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dstack_mesh.chunks.room import trouble
 from dstack_mesh.faults import Damaged, Refused
+from dstack_mesh.frozen import frozen
 
 PACK_BYTES = 256 << 20
 """A pack is closed once it is this long. Larger: fewer files; smaller: space comes back sooner."""
@@ -32,7 +33,7 @@ sync_data = getattr(os, "fdatasync", os.fsync)
 """Makes the bytes of an open file durable. macOS has only the stronger call."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class Place:
     """Where a chunk lies."""
 

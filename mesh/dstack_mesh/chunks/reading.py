@@ -7,19 +7,19 @@ came and said to be changing.
 
 import os
 import stat
-from dataclasses import dataclass
 
 from dstack_mesh.chunks.cache import Cut, Stamp
 from dstack_mesh.chunks.chunker import WHOLE_BYTES, cut_blocks
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.store import Batch
+from dstack_mesh.frozen import frozen
 
 TRIES = 3
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class FileRead:
     """The content of a file, whose chunks are in the batch.
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 from pathlib import Path
 
 from dstack_mesh.faults import Busy, MeshError, Refused
@@ -16,7 +15,7 @@ def check_room(folder: Path, wanted_bytes: int) -> None:
 
     A short list of files can name one chunk a million times, so this comes before the first write.
     """
-    free = shutil.disk_usage(folder).free
+    free, _ = _free_and_total(folder)
     if free < wanted_bytes:
         raise Busy(
             f"The disk of {folder} is full.",
@@ -28,8 +27,8 @@ def check_room(folder: Path, wanted_bytes: int) -> None:
 
 def free_for_jobs(folder: Path) -> int:
     """Free bytes on the disk of a folder beyond the reserve that `check_reserve` keeps."""
-    usage = shutil.disk_usage(folder)
-    return max(0, usage.free - _reserve(usage.total))
+    free, total = _free_and_total(folder)
+    return max(0, free - _reserve(total))
 
 
 def check_reserve(folder: Path, wanted_bytes: int = 0) -> None:
@@ -37,16 +36,21 @@ def check_reserve(folder: Path, wanted_bytes: int = 0) -> None:
 
     What others send and begin here ends before the machine's owner has no room left.
     """
-    usage = shutil.disk_usage(folder)
-    reserve = _reserve(usage.total)
-    if usage.free < reserve + wanted_bytes:
+    free, total = _free_and_total(folder)
+    reserve = _reserve(total)
+    if free < reserve + wanted_bytes:
         raise Busy(
             "The disk of the machine is full.",
-            f"{usage.free / GIB:.1f} GiB are free where {folder} is; {wanted_bytes / GIB:.1f} are "
+            f"{free / GIB:.1f} GiB are free where {folder} is; {wanted_bytes / GIB:.1f} are "
             f"needed and {reserve / GIB:.1f} are kept in reserve.",
             "Free some space there, or run it elsewhere with `--agent`.",
             "disk-full",
         )
+
+
+def _free_and_total(folder: Path) -> tuple[int, int]:
+    state = os.statvfs(folder)
+    return state.f_bavail * state.f_frsize, state.f_blocks * state.f_frsize
 
 
 def _reserve(total_bytes: int) -> int:

@@ -21,9 +21,10 @@ from dstack_mesh.chunks.paths import link_fault, path_fault
 from dstack_mesh.chunks.reading import executable, read_file, stamp_of
 from dstack_mesh.chunks.store import Batch, ChunkStore
 from dstack_mesh.faults import Missing, Refused
+from dstack_mesh.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class Skipped:
     """Something that was left out, and why, in words that follow its name."""
 
@@ -45,7 +46,7 @@ class Scan:
         self.skipped.append(Skipped(shown, reason))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class _File:
     """A regular file that was seen and not yet read."""
 

@@ -50,7 +50,7 @@ class Policy:
         return min(pause, self.last_retry) * (0.8 + 0.4 * spread)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Place:
     """What is known of it and when to dial it next."""
 

@@ -8,7 +8,7 @@ line: grpc.aio would otherwise send the text of a bug to the peer.
 import asyncio
 import inspect
 import logging
-import secrets
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Never
@@ -176,7 +176,7 @@ async def _served(inner: _Handler, request: Any, context: Any) -> Any:
 async def _abort(context: "_Context", method: str, trouble: Exception) -> Never:
     error = mesh_error_in(trouble) or full_disk_in(trouble)
     if error is None:
-        log_id = secrets.token_hex(4)
+        log_id = os.urandom(4).hex()
         log.error("%s failed [%s]", method, log_id, exc_info=trouble)
         error = Broken(
             f"{method.rpartition('/')[2]} failed inside the answering peer.",

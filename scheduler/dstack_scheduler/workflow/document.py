@@ -69,7 +69,7 @@ class _Built(NamedTuple):
     height: int = 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Open:
     """A list or mapping that is being read."""
 

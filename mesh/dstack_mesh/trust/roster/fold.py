@@ -165,7 +165,7 @@ def _by_time(one: Sealed) -> tuple[object, ...]:
     return said.at, said.seq, said.issuer, one.digest
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _File:
     """The statements that count, by whom they are about."""
 
