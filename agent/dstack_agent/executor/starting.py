@@ -13,6 +13,8 @@ from dstack_mesh.machine import ExecutorKind
 
 _SHIM = Path(__file__).with_name("shim.py")
 _START_SECONDS = 20.0
+_REST_SECONDS = 0.2
+"""After a spare was taken: the job that took it starts first."""
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Spare:
                 except OSError as error:
                     log.warning("no spare shim can be started: %s", error)
                 await self._wanted.wait()
+                await asyncio.sleep(_REST_SECONDS)
         finally:
             if (unused := self.take()) is not None:
                 await unused.communicate(b"")

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from dstack_agent.executor.environment import HOME, TMP, VIRTUAL_ENVIRONMENT
@@ -30,7 +31,8 @@ class Walls:
     readable: tuple[str, ...] = ()
 
 
-def outside(search: str, hidden: Sequence[Path], python: Path) -> str:
+@lru_cache(maxsize=64)  # a machine's folders stay where they are, and a person waits for the job
+def outside(search: str, hidden: tuple[Path, ...], python: Path) -> str:
     """A PATH without the folders that a job would see nothing of."""
     shut, seen = _resolved(hidden), _pythons(python)
 
@@ -94,7 +96,8 @@ def _runtime() -> list[Path]:
     return [Path(f"/run/user/{os.getuid()}")]
 
 
-def _pythons(python: Path) -> list[Path]:
+@lru_cache(maxsize=64)
+def _pythons(python: Path) -> tuple[Path, ...]:
     """Where interpreters and their packages lie, which may be in the user's home."""
     prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, python.resolve().parent.parent)
-    return list(_resolved(map(Path, prefixes)))
+    return _resolved(map(Path, prefixes))
