@@ -15,35 +15,19 @@ from typing import Any
 
 import grpc
 
-from dstack_agent import assembly, main
-from dstack_agent.driving import Driving, MakeDriver
-from dstack_agent.executor.starting import Spare
-from dstack_agent.gossip import open_chorus
-from dstack_agent.jobs.folders import Keeping
-from dstack_agent.jobs.notes import Notes
-from dstack_agent.jobs.supervisor import Supervisor
-from dstack_agent.logs.wake import Wake
-from dstack_agent.members import Members
-from dstack_agent.memory import open_memory
-from dstack_agent.notary import Notary
-from dstack_agent.owner.desk import OwnersDesk
-from dstack_agent.peers import Peers
-from dstack_agent.servicers.registration import add_invitations, add_roster, add_servicers
+from dstack_agent.assembly.agent import assemble
+from dstack_agent.assembly.ground import open_ground, start_of
+from dstack_agent.assembly.ports import Ports
+from dstack_agent.driving import MakeDriver
+from dstack_agent.executor.port import Executor
 from dstack_agent.settings import Settings
-from dstack_agent.steering import Steering
-from dstack_mesh.clock import SystemClock
-from dstack_mesh.discovery.twins import Twins
 from dstack_mesh.home import Home
-from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import GuardInterceptor
-from dstack_mesh.wire.greeter import open_vigil
 from dstack_mesh.wire.server import add_standard_services
 from dstack_scheduler.job import StateChange
 from dstack_scheduler.progress import Watcher
 from dstack_scheduler.submission import Submission
 from support.meshes import member
-
-CLOCK = SystemClock()
 
 
 class Collected(grpc.aio.Server):
@@ -202,53 +186,33 @@ class _Details:
     method: str
 
 
+def nothing_is_run(*_: object) -> Sequence[Executor]:
+    """Whatever was awarded has nobody to run it."""
+    return ()
+
+
 @asynccontextmanager
 async def whole_agent(home: Home) -> AsyncGenerator[dict[str, Method]]:
-    """The methods of an agent of a mesh, by their full names."""
-    membership = member(home)
+    """The methods of an agent of a mesh, by their full names. It neither looks for others nor
+    calls any.
+    """
     settings = Settings(home, "ws-1", host="127.0.0.1", port=0, mdns=False)
     home.prepare()
+    start = start_of(settings, member(home), Ports(executors=nothing_is_run, drivers=waiting))
     async with AsyncExitStack() as stack:
-        word = assembly.word_of(settings)
-        members = Members(home, membership)
-        memory = open_memory(home, CLOCK, stack)
-        channels = Channels(home, members.picture)
-        stack.push_async_callback(channels.close)
-        wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
-        portrait = assembly.portrait_of(settings, membership, memory, 1, members)
-        vigil = open_vigil(channels, portrait.card, lambda: word.state, CLOCK)
-        roll = main.roll_of(settings, channels, portrait, vigil)
-        twins = Twins(home, portrait.card, CLOCK, roll.heard)
-        peers = Peers(home, channels, memory.store, portrait.card, roll.agents)
-        notes = Notes()
-        workshop = assembly.workshop_of(
-            settings, memory, peers, portrait, wake, notes, Spare(), word
-        )
-        supervisor = Supervisor(workshop, Keeping(30.0, False))
-        driving = Driving(memory.driven, waiting(main.driver_maker(peers)))
-        desk = main.desk_of(memory, portrait, supervisor, peers, word)
-        owner = OwnersDesk(word, memory.ledger.leases, supervisor.take_back, settings.name)
-        steering = Steering(supervisor, driving, memory.records, memory.ledger)
-        chorus = await open_chorus(home, channels, roll.agents, members, CLOCK, stack)
-        notary = Notary(memory.records, memory.unsigned, lambda: main.signer_of(home))
-        testimony = main.testimony_of(memory, portrait, notary, chorus)
-        collected: Any = Collected()
-        served = main.served_of(
-            memory, portrait, roll, vigil, twins, steering, desk, word, owner, testimony, chorus
-        )
-        add_servicers(collected, served)
-        assert members.keeper is not None
-        add_roster(collected, home, members.keeper, CLOCK)
-        inviting = add_invitations(collected, home, lambda: (), "127.0.0.1", members.keeper)
+        collected = Collected()
+        agent = await assemble(await open_ground(start, 1, stack), collected, stack)
         add_standard_services(collected)
-        await portrait.look()
-        ready = asyncio.Event()
-        running = [supervisor.run(ready), desk.run(), driving.run(), inviting.run()]
+        work, keeper, ready = agent.work, start.members.keeper, asyncio.Event()
+        assert keeper is not None
+        assert agent.invitations is not None
+        running = [work.supervisor.run(ready), work.desk.run(), work.driving.run()]
         async with asyncio.TaskGroup() as tasks:
-            started = [tasks.create_task(one) for one in (*running, members.keeper.run())]
+            parts = (*running, agent.invitations.run(), keeper.run())
+            started = [tasks.create_task(part) for part in parts]
             await ready.wait()
             try:
-                yield await guarded(collected, members.standings)
+                yield await guarded(collected, start.members.standings)
             finally:
                 for task in started:
                     task.cancel()

@@ -32,6 +32,9 @@ from dstack_mesh.v1 import (
     transfer_pb2_grpc,
 )
 
+Server = grpc.aio.Server
+"""What services are added to, for whoever need not know more of it."""
+
 
 class Invitations(Protocol):
     """Serves invitations that the owner makes."""
@@ -53,7 +56,7 @@ class Served:
     gossiping: Gossiping | None = None
 
 
-def add_servicers(server: grpc.aio.Server, served: Served) -> None:
+def add_servicers(server: Server, served: Served) -> None:
     """Adds them; call it before the server starts."""
     membership_pb2_grpc.add_MembershipServiceServicer_to_server(
         MembershipServicer(served.answers, served.clock), server
@@ -73,13 +76,13 @@ def add_servicers(server: grpc.aio.Server, served: Served) -> None:
         )
 
 
-def add_roster(server: grpc.aio.Server, home: Home, keeper: Keeper, clock: Clock) -> None:
+def add_roster(server: Server, home: Home, keeper: Keeper, clock: Clock) -> None:
     """Adds the service that exchanges what is known of the members."""
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterServicer(home, keeper, clock), server)
 
 
 def add_invitations(
-    server: grpc.aio.Server,
+    server: Server,
     home: Home,
     seeds: Callable[[], tuple[Address, ...]],
     host: str,
