@@ -44,6 +44,7 @@ from dstack_scheduler.wire import convert, hearsay, questions
 from dstack_scheduler.wire.attachment import event_from_wire
 from dstack_scheduler.wire.hearsay import Advert
 from support import machines
+from support.every_method import METHODS, service_of
 from support.meshes import Mesh
 from support.mutations import mutated
 from support.rounds import rounds, seeded
@@ -66,23 +67,8 @@ SLOWEST_SECONDS = 5.0
 ENDLESS = "/grpc.health.v1.Health/Watch"
 """Ends when its caller goes, by design; whoever is slow there is another test's."""
 
-SERVICES = (
-    "AuctionService",
-    "EvidenceService",
-    "Health",
-    "InvitationService",
-    "MembershipService",
-    "OwnerService",
-    "RecordService",
-    "RosterService",
-    "RunService",
-    "ServerReflection",
-    "TransferService",
-)
-
-
-def service_of(method: str) -> str:
-    return method.split("/")[1].rpartition(".")[2]
+ABSENT = "AdmissionService"
+"""Served by the listener of an invitation, not by an agent."""
 
 
 class Storm:
@@ -121,7 +107,7 @@ def told(bugs: Bugs) -> str:
     return "\n".join(formatter.format(one) for one in bugs.found[:3])
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", sorted({service_of(name) for name in METHODS} - {ABSENT}))
 async def test_messages_changed_by_chance_are_answered_or_refused_and_cost_no_memory(
     service: str, tmp_path: Path
 ) -> None:
@@ -203,10 +189,12 @@ def test_answers_changed_by_chance_are_read_or_refused(kind: str) -> None:
     assert slowest < SLOWEST_SECONDS
 
 
-def test_every_service_of_an_agent_is_stormed() -> None:
-    from dstack_mesh.wire.rights import services_for_members
-
-    assert {name.rpartition(".")[2] for name in services_for_members()} == set(SERVICES)
+async def test_every_method_of_an_agent_is_stormed(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    seeds = valid_messages(mesh.admit(tmp_path / "laptop"))
+    stormed = {name for name in METHODS if service_of(name) != ABSENT}
+    async with whole_agent(mesh.root) as methods:
+        assert methods.keys() == seeds.keys() == stormed
 
 
 async def test_a_servicer_that_breaks_would_be_caught(tmp_path: Path) -> None:

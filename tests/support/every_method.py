@@ -5,37 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from dstack_mesh.v1 import (
-    admission_pb2,
-    auction_pb2,
-    evidence_pb2,
-    membership_pb2,
-    owner_pb2,
-    records_pb2,
-    roster_pb2,
-    run_pb2,
-    transfer_pb2,
-)
+import dstack_mesh.v1
 
-MODULES: list[Any] = [
-    admission_pb2,
-    auction_pb2,
-    evidence_pb2,
-    membership_pb2,
-    owner_pb2,
-    records_pb2,
-    roster_pb2,
-    run_pb2,
-    transfer_pb2,
-    health_pb2,
-    reflection_pb2,
-]
+
+def _generated() -> list[Any]:
+    """The generated modules of our protos."""
+    found = iter_modules(dstack_mesh.v1.__path__, "dstack_mesh.v1.")
+    return [import_module(each.name) for each in found if each.name.endswith("_pb2")]
+
+
+MODULES: list[Any] = [*_generated(), health_pb2, reflection_pb2]
 METHODS: dict[str, Any] = {
     f"/{service.full_name}/{method.name}": method
     for module in MODULES
@@ -47,11 +34,14 @@ METHODS: dict[str, Any] = {
 WITHIN_SECONDS = 5.0
 
 
+def service_of(method: str) -> str:
+    """The service of a method without its package: "RunService"."""
+    return method.split("/")[1].rpartition(".")[2]
+
+
 def short(name: str) -> str:
     """A method without its package: "RunService/List"."""
-    return (
-        name.split("/", 1)[1].rpartition("/")[0].rpartition(".")[2] + "/" + name.rpartition("/")[2]
-    )
+    return f"{service_of(name)}/{name.rpartition('/')[2]}"
 
 
 @dataclass(frozen=True, slots=True)

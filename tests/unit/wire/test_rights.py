@@ -1,48 +1,20 @@
 """Who may call what: total over every method that exists, and no to everything else."""
 
 import itertools
-from typing import Any
+import re
+from pathlib import Path
 
 import pytest
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.ids import PeerId
 from dstack_mesh.trust.membership import Role
-from dstack_mesh.v1 import (
-    admission_pb2,
-    auction_pb2,
-    evidence_pb2,
-    membership_pb2,
-    owner_pb2,
-    records_pb2,
-    roster_pb2,
-    run_pb2,
-    transfer_pb2,
-)
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
 from dstack_mesh.wire.rights import RIGHTS, Audience, check_right, services_for_members
+from support.every_method import METHODS as EVERY_METHOD
 
-MODULES: list[Any] = [
-    admission_pb2,
-    auction_pb2,
-    evidence_pb2,
-    membership_pb2,
-    owner_pb2,
-    records_pb2,
-    roster_pb2,
-    run_pb2,
-    transfer_pb2,
-    health_pb2,
-    reflection_pb2,
-]
-METHODS = sorted(
-    f"/{service.full_name}/{method.name}"
-    for module in MODULES
-    for service in module.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-)
+PROTOS = Path(__file__).parents[3] / "protos" / "dstack_mesh" / "v1"
+METHODS = sorted(EVERY_METHOD)
 OWNER, STRANGER = Owner(), Stranger()
 READER, SUBMITTER, RUNNER, ADMIN, ROOT = (Member(PeerId("p" * 32), role) for role in Role)
 CALLERS: list[Caller] = [OWNER, READER, SUBMITTER, RUNNER, ADMIN, ROOT, STRANGER]
@@ -60,12 +32,26 @@ def test_every_method_of_every_descriptor_has_a_row_and_every_row_a_method() -> 
     assert sorted(RIGHTS) == METHODS
 
 
-def test_every_proto_of_ours_is_looked_at() -> None:
-    from importlib.resources import files
+def written(proto: str) -> set[str]:
+    """The methods that the text of a proto declares."""
+    service, found = "", set[str]()
+    for kind, name in re.findall(r"^\s*(service|rpc) (\w+)", proto, re.MULTILINE):
+        if kind == "service":
+            service = name
+        else:
+            found.add(f"/dstack_mesh.v1.{service}/{name}")
+    return found
 
-    ours = {path.name for path in files("dstack_mesh.v1").iterdir() if "_pb2_grpc.py" in path.name}
-    with_services = {module.__name__.rpartition(".")[2] + "_grpc.py" for module in MODULES}
-    assert {name for name in ours if not name.endswith("i")} - with_services == {"job_pb2_grpc.py"}
+
+def test_every_method_that_is_written_down_is_looked_at() -> None:
+    ours = set[str]().union(*(written(path.read_text()) for path in PROTOS.glob("*.proto")))
+    assert ours == {method for method in METHODS if "dstack_mesh" in method}
+
+
+def test_a_method_that_nobody_looks_at_would_be_found() -> None:
+    assert written("service Late {\n  // Why.\n  rpc Come(A) returns (B);\n}") == {
+        "/dstack_mesh.v1.Late/Come"
+    }
 
 
 @pytest.mark.parametrize(("method", "who"), list(itertools.product(METHODS, CALLERS)))
