@@ -48,8 +48,8 @@ from support.valid_messages import valid_messages
 GROWTH_BYTES = 100 << 20
 SLOWEST_SECONDS = 1.0
 IDLE, CHURN = 1000, 200
-CALLS = 64
-"""Streams of one connection that nobody reads."""
+CALLS = MOST_OPEN
+"""Streams that nobody reads: as many as a peer may have open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,8 @@ async def ticks(flooded: Flooded) -> int:
 
 @asynccontextmanager
 async def untouched(flooded: Flooded, name: str) -> AsyncGenerator[None]:
-    """Within the block legitimate calls are quick, memory stays, and the job goes on."""
+    """Within the block calls of another member are quick, memory stays, and the job goes on."""
+    other = replace(flooded, laptop=flooded.mesh.admit(flooded.laptop.root.with_name("other")))
     before = flooded.process.memory_info().rss
     took: list[float] = []
     most, began = before, await ticks(flooded)
@@ -148,7 +149,7 @@ async def untouched(flooded: Flooded, name: str) -> AsyncGenerator[None]:
 
     async def legitimate() -> None:
         nonlocal most
-        async with flooded.channel() as channel:
+        async with other.channel() as channel:
             while not ended.is_set():
                 at = time.monotonic()
                 answer = await call(channel, "/dstack_mesh.v1.RunService/List")
@@ -181,11 +182,30 @@ def attach(flooded: Flooded) -> list[Any]:
     return [run_pb2.AttachRequest(follow=run_pb2.Follow(key=convert.key_to_wire(flooded.key)))]
 
 
-def fetch(flooded: Flooded) -> list[Any]:
+def attach_and_lie(flooded: Flooded) -> list[Any]:
+    """Says that it reads, as soon as it may know of something to read."""
+    key = convert.key_to_wire(flooded.key)
+    return [*attach(flooded), run_pb2.AttachRequest(ack=run_pb2.Ack(key=key))]
+
+
+def attach_often(flooded: Flooded) -> list[Any]:
+    return attach(flooded) * 2
+
+
+def attach_and_want(flooded: Flooded) -> list[Any]:
+    want = transfer_pb2.Want(digests=chunks_of(flooded)[: 32 * 100])
+    return [*attach(flooded), *[run_pb2.AttachRequest(want=want)] * 10]
+
+
+def chunks_of(flooded: Flooded) -> bytes:
     store = ChunkStore(flooded.agent.home.chunks)
     digests = store.get_manifest(flooded.code).chunk_digests()
     store.close()
-    want = transfer_pb2.Want(digests=b"".join(digests))
+    return b"".join(digests)
+
+
+def fetch(flooded: Flooded) -> list[Any]:
+    want = transfer_pb2.Want(digests=chunks_of(flooded))
     return [transfer_pb2.FetchRequest(want=want, credit_bytes=1 << 62)]
 
 
@@ -193,18 +213,21 @@ def manifest(flooded: Flooded) -> list[Any]:
     return [transfer_pb2.ManifestRequest(digest=flooded.code)]
 
 
+def exchange(flooded: Flooded) -> list[Any]:
+    return [records_pb2.RecordServiceExchangeRequest()]
+
+
 def nothing(flooded: Flooded) -> list[Any]:
     return [b""]
 
 
+ATTACH = "/dstack_mesh.v1.RunService/Attach"
 ASKED: dict[str, Callable[[Flooded], list[Any]]] = {
-    "/dstack_mesh.v1.RunService/Attach": attach,
+    ATTACH: attach,
     "/dstack_mesh.v1.TransferService/Fetch": fetch,
     "/dstack_mesh.v1.TransferService/Push": nothing,
     "/dstack_mesh.v1.TransferService/Manifest": manifest,
-    "/dstack_mesh.v1.RecordService/Exchange": lambda flooded: [
-        records_pb2.RecordServiceExchangeRequest()
-    ],
+    "/dstack_mesh.v1.RecordService/Exchange": exchange,
     "/grpc.health.v1.Health/Watch": nothing,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": nothing,
 }
@@ -215,19 +238,28 @@ def test_every_stream_has_a_reader_that_does_not_read() -> None:
     assert streams - {"/dstack_mesh.v1.InvitationService/Watch"} == ASKED.keys()
 
 
-@pytest.mark.parametrize("name", ASKED)
+READERS = [
+    *ASKED.items(),
+    (ATTACH, attach_and_lie),
+    (ATTACH, attach_often),
+    (ATTACH, attach_and_want),
+]
+
+
+@pytest.mark.parametrize(("name", "ask"), READERS, ids=[ask.__name__ for _, ask in READERS])
 async def test_readers_that_do_not_read_cost_bounded_memory_and_slow_nobody(
-    name: str, flooded: Flooded
+    name: str, ask: Callable[[Flooded], list[Any]], flooded: Flooded
 ) -> None:
-    method, asked = METHODS[name], ASKED[name](flooded)
+    method, asked = METHODS[name], ask(flooded)
     encoded = [one if isinstance(one, bytes) else one.SerializeToString() for one in asked]
-    async with untouched(flooded, name), contextlib.AsyncExitStack() as stack:
+    async with untouched(flooded, f"{name} ({ask.__name__})"), contextlib.AsyncExitStack() as stack:
         for _ in range(2):
             channel: Any = await stack.enter_async_context(flooded.channel())
             for _ in range(CALLS // 2):
                 if method.client_streaming:
                     begun = channel.stream_stream(name)(timeout=600)
-                    await begun.write(encoded[0])
+                    for one in encoded:
+                        await begun.write(one)
                 else:
                     begun = channel.unary_stream(name)(encoded[0], timeout=600)
                 stack.callback(begun.cancel)

@@ -7,49 +7,27 @@ end.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
 
-from dstack_agent.bell import Bell
-from dstack_agent.executor import record
-from dstack_agent.jobs.chronicle import Chronicle, Followed, Told
-from dstack_agent.jobs.tail import PATIENCE_SECONDS, Piece, Tail
-from dstack_agent.logs.journal import Frame, Hole
+from dstack_agent.jobs.chronicle import Followed
+from dstack_agent.jobs.tail import Tail
+from dstack_agent.servicers.delivery import Delivery
+from dstack_agent.servicers.pump import Pump, Send
+from dstack_agent.servicers.share import Share
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Busy
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import Digest, PeerId, RunId
-from dstack_mesh.v1 import job_pb2, transfer_pb2
+from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.v1 import run_pb2 as pb
-from dstack_mesh.wire.transfer import pack_chunks
-from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobState, LogStream, StateChange
+from dstack_scheduler.job import JobKey
 from dstack_scheduler.wire import convert, fields
 
 MOST_FOLLOWED = 64
 """Jobs that one stream may follow: a run's jobs and their attempts are far fewer."""
 
-MOST_WANTED = 262_144
-"""Chunks that one stream may have asked for and not received: a list of 8 MiB."""
-
 ACK_SECONDS = 1.0
 """Acknowledgements are cumulative; they are written down at most so often."""
-
-GAP_REASON = "the bytes were lost on the agent's disk"
-CUT_REASON = "the log reached its limit of {:,} bytes; the agent's setting `max_log` raises it"
-
-CLOSING = frozenset(state for state in JobState if state.ended) | {JobState.SAVING}
-"""States that begin when the log is complete."""
-
-STREAMS: dict[LogStream, pb.LogStream.ValueType] = {
-    LogStream.STDOUT: pb.LOG_STREAM_STDOUT,
-    LogStream.STDERR: pb.LOG_STREAM_STDERR,
-}
-
-Numbered = tuple[int, Told]
-Send = Callable[[pb.AttachResponse], Awaitable[None]]
-T = TypeVar("T")
 
 
 @frozen
@@ -72,23 +50,36 @@ class Wishes:
 
 @dataclass(slots=True)
 class Attachment:
-    """An open stream. `check_stop` raises Forbidden unless the caller may stop that run."""
+    """An open stream. `check_stop` raises Forbidden unless the caller may stop that run.
+
+    Attributes:
+        share: What all streams of the caller may take together.
+    """
 
     wishes: Wishes
     write: Send
     check_stop: Callable[[RunId], Awaitable[None]]
+    share: Share = field(default_factory=Share)
+    _tails: dict[JobKey, Tail] = field(default_factory=dict[JobKey, Tail])
     _followed: int = 0
-    _wanted: int = 0
     _acked_at: float = 0.0
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def serve(self, requests: AsyncIterator[pb.AttachRequest]) -> None:
         """Serves until the reader has nothing more to say and all it follows has ended."""
-        async with asyncio.TaskGroup() as group:
-            async for request in requests:
-                await self._heed(request, group)
+        delivery = Delivery(self.wishes.store, self.share, self._send)
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for request in requests:
+                    await self._heed(request, delivery, group)
+        finally:
+            delivery.close()
+            self.share.follow(-self._followed)
 
-    async def _heed(self, request: pb.AttachRequest, group: asyncio.TaskGroup) -> None:
+    async def _heed(
+        self, request: pb.AttachRequest, delivery: Delivery, group: asyncio.TaskGroup
+    ) -> None:
         match request.WhichOneof("kind"):
             case "follow":
                 self._follow(request.follow, group)
@@ -99,110 +90,33 @@ class Attachment:
                 await self.check_stop(run_id)
                 await self.wishes.stop(run_id, job, abort, cause)
             case "want":
-                self._want(request.want.digests, group)
+                delivery.want(request.want.digests, group)
             case None:
                 return
 
     def _follow(self, wire: pb.Follow, group: asyncio.TaskGroup) -> None:
-        self._followed += 1
-        if self._followed > MOST_FOLLOWED:
+        if self._followed >= MOST_FOLLOWED:
             raise Busy("The stream follows too many jobs.", f"At most {MOST_FOLLOWED}.")
+        self.share.follow(1)
+        self._followed += 1
         followed = self.wishes.follow(convert.key_from_wire(wire.key, newest=True))
         tail = Tail(followed.journal, *_offsets(wire))
-        pump = Pump(followed, tail, wire.until_now, self._send)
+        self._tails[followed.key] = tail
+        pump = Pump(followed, tail, wire.until_now, self._send, self._turn)
         group.create_task(pump.run())
 
     async def _acknowledge(self, wire: pb.Ack) -> None:
+        key, offsets = convert.key_from_wire(wire.key), _offsets(wire)
+        if key in self._tails:
+            self._tails[key].acknowledged(*offsets)
         now = time.monotonic()
         if now - self._acked_at >= ACK_SECONDS:
             self._acked_at = now
-            key = convert.key_from_wire(wire.key)
-            await self.wishes.acknowledge(key, *_offsets(wire))
-
-    def _want(self, wire: bytes, group: asyncio.TaskGroup) -> None:
-        size = fields.DIGEST_BYTES
-        wanted = [fields.digest(wire[start : start + size]) for start in range(0, len(wire), size)]
-        self._wanted += len(wanted)
-        if self._wanted > MOST_WANTED:
-            raise Busy("The stream wants too many chunks at once.", f"At most {MOST_WANTED:,}.")
-        group.create_task(self._send_chunks(wanted))
-
-    async def _send_chunks(self, wanted: list[Digest]) -> None:
-        async for pack in _packs(self.wishes.store, wanted):
-            await self._send(pb.AttachResponse(pack=pack))
-        self._wanted -= len(wanted)
+            await self.wishes.acknowledge(key, *offsets)
 
     async def _send(self, response: pb.AttachResponse) -> None:
         async with self._writing:
             await self.write(response)
-
-
-@dataclass(slots=True)
-class Pump:
-    """Sends what there is of one job and what comes, until its last word."""
-
-    followed: Followed
-    tail: Tail
-    until_now: bool
-    send: Send
-    _told: int = 0
-    _held_since: float = 0.0
-
-    async def run(self) -> None:
-        """Returns after the Fin, or with `until_now` after EndOfLog."""
-        try:
-            while not await self._round():
-                pass
-        finally:
-            self.tail.close()
-
-    async def _round(self) -> bool:
-        """Sends what is there now; true if that was the last of it."""
-        chronicle = self.followed.chronicle
-        strokes = chronicle.bell.strokes
-        opening, closing = split(chronicle.since(self._told))
-        await self._tell(opening)
-        if found := await self.tail.read():
-            held = self.tail.holding
-            await self._send_pieces(self.tail.due(found))
-            self._held_since = self._held_since if held else time.monotonic()
-            return False
-        # What closes was read before the log's end was: nothing of the log comes after it.
-        if closing or self.until_now or self._impatient():
-            await self._send_pieces(self.tail.flush())
-        await self._tell(closing)
-        if closing and isinstance(closing[-1][1], Fin):
-            return True
-        if self.until_now:
-            key = convert.key_to_wire(self.followed.key)
-            await self.send(pb.AttachResponse(end_of_log=pb.EndOfLog(key=key)))
-            return True
-        await self._wait(chronicle, strokes)
-        return False
-
-    def _impatient(self) -> bool:
-        return time.monotonic() - self._held_since >= PATIENCE_SECONDS
-
-    async def _wait(self, chronicle: Chronicle, strokes: int) -> None:
-        if not self.tail.holding:
-            await chronicle.bell.later_than(strokes)
-            return
-        patience = self._held_since + PATIENCE_SECONDS - time.monotonic()
-        await heard(chronicle.bell, strokes, patience)
-
-    async def _tell(self, told: list[Numbered]) -> None:
-        for number, each in told:
-            await self.send(told_to_wire(each))
-            self._told = number
-
-    async def _send_pieces(self, pieces: Iterable[Piece]) -> None:
-        key = convert.key_to_wire(self.followed.key)
-        for piece in pieces:
-            if isinstance(piece, Hole):
-                reason = await asyncio.to_thread(gap_reason, self.followed.journal.parent)
-                await self.send(hole_to_wire(key, piece, reason))
-            else:
-                await self.send(frame_to_wire(key, piece))
 
 
 def _offsets(wire: pb.Follow | pb.Ack) -> tuple[int, int]:
@@ -211,63 +125,6 @@ def _offsets(wire: pb.Follow | pb.Ack) -> tuple[int, int]:
         fields.count(wire.stdout_offset_bytes, "The offset"),
         fields.count(wire.stderr_offset_bytes, "The offset"),
     )
-
-
-def split(told: list[Numbered]) -> tuple[list[Numbered], list[Numbered]]:
-    """What may be said before the rest of the log, and what must wait for the log's end."""
-    for index, (_, each) in enumerate(told):
-        if isinstance(each, Fin) or (isinstance(each, StateChange) and each.state in CLOSING):
-            return told[:index], told[index:]
-    return told, []
-
-
-async def heard(bell: Bell, strokes: int, seconds: float) -> None:
-    """Returns when the bell rang, or after the time."""
-    try:
-        async with asyncio.timeout(max(seconds, 0)):
-            await bell.later_than(strokes)
-    except TimeoutError:
-        return
-
-
-async def _packs(store: ChunkStore, wanted: list[Digest]) -> AsyncIterator[transfer_pb2.Pack]:
-    packs = pack_chunks(store, wanted)
-    while (pack := await asyncio.to_thread(next, packs, None)) is not None:
-        yield pack
-
-
-def told_to_wire(told: Told) -> pb.AttachResponse:
-    match told:
-        case StateChange():
-            return pb.AttachResponse(state=convert.state_to_wire(told))
-        case ArtifactSaved():
-            return pb.AttachResponse(artifact=convert.artifact_to_wire(told))
-        case Fin():
-            return pb.AttachResponse(fin=convert.fin_to_wire(told))
-
-
-def gap_reason(folder: Path) -> str:
-    """Why bytes of a job's log are not there."""
-    limit = record.noted_cut(str(folder))
-    return CUT_REASON.format(limit) if limit else GAP_REASON
-
-
-def hole_to_wire(key: job_pb2.JobKey, hole: Hole, reason: str) -> pb.AttachResponse:
-    gap = pb.Gap(
-        key=key,
-        stream=STREAMS[hole.stream],
-        from_bytes=hole.offset,
-        to_bytes=hole.end,
-        reason=reason,
-    )
-    return pb.AttachResponse(gap=gap)
-
-
-def frame_to_wire(key: job_pb2.JobKey, piece: Frame) -> pb.AttachResponse:
-    stream = STREAMS[piece.stream]
-    frame = pb.LogFrame(key=key, stream=stream, offset_bytes=piece.offset, data=piece.data)
-    frame.at.FromNanoseconds(piece.at_ns)
-    return pb.AttachResponse(log=frame)
 
 
 def stop_from_wire(wire: pb.StopRequest) -> tuple[RunId, int | None, bool, str]:

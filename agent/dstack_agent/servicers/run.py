@@ -1,5 +1,6 @@
 """RunService of an agent: watching and steering the runs it executes or drives."""
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ import grpc
 
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
 from dstack_agent.servicers.auction import asker_of
+from dstack_agent.servicers.share import Share
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_mesh.v1 import run_pb2 as pb
@@ -44,6 +46,8 @@ class RunServicer(rpc.RunServiceServicer):
     def __init__(self, wishes: Wishes, runs: Runs) -> None:
         self._wishes = wishes
         self._runs = runs
+        # As many entries as there are members.
+        self._shares: defaultdict[Caller, Share] = defaultdict(Share)
 
     # Writes by itself instead of yielding: several pumps share the stream.
     async def Attach(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -51,8 +55,9 @@ class RunServicer(rpc.RunServiceServicer):
         request_iterator: AsyncIterator[pb.AttachRequest],
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
-        may_stop = partial(self._check_stop, caller(context))
-        await Attachment(self._wishes, context.write, may_stop).serve(request_iterator)
+        who = caller(context)
+        may_stop, share = partial(self._check_stop, who), self._shares[who]
+        await Attachment(self._wishes, context.write, may_stop, share).serve(request_iterator)
 
     async def List(
         self, request: pb.ListRequest, context: "grpc.aio.ServicerContext[Any, Any]"

@@ -19,7 +19,7 @@ from dstack_agent.executor.port import Ended
 from dstack_agent.executor.process import MARK, ProcessExecutor
 from dstack_agent.executor.tree import holders_of
 from dstack_agent.logs.journal import JournalReader
-from dstack_agent.servicers.attach import gap_reason
+from dstack_agent.servicers.pump import gap_reason
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.machine import Gpu
 from support.eventually import eventually

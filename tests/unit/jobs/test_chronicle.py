@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from dstack_agent.jobs.chronicle import Chronicle, Told
-from dstack_agent.servicers.attach import split
+from dstack_agent.servicers.pump import split
 from dstack_mesh.ids import Digest, RunId
 from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobState, StateChange
 
