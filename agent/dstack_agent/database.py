@@ -55,6 +55,7 @@ ADDED = (
     ("job", "given_by", "TEXT"),
     ("job", "epoch", "INTEGER"),
     ("job", "vouched", "BLOB"),
+    ("tag", "given_by", "TEXT"),
 )
 """Columns that came later. An older version neither reads nor needs them, so the version stays."""
 

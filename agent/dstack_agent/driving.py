@@ -36,6 +36,15 @@ LONGEST_SECONDS = 60.0
 MOST_DRIVEN = 1_000
 """Runs that are driven here at a time; each follows its jobs over streams of its own."""
 
+MOST_OF_ONE = 250
+"""Of these, what one peer handed over: four that hand over all they have leave room for nobody."""
+
+
+_ROOM = (
+    "Run it without -d and stay attached, or wait until some runs ended: dstack ps\n"
+    "dstack stop RUN   (one that is not needed)"
+)
+
 
 class RunDriver(Protocol):
     """What is asked of `dstack_scheduler.driver.Driver`."""
@@ -59,6 +68,7 @@ class Driving:
     runs: DrivenRuns
     make: MakeDriver
     again_seconds: float = AGAIN_SECONDS
+    most_of_one: int = MOST_OF_ONE
     _drives: dict[RunId, "Drive"] = field(default_factory=dict[RunId, "Drive"])
     _group: asyncio.TaskGroup | None = None
 
@@ -92,16 +102,26 @@ class Driving:
         Raises:
             Invalid: Its jobs do not fit together.
             Conflict: A higher epoch was seen.
-            Busy: Too many runs are driven here.
+            Busy: Too many runs are driven here, or too many of whoever hands this one over.
         """
         _check(record, jobs)
-        if len(self._drives) >= MOST_DRIVEN and record.run_id not in self._drives:
-            raise Busy("This agent drives enough runs.", f"At most {MOST_DRIVEN:,}.")
+        if record.run_id not in self._drives:
+            self._check_room(behalf)
         if await self.runs.take(record, jobs, epoch, behalf):
             earlier = self._drives.pop(record.run_id, None)
             if earlier is not None:
                 earlier.give_way()
             self._begin(self.runs.find(record.run_id) or DrivenRun(record, jobs, epoch, behalf))
+
+    def _check_room(self, behalf: Asker) -> None:
+        """Raises Busy."""
+        theirs = len(self.given_by((behalf.peer_id,))) if behalf.peer_id else 0
+        if theirs >= self.most_of_one:
+            why = f"At most {self.most_of_one} of one peer at a time."
+            raise Busy("This agent drives enough runs of this peer.", why, _ROOM, "drives-enough")
+        if len(self._drives) >= MOST_DRIVEN:
+            why = f"At most {MOST_DRIVEN:,} at a time."
+            raise Busy("This agent drives enough runs.", why, _ROOM, "drives-enough")
 
     def giver(self, run_id: RunId) -> PeerId | None:
         """The peer that handed a run over; None if it is not driven here."""

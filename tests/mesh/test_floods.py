@@ -266,6 +266,21 @@ async def test_readers_that_do_not_read_cost_bounded_memory_and_slow_nobody(
         await asyncio.sleep(rounds(3))
 
 
+async def test_readers_that_go_in_the_middle_of_a_log_are_no_bug_of_ours(flooded: Flooded) -> None:
+    log = flooded.agent.home.root / "stderr"
+    said, (asked,) = log.stat().st_size, attach(flooded)
+    for number in range(24):
+        async with flooded.channel() as opened:
+            channel: Any = opened
+            calls = [channel.stream_stream(ATTACH)(timeout=60) for _ in range(20)]
+            for begun in calls:
+                await begun.write(asked.SerializeToString())
+            await asyncio.gather(*(begun.read() for begun in calls))
+            await asyncio.sleep(number / 300)
+    await asyncio.sleep(0.5)
+    assert b"failed [" not in log.read_bytes()[said:]
+
+
 async def test_a_peer_has_so_many_calls_open_and_no_more(flooded: Flooded, tmp_path: Path) -> None:
     async def first(channel: Any) -> str:
         begun = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)

@@ -61,7 +61,7 @@ class Told:
     ) -> None:
         self.driven.append(behalf.peer_id)
 
-    async def tag(self, tag: TagRecord) -> None:
+    async def tag(self, tag: TagRecord, by: PeerId) -> None:
         raise AssertionError("nobody names")
 
 

@@ -11,7 +11,7 @@ from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
 from dstack_agent.servicers.auction import asker_of
 from dstack_agent.servicers.share import Share
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import RunId
+from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Caller, caller
@@ -32,12 +32,12 @@ class Runs:
     Attributes:
         listing: Those among the names, or all.
         drive: Takes a run over from whoever calls. Raises Conflict.
-        tag: Writes a statement down.
+        tag: Writes a statement of a peer down. Raises Busy.
     """
 
     listing: Callable[[tuple[str, ...]], Listing]
     drive: Callable[[RunRecord, tuple[DrivenJob, ...], int, Asker], Awaitable[None]]
-    tag: Callable[[TagRecord], Awaitable[None]]
+    tag: Callable[[TagRecord, PeerId], Awaitable[None]]
 
 
 class RunServicer(rpc.RunServiceServicer):
@@ -86,7 +86,7 @@ class RunServicer(rpc.RunServiceServicer):
     async def Tag(
         self, request: pb.TagRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.TagResponse:
-        await self._runs.tag(convert.tag_from_wire(request.tag))
+        await self._runs.tag(convert.tag_from_wire(request.tag), asker_of(context).peer_id)
         return pb.TagResponse()
 
     async def _check_stop(self, who: Caller, run_id: RunId) -> None:

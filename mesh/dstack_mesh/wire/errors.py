@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Never
 import grpc
 from google.protobuf.message import DecodeError
 
-from dstack_mesh.faults import ERRORS, Broken, Fault, Invalid, MeshError
+from dstack_mesh.faults import ERRORS, Broken, Fault, Invalid, MeshError, Unreachable
 from dstack_mesh.trouble import full_disk_in
 from dstack_mesh.wire.caller import certified, judge
 from dstack_mesh.wire.protocol import check_protocol, protocol_of
@@ -175,6 +175,9 @@ async def _served(inner: _Handler, request: Any, context: Any) -> Any:
 
 async def _abort(context: "_Context", method: str, trouble: Exception) -> Never:
     error = mesh_error_in(trouble) or full_disk_in(trouble)
+    if error is None and _only_gone(trouble):
+        log.debug("%s was written to a caller that has gone", method)
+        error = Unreachable("The caller has gone.")
     if error is None:
         log_id = os.urandom(4).hex()
         log.error("%s failed [%s]", method, log_id, exc_info=trouble)
@@ -184,6 +187,13 @@ async def _abort(context: "_Context", method: str, trouble: Exception) -> Never:
             "Report it with that log.",
         )
     await context.abort(STATUS[error.fault], _short(error.what).decode(), to_metadata(error))
+
+
+def _only_gone(trouble: BaseException) -> bool:
+    """Whether all that happened is that gRPC could not write to the caller's connection."""
+    if isinstance(trouble, BaseExceptionGroup):
+        return all(_only_gone(one) for one in trouble.exceptions)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+    return isinstance(trouble, grpc.aio.InternalError)
 
 
 def mesh_error_in(trouble: BaseException) -> MeshError | None:

@@ -12,9 +12,10 @@ from dstack_agent.driven import DrivenRun, DrivenRuns
 from dstack_agent.driving import Driving, after
 from dstack_mesh.card import PeerCard
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Invalid
+from dstack_mesh.faults import Busy, Invalid
 from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.job import (
     ArtifactSaved,
@@ -206,6 +207,44 @@ async def test_a_run_whose_driving_broke_is_driven_on(tmp_path: Path) -> None:
         await eventually_async(over, 5)
         task.cancel()
     assert len(breaking.made) == 2
+    database.close()
+
+
+class Endless:
+    """A driver that has nothing to say."""
+
+    async def run(self) -> StateChange:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody ends it")
+
+    def stop(self, abort: bool, cause: str) -> None:
+        raise AssertionError("nobody asked for it")
+
+
+async def test_one_peer_has_so_many_runs_driven_and_leaves_room_for_others(tmp_path: Path) -> None:
+    database = Database(tmp_path / "agent.db")
+    driving = Driving(DrivenRuns(database), lambda submission, watcher: Endless(), most_of_one=2)
+    ana, ben = Asker(PeerId("a" * 32), "submitter"), Asker(PeerId("b" * 32), "submitter")
+
+    async def drive(number: int, behalf: Asker, epoch: int = 1) -> None:
+        run_id = RunId(f"{number:026d}")
+        record = replace(driven().record, run_id=run_id)
+        specs = [replace(one.spec, key=JobKey(run_id, one.spec.key.job)) for one in driven().jobs]
+        await driving.drive(record, tuple(map(DrivenJob, specs)), epoch, behalf)
+
+    task = asyncio.create_task(driving.run())
+    await asyncio.sleep(0)
+    await drive(1, ana)
+    await drive(2, ana)
+    with pytest.raises(Busy) as refused:
+        await drive(3, ana)
+    assert (refused.value.code, "dstack stop" in refused.value.hint) == ("drives-enough", True)
+    await drive(2, ana, epoch=2)
+    await drive(4, ben)
+    for number in range(5, 9):
+        await drive(number, OWNER)
+    task.cancel()
+    await asyncio.wait([task])
     database.close()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from dstack_agent.driven import DrivenRun, DrivenRuns
 from dstack_agent.jobs.event import StopAsked
 from dstack_agent.listing import MOST_RUNS, Listings
 from dstack_agent.records import Records
-from dstack_agent.tags import Tags
+from dstack_agent.tags import MOST_OF_ONE, Tags
 from dstack_mesh.card import PeerCard
-from dstack_mesh.faults import Conflict, Missing, Refused
+from dstack_mesh.faults import Busy, Conflict, Missing, Refused
 from dstack_mesh.ids import Digest, MeshId, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import (
@@ -166,6 +167,27 @@ async def test_the_newest_statement_about_a_tag_wins_in_any_order(database: Data
     same = tag(RunId("1" * 26), 5)
     await tags.state(same)
     assert tags.all() == (same,)
+
+
+async def test_a_peer_keeps_so_many_names_and_the_owner_any_number(database: Database) -> None:
+    tags, peer, other = Tags(database), PeerId("a" * 32), PeerId("b" * 32)
+
+    def named(number: int, run_id: RunId | None = RUN, seconds: int = 0) -> TagRecord:
+        return replace(tag(run_id, seconds), tag=f"v{number}")
+
+    for number in range(MOST_OF_ONE):
+        await tags.state(named(number), peer)
+    with pytest.raises(Busy) as refused:
+        await tags.state(named(MOST_OF_ONE), peer)
+    assert "dstack untag" in refused.value.hint
+    await tags.state(named(MOST_OF_ONE + 1), other)
+    await tags.state(named(MOST_OF_ONE + 2))
+    await tags.state(named(3, seconds=1), peer)
+    await tags.state(named(7, run_id=None, seconds=1), peer)
+    await tags.state(named(MOST_OF_ONE), peer)
+    kept = {each.tag for each in tags.all()}
+    assert len(kept) == MOST_OF_ONE + 2
+    assert "v7" not in kept, "what was taken back makes room"
 
 
 def driven_record(jobs: int = 2) -> RunRecord:
