@@ -171,6 +171,20 @@ def policy(home: str | None, as_json: bool, file: str | None) -> int:
     return code
 
 
+@root.command()
+@_home
+@_json
+@click.option("--since", metavar="TIME", help="Show from then on: 2h, 7d, 2026-11-25T18:00.")
+def audit(home: str | None, as_json: bool, since: str | None) -> int:
+    """Show who did what to this machine, and whether all of that log is there."""
+    from dstack_agent.audit.showing import show_log
+    from dstack_mesh.home import Home
+
+    text, code = show_log(Home.of_environment(home), since, as_json)
+    click.echo(text)
+    return code
+
+
 def _order(home: str | None, say: "Callable[[OwnerClient], Awaitable[Answer]]") -> "Answer":
     """Says something to the agent of this home as its owner."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

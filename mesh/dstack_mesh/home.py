@@ -80,6 +80,11 @@ class Home:
         return (self.root, self.keys, self.state, self.secrets, self.sockets, self.chunks)
 
     @property
+    def audit(self) -> Path:
+        """The audit log of the agent; made when it starts."""
+        return self.state / "audit"
+
+    @property
     def saved_peers(self) -> Path:
         """Peers that were reached before."""
         return self.state / "peers.json"

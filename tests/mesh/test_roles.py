@@ -61,6 +61,9 @@ class Told:
     ) -> None:
         self.driven.append(behalf.peer_id)
 
+    def heard(self, *said: object) -> None:
+        """Who did what goes into the audit log, which other tests read."""
+
     async def tag(self, tag: TagRecord, by: PeerId) -> None:
         raise AssertionError("nobody names")
 
@@ -74,7 +77,7 @@ async def asked_by(
     told.gave = frozenset({member(home).peer_id if own else PeerId("o" * 32)})
     store = ChunkStore(folder / "chunks")
     wishes = Wishes(told.follow, told.stop, told.acknowledge, store, told.givers)
-    runs = Runs(lambda names: Listing((), ()), told.drive, told.tag)
+    runs = Runs(lambda names: Listing((), ()), told.drive, told.tag, told.heard, told.heard)
     server, channels = make_server(), Channels(home)
     rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs), server)
     port = listen_tcp(server, member(mesh.root), "127.0.0.1", 0)

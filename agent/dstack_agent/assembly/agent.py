@@ -58,7 +58,7 @@ class Agent:
         company, work, start = self.company, self.work, self.ground.start
         parts: list[Running] = [company.portrait.run(), work.supervisor.run(ready)]
         parts += [work.desk.run(), work.driving.run(), company.roll.run(), company.twins.run()]
-        parts += [self.notary.run(), start.word.run()]
+        parts += [self.notary.run(), start.word.run(), self.ground.auditor.run()]
         parts.append(reclaiming_of(self.ground, company, work.supervisor).run())
         if start.settings.allow_process:
             parts.append(work.spare.run())
@@ -162,7 +162,13 @@ def served_of(
             store=memory.store,
             givers=steering.givers,
         ),
-        runs=Runs(listings.listing, work.driving.drive, memory.tags.state),
+        runs=Runs(
+            listing=listings.listing,
+            drive=work.driving.drive,
+            tag=memory.tags.state,
+            stopped=ground.auditor.stopped,
+            tagged=ground.auditor.tagged,
+        ),
         owner=work.owner,
         testimony=testimony,
         clock=ground.start.clock,

@@ -4,6 +4,8 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from dstack_agent.assembly.ports import Ports
+from dstack_agent.audit.auditor import Auditor
+from dstack_agent.audit.log import AuditLog
 from dstack_agent.logs.wake import Wake
 from dstack_agent.members import Members
 from dstack_agent.memory import Memory, open_memory
@@ -55,6 +57,7 @@ class Ground:
     memory: Memory
     channels: Channels
     wake: Wake
+    auditor: Auditor
 
 
 def start_of(settings: Settings, membership: Membership | None, ports: Ports) -> Start:
@@ -70,7 +73,24 @@ async def open_ground(start: Start, port: int | None, stack: AsyncExitStack) -> 
     channels = Channels(home, start.members.picture)
     stack.push_async_callback(channels.close)
     wake = await stack.enter_async_context(Wake(home.sockets / "wake.sock"))
-    return Ground(start, port, memory, channels, wake)
+    return Ground(start, port, memory, channels, wake, open_auditor(start, stack))
+
+
+def open_auditor(start: Start, stack: AsyncExitStack) -> Auditor:
+    """Opens the audit log, which hears of refused calls from here on."""
+    entries = AuditLog(start.home.audit, start.clock.now)
+    stack.callback(entries.close)
+    word = start.word
+    auditor = Auditor(
+        entries,
+        start.home.state / "audited.json",
+        start.clock,
+        picture=start.members.picture,
+        policy=lambda: word.in_force.text,
+        standing=lambda: word.standing,
+    )
+    start.members.standings.refused = auditor.refused
+    return auditor
 
 
 def word_of(settings: Settings, clock: Clock) -> OwnersWord:

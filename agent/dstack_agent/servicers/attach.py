@@ -50,15 +50,16 @@ class Wishes:
 
 @dataclass(slots=True)
 class Attachment:
-    """An open stream. `check_stop` raises Forbidden unless the caller may stop that run.
+    """An open stream.
 
     Attributes:
+        stop: Ends a run or one job of it for the caller: run, job, abort, cause. Raises Forbidden.
         share: What all streams of the caller may take together.
     """
 
     wishes: Wishes
     write: Send
-    check_stop: Callable[[RunId], Awaitable[None]]
+    stop: Callable[[RunId, int | None, bool, str], Awaitable[int]]
     share: Share = field(default_factory=Share)
     _tails: dict[JobKey, Tail] = field(default_factory=dict[JobKey, Tail])
     _followed: int = 0
@@ -86,9 +87,7 @@ class Attachment:
             case "ack":
                 await self._acknowledge(request.ack)
             case "stop":
-                run_id, job, abort, cause = stop_from_wire(request.stop)
-                await self.check_stop(run_id)
-                await self.wishes.stop(run_id, job, abort, cause)
+                await self.stop(*stop_from_wire(request.stop))
             case "want":
                 delivery.want(request.want.digests, group)
             case None:

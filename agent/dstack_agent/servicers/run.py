@@ -33,11 +33,15 @@ class Runs:
         listing: Those among the names, or all.
         drive: Takes a run over from whoever calls. Raises Conflict.
         tag: Writes a statement of a peer down. Raises Busy.
+        stopped: Hears who ended a run, for whom, whether at once, and who gave it to this agent.
+        tagged: Hears who made a statement that was written down.
     """
 
     listing: Callable[[tuple[str, ...]], Listing]
     drive: Callable[[RunRecord, tuple[DrivenJob, ...], int, Asker], Awaitable[None]]
     tag: Callable[[TagRecord, PeerId], Awaitable[None]]
+    stopped: Callable[[Caller, Asker, RunId, bool, frozenset[PeerId]], None]
+    tagged: Callable[[Caller, TagRecord], None]
 
 
 class RunServicer(rpc.RunServiceServicer):
@@ -56,8 +60,8 @@ class RunServicer(rpc.RunServiceServicer):
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
         who = caller(context)
-        may_stop, share = partial(self._check_stop, who), self._shares[who]
-        await Attachment(self._wishes, context.write, may_stop, share).serve(request_iterator)
+        stop, share = partial(self._stop, who, asker_of(context)), self._shares[who]
+        await Attachment(self._wishes, context.write, stop, share).serve(request_iterator)
 
     async def List(
         self, request: pb.ListRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -68,9 +72,9 @@ class RunServicer(rpc.RunServiceServicer):
     async def Stop(
         self, request: pb.StopRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.StopResponse:
-        run_id, job, abort, cause = stop_from_wire(request)
-        await self._check_stop(caller(context), run_id)
-        return pb.StopResponse(jobs=await self._wishes.stop(run_id, job, abort, cause))
+        who, asker = caller(context), asker_of(context)
+        stopped = await self._stop(who, asker, *stop_from_wire(request))
+        return pb.StopResponse(jobs=stopped)
 
     async def Drive(
         self, request: pb.DriveRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -86,8 +90,22 @@ class RunServicer(rpc.RunServiceServicer):
     async def Tag(
         self, request: pb.TagRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.TagResponse:
-        await self._runs.tag(convert.tag_from_wire(request.tag), asker_of(context).peer_id)
+        tag = convert.tag_from_wire(request.tag)
+        await self._runs.tag(tag, asker_of(context).peer_id)
+        self._runs.tagged(caller(context), tag)
         return pb.TagResponse()
 
-    async def _check_stop(self, who: Caller, run_id: RunId) -> None:
-        check_stop(who, await self._wishes.givers(run_id))
+    async def _stop(
+        self, who: Caller, asker: Asker, run_id: RunId, job: int | None, abort: bool, cause: str
+    ) -> int:
+        """Ends a run, or one job of it; how many jobs that concerns. Raises Forbidden."""
+        givers = await self._check_stop(who, run_id)
+        jobs = await self._wishes.stop(run_id, job, abort, cause)
+        self._runs.stopped(who, asker, run_id, abort, givers)
+        return jobs
+
+    async def _check_stop(self, who: Caller, run_id: RunId) -> frozenset[PeerId]:
+        """The peers that gave the run to this agent. Raises Forbidden."""
+        givers = await self._wishes.givers(run_id)
+        check_stop(who, givers)
+        return givers

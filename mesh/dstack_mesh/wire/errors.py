@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Never
 import grpc
 from google.protobuf.message import DecodeError
 
-from dstack_mesh.faults import ERRORS, Broken, Fault, Invalid, MeshError, Unreachable
+from dstack_mesh.faults import ERRORS, Broken, Fault, Forbidden, Invalid, MeshError, Unreachable
 from dstack_mesh.trouble import full_disk_in
-from dstack_mesh.wire.caller import certified, judge
+from dstack_mesh.wire.caller import Caller, certified, judge
 from dstack_mesh.wire.protocol import check_protocol, protocol_of
 from dstack_mesh.wire.rights import NEW_WORK, check_right
 from dstack_mesh.wire.standings import Call, Standings, of_nobody
@@ -159,9 +159,19 @@ def _guarded(
         except NotImplementedError:  # what generated code raises for a method that nobody wrote
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "This peer does not serve it.")
         except Exception as trouble:  # the one place that must let nothing through
+            if isinstance(forbidden := mesh_error_in(trouble), Forbidden):
+                standings.refused(call.who if call else _proved(context), method, forbidden)
             await _abort(context, method, trouble)
 
     return run
+
+
+def _proved(context: "_Context") -> Caller | None:
+    """Who calls, by the connection alone; None if that says nothing that counts."""
+    try:
+        return certified(context)
+    except Forbidden:
+        return None
 
 
 async def _served(inner: _Handler, request: Any, context: Any) -> Any:

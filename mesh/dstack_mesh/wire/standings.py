@@ -21,6 +21,9 @@ MOST_OPEN = 256
 that nobody reads. A connection has 128."""
 
 
+Refused = Callable[[Caller | None, str, MeshError], None]
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """A call that goes on. `cut` is why it must end, once it must."""
@@ -35,9 +38,13 @@ class Standings:
 
     Args:
         picture: The roster as it is known now.
+
+    Attributes:
+        refused: Hears of calls that were refused: by whom (None if nobody can tell), which, why.
     """
 
     def __init__(self, picture: Callable[[], Picture]) -> None:
+        self.refused: Refused = lambda who, method, error: None
         self._picture = picture
         self._open: dict[PeerId, set[Call]] = {}
 

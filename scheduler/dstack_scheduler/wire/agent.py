@@ -118,7 +118,7 @@ class GrpcAgent:
     @asynccontextmanager
     async def attach(self) -> AsyncGenerator[Attachment]:
         requests = Requests()
-        call = self._runs.Attach(aiter(requests))
+        call = self._runs.Attach(aiter(requests), metadata=self._behalf)
         try:
             yield GrpcAttachment(call, requests, self._store, self._card.name)
         finally:
@@ -132,7 +132,7 @@ class GrpcAgent:
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
         request = run_pb2.StopRequest(run_id=run_id, job=job, abort=abort, cause=cause)
         with translated(self._card.name):
-            answer = await self._runs.Stop(request, timeout=QUICK_SECONDS)
+            answer = await self._runs.Stop(request, timeout=QUICK_SECONDS, metadata=self._behalf)
         return answer.jobs
 
     async def drive(self, record: RunRecord, jobs: Sequence[DrivenJob], epoch: int) -> None:
