@@ -113,6 +113,19 @@ def test_a_second_agent_of_a_home_is_refused(founder: Peer) -> None:
     told(runner(founder, "status"), UNREACHABLE, "not-running", "fix: dstack-runner start")
 
 
+@pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "0h"])
+def test_a_time_that_is_none_is_told(founder: Peer, since: str) -> None:
+    ended = runner(founder, "audit", "--since", since)
+    told(ended, INVALID, "bad-time", since, "fix: dstack-runner audit --since 2h")
+
+
+def test_an_audit_log_that_nobody_wrote_is_empty_and_whole(tmp_path: Path) -> None:
+    ended = runner(make_peer(tmp_path, "new"), "audit", "--json")
+    assert ended.returncode == 0
+    shape = json.loads(ended.stdout)
+    assert (shape["schema"], shape["items"], shape["head"]) == ("dstack.audit/v1", [], None)
+
+
 @pytest.mark.parametrize("seeds", ["ws-1", "ws-1:99999", "http://ws-1:7420"])
 def test_wrong_seeds_are_told_with_where_they_were_written(founder: Peer, seeds: str) -> None:
     peer = Peer("founder", founder.home, env={**founder.env, "DSTACK_SEEDS": seeds})

@@ -43,7 +43,7 @@ def parse_since(text: str, now: datetime) -> datetime:
         pass
     try:
         return datetime.fromisoformat(text).astimezone()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise Invalid(
             f'"{text}" is no time.',
             "It is a span of time before now, or a date with or without a time of day.",
