@@ -54,6 +54,8 @@ class Auditor:
         self._standing = standing
         self._refusals = Refusals()
         self._seen = _kept_in(kept)
+        self._unkept = False
+        self._looked: tuple[str, str, Standing] | None = None
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -66,16 +68,25 @@ class Auditor:
 
     async def look(self) -> None:
         """Writes what changed since the last look. Durable on return. Raises OSError."""
-        picture = self._picture()
-        seen = seen_of(picture, self._policy(), self._standing())
         for entry in self._refusals.due(self._clock.elapsed()):
             self._entries.write(entry)
-        if seen != self._seen:
-            for entry in changes(self._seen, seen, picture):
-                self._entries.write(entry)
-            self._seen = seen
+        picture, policy, standing = self._picture(), self._policy(), self._standing()
+        looked = (picture.digest, policy, standing)
+        if looked != self._looked:  # once a second: most looks end here
+            await self._compare(seen_of(picture, policy, standing), picture)
+            self._looked = looked
+        if self._entries.unsafe:
+            await asyncio.to_thread(self._entries.sync)
+
+    async def _compare(self, seen: Seen, picture: Picture) -> None:
+        """Writes what changed, then keeps what was seen: a death in between tells it twice."""
+        entries = list(changes(self._seen, seen, picture))
+        for entry in entries:
+            self._entries.write(entry)
+        self._seen, self._unkept = seen, self._unkept or bool(entries)
+        if self._unkept:
             await asyncio.to_thread(write_durably, self._kept, seen.encoded())
-        await asyncio.to_thread(self._entries.sync)
+            self._unkept = False
 
     def refused(self, who: Caller | None, method: str, error: MeshError) -> None:
         """A call was refused; None for a caller that could not be told."""

@@ -75,10 +75,15 @@ class AuditLog:
         with contextlib.suppress(OSError):  # the log may be a line ahead of its head
             os.pwrite(self._head_file, f"{self._head.seq:020d} {self._head.digest}\n".encode(), 0)
 
+    @property
+    def unsafe(self) -> bool:
+        """Whether a power loss would take something that was written."""
+        return self._written != self._synced
+
     def sync(self) -> None:
         """Has everything that was written survive a power loss. Blocks. Raises OSError."""
         written, ended = self._written, self._ended
-        if written == self._synced:
+        if not self.unsafe:
             return
         for file in (*ended, self._file, self._head_file, self._folder_file):
             os.fsync(file)
