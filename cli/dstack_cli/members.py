@@ -60,6 +60,7 @@ def _own(picture: Picture, membership: Membership) -> dict[str, Json]:
         "name": own.name if own else "",
         "role": role.value,
         "state": own.belonging.value if own and gone else "this home",
+        "issues": picture.issues(membership.peer_id),
         "expires_at": rfc3339(membership.not_after),
     }
     return fields | (_admission(own, picture, membership) if own else {})
@@ -78,6 +79,7 @@ def _item(
         "name": one.name or (agent.card.name if agent else ""),
         "role": one.role.value,
         "state": (agent.state if agent else "member") if member else one.belonging.value,
+        "issues": picture.issues(one.peer_id),
         "expires_at": one.expires_at and rfc3339(one.expires_at),
     }
     return fields | _admission(one, picture, membership)
@@ -104,6 +106,7 @@ def _table(items: list[dict[str, Json]]) -> Table:
         Column("MEMBER"),
         Column("ROLE"),
         Column("STATE"),
+        Column("ISSUES"),
         Column("ADMITTED BY"),
         Column("EXPIRES"),
         Column("ID", 1),
@@ -113,6 +116,7 @@ def _table(items: list[dict[str, Json]]) -> Table:
             str(item["name"] or "this home"),
             str(item["role"]),
             str(item["state"]),
+            "certificates" if item.get("issues") else "",
             str(item.get("admitted_by") or ""),
             str(item.get("expires_at") or "")[:10],
             str(item["id"]),

@@ -244,3 +244,48 @@ def test_a_home_takes_a_new_key_and_works_with_it(lab: Lab) -> None:
         turned["peer"]: "member",
     }
     assert before.keys() == states(lab.root).keys()
+
+
+def test_what_an_admin_signed_is_voided_by_the_root_and_whom_it_let_in_joins_again(
+    lab: Lab, tmp_path: Path
+) -> None:
+    seeds = lab.laptop.environment["DSTACK_SEEDS"]
+    ann, ben = (
+        make_peer(tmp_path, name, DSTACK_MDNS="0", DSTACK_SEEDS=seeds) for name in ("ann", "ben")
+    )
+
+    def joins(peer: Peer, role: str) -> None:
+        offer = lab.root.json("mesh", "invite", "--role", role)
+        where = f"127.0.0.1:{offer['addresses'][0].rsplit(':', 1)[1]}"
+        peer.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
+
+    def issue(peer: Peer) -> set[str]:
+        return {one["name"] for one in peer.json("mesh", "members")["items"] if one["issues"]}
+
+    def refused(peer: Peer, *words: str) -> tuple[int, str]:
+        ended = peer.dstack("mesh", *words, "--void-certificates", "--json")
+        return ended.returncode, json.loads(ended.stdout)["error"]["code"]
+
+    joins(ann, "admin")
+    with invitation(ann, "submitter") as (code, addresses):
+        where = f"127.0.0.1:{addresses[0].rsplit(':', 1)[1]}"
+        ben.dstack("mesh", "join", code, where, "--yes", check=True)
+    assert issue(ben) == {"root", "ann"}
+    assert refused(lab.root, "role", "ws-1", "admin") == (76, "no-issuer")
+    assert refused(lab.root, "role", "nobody", "admin") == (66, "missing")
+    assert refused(lab.root, "role", "root", "admin") == (2, "voiding-the-root")
+    assert refused(ann, "revoke", "ben", "--yes") == (77, "not-an-admin")
+    voided = lab.root.dstack("mesh", "role", "ann", "admin", "--void-certificates", check=True)
+    assert b"join again by an invitation: ben." in voided.stderr, said(voided)
+    assert b"Only the mesh's root issues certificates now" in voided.stderr, said(voided)
+    assert issue(lab.root) == {"root"}
+    ended = ben.dstack("agents")
+    assert b"(issuer-removed)" in ended.stderr, said(ended)
+    joins(ann, "admin")  # with another key to sign with
+    assert issue(ann) == {"root", "ann"}
+    revoked = lab.root.json("mesh", "revoke", "ann", "--yes")
+    assert "joining_again" not in revoked
+    later = lab.root.json("mesh", "revoke", "ann", "--void-certificates")
+    assert later["joining_again"] == ["ben"]
+    assert refused(lab.root, "revoke", "ann") == (76, "no-issuer")
+    assert refused(lab.root, "role", "ann", "admin") == (76, "already-revoked")

@@ -130,6 +130,13 @@ class Picture:
             return True
         return self.belonging(peer_id) is Belonging.MEMBER
 
+    def issues(self, peer_id: PeerId) -> bool:
+        """Whether a member has a key that signs certificates: the root's, or one of its own."""
+        if self.belonging(peer_id) is not Belonging.MEMBER:
+            return False
+        own = peer_id in self.admins and peer_id in (self.issuers or {}).values()
+        return own or self.members[peer_id].role is Role.ROOT
+
     @property
     def founded(self) -> bool:
         """Whether the roster began with the mesh, so that every member is in it."""
