@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import click
 
+from dstack_cli.enrolling.added import recall
 from dstack_cli.misused import Misused
 from dstack_cli.names import Named, find
 from dstack_cli.output.forms import chosen
@@ -151,6 +152,11 @@ def revoke_member(home: Home, name: str, stop: bool, void: bool, yes: bool, as_j
     meant, voided, told = carry_out(work())
     fields: dict[str, Json] = {"member": meant.name, "id": meant.id}
     _say(f"{meant.name} is revoked.", fields, told, as_json, voided)
+    if not as_json and any(one.peer_id == meant.id for one in recall(home)):
+        chosen().talk(
+            "Its agent runs on, heard by nobody. To take it away: "
+            f"dstack agents remove {meant.name}"
+        )
 
 
 def assign_role(home: Home, name: str, role: Role, void: bool, as_json: bool) -> None:

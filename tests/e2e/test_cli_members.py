@@ -128,9 +128,11 @@ def test_a_revoked_laptop_is_cut_off_and_its_job_ends(lab: Lab, tmp_path: Path) 
     print(f"revoked and its job stopped after {time.monotonic() - began:.1f} s")
     refused = lab.laptop.dstack("run", "long", "--remote", cwd=work, timeout=60)
     assert refused.returncode == 125, said(refused)
-    for told in (refused, lab.laptop.dstack("agents")):
-        assert b"This peer was revoked (revoked)." in told.stderr, said(told)
-        assert b"fix: " in told.stderr
+    assert b"This peer was revoked (revoked)." in refused.stderr, said(refused)
+    told = lab.laptop.dstack("agents")
+    assert (told.returncode, told.stdout) == (77, b""), said(told)
+    for line in (b'This home was revoked from the mesh "lab" (revoked).', b"By root; ", b"fix: "):
+        assert told.stderr.count(line) == 1, said(told)
     attached.kill()
     attached.communicate()
     assert states(lab.workstation)["laptop"] == "revoked"
@@ -179,6 +181,15 @@ def test_a_protocol_is_required_by_whoever_governs_and_never_a_newer_than_its_ow
     ):
         ended = peer.dstack("mesh", "require-protocol", str(number), "--json")
         assert (ended.returncode, json.loads(ended.stdout)["error"]["code"]) == code
+
+
+def test_who_would_remove_an_agent_that_was_not_added_from_here_is_told_how_to_revoke_it(
+    lab: Lab,
+) -> None:
+    ended = lab.root.dstack("agents", "remove", "ws-1")
+    assert ended.returncode == 66
+    assert b"fix: dstack mesh revoke ws-1" in ended.stderr, said(ended)
+    assert b"dstack mesh revoke" not in lab.root.dstack("agents", "remove", "nobody").stderr
 
 
 def test_a_leave_is_said_aloud_and_the_same_key_may_come_back(lab: Lab) -> None:
@@ -279,8 +290,8 @@ def test_what_an_admin_signed_is_voided_by_the_root_and_whom_it_let_in_joins_aga
     assert b"join again by an invitation: ben." in voided.stderr, said(voided)
     assert b"Only the mesh's root issues certificates now" in voided.stderr, said(voided)
     assert issue(lab.root) == {"root"}
-    ended = ben.dstack("agents")
-    assert b"(issuer-removed)" in ended.stderr, said(ended)
+    ended = ben.dstack("agents", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["error"]["code"]) == (77, "issuer-removed")
     joins(ann, "admin")  # with another key to sign with
     assert issue(ann) == {"root", "ann"}
     revoked = lab.root.json("mesh", "revoke", "ann", "--yes")
