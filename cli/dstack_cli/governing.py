@@ -25,8 +25,9 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.membership import Membership, Role
+from dstack_mesh.trust.roster.enrolment import unmaking
 from dstack_mesh.trust.roster.keeper import Keeper
-from dstack_mesh.trust.roster.picture import Belonging, Picture
+from dstack_mesh.trust.roster.picture import Belonging, Enrolled, Picture
 from dstack_mesh.trust.roster.roster import Roster
 from dstack_mesh.trust.roster.scribe import Scribe, not_allowed
 from dstack_mesh.trust.roster.statement import (
@@ -35,7 +36,6 @@ from dstack_mesh.trust.roster.statement import (
     Assign,
     Fact,
     Leave,
-    RemoveAdmin,
     RequireProtocol,
     Revoke,
     Sealed,
@@ -237,11 +237,17 @@ def member_named(text: str, seat: Seat) -> Named:
         Missing: There is none.
         Misused: Several are possible.
     """
-    enrolled = seat.keeper.picture.members.values()
+    # Of two keys of one name the newer is meant: the other one waits to be revoked.
+    enrolled = sorted(seat.keeper.picture.members.values(), key=_age)
     known = [Named(one.name or one.peer_id[:8], one.peer_id) for one in enrolled]
     ids = {one.id for one in known}
     agents = [Named(one.card.name, one.card.peer_id) for one in seat.agents]
     return find(text, [*known, *(one for one in agents if one.id not in ids)], "member")
+
+
+def _age(one: Enrolled) -> tuple[bool, float]:
+    at = one.admitted_at
+    return one.belonging is not Belonging.MEMBER, -at.timestamp() if at else 0.0
 
 
 def _check_revocable(seat: Seat, meant: Named, scribe: Scribe) -> None:
@@ -307,21 +313,11 @@ def _assignment(roster: Roster, meant: Named, role: Role) -> list[Fact]:
     said: Fact = Assign(subject, given) if known else Admit(subject, given, meant.name, "role")
     if role is Role.ADMIN:
         return [said, AddAdmin(subject)]
-    return [*_removed(roster, subject), said]
+    return [*unmaking(roster, subject), said]
 
 
 def _removal(roster: Roster, meant: Named, scribe: Scribe) -> list[Fact]:
-    return _removed(roster, PeerId(meant.id)) if scribe.is_root else []
-
-
-def _removed(roster: Roster, subject: PeerId) -> list[Fact]:
-    if subject not in roster.picture.admins:
-        return []
-    chain = roster.chains.get(subject)
-    last = chain.tip if chain else None
-    if last is None:
-        return [RemoveAdmin(subject, 0, b"")]
-    return [RemoveAdmin(subject, last.statement.seq, last.digest)]
+    return unmaking(roster, PeerId(meant.id)) if scribe.is_root else []
 
 
 def _ask(question: str, yes: bool, command: str) -> None:

@@ -300,3 +300,25 @@ def test_what_an_admin_signed_is_voided_by_the_root_and_whom_it_let_in_joins_aga
     assert later["joining_again"] == ["ben"]
     assert refused(lab.root, "revoke", "ann") == (76, "no-issuer")
     assert refused(lab.root, "role", "ann", "admin") == (76, "already-revoked")
+
+
+def test_an_admin_takes_a_new_key_and_invites_with_it(lab: Lab, tmp_path: Path) -> None:
+    seeds = lab.laptop.environment["DSTACK_SEEDS"]
+    ann, ben = (
+        make_peer(tmp_path, name, DSTACK_MDNS="0", DSTACK_SEEDS=seeds) for name in ("ann", "ben")
+    )
+    offer = lab.root.json("mesh", "invite", "--role", "admin")
+    where = f"127.0.0.1:{offer['addresses'][0].rsplit(':', 1)[1]}"
+    ann.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
+    old = ann.json("mesh", "members")["items"][0]["id"]
+    turned = ann.json("mesh", "rotate")
+    assert (turned["role"], turned["old_key"]) == ("admin", "overlapping")
+    keys = {one["id"]: one for one in lab.root.json("mesh", "members")["items"]}
+    assert (keys[old]["role"], keys[old]["issues"]) == ("runner", False)
+    assert (keys[turned["peer"]]["role"], keys[turned["peer"]]["issues"]) == ("admin", True)
+    with invitation(ann, "runner") as (code, addresses):
+        where = f"127.0.0.1:{addresses[0].rsplit(':', 1)[1]}"
+        ben.dstack("mesh", "join", code, where, "--yes", check=True)
+    assert ben.json("agents")["items"], "heard by the agents"
+    revoked = lab.root.json("mesh", "revoke", "ann", "--yes")
+    assert revoked["id"] == turned["peer"], "of two keys of one name the newer is meant"

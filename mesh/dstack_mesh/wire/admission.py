@@ -42,6 +42,7 @@ from dstack_mesh.trust.roster.scribe import not_allowed
 from dstack_mesh.v1 import admission_pb2 as pb
 from dstack_mesh.v1 import admission_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.issuing import Hand, check_heeded
 from dstack_mesh.wire.roster import open_keeper, scribe_of, within_page
 from dstack_mesh.wire.server import bind, make_server
 from dstack_mesh.wire.statements import signed_to_wire
@@ -262,8 +263,7 @@ def _enrolment(home: Home, authority: Authority, keeper: Keeper | None, role: Ro
     keeper, scribe = keeper or open_keeper(home, membership), scribe_of(home, membership)
     if role is Role.ADMIN and not authority.is_root:
         raise not_allowed("Inviting an admin")
-    if not scribe.may_govern(keeper.roster):
-        raise not_allowed("Inviting")
+    check_heeded(Hand(authority, scribe), keeper, "Inviting")
     return Enrolment(keeper, scribe)
 
 

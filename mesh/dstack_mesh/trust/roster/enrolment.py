@@ -12,7 +12,14 @@ from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.trust.roster.picture import Belonging, Picture
 from dstack_mesh.trust.roster.roster import Roster
 from dstack_mesh.trust.roster.scribe import Scribe
-from dstack_mesh.trust.roster.statement import AddAdmin, AddIssuer, Admit, Fact, Sealed
+from dstack_mesh.trust.roster.statement import (
+    AddAdmin,
+    AddIssuer,
+    Admit,
+    Fact,
+    RemoveAdmin,
+    Sealed,
+)
 
 
 class Enrolment:
@@ -73,6 +80,17 @@ class Enrolment:
             return self._scribe.write(roster, facts, now)
 
         return await self._keeper.issue(write)
+
+
+def unmaking(roster: Roster, subject: PeerId) -> list[Fact]:
+    """What makes an admin one no more; all that it is known here to have said stands."""
+    if subject not in roster.picture.admins:
+        return []
+    chain = roster.chains.get(subject)
+    last = chain.tip if chain else None
+    if last is None:
+        return [RemoveAdmin(subject, 0, b"")]
+    return [RemoveAdmin(subject, last.statement.seq, last.digest)]
 
 
 def unused_name(
