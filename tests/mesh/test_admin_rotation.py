@@ -8,19 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Forbidden, Refused
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
+from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.authority import Authority
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.recovery import restore, write_recovery
 from dstack_mesh.trust.renewing import issuer_of_home
 from dstack_mesh.trust.retiring import OVERLAP, Promise, Retiring
+from dstack_mesh.trust.roster.enrolment import Enrolment
 from dstack_mesh.trust.roster.picture import Belonging, Picture
 from dstack_mesh.trust.roster.statement import Admit, Revoke
 from dstack_mesh.wire.caller import Member
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.renewal import say_switched
+from dstack_mesh.wire.renewal import Renewal, say_switched
 from dstack_mesh.wire.roster import (
     open_book,
     open_keeper,
@@ -32,7 +35,7 @@ from dstack_mesh.wire.rotation import next_keys, replace_key, revoke_retired, ta
 from support.inviting import invited
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, member
-from support.rotating import STEPS, rotate
+from support.rotating import STEPS, exchange, rotate
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +155,39 @@ async def test_whoever_is_killed_while_it_takes_a_key_goes_on_and_ends_with_one(
         assert Retiring(mesh.root).all() == {}
         late = Home(tmp_path / "late")
         await invited(ann, late, Role.RUNNER, "late")
+
+
+async def test_an_agent_that_is_started_with_the_new_key_says_so_itself(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    ann = await admin_of(mesh, tmp_path / "ann")
+    before = member(ann)
+    async with mesh_agent(mesh.root, "root") as root:
+        await killed(ann, root, "switched")
+        channels, after = Channels(ann), member(ann)
+        keeper = await exchange(ann, channels, root.card.peer_id, root.address)
+        known = KnownAgent(root.card, (root.address,), "seed", "alive", None)
+        renewal = Renewal(ann, keeper, channels, lambda: [known], SystemClock())
+        await renewal.say(before)  # an agent that still runs with the old key says nothing
+        assert len(live(keeper_of(root))) == 2
+        await renewal.say(after)
+        assert live(keeper_of(root)) == {after.peer_id: Role.ADMIN}
+        assert unsaid(ann) is None
+        await channels.close()
+
+
+async def test_an_invitation_that_is_open_while_its_admins_key_ends_admits_nobody(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    ann = await admin_of(mesh, tmp_path / "ann")
+    keeper, scribe = open_keeper(ann, member(ann)), own_scribe(ann, member(ann))
+    enrolment = Enrolment(keeper, scribe)
+    async with mesh_agent(mesh.root, "root") as root:
+        enrolment.check(PeerId("x" * 32))
+        await rotate(ann, root.card.peer_id, root.address)
+        await keeper.look()
+        with pytest.raises(Forbidden):
+            enrolment.check(PeerId("x" * 32))
 
 
 async def test_a_promise_whose_key_was_never_admitted_revokes_nobody(

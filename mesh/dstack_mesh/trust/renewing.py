@@ -87,10 +87,16 @@ def root_of(membership: Membership) -> x509.Certificate:
 
 
 def issuer_of_home(home: Home) -> Issuer | None:
-    """The signing key of an admin's home; None where the root key is, or no such key."""
+    """The signing key of an admin's home; None where the root key is, or no such key.
+
+    Raises Damaged if the root's word for it cannot be read.
+    """
     if holds_root(home) or not can_invite(home):
         return None
-    certificate = x509.load_pem_x509_certificate(issuer_path(home).read_bytes())
+    try:
+        certificate = x509.load_pem_x509_certificate(issuer_path(home).read_bytes())
+    except ValueError as broken:
+        raise Damaged("The issuer's certificate cannot be read.", str(broken)) from broken
     own = key_id(certificate)
     assert own is not None  # `checked_issuer` compared it
     born, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc

@@ -162,7 +162,10 @@ class Renewal:
         """Looks again and again whether it is time, until cancelled."""
         own = await asyncio.to_thread(Membership.load, self._home)
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except (MeshError, OSError) as failed:
+                log.warning("the certificate was not looked at: %s", failed)
             await self.retire()
             await self.say(own)
             await asyncio.sleep(LOOK_SECONDS)

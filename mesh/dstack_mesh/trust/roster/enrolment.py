@@ -11,7 +11,7 @@ from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.trust.roster.picture import Belonging, Picture
 from dstack_mesh.trust.roster.roster import Roster
-from dstack_mesh.trust.roster.scribe import Scribe
+from dstack_mesh.trust.roster.scribe import Scribe, not_allowed
 from dstack_mesh.trust.roster.statement import (
     AddAdmin,
     AddIssuer,
@@ -35,7 +35,14 @@ class Enrolment:
         self._scribe = scribe
 
     def check(self, peer_id: PeerId, role: Role = Role.READER) -> None:
-        """Raises Refused if this key may never be a member again, or never again an admin."""
+        """Whether this key may be admitted now, by us.
+
+        Raises:
+            Refused: It may never be a member again, or never again an admin.
+            Forbidden: Nobody heeds us any more: our own key was replaced, or we are no admin.
+        """
+        if not self._scribe.may_govern(self._keeper.roster):
+            raise not_allowed("Inviting")
         if self._keeper.picture.belonging(peer_id) is Belonging.REVOKED:
             raise Refused(
                 "This key was revoked.",
