@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 
 import click
 
+from dstack_cli.enrolling.added import recall
 from dstack_cli.misused import Misused
 from dstack_cli.names import Named, find
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Document, Json
 from dstack_cli.reach import carry_out
 from dstack_cli.searching import EVERYBODY, Patience, search
+from dstack_cli.voiding import NOTHING, Voiding, voiding
 from dstack_mesh.card import PROTOCOL
 from dstack_mesh.faults import Conflict, Forbidden, MeshError
 from dstack_mesh.frozen import frozen
@@ -23,8 +25,9 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.membership import Membership, Role
+from dstack_mesh.trust.roster.enrolment import unmaking
 from dstack_mesh.trust.roster.keeper import Keeper
-from dstack_mesh.trust.roster.picture import Belonging, Picture
+from dstack_mesh.trust.roster.picture import Belonging, Enrolled, Picture
 from dstack_mesh.trust.roster.roster import Roster
 from dstack_mesh.trust.roster.scribe import Scribe, not_allowed
 from dstack_mesh.trust.roster.statement import (
@@ -33,7 +36,6 @@ from dstack_mesh.trust.roster.statement import (
     Assign,
     Fact,
     Leave,
-    RemoveAdmin,
     RequireProtocol,
     Revoke,
     Sealed,
@@ -126,39 +128,61 @@ async def seated(home: Home, patience: Patience = EVERYBODY) -> AsyncGenerator[S
         await channels.close()
 
 
-def revoke_member(home: Home, name: str, stop: bool, yes: bool, as_json: bool) -> None:
-    """Shuts a member out for ever."""
+def revoke_member(home: Home, name: str, stop: bool, void: bool, yes: bool, as_json: bool) -> None:
+    """Shuts a member out for ever; `void` takes what it signed with it, then or later."""
 
-    async def work() -> tuple[Named, Told]:
+    async def work() -> tuple[Named, Voiding, Told]:
         async with seated(home) as seat:
             scribe = seat.governor("Revoking a member")
             meant = member_named(name, seat)
+            voided = _voiding(seat, meant, scribe, void)
+            picture = seat.keeper.picture
+            if voided.facts and picture.belonging(PeerId(meant.id)) is Belonging.REVOKED:
+                await seat.issue(scribe, voided.facts)
+                return meant, voided, await seat.tell()
             _check_revocable(seat, meant, scribe)
             text = f"Revoke {meant.name} ({meant.id[:8]}…)? Its key is never admitted again."
+            text = " ".join([text, *voided.sentences()])
             _ask(text, yes, f"dstack mesh revoke {name} --yes")
             revocation = Revoke(PeerId(meant.id), f"revoked as {meant.name}", stop)
-            facts = [*_removal(seat.keeper.roster, meant, scribe), revocation]
+            facts = [*_removal(seat.keeper.roster, meant, scribe), *voided.facts, revocation]
             await seat.issue(scribe, facts)
-            return meant, await seat.tell()
+            return meant, voided, await seat.tell()
 
-    meant, told = carry_out(work())
-    _say(f"Revoked {meant.name}.", {"member": meant.name, "id": meant.id}, told, as_json)
+    meant, voided, told = carry_out(work())
+    fields: dict[str, Json] = {"member": meant.name, "id": meant.id}
+    _say(f"{meant.name} is revoked.", fields, told, as_json, voided)
+    if not as_json and any(one.peer_id == meant.id for one in recall(home)):
+        chosen().talk(
+            "Its agent runs on, heard by nobody. To take it away: "
+            f"dstack agents remove {meant.name}"
+        )
 
 
-def assign_role(home: Home, name: str, role: Role, as_json: bool) -> None:
-    """Gives a member another role."""
+def assign_role(home: Home, name: str, role: Role, void: bool, as_json: bool) -> None:
+    """Gives a member another role; `void` voids what it signed, whatever it becomes."""
 
-    async def work() -> tuple[Named, Told]:
+    async def work() -> tuple[Named, Voiding, Told]:
         async with seated(home) as seat:
             scribe = seat.governor("Giving a role")
             meant = member_named(name, seat)
-            _check_assignable(seat.keeper.picture, meant, role, scribe)
-            await seat.issue(scribe, _assignment(seat.keeper.roster, meant, role))
-            return meant, await seat.tell()
+            _check_assignable(seat.keeper.roster, meant, role, scribe)
+            voided = _voiding(seat, meant, scribe, void)
+            assignment = _assignment(seat.keeper.roster, meant, role)
+            await seat.issue(scribe, [*assignment, *voided.facts])
+            return meant, voided, await seat.tell()
 
-    meant, told = carry_out(work())
+    meant, voided, told = carry_out(work())
     fields: dict[str, Json] = {"member": meant.name, "id": meant.id, "role": role.value}
-    _say(f"{meant.name} is {role.value} from now on.", fields, told, as_json)
+    _say(f"{meant.name} is {role.value} from now on.", fields, told, as_json, voided)
+
+
+def _voiding(seat: Seat, meant: Named, scribe: Scribe, void: bool) -> Voiding:
+    if not void:
+        return NOTHING
+    if not scribe.is_root:
+        raise _only_the_root("Voiding what an admin signed")
+    return voiding(seat.keeper.picture, meant)
 
 
 def require_protocol(home: Home, protocol: int, as_json: bool) -> None:
@@ -213,11 +237,17 @@ def member_named(text: str, seat: Seat) -> Named:
         Missing: There is none.
         Misused: Several are possible.
     """
-    enrolled = seat.keeper.picture.members.values()
+    # Of two keys of one name the newer is meant: the other one waits to be revoked.
+    enrolled = sorted(seat.keeper.picture.members.values(), key=_age)
     known = [Named(one.name or one.peer_id[:8], one.peer_id) for one in enrolled]
     ids = {one.id for one in known}
     agents = [Named(one.card.name, one.card.peer_id) for one in seat.agents]
     return find(text, [*known, *(one for one in agents if one.id not in ids)], "member")
+
+
+def _age(one: Enrolled) -> tuple[bool, float]:
+    at = one.admitted_at
+    return one.belonging is not Belonging.MEMBER, -at.timestamp() if at else 0.0
 
 
 def _check_revocable(seat: Seat, meant: Named, scribe: Scribe) -> None:
@@ -239,8 +269,8 @@ def _check_revocable(seat: Seat, meant: Named, scribe: Scribe) -> None:
     _check_touchable(picture, meant, scribe)
 
 
-def _check_assignable(picture: Picture, meant: Named, role: Role, scribe: Scribe) -> None:
-    subject = PeerId(meant.id)
+def _check_assignable(roster: Roster, meant: Named, role: Role, scribe: Scribe) -> None:
+    picture, subject = roster.picture, PeerId(meant.id)
     if picture.belonging(subject) is Belonging.REVOKED:
         raise Conflict(
             f"{meant.name} was revoked.",
@@ -250,6 +280,13 @@ def _check_assignable(picture: Picture, meant: Named, role: Role, scribe: Scribe
         )
     if role is Role.ADMIN and not scribe.is_root:
         raise _only_the_root("Making an admin")
+    if role is Role.ADMIN and subject in roster.unmade:
+        raise Conflict(
+            f"{meant.name} was an admin before.",
+            "Who was one is never one again with the same key.",
+            "A new key first: `dstack mesh rotate` there.",
+            code="was-an-admin",
+        )
     _check_touchable(picture, meant, scribe)
 
 
@@ -276,21 +313,11 @@ def _assignment(roster: Roster, meant: Named, role: Role) -> list[Fact]:
     said: Fact = Assign(subject, given) if known else Admit(subject, given, meant.name, "role")
     if role is Role.ADMIN:
         return [said, AddAdmin(subject)]
-    return [*_removed(roster, subject), said]
+    return [*unmaking(roster, subject), said]
 
 
 def _removal(roster: Roster, meant: Named, scribe: Scribe) -> list[Fact]:
-    return _removed(roster, PeerId(meant.id)) if scribe.is_root else []
-
-
-def _removed(roster: Roster, subject: PeerId) -> list[Fact]:
-    if subject not in roster.picture.admins:
-        return []
-    chain = roster.chains.get(subject)
-    last = chain.tip if chain else None
-    if last is None:
-        return [RemoveAdmin(subject, 0, b"")]
-    return [RemoveAdmin(subject, last.statement.seq, last.digest)]
+    return unmaking(roster, PeerId(meant.id)) if scribe.is_root else []
 
 
 def _ask(question: str, yes: bool, command: str) -> None:
@@ -301,9 +328,18 @@ def _ask(question: str, yes: bool, command: str) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def _say(sentence: str, fields: dict[str, Json], told: Told, as_json: bool) -> None:
+def _say(
+    sentence: str,
+    fields: dict[str, Json],
+    told: Told,
+    as_json: bool,
+    voided: Voiding = NOTHING,
+) -> None:
     output = chosen(as_json)
     tail: dict[str, Json] = {"told": list(told.knowing), "silent": list(told.silent)}
+    if voided.facts:
+        tail["joining_again"] = list(voided.joining_again)
     output.document(Document({"schema": CHANGE_SCHEMA} | fields | tail, sentence))
     if not as_json:
-        output.talk(told.sentence())
+        for said in (*voided.sentences(), told.sentence()):
+            output.talk(said)

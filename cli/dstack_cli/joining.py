@@ -226,7 +226,8 @@ def _tell_event(event: "DeskEvent") -> None:
         case Greeted():
             click.echo(f"The newcomer's screen must show: {'-'.join(event.words)}", err=True)
         case TriedWrong():
-            click.echo(f"Somebody tried a wrong code; {event.tries_left} tries left.", err=True)
+            left = f"{event.tries_left} tries left there"
+            click.echo(f"Somebody at {event.source} tried a wrong code; {left}.", err=True)
         case Joined():
             click.echo(f"Joined: {event.name} ({event.peer_id})", err=True)
         case _:

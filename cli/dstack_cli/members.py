@@ -32,7 +32,7 @@ def show_members(home: Home, as_json: bool) -> None:
     items = [
         _own(picture, membership),
         *(
-            _item(one, picture, membership, agents)
+            _item(one, picture, agents)
             for one in sorted(picture.members.values(), key=lambda one: (one.name, one.peer_id))
             if one.peer_id != membership.peer_id
         ),
@@ -46,7 +46,7 @@ def show_members(home: Home, as_json: bool) -> None:
     if not as_json:
         output.talk(f'Mesh "{membership.mesh_name}" ({membership.mesh_id})')
         for forked in picture.forked:
-            name = _name_of(forked, picture, membership)
+            name = picture.called(forked)
             output.talk(f"{name} signed two statements with one number: a copied home, or worse.")
     output.listing(Listing(SCHEMA, items, _table(items)))
 
@@ -60,17 +60,13 @@ def _own(picture: Picture, membership: Membership) -> dict[str, Json]:
         "name": own.name if own else "",
         "role": role.value,
         "state": own.belonging.value if own and gone else "this home",
+        "issues": picture.issues(membership.peer_id),
         "expires_at": rfc3339(membership.not_after),
     }
-    return fields | (_admission(own, picture, membership) if own else {})
+    return fields | (_admission(own, picture) if own else {})
 
 
-def _item(
-    one: Enrolled,
-    picture: Picture,
-    membership: Membership,
-    agents: Mapping[PeerId, KnownAgent],
-) -> dict[str, Json]:
+def _item(one: Enrolled, picture: Picture, agents: Mapping[PeerId, KnownAgent]) -> dict[str, Json]:
     agent = agents.get(one.peer_id)
     member = one.belonging is Belonging.MEMBER
     fields: dict[str, Json] = {
@@ -78,25 +74,18 @@ def _item(
         "name": one.name or (agent.card.name if agent else ""),
         "role": one.role.value,
         "state": (agent.state if agent else "member") if member else one.belonging.value,
+        "issues": picture.issues(one.peer_id),
         "expires_at": one.expires_at and rfc3339(one.expires_at),
     }
-    return fields | _admission(one, picture, membership)
+    return fields | _admission(one, picture)
 
 
-def _admission(one: Enrolled, picture: Picture, membership: Membership) -> dict[str, Json]:
-    by = _name_of(one.admitted_by, picture, membership) if one.admitted_by else ""
+def _admission(one: Enrolled, picture: Picture) -> dict[str, Json]:
     return {
-        "admitted_by": by,
+        "admitted_by": picture.called(one.admitted_by) if one.admitted_by else "",
         "admitted_through": one.through,
         "admitted_at": one.admitted_at and rfc3339(one.admitted_at),
     }
-
-
-def _name_of(issuer: PeerId, picture: Picture, membership: Membership) -> str:
-    if issuer == membership.mesh_id:
-        return "root"
-    known = picture.members.get(issuer)
-    return (known.name if known else "") or issuer[:8]
 
 
 def _table(items: list[dict[str, Json]]) -> Table:
@@ -104,6 +93,7 @@ def _table(items: list[dict[str, Json]]) -> Table:
         Column("MEMBER"),
         Column("ROLE"),
         Column("STATE"),
+        Column("ISSUES"),
         Column("ADMITTED BY"),
         Column("EXPIRES"),
         Column("ID", 1),
@@ -113,6 +103,7 @@ def _table(items: list[dict[str, Json]]) -> Table:
             str(item["name"] or "this home"),
             str(item["role"]),
             str(item["state"]),
+            "certificates" if item.get("issues") else "",
             str(item.get("admitted_by") or ""),
             str(item.get("expires_at") or "")[:10],
             str(item["id"]),

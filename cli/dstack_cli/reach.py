@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dstack_cli import embedded
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import MeshError
+from dstack_mesh.faults import Forbidden, MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.membership.known import KnownAgent
@@ -223,6 +223,18 @@ class Reach:
         """Why the agents of the mesh do not speak to this home any more; None if they do."""
         return self._roll.refusal
 
+    def check_heard(self, found: Sequence[KnownAgent]) -> None:
+        """Raises why nobody speaks to this home any more, unless somebody from afar does."""
+        refusal, membership = self.refusal, Membership.load(self.home)
+        if refusal is None or membership is None or _from_afar(found):
+            return
+        mesh = f'the mesh "{membership.mesh_name}"'
+        what = {
+            "revoked": f"This home was revoked from {mesh}.",
+            "left-the-mesh": f"This home left {mesh}.",
+        }.get(refusal.code, f"This home's certificate counts no more in {mesh}.")
+        raise Forbidden(what, refusal.why, refusal.hint, refusal.code)
+
     def away(self, peer_id: PeerId) -> "Away | None":
         """The agent, if those that answered a moment ago say that it does not."""
         return self._away.get(peer_id)
@@ -235,6 +247,10 @@ class Reach:
         self._met[agent.card.peer_id] = agent.card.name
         if agent.local:
             self._local = agent.card.peer_id
+
+
+def _from_afar(found: Sequence[KnownAgent]) -> bool:
+    return any(one.answer is not None and not one.local for one in found)
 
 
 async def _unless_failed(call: Awaitable[T]) -> T | None:
@@ -263,10 +279,14 @@ async def reaching(
         if starting is not None:
             await asyncio.to_thread(embedded.wait_until_ready, home, starting)
         reach = Reach(home, channels, store)
+        told: MeshError | None = None
         try:
             yield reach
+        except Forbidden as said:
+            told = said
+            raise
         finally:
-            if reach.refusal is not None:
+            if reach.refusal is not None and (told is None or told.code != reach.refusal.code):
                 print(render(reach.refusal), file=sys.stderr)
     finally:
         await channels.close()

@@ -1,6 +1,9 @@
 """Gives this home a new key."""
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from dstack_cli import embedded
 from dstack_cli.governing import Seat, seated
@@ -8,31 +11,46 @@ from dstack_cli.joining import membership_shape
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Document
 from dstack_cli.reach import carry_out
-from dstack_mesh.faults import MeshError, Refused, Unreachable
+from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.home import Home
 from dstack_mesh.trust.membership import Membership, Role, holds_root
 
+if TYPE_CHECKING:
+    from dstack_mesh.trust.renewing import Granted
+    from dstack_mesh.wire.rotation import NextKeys, Unsaid
+
 
 def rotate_key(home: Home, at_once: bool, as_json: bool) -> None:
-    """Takes a new key; the old one is revoked after a day, or at once."""
+    """Takes a new key; the old one is revoked after a day, or at once.
 
-    async def work() -> Membership:
-        from dstack_mesh.wire.rotation import next_key, take_key
+    One that was cut off before whoever admitted the key knew that it is here is ended first, and
+    no other key taken.
+    """
 
+    async def work() -> tuple[Membership, bool, MeshError | None]:
+        from dstack_mesh.wire.rotation import unsaid
+
+        if await asyncio.to_thread(unsaid, home) is None:
+            async with seated(home) as seat:
+                _check_idle(seat)
+                await _switch(seat, at_once)
+        waiting = await asyncio.to_thread(unsaid, home)
+        if waiting is None:  # an agent that was started meanwhile said it
+            return Membership.require(home), at_once, None
+        waiting = replace(waiting, at_once=at_once or waiting.at_once)
+        # From here on it speaks with the new key.
         async with seated(home) as seat:
-            _check_idle(seat)
-            key = next_key(home)
-            certificate = await _admitted(seat, at_once)
-            changed = take_key(home, seat.membership, key, certificate)
-            if holds_root(home):
-                await seat.tell()
-            return changed
+            return seat.membership, waiting.at_once, await _say(seat, waiting)
 
-    changed = carry_out(work())
-    output = chosen(as_json)
-    old = "was revoked" if at_once else "is revoked in 24 h"
+    changed, revoking, failed = carry_out(work())
+    output, overlap = chosen(as_json), "is revoked in 24 h"
+    old = "was revoked" if revoking and failed is None else overlap
     said = f"This home has a new key and is {changed.peer_id} now; the old one {old}."
-    output.document(Document(membership_shape(changed), said))
+    state = "unsaid" if failed is not None else "revoked" if revoking else "overlapping"
+    output.document(Document(membership_shape(changed) | {"old_key": state}, said))
+    if failed is not None:
+        output.talk(f"Whoever admitted the key was not told that it is here: {failed}")
+        output.talk("Until then the old one counts as before. Again: dstack mesh rotate")
     if embedded.answers(home):
         output.talk("An agent of this home still uses the old key: restart it.")
 
@@ -48,27 +66,42 @@ def _check_idle(seat: Seat) -> None:
         )
 
 
-async def _admitted(seat: Seat, at_once: bool) -> bytes:
-    from dstack_mesh.trust.authority import request_of
-    from dstack_mesh.wire.caller import Member
-    from dstack_mesh.wire.renewal import signing
-    from dstack_mesh.wire.rotation import ask_to_replace, next_key, replace_key
+async def _switch(seat: Seat, at_once: bool) -> None:
+    from dstack_mesh.wire.rotation import next_keys, take_keys
 
-    home, key = seat.home, next_key(seat.home)
+    keys = await asyncio.to_thread(next_keys, seat.home)
+    granted = await _admitted(seat, keys)
+    await asyncio.to_thread(take_keys, seat.home, seat.membership, keys, granted, at_once)
+
+
+async def _admitted(seat: Seat, keys: "NextKeys") -> "Granted":
+    from dstack_mesh.wire.caller import Member
+    from dstack_mesh.wire.renewal import nobody_signs, signing
+    from dstack_mesh.wire.rotation import ask_to_replace, replace_key
+
+    home = seat.home
     if holds_root(home):
         who = Member(seat.membership.peer_id, Role.ROOT)
-        now = datetime.now(UTC)
-        return await replace_key(home, seat.keeper, who, request_of(key), at_once, now)
+        return await replace_key(home, seat.keeper, who, keys.request(), datetime.now(UTC))
     failed: MeshError | None = None
     for agent in signing(seat.keeper.picture, seat.agents):
         try:
             channel = seat.channels.to_peer(agent.card.peer_id, agent.addresses[0])
-            return await ask_to_replace(channel, agent.card.name, key, at_once)
+            return await ask_to_replace(channel, agent.card.name, keys)
         except MeshError as one:
-            failed = one
-    raise failed or Unreachable(
-        "Nobody who may sign certificates answers.",
-        "The root's agent does, and those of the admins that it invited.",
-        "Start one of them, then again.",
-        code="nobody-signs",
-    )
+            failed = failed or one
+    raise failed or nobody_signs()
+
+
+async def _say(seat: Seat, waiting: "Unsaid") -> MeshError | None:
+    """Why nobody could be told that this home has its key; None if that was done."""
+    from dstack_mesh.wire.renewal import say_switched
+
+    try:
+        await say_switched(
+            seat.home, seat.keeper, seat.channels, seat.agents, waiting, datetime.now(UTC)
+        )
+    except MeshError as failed:
+        return failed
+    await seat.tell()
+    return None

@@ -128,9 +128,11 @@ def test_a_revoked_laptop_is_cut_off_and_its_job_ends(lab: Lab, tmp_path: Path) 
     print(f"revoked and its job stopped after {time.monotonic() - began:.1f} s")
     refused = lab.laptop.dstack("run", "long", "--remote", cwd=work, timeout=60)
     assert refused.returncode == 125, said(refused)
-    for told in (refused, lab.laptop.dstack("agents")):
-        assert b"This peer was revoked (revoked)." in told.stderr, said(told)
-        assert b"fix: " in told.stderr
+    assert b"This peer was revoked (revoked)." in refused.stderr, said(refused)
+    told = lab.laptop.dstack("agents")
+    assert (told.returncode, told.stdout) == (77, b""), said(told)
+    for line in (b'This home was revoked from the mesh "lab" (revoked).', b"By root; ", b"fix: "):
+        assert told.stderr.count(line) == 1, said(told)
     attached.kill()
     attached.communicate()
     assert states(lab.workstation)["laptop"] == "revoked"
@@ -179,6 +181,15 @@ def test_a_protocol_is_required_by_whoever_governs_and_never_a_newer_than_its_ow
     ):
         ended = peer.dstack("mesh", "require-protocol", str(number), "--json")
         assert (ended.returncode, json.loads(ended.stdout)["error"]["code"]) == code
+
+
+def test_who_would_remove_an_agent_that_was_not_added_from_here_is_told_how_to_revoke_it(
+    lab: Lab,
+) -> None:
+    ended = lab.root.dstack("agents", "remove", "ws-1")
+    assert ended.returncode == 66
+    assert b"fix: dstack mesh revoke ws-1" in ended.stderr, said(ended)
+    assert b"dstack mesh revoke" not in lab.root.dstack("agents", "remove", "nobody").stderr
 
 
 def test_a_leave_is_said_aloud_and_the_same_key_may_come_back(lab: Lab) -> None:
@@ -244,3 +255,70 @@ def test_a_home_takes_a_new_key_and_works_with_it(lab: Lab) -> None:
         turned["peer"]: "member",
     }
     assert before.keys() == states(lab.root).keys()
+
+
+def test_what_an_admin_signed_is_voided_by_the_root_and_whom_it_let_in_joins_again(
+    lab: Lab, tmp_path: Path
+) -> None:
+    seeds = lab.laptop.environment["DSTACK_SEEDS"]
+    ann, ben = (
+        make_peer(tmp_path, name, DSTACK_MDNS="0", DSTACK_SEEDS=seeds) for name in ("ann", "ben")
+    )
+
+    def joins(peer: Peer, role: str) -> None:
+        offer = lab.root.json("mesh", "invite", "--role", role)
+        where = f"127.0.0.1:{offer['addresses'][0].rsplit(':', 1)[1]}"
+        peer.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
+
+    def issue(peer: Peer) -> set[str]:
+        return {one["name"] for one in peer.json("mesh", "members")["items"] if one["issues"]}
+
+    def refused(peer: Peer, *words: str) -> tuple[int, str]:
+        ended = peer.dstack("mesh", *words, "--void-certificates", "--json")
+        return ended.returncode, json.loads(ended.stdout)["error"]["code"]
+
+    joins(ann, "admin")
+    with invitation(ann, "submitter") as (code, addresses):
+        where = f"127.0.0.1:{addresses[0].rsplit(':', 1)[1]}"
+        ben.dstack("mesh", "join", code, where, "--yes", check=True)
+    assert issue(ben) == {"root", "ann"}
+    assert refused(lab.root, "role", "ws-1", "admin") == (76, "no-issuer")
+    assert refused(lab.root, "role", "nobody", "admin") == (66, "missing")
+    assert refused(lab.root, "role", "root", "admin") == (2, "voiding-the-root")
+    assert refused(ann, "revoke", "ben", "--yes") == (77, "not-an-admin")
+    voided = lab.root.dstack("mesh", "role", "ann", "admin", "--void-certificates", check=True)
+    assert b"join again by an invitation: ben." in voided.stderr, said(voided)
+    assert b"Only the mesh's root issues certificates now" in voided.stderr, said(voided)
+    assert issue(lab.root) == {"root"}
+    ended = ben.dstack("agents", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["error"]["code"]) == (77, "issuer-removed")
+    joins(ann, "admin")  # with another key to sign with
+    assert issue(ann) == {"root", "ann"}
+    revoked = lab.root.json("mesh", "revoke", "ann", "--yes")
+    assert "joining_again" not in revoked
+    later = lab.root.json("mesh", "revoke", "ann", "--void-certificates")
+    assert later["joining_again"] == ["ben"]
+    assert refused(lab.root, "revoke", "ann") == (76, "no-issuer")
+    assert refused(lab.root, "role", "ann", "admin") == (76, "already-revoked")
+
+
+def test_an_admin_takes_a_new_key_and_invites_with_it(lab: Lab, tmp_path: Path) -> None:
+    seeds = lab.laptop.environment["DSTACK_SEEDS"]
+    ann, ben = (
+        make_peer(tmp_path, name, DSTACK_MDNS="0", DSTACK_SEEDS=seeds) for name in ("ann", "ben")
+    )
+    offer = lab.root.json("mesh", "invite", "--role", "admin")
+    where = f"127.0.0.1:{offer['addresses'][0].rsplit(':', 1)[1]}"
+    ann.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
+    old = ann.json("mesh", "members")["items"][0]["id"]
+    turned = ann.json("mesh", "rotate")
+    assert (turned["role"], turned["old_key"]) == ("admin", "overlapping")
+    keys = {one["id"]: one for one in lab.root.json("mesh", "members")["items"]}
+    assert (keys[old]["role"], keys[old]["issues"]) == ("runner", False)
+    assert (keys[turned["peer"]]["role"], keys[turned["peer"]]["issues"]) == ("admin", True)
+    with invitation(ann, "runner") as (code, addresses):
+        where = f"127.0.0.1:{addresses[0].rsplit(':', 1)[1]}"
+        ben.dstack("mesh", "join", code, where, "--yes", check=True)
+    assert ben.json("agents")["items"], "heard by the agents"
+    revoked = lab.root.json("mesh", "revoke", "ann", "--yes")
+    assert revoked["id"] == turned["peer"], "of two keys of one name the newer is meant"

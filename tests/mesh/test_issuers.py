@@ -28,7 +28,6 @@ from dstack_mesh.trust.authority import (
     to_pem,
 )
 from dstack_mesh.trust.membership import (
-    Membership,
     Role,
     can_invite,
     holds_root,
@@ -41,14 +40,13 @@ from dstack_mesh.trust.roster.picture import Belonging
 from dstack_mesh.trust.roster.statement import RemoveAdmin, RemoveIssuer, Revoke
 from dstack_mesh.v1 import auction_pb2, auction_pb2_grpc
 from dstack_mesh.v1.roster_pb2 import RenewRequest
-from dstack_mesh.wire.admission import Invitation, serve_invitation
 from dstack_mesh.wire.caller import Member
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
-from dstack_mesh.wire.newcomer import join_mesh
 from dstack_mesh.wire.renewal import Renewal, ask_to_renew, renew
 from dstack_mesh.wire.roster import RosterClient, open_book, open_keeper, record_founder
+from support.inviting import invited
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, OffClock, card_of, member
 from support.saying import say
@@ -64,19 +62,6 @@ def mesh(tmp_path: Path) -> Mesh:
     made = Mesh.make(tmp_path / "root")
     record_founder(made.root, made.membership, "root", datetime.now(UTC))
     return made
-
-
-async def invited(by: Home, home: Home, role: Role) -> Membership:
-    """The home joins by an invitation that another home serves."""
-    made: asyncio.Future[Invitation] = asyncio.get_running_loop().create_future()
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(serve_invitation(by, role, 60, made.set_result, host="127.0.0.1"))
-        # Ends if it is refused before anybody can join.
-        await asyncio.wait([task, made], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-        joined = await join_mesh(home, made.result().code, made.result().addresses[0], name="ws")
-    return joined
 
 
 async def admin_of(mesh: Mesh, folder: Path) -> Home:

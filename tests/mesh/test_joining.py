@@ -1,7 +1,9 @@
 """Joining a mesh by a code, over real TLS on loopback."""
 
 import asyncio
+import os
 import signal
+import ssl
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 
 from dstack_mesh.faults import Fault, Forbidden, Invalid, MeshError, Missing, Refused, Unreachable
@@ -20,11 +23,14 @@ from dstack_mesh.trust.invites import InviteBook
 from dstack_mesh.trust.membership import Membership, Role
 from dstack_mesh.trust.roster.book import read_picture
 from dstack_mesh.trust.roster.statement import Revoke
-from dstack_mesh.wire.admission import Invitation, Watched, serve_invitation
+from dstack_mesh.v1 import admission_pb2, admission_pb2_grpc
+from dstack_mesh.wire.admission import LISTENER_NAME, Invitation, Watched, serve_invitation
+from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.newcomer import join_mesh
 from dstack_mesh.wire.roster import open_book, scribe_of
 from support.meshes import Mesh, OffClock, member
 from support.relay import relay
+from support.seen_as import seen_as
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -169,17 +175,73 @@ async def test_a_wrong_code_is_told_on_both_sides_and_the_right_one_still_works(
     async with served(mesh) as invite:
         failed = await fails_with(join_mesh(home, invite.wrong_code, invite.address))
         assert (failed.fault, failed.code) == (Fault.FORBIDDEN, "wrong-code")
-        assert invite.events[-1] == TriedWrong(4)
+        assert invite.events[-1] == TriedWrong(4, "127.0.0.1")
         await join_mesh(home, invite.code, invite.address)
 
 
-async def test_five_wrong_codes_burn_an_invitation(tmp_path: Path) -> None:
+async def test_five_wrong_codes_shut_their_address_out_and_nobody_else(tmp_path: Path) -> None:
     mesh, home = Mesh.make(tmp_path / "root"), Home(tmp_path / "ws")
-    async with served(mesh) as invite:
+    async with served(mesh) as invite, seen_as("127.0.0.2", invite.address) as elsewhere:
         for left in (4, 3, 2, 1, 0):
             failed = await fails_with(join_mesh(home, invite.wrong_code, invite.address))
-            assert isinstance(failed, Forbidden)
-            assert invite.events[-1] == TriedWrong(left)
+            assert (failed.fault, failed.code) == (Fault.FORBIDDEN, "wrong-code")
+            assert invite.events[-1] == TriedWrong(left, "127.0.0.1")
+        for code in (invite.wrong_code, invite.code):
+            failed = await fails_with(join_mesh(home, code, invite.address))
+            assert (failed.fault, failed.code) == (Fault.FORBIDDEN, "too-many-tries")
+        assert Membership.load(home) is None
+        await join_mesh(home, invite.code, elsewhere)
+        assert isinstance(await invite.task, Used)
+
+
+async def test_an_address_that_greets_without_end_neither_pushes_out_nor_silences_others(
+    tmp_path: Path,
+) -> None:
+    mesh, home = Mesh.make(tmp_path / "root"), Home(tmp_path / "ws")
+    loop = asyncio.get_running_loop()
+
+    def confirm(words: object) -> bool:
+        # While a person compares the words, somebody else fills whatever can be filled.
+        flood = greets(invite.code, invite.address, 100)
+        refusals = asyncio.run_coroutine_threadsafe(flood, loop).result(20)
+        return set(refusals) == {"too-many-greetings"}
+
+    async with served(mesh) as invite, seen_as("127.0.0.2", invite.address) as elsewhere:
+        await greets(invite.code, invite.address, 100)
+        await join_mesh(home, invite.code, elsewhere, confirm)
+        assert isinstance(await invite.task, Used)
+        assert len(invite.events) < 30
+
+
+async def greets(code: str, address: Address, count: int) -> list[str]:
+    """Somebody who does not know the code greets so often; codes of what was refused."""
+    refused: list[str] = []
+    host, _, port = address.rpartition(":")
+    pinned = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
+    credentials = grpc.ssl_channel_credentials(pinned.encode())
+    options = [("grpc.ssl_target_name_override", LISTENER_NAME)]
+    async with grpc.aio.secure_channel(address, credentials, options) as channel:
+        stub = admission_pb2_grpc.AdmissionServiceStub(channel)
+        for _ in range(count):
+            request = admission_pb2.GreetRequest(
+                invite_id=code[:4], joiner_key=b"k" * 91, joiner_nonce=os.urandom(32)
+            )
+            try:
+                with translated("the listener"):
+                    await stub.Greet(request, timeout=5)
+            except MeshError as error:
+                refused.append(error.code)
+    return refused
+
+
+async def test_wrong_codes_from_five_addresses_burn_an_invitation(tmp_path: Path) -> None:
+    mesh, home = Mesh.make(tmp_path / "root"), Home(tmp_path / "ws")
+    async with served(mesh) as invite:
+        for number in range(2, 7):
+            async with seen_as(f"127.0.0.{number}", invite.address) as elsewhere:
+                for _ in range(5):
+                    failed = await fails_with(join_mesh(home, invite.wrong_code, elsewhere))
+                    assert failed.code == "wrong-code"
         assert await invite.task == Burned()
         assert isinstance(
             await fails_with(join_mesh(home, invite.code, invite.address)), Unreachable

@@ -76,6 +76,7 @@ class Between:
     shows: bytes
     seen: list[bytes] = field(default_factory=lambda: [b"", b"p" * 32])
     did: Counter[str] = field(default_factory=Counter[str])
+    source: int = 0
 
     def greet(self, newcomer: Newcomer) -> tuple[Greeting, bytes]:
         """What the newcomer hears, and the nonce that the listener heard."""
@@ -83,7 +84,8 @@ class Between:
         self.did[how] += 1
         key = self.own.public_key if how == "own key" else newcomer.public_key
         nonce = secrets.token_bytes(32) if how == "own nonce" else newcomer.nonce
-        heard = self.desk.greet(newcomer.invite_id, key, nonce)
+        self.source += 1  # as from a million addresses, of which each is bounded
+        heard = self.desk.greet(str(self.source), newcomer.invite_id, key, nonce)
         self.seen.append(heard.proof)
         return self._changed(heard), nonce
 
@@ -101,7 +103,9 @@ class Between:
     async def join(self, invite_id: str, nonce: bytes, proof: bytes | None) -> Reply:
         """Tries to be admitted in the newcomer's place."""
         tried = self.chance.choice(self.seen[-50:]) if proof is None else proof
-        return await self.desk.join(invite_id, nonce, tried, self.own.request(), "ws-1")
+        return await self.desk.join(
+            str(self.source), invite_id, nonce, tried, self.own.request(), "ws-1"
+        )
 
 
 async def relayed(between: Between, newcomer: Newcomer) -> bool:
@@ -187,12 +191,18 @@ async def raced(mesh: Mesh, homes: list[Home]) -> Counter[str]:
 
     async def come(home: Home) -> str:
         newcomer = Newcomer(home, code, home.root.name)
-        heard = desk.greet(newcomer.invite_id, newcomer.public_key, newcomer.nonce)
+        source = home.root.name
+        heard = desk.greet(source, newcomer.invite_id, newcomer.public_key, newcomer.nonce)
         agreement = Agreement(key, _transcript(newcomer, heard))
         await asyncio.sleep(0)
         try:
             reply = await desk.join(
-                code.invite_id, newcomer.nonce, agreement.proof, newcomer.request(), newcomer.name
+                source,
+                code.invite_id,
+                newcomer.nonce,
+                agreement.proof,
+                newcomer.request(),
+                newcomer.name,
             )
         except MeshError as refused:
             return refused.code or refused.fault.value

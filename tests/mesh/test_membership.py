@@ -6,18 +6,25 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from support import netns
 from support.eventually import eventually
-from support.lab import Daemon, Peer
+from support.lab import Daemon, Peer, project
 from support.meshes import Mesh
 
 pytestmark = [
     pytest.mark.netns,
     pytest.mark.skipif(bool(netns.missing()), reason=netns.missing() or "-"),
 ]
+
+WORKFLOWS = """workflows:
+  - name: long
+    provider: bash
+    commands: [until test -e "$GO"; do sleep 0.1; done, exit 7]
+"""
 
 NAMES = tuple(f"ws-{number}" for number in range(1, 6))
 SAID = re.compile(r"membership\.roll: (\S+) is (\w+), was (\w+)")
@@ -28,6 +35,7 @@ class Lab:
     """The agents by name."""
 
     daemons: dict[str, Daemon]
+    hosts: dict[str, netns.Host]
 
     def history(self, name: str) -> list[tuple[str, str]]:
         """Whom an agent believed to be what, as its log says it."""
@@ -53,7 +61,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Generator[Lab]:
     mesh = Mesh.make(folder / "root")
     with netns.lan(NAMES) as hosts, ExitStack() as stack:
         peers = [Peer(name, mesh.admit(folder / name).root, hosts[name].prefix) for name in NAMES]
-        made = Lab({peer.name: stack.enter_context(peer.runner()) for peer in peers})
+        made = Lab({peer.name: stack.enter_context(peer.runner()) for peer in peers}, hosts)
         began = time.monotonic()
         eventually(made.all_alive, within=3)
         print(f"all found {time.monotonic() - began:.1f} s after the last one was ready")
@@ -75,6 +83,37 @@ def test_a_killed_agent_is_gone_for_everybody_within_10_s_and_alive_when_it_is_b
     lab.daemons["ws-2"].log.unlink()
     lab.daemons["ws-2"].start()
     eventually(lab.all_alive, within=5)
+
+
+def test_behind_a_one_way_cut_nobody_is_gone_and_no_job_is_given_again(
+    lab: Lab, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    work = project(tmp_path / "work", WORKFLOWS.replace("$GO", str(go)))
+    peer = lab.daemons["ws-1"].peer
+    run = peer.dstack("run", "long", "--agent", "ws-2", "-d", "-q", cwd=work, check=True)
+    name = run.stdout.decode().strip()
+    before = {one: len(lab.history(one)) for one in NAMES}
+
+    def listed() -> str:
+        items = peer.json("agents")["items"]
+        return next(one["state"] for one in items if one["agent"] == "ws-2")
+
+    lab.hosts["ws-2"].drop_from(lab.hosts["ws-1"])
+    try:
+        eventually(lambda: listed() == "suspect", within=20)  # it does not answer, others hear it
+        until = time.monotonic() + 12  # a death is known everywhere within ten seconds
+        while time.monotonic() < until:
+            assert listed() == "suspect"
+    finally:
+        lab.hosts["ws-2"].flush()
+    said = [entry for one in NAMES for entry in lab.history(one)[before[one] :]]
+    assert "gone" not in {standing for _, standing in said}, said
+    go.touch()
+    assert peer.dstack("wait", name, timeout=60).returncode == 7
+    (ended,) = peer.json("ps", name)["items"]
+    (job,) = ended["jobs"]
+    assert (job["agent"], job["attempt"], job["status"]) == ("ws-2", 1, "failed")
 
 
 def test_an_agent_that_stood_still_suspects_nobody_and_nobody_stays_gone(lab: Lab) -> None:

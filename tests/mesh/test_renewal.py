@@ -16,7 +16,7 @@ from dstack_mesh.identity import Identity
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.authority import make_request, to_pem
 from dstack_mesh.trust.membership import RENEW_EARLIEST, RENEW_LATEST, Membership, Role
-from dstack_mesh.trust.renewing import accept
+from dstack_mesh.trust.renewing import Granted, accept
 from dstack_mesh.trust.roster.statement import Admit, Revoke, Sealed
 from dstack_mesh.v1 import roster_pb2 as pb
 from dstack_mesh.v1 import roster_pb2_grpc as rpc
@@ -186,8 +186,8 @@ def test_a_certificate_of_another_mesh_or_for_another_key_is_not_taken(
     )
     for leaf in (foreign, wrong_key):
         with pytest.raises(Damaged):
-            accept(home, member(home), to_pem(leaf))
-    assert accept(home, member(home), to_pem(mesh.sign(key))) == member(home)
+            accept(home, member(home), Granted(to_pem(leaf)))
+    assert accept(home, member(home), Granted(to_pem(mesh.sign(key)))) == member(home)
 
 
 def test_members_that_joined_on_one_day_renew_on_many(tmp_path: Path, mesh: Mesh) -> None:

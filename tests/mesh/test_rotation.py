@@ -3,9 +3,12 @@
 import asyncio
 import json
 import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
 
@@ -13,23 +16,27 @@ from dstack_mesh.faults import Forbidden, MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, id_of_key, public_der
 from dstack_mesh.ids import PeerId
-from dstack_mesh.trust.authority import request_of
+from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.membership import Membership, Role
 from dstack_mesh.trust.path import key_id
-from dstack_mesh.trust.retiring import OVERLAP, Retiring
+from dstack_mesh.trust.retiring import OVERLAP, Promise, Retiring
 from dstack_mesh.trust.roster.picture import Belonging
-from dstack_mesh.trust.roster.statement import AddAdmin, Admit
+from dstack_mesh.trust.roster.statement import Admit
 from dstack_mesh.trust.switching import PLACES
 from dstack_mesh.wire.caller import Member
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.membership import MembershipClient
-from dstack_mesh.wire.roster import open_keeper, record_founder
+from dstack_mesh.wire.renewal import say_switched
+from dstack_mesh.wire.roster import RosterClient, open_keeper, record_founder
 from dstack_mesh.wire.rotation import (
+    NextKeys,
+    Unsaid,
     ask_to_replace,
-    next_key,
+    next_keys,
     replace_key,
     revoke_retired,
-    take_key,
+    take_keys,
+    unsaid,
 )
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, card_of, member
@@ -50,14 +57,33 @@ def enrolled(mesh: Mesh, folder: Path, role: Role = Role.RUNNER) -> Home:
 
 
 async def rotated(home: Home, agent: MeshAgent, at_once: bool = False) -> Membership:
-    channels, key = Channels(home), next_key(home)
-    try:
-        channel = channels.to_peer(agent.card.peer_id, agent.address)
-        return take_key(
-            home, member(home), key, await ask_to_replace(channel, "root", key, at_once)
-        )
-    finally:
-        await channels.close()
+    keys = next_keys(home)
+    async with channel_of(home, agent) as channel:
+        granted = await ask_to_replace(channel, "root", keys)
+    after = take_keys(home, member(home), keys, granted, at_once)
+    await tells(home, agent)
+    return after
+
+
+@asynccontextmanager
+async def channel_of(home: Home, agent: MeshAgent) -> AsyncGenerator[grpc.aio.Channel]:
+    channels = Channels(home)
+    yield channels.to_peer(agent.card.peer_id, agent.address)
+    await channels.close()
+
+
+async def tells(home: Home, agent: MeshAgent) -> None:
+    """The home says to the agent that it has its new key."""
+    waiting, channels = unsaid(home), Channels(home)
+    assert waiting is not None
+    keeper, known = (
+        open_keeper(home, member(home)),
+        KnownAgent(agent.card, (agent.address,), "seed", "alive", None),
+    )
+    await RosterClient(channels.to_peer(agent.card.peer_id, agent.address), "root").exchange(keeper)
+    await say_switched(home, keeper, channels, [known], waiting, datetime.now(UTC))
+    await channels.close()
+    assert unsaid(home) is None
 
 
 async def hello(channels: Channels, home: Home, agent: MeshAgent) -> str:
@@ -127,31 +153,36 @@ async def test_a_running_agent_shows_its_old_key_until_it_is_started_again(
 
 
 async def test_the_roots_home_replaces_its_own_key(mesh: Mesh) -> None:
-    keeper, key, before = open_keeper(mesh.root, mesh.membership), next_key(mesh.root), mesh
+    keeper, keys, before = open_keeper(mesh.root, mesh.membership), next_keys(mesh.root), mesh
     who, now = Member(before.membership.peer_id, Role.ROOT), datetime.now(UTC)
-    signed = await replace_key(mesh.root, keeper, who, request_of(key), True, now)
-    after = take_key(mesh.root, mesh.membership, key, signed)
+    signed = await replace_key(mesh.root, keeper, who, keys.request(), now)
+    after = take_keys(mesh.root, mesh.membership, keys, signed)
     assert keeper.picture.members[after.peer_id].role is Role.ROOT
-    assert keeper.picture.belonging(before.membership.peer_id) is Belonging.REVOKED
+    channels, waiting = Channels(mesh.root), unsaid(mesh.root)
+    assert waiting is not None
+    assert waiting == Unsaid(who.peer_id, at_once=False)
+    await say_switched(mesh.root, keeper, channels, [], waiting, now)
+    old = keeper.picture.members[who.peer_id]
+    assert (old.belonging, old.role) == (Belonging.MEMBER, Role.RUNNER)
+    assert await revoke_retired(mesh.root, keeper, now + OVERLAP) == [who.peer_id]
+    assert keeper.picture.belonging(who.peer_id) is Belonging.REVOKED
     assert keeper.picture.founded
 
 
-async def test_an_admins_key_another_ones_and_a_known_one_are_not_taken(
+async def test_a_known_key_and_one_that_is_no_members_are_not_taken(
     mesh: Mesh, tmp_path: Path
 ) -> None:
     admin, home = enrolled(mesh, tmp_path / "ann"), enrolled(mesh, tmp_path / "ws")
-    say(mesh, AddAdmin(member(admin).peer_id))
     keeper, now = open_keeper(mesh.root, mesh.membership), datetime.now(UTC)
     own, other = (Identity.load_or_make(one).private_key() for one in (home, admin))
     cases = [
-        (Member(member(admin).peer_id, Role.ADMIN), next_key(admin)),
-        (Member(member(home).peer_id, Role.RUNNER), own),
-        (Member(member(home).peer_id, Role.RUNNER), other),
-        (Member(PeerId("x" * 32), Role.RUNNER), next_key(home)),
+        (Member(member(home).peer_id, Role.RUNNER), NextKeys(own, None)),
+        (Member(member(home).peer_id, Role.RUNNER), NextKeys(other, None)),
+        (Member(PeerId("x" * 32), Role.RUNNER), next_keys(home)),
     ]
-    for who, key in cases:
+    for who, keys in cases:
         with pytest.raises(MeshError):
-            await replace_key(mesh.root, keeper, who, request_of(key), True, now)
+            await replace_key(mesh.root, keeper, who, keys.request(), now)
     assert keeper.picture.belonging(member(home).peer_id) is Belonging.MEMBER
 
 
@@ -160,12 +191,18 @@ async def test_a_switch_that_a_crash_cut_off_is_ended_by_whoever_reads_next(
     mesh: Mesh, tmp_path: Path, written: int
 ) -> None:
     home = enrolled(mesh, tmp_path / "ws")
-    old = {name: (home.keys / name).read_bytes() for name in PLACES}
+    old = {name: (home.keys / name).read_bytes() for name in PLACES[1:]}
     async with mesh_agent(mesh.root, "root") as agent:
-        after = await rotated(home, agent)
+        keys = next_keys(home)
+        async with channel_of(home, agent) as channel:
+            granted = await ask_to_replace(channel, "root", keys)
+        after = take_keys(home, member(home), keys, granted)
     new = {name: (home.keys / name).read_bytes() for name in PLACES}
-    for place, name in enumerate(PLACES):
-        (home.keys / name).write_bytes(new[name] if place < written else old[name])
+    for name in PLACES[written:]:
+        if name in old:
+            (home.keys / name).write_bytes(old[name])
+        else:
+            (home.keys / name).unlink()
     said = {name: content.decode() for name, content in new.items()}
     (home.keys / "switch.json").write_text(json.dumps(said))
     assert Identity.load_or_make(home).peer_id == after.peer_id
@@ -174,15 +211,19 @@ async def test_a_switch_that_a_crash_cut_off_is_ended_by_whoever_reads_next(
     assert id_of_key(public_der(own)) == after.peer_id
     assert not (home.keys / "switch.json").exists()
     assert not (home.keys / "next-key.pem").exists()
+    assert unsaid(home) is not None
 
 
 def test_a_promise_to_revoke_is_kept_over_a_restart_and_never_put_off(tmp_path: Path) -> None:
     home, now = Home(tmp_path), datetime.now(UTC)
     home.prepare()
     one, two = PeerId("a" * 32), PeerId("b" * 32)
-    Retiring(home).add(one, now + timedelta(hours=2))
-    Retiring(home).add(one, now + timedelta(hours=9))
-    Retiring(home).add(two, now + timedelta(hours=3))
+    three = PeerId("c" * 32)
+    Retiring(home).add(one, Promise(now + timedelta(hours=2), two))
+    Retiring(home).add(one, Promise(now + timedelta(hours=9), two))
+    Retiring(home).add(two, Promise(now + timedelta(hours=3), three))
     assert Retiring(home).due(now + timedelta(hours=2)) == [one]
+    assert Retiring(home).replaced_by(three) == [two, one]
+    assert Retiring(home).replaced_by(two) == [one]
     Retiring(home).forget([one])
     assert list(Retiring(home).all()) == [two]

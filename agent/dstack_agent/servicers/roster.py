@@ -45,5 +45,7 @@ class RosterServicer(rpc.RosterServiceServicer):
         # Loads the library that signs, which most agents do without.
         from dstack_mesh.wire.renewal import renew
 
-        signed = await renew(self._home, self._keeper, who, request, self._clock.now())
-        return pb.RenewResponse(certificate_pem=signed)
+        granted = await renew(self._home, self._keeper, who, request, self._clock.now())
+        return pb.RenewResponse(
+            certificate_pem=granted.certificate_pem, issuer_pem=granted.issuer_pem
+        )

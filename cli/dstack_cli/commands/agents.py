@@ -27,6 +27,7 @@ def agents(ctx: click.Context, as_json: bool, quiet: bool, verbose: bool) -> Non
 
         async with reaching(home, Private.IF_ALONE) as reach:
             found, adverts = await reach.everybody()
+            reach.check_heard(found)
             listing = agents_listing(found, adverts, datetime.now(UTC), verbose)
             chosen(as_json, quiet).listing(listing)
 

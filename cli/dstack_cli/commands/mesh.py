@@ -7,6 +7,13 @@ import click
 from dstack_cli.tree import home_option
 from dstack_mesh.home import Home
 
+VOID = click.option(
+    "--void-certificates",
+    "void",
+    is_flag=True,
+    help="Void what it signed: those whom it let in join again. For the root.",
+)
+
 
 @click.group()
 @home_option
@@ -93,31 +100,33 @@ def members(home: Home, as_json: bool) -> None:
 @home_option
 @click.argument("name")
 @click.option("--stop", is_flag=True, help="End the jobs and runs that it gave to agents, too.")
+@VOID
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def revoke(home: Home, name: str, stop: bool, yes: bool, as_json: bool) -> None:
+def revoke(home: Home, name: str, stop: bool, void: bool, yes: bool, as_json: bool) -> None:
     """Shut a member out for ever, by a beginning of its name or id.
 
     Every agent that is reached ends its open calls at once; the others do when they are back.
     """
     from dstack_cli.governing import revoke_member
 
-    revoke_member(home, name, stop, yes, as_json)
+    revoke_member(home, name, stop, void, yes, as_json)
 
 
 @mesh.command()
 @home_option
 @click.argument("name")
 @click.argument("role", type=click.Choice(["reader", "submitter", "runner", "admin"]))
+@VOID
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def role(home: Home, name: str, role: str, as_json: bool) -> None:
+def role(home: Home, name: str, role: str, void: bool, as_json: bool) -> None:
     """Give a member another role. Only the mesh's root makes and unmakes admins."""
     from dstack_cli.governing import assign_role
     from dstack_mesh.trust.membership import Role
 
-    assign_role(home, name, Role(role), as_json)
+    assign_role(home, name, Role(role), void, as_json)
 
 
 @mesh.command("require-protocol")

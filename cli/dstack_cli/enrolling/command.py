@@ -15,8 +15,10 @@ from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Document
 from dstack_cli.output.words import count, memory, size
 from dstack_cli.reach import carry_out
+from dstack_mesh.faults import Missing
 from dstack_mesh.home import Home
 from dstack_mesh.trust.membership import Membership
+from dstack_mesh.trust.roster.book import read_picture
 
 if TYPE_CHECKING:
     from dstack_cli.output.port import Json
@@ -53,9 +55,7 @@ def add_here(home: Home, wish: Wish, yes: bool, as_json: bool) -> None:
 
 def remove_here(home: Home, name: str, purge: bool, as_json: bool) -> None:
     """Removes a host that was added from here."""
-    hosts = added.recall(home)
-    named = find(name, [Named(one.name, one.peer_id) for one in hosts], "host that was added here")
-    host = next(one for one in hosts if one.peer_id == named.id)
+    host = _added_from_here(home, name)
 
     async def work() -> Removed:
         async with showing_steps() as steps:
@@ -73,7 +73,33 @@ def remove_here(home: Home, name: str, purge: bool, as_json: bool) -> None:
     output = chosen(as_json)
     output.document(Document(fields, f"Removed {host.name}; {kept}.", host.name))
     if not as_json:
-        output.talk("It is a member still, until its certificate expires: dstack mesh members")
+        output.talk(
+            "It is a member still, until its certificate expires. To shut its key out: "
+            f"dstack mesh revoke {host.name}"
+        )
+
+
+def _added_from_here(home: Home, name: str) -> added.Added:
+    hosts = added.recall(home)
+    try:
+        named = find(name, [Named(one.name, one.peer_id) for one in hosts], "host added from here")
+    except Missing as missing:
+        if not _is_member(home, name):
+            raise
+        raise Missing(
+            missing.what,
+            f"{name} is a member, and joined by itself or was added from another home.",
+            f"dstack mesh revoke {name}   (shuts it out for ever; its software stays)",
+        ) from missing
+    return next(one for one in hosts if one.peer_id == named.id)
+
+
+def _is_member(home: Home, name: str) -> bool:
+    membership = Membership.load(home)
+    if membership is None:
+        return False
+    members = read_picture(home, membership.mesh_id).members.values()
+    return any(one.name == name or one.peer_id.startswith(name) for one in members)
 
 
 def _mesh(home: Home, wish: Wish, yes: bool) -> Membership:

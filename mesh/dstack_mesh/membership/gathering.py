@@ -10,8 +10,8 @@ from dstack_mesh.membership.known import KnownAgent, Target, standing_of
 from dstack_mesh.membership.place import may_dial
 from dstack_mesh.membership.view import Heard
 
-NO_MEMBER = frozenset({"revoked", "left-the-mesh"})
-"""Codes with which an agent says that whoever calls is a member no more."""
+NO_MEMBER = frozenset({"revoked", "left-the-mesh", "issuer-removed"})
+"""Codes with which an agent says that whoever calls is heard no more."""
 
 MOST_ASKED = 512
 """Addresses that one command greets; whoever floods the network with hints is cut off here."""

@@ -37,10 +37,6 @@ class Prober(Protocol):
         """One step of a comparison of views."""
         ...
 
-    async def forget(self, peer_id: PeerId) -> None:
-        """Lets go of connections to a peer, so that the next call makes a new one."""
-        ...
-
     def reached_at(self, peer_id: PeerId) -> Address | None:
         """Where a peer answered last."""
         ...

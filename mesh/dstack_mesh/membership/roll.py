@@ -147,13 +147,6 @@ class RollCall:
         if self._vigil is not None:
             self._vigil.listen(listener)
 
-    async def confirm(self, peer_id: PeerId) -> bool:
-        """Whether an agent is really gone: no call of ours reaches it, nor of three others.
-
-        Who would act on silence asks this first. At most four seconds.
-        """
-        return self._vigil is None or await self._vigil.confirm(peer_id)
-
     async def leave(self) -> None:
         """Says to others that we go. Call it while `run` still runs, before the server stops."""
         if self._vigil is not None:

@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 COMPARE_SECONDS = 5.0
 """How long one step of a comparison may take."""
 
-CONFIRM_SECONDS = 2.0
-"""How long a direct call may take that decides whether somebody is gone."""
-
 LEAVE_SECONDS = 0.5
 """How long a stopping agent waits for those to whom it says goodbye."""
 
@@ -118,26 +115,6 @@ class Vigil:
         """Where a member can be dialled, the one that works first."""
         works = self._prober.reached_at(member.peer_id)
         return tuple(dict.fromkeys((*([works] if works else []), *member.reachable)))
-
-    async def confirm(self, peer_id: PeerId) -> bool:
-        """Whether a peer is gone: neither a call of ours nor one of our helpers reaches it.
-
-        Who acts on silence asks this first. At most four seconds; it also puts right what is
-        believed here. One that is not known, or left, is gone.
-        """
-        member = self._swim.member(peer_id)
-        if member is None or member.condition is Condition.LEFT:
-            return True
-        await self._prober.forget(peer_id)
-        try:
-            reply = await self._prober.probe(
-                peer_id, member.reachable, self._swim.message(peer_id), CONFIRM_SECONDS
-            )
-        except MeshError as failed:
-            log.debug("%s is not reached: %s", peer_id, failed)
-            return not await self._reached_by_others(member)
-        self._handle(Told(reply))
-        return reply.word.condition is Condition.LEFT
 
     # What others ask of it
 
@@ -261,20 +238,3 @@ class Vigil:
                 question = steps.send(reply)
             except StopIteration:
                 return
-
-    async def _reached_by_others(self, member: Member) -> bool:
-        alive = [
-            one
-            for one in self._swim.members
-            if one.condition is Condition.ALIVE and one is not member
-        ]
-        helpers = self._random.sample(alive, min(len(alive), self._swim.pace.helpers))
-        asked = (self._ask(helper, member) for helper in helpers)
-        return any(await asyncio.gather(*asked))
-
-    async def _ask(self, helper: Member, member: Member) -> bool:
-        them = (helper.peer_id, helper.reachable, member.peer_id, member.addresses)
-        try:
-            return await self._prober.probe_for(*them, CONFIRM_SECONDS)
-        except MeshError:
-            return False

@@ -112,6 +112,7 @@ class Authority:
         else:
             self._key = read_private_key(issuer_key_path(home))
             self._above = x509.load_pem_x509_certificate(issuer_path(home).read_bytes())
+        self.key_id = PeerId(id_of_key(public_der(self._key.public_key())))
 
     @property
     def root_pem(self) -> bytes:
@@ -124,7 +125,8 @@ class Authority:
             raise Refused(
                 "This home's right to invite has expired.",
                 f"The root gave it until {last:%Y-%m-%d %H:%M} UTC.",
-                "The root invites it again: `dstack mesh invite --role admin`.",
+                "It is renewed at an agent of the root's home: start one. Or the root invites it "
+                "again: `dstack mesh invite --role admin`.",
                 code="issuer-expired",
             )
         return min(now + LEAF_LIFE, last)

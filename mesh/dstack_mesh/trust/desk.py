@@ -18,6 +18,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.identity import id_of_key, public_der
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.trust.authority import Authority, key_of, parse_request, read_request
+from dstack_mesh.trust.crowd import Crowd
 from dstack_mesh.trust.invite import (
     NONCE_BYTES,
     Code,
@@ -36,7 +37,6 @@ from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.enrolment import Enrolment
 from dstack_mesh.trust.roster.roster import Roster
 
-MOST_CONVERSATIONS = 64
 LONGEST_KEY_BYTES = 256
 LONGEST_REQUEST_BYTES = 4096
 
@@ -50,9 +50,10 @@ class Greeted:
 
 @frozen
 class TriedWrong:
-    """Somebody tried a wrong code."""
+    """Somebody at an address tried a wrong code, and has so many tries left there."""
 
     tries_left: int
+    source: str = ""
 
 
 @frozen
@@ -102,13 +103,20 @@ class Desk:
         self._clock = clock
         self._seeds = seeds
         self._on_event = on_event
-        self._conversations: dict[bytes, Transcript] = {}
+        self._crowd = Crowd()
         self._turn = asyncio.Lock()
         self._ended = asyncio.Event()
 
-    def greet(self, invite_id: str, key: bytes, nonce: bytes) -> Greeting:
-        """Proves that we know the code. Raises Missing where the invitation is not live."""
+    def greet(self, source: str, invite_id: str, key: bytes, nonce: bytes) -> Greeting:
+        """Proves that we know the code to whoever calls from an address.
+
+        Raises:
+            Missing: The invitation is not live.
+            Busy: That address greets too often.
+            Forbidden: It tried too many wrong codes.
+        """
         self._check_live(invite_id)
+        self._crowd.check(source, self._clock.elapsed())
         if len(nonce) != NONCE_BYTES or not 0 < len(key) <= LONGEST_KEY_BYTES:
             raise Invalid("A newcomer's greeting is malformed.")
         transcript = Transcript(
@@ -119,15 +127,14 @@ class Desk:
             newcomer_nonce=nonce,
             listener_nonce=secrets.token_bytes(NONCE_BYTES),
         )
-        while len(self._conversations) >= MOST_CONVERSATIONS:
-            del self._conversations[next(iter(self._conversations))]
-        self._conversations[nonce] = transcript
+        self._crowd.keep(source, transcript)
         self._on_event(Greeted(transcript.words(self._key)))
         proof = transcript.listener_proof(self._key)
         return Greeting(self._invite.mesh_id, transcript.listener_nonce, proof)
 
     async def join(
         self,
+        source: str,
         invite_id: str,
         nonce: bytes,
         proof: bytes,
@@ -139,20 +146,21 @@ class Desk:
 
         Raises:
             Missing: The invitation is not live any more.
-            Forbidden: The proof is wrong; that was one of five tries.
+            Forbidden: The proof is wrong; that was one of five tries of this address.
             Invalid: The request is not signed by the key of the greeting.
             Refused: That key was revoked.
             Busy: The roster is full.
         """
         async with self._turn:
             self._check_live(invite_id)
-            transcript = self._conversations.pop(nonce, None)
+            self._crowd.check_tries(source)
+            transcript = self._crowd.take(source, nonce)
             if transcript is None:
                 raise Invalid("Nobody greeted with this nonce.", hint="Start again.")
             if not secrets.compare_digest(transcript.newcomer_proof(self._key), proof):
+                left = self._crowd.tried_wrong(source)
                 await self._note(self._invite.after_wrong_proof())
-                state = self._invite.state
-                self._on_event(TriedWrong(state.tries_left if isinstance(state, Live) else 0))
+                self._on_event(TriedWrong(left, source))
                 raise wrong_code()
             if max(len(request), len(issuer_request)) > LONGEST_REQUEST_BYTES:
                 raise Invalid("A certificate request is too long.")

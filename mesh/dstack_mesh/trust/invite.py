@@ -29,9 +29,14 @@ ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 PUBLIC_CHARACTERS = 4
 SECRET_CHARACTERS = 12
-"""60 random bits, worth nothing after ten minutes or five wrong tries."""
+"""60 random bits, worth nothing after ten minutes or so many wrong tries."""
 
 TRIES = 5
+"""Wrong tries of one address; then it is shut out."""
+
+MOST_TRIES = 25
+"""Wrong tries of all addresses together; then the invitation is void."""
+
 NONCE_BYTES = 32
 LONGEST_LIFETIME_SECONDS = 24 * 3600
 
@@ -165,7 +170,7 @@ class Transcript:
 class Live:
     """It can be used."""
 
-    tries_left: int = TRIES
+    tries_left: int = MOST_TRIES
 
 
 @frozen
@@ -234,7 +239,7 @@ def why_not(state: Used | Expired | Burned | None) -> MeshError:
         case Burned():
             return Missing(
                 "This invitation is void.",
-                f"{TRIES} wrong codes were tried.",
+                f"{MOST_TRIES} wrong codes were tried, from several addresses.",
                 hint,
                 code="invite-burned",
             )
@@ -252,6 +257,7 @@ def wrong_code() -> Forbidden:
     return Forbidden(
         "The code is wrong.",
         "Whoever answered and this side do not hold the same code.",
-        f"Check its last twelve characters. {TRIES} wrong tries make an invitation void.",
+        f"Check its last twelve characters. After {TRIES} wrong tries nobody at this address is "
+        "heard.",
         code="wrong-code",
     )

@@ -28,7 +28,8 @@ from dstack_mesh.trust.invite import (
     wrong_code,
 )
 from dstack_mesh.trust.membership import Membership, Role, issuer_key_path, issuer_path
-from dstack_mesh.trust.path import checked_path, key_id, may_sign
+from dstack_mesh.trust.path import checked_path, key_id
+from dstack_mesh.trust.renewing import checked_issuer
 
 
 @frozen
@@ -191,11 +192,7 @@ class Newcomer:
 
     def _keep_issuer(self, reply: Reply) -> None:
         """Writes our signing key down with the root's word for it, before we are a member."""
-        [issuer] = checked_path(reply.issuer_pem, _root(reply))[:1]
-        if key_id(issuer) != id_of_key(public_der(self._issuer_key.public_key())):
-            raise Damaged("The issuer's certificate is not for this home.")
-        if not may_sign(issuer):
-            raise Damaged("The issuer's certificate may sign none.")
+        issuer = checked_issuer(reply.issuer_pem, _root(reply), self._issuer_key.public_key())
         write_durably(issuer_key_path(self.home), private_pem(self._issuer_key))
         write_durably(issuer_path(self.home), to_pem(issuer))
 

@@ -16,7 +16,7 @@ from dstack_mesh.faults import Damaged, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, MeshId, PeerId
-from dstack_mesh.trust.switching import finish_switch
+from dstack_mesh.trust.switching import UNSAID, finish_switch
 
 NOT_A_MEMBER_HINT = (
     "Join with `dstack mesh join CODE`, or make a mesh with `dstack mesh create NAME`."
@@ -95,10 +95,7 @@ class Membership:
 
         Members that joined on one day do not all ask on one day.
         """
-        said = f"{self.peer_id} {self.not_before.isoformat()}"
-        chance = int.from_bytes(hashlib.sha256(said.encode()).digest()[:4], "big") / 2**32
-        life = self.not_after - self.not_before
-        return self.not_before + life * (RENEW_EARLIEST + (RENEW_LATEST - RENEW_EARLIEST) * chance)
+        return renewed_at(self.peer_id, self.not_before, self.not_after)
 
     @classmethod
     def load(cls, home: Home) -> "Membership | None":
@@ -158,6 +155,14 @@ class Membership:
             )
 
 
+def renewed_at(of: str, not_before: datetime, not_after: datetime) -> datetime:
+    """When a certificate is to be renewed, by a chance that is the same each time it is asked."""
+    said = f"{of} {not_before.isoformat()}"
+    chance = int.from_bytes(hashlib.sha256(said.encode()).digest()[:4], "big") / 2**32
+    life = not_after - not_before
+    return not_before + life * (RENEW_EARLIEST + (RENEW_LATEST - RENEW_EARLIEST) * chance)
+
+
 def holds_root(home: Home) -> bool:
     """Whether this home holds the mesh's root key."""
     return root_key_path(home).exists() and _file(home).exists()
@@ -194,6 +199,7 @@ def leave(home: Home) -> None:
         issuer_key_path(home),
         issuer_path(home),
         home.keys / "retiring.json",
+        home.keys / UNSAID,
         home.keys / "roster.json",
         home.keys / "roster.statements",
     ):

@@ -4,6 +4,7 @@ import json
 from datetime import datetime, timedelta
 
 from dstack_mesh.durable import write_durably
+from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
 
@@ -13,34 +14,55 @@ OVERLAP = timedelta(hours=24)
 MOST_RETIRING = 1024
 
 
+@frozen
+class Promise:
+    """An old key is revoked then, if the key that replaces it was admitted."""
+
+    at: datetime
+    by: PeerId
+
+
 class Retiring:
     """The promises of a home that signs certificates. Blocking; one process writes."""
 
     def __init__(self, home: Home) -> None:
         self._path = home.keys / "retiring.json"
 
-    def all(self) -> dict[PeerId, datetime]:
-        """Which keys are to be revoked, and when."""
+    def all(self) -> dict[PeerId, Promise]:
+        """Which keys are to be revoked, when, and what replaces them."""
         try:
-            said: dict[str, str] = json.loads(self._path.read_bytes())
+            said: dict[str, dict[str, str]] = json.loads(self._path.read_bytes())
         except FileNotFoundError:
             return {}
-        return {PeerId(peer): datetime.fromisoformat(at) for peer, at in said.items()}
+        return {
+            PeerId(peer): Promise(datetime.fromisoformat(one["at"]), PeerId(one["by"]))
+            for peer, one in said.items()
+        }
 
-    def add(self, peer_id: PeerId, at: datetime) -> None:
+    def add(self, peer_id: PeerId, promise: Promise) -> None:
         """Promises it; durable on return. A promise is never put off."""
         kept = self.all()
-        kept[peer_id] = min(at, kept.get(peer_id, at))
-        self._write(dict(sorted(kept.items(), key=lambda one: one[1])[:MOST_RETIRING]))
+        earlier = kept.get(peer_id, promise).at
+        kept[peer_id] = Promise(min(promise.at, earlier), promise.by)
+        self._write(dict(sorted(kept.items(), key=lambda one: one[1].at)[:MOST_RETIRING]))
 
     def due(self, now: datetime) -> list[PeerId]:
         """Keys whose overlap has ended."""
-        return [peer_id for peer_id, at in self.all().items() if at <= now]
+        return [peer_id for peer_id, one in self.all().items() if one.at <= now]
+
+    def replaced_by(self, peer_id: PeerId) -> list[PeerId]:
+        """Keys that wait and were replaced by this one, or by one that it replaced."""
+        found, by = list[PeerId](), {peer_id}
+        promises = self.all()
+        while fresh := {old for old, one in promises.items() if one.by in by} - set(found):
+            found.extend(sorted(fresh))
+            by = fresh
+        return found
 
     def forget(self, peers: list[PeerId]) -> None:
         """They were revoked."""
-        self._write({peer: at for peer, at in self.all().items() if peer not in peers})
+        self._write({peer: one for peer, one in self.all().items() if peer not in peers})
 
-    def _write(self, kept: dict[PeerId, datetime]) -> None:
-        said = {peer: at.isoformat() for peer, at in kept.items()}
+    def _write(self, kept: dict[PeerId, Promise]) -> None:
+        said = {peer: {"at": one.at.isoformat(), "by": one.by} for peer, one in kept.items()}
         write_durably(self._path, json.dumps(said).encode())

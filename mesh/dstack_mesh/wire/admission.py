@@ -9,7 +9,9 @@ import hashlib
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -42,6 +44,7 @@ from dstack_mesh.trust.roster.scribe import not_allowed
 from dstack_mesh.v1 import admission_pb2 as pb
 from dstack_mesh.v1 import admission_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.issuing import Hand, check_heeded
 from dstack_mesh.wire.roster import open_keeper, scribe_of, within_page
 from dstack_mesh.wire.server import bind, make_server
 from dstack_mesh.wire.statements import signed_to_wire
@@ -76,7 +79,10 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     async def Greet(
         self, request: pb.GreetRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.GreetResponse:
-        greeting = self._desk.greet(request.invite_id, request.joiner_key, request.joiner_nonce)
+        source = source_of(context.peer())
+        greeting = self._desk.greet(
+            source, request.invite_id, request.joiner_key, request.joiner_nonce
+        )
         return pb.GreetResponse(
             mesh_id=greeting.mesh_id, server_nonce=greeting.nonce, server_proof=greeting.proof
         )
@@ -85,6 +91,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         self, request: pb.JoinRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.JoinResponse:
         reply = await self._desk.join(
+            source_of(context.peer()),
             request.invite_id,
             request.joiner_nonce,
             request.joiner_proof,
@@ -136,8 +143,8 @@ def watched_to_wire(event: Watched) -> pb.WatchResponse:
     match event:
         case Greeted(words):
             return pb.WatchResponse(greeted=pb.Greeted(words=words))
-        case TriedWrong(left):
-            return pb.WatchResponse(tried_wrong=pb.TriedWrong(tries_left=left))
+        case TriedWrong(left, source):
+            return pb.WatchResponse(tried_wrong=pb.TriedWrong(tries_left=left, source=source))
         case Joined(peer_id, name):
             return pb.WatchResponse(joined=pb.Joined(peer_id=peer_id, name=name))
         case Used():
@@ -155,7 +162,7 @@ def watched_from_wire(response: pb.WatchResponse) -> Watched | None:
             first, second, third, fourth = (*response.greeted.words, "", "", "", "")[:4]
             return Greeted((first, second, third, fourth))
         case "tried_wrong":
-            return TriedWrong(response.tried_wrong.tries_left)
+            return TriedWrong(response.tried_wrong.tries_left, response.tried_wrong.source)
         case "joined":
             return Joined(PeerId(response.joined.peer_id), response.joined.name)
         case "over":
@@ -262,8 +269,7 @@ def _enrolment(home: Home, authority: Authority, keeper: Keeper | None, role: Ro
     keeper, scribe = keeper or open_keeper(home, membership), scribe_of(home, membership)
     if role is Role.ADMIN and not authority.is_root:
         raise not_allowed("Inviting an admin")
-    if not scribe.may_govern(keeper.roster):
-        raise not_allowed("Inviting")
+    check_heeded(Hand(authority, scribe), keeper, "Inviting")
     return Enrolment(keeper, scribe)
 
 
@@ -271,6 +277,22 @@ def _addresses(host: str, port: int) -> tuple[Address, ...]:
     if host in ("0.0.0.0", "::", ""):
         return own_addresses(port)
     return (Address(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),)
+
+
+def source_of(peer: str) -> str:
+    """The address in what gRPC calls a peer, as "ipv4:10.0.0.7:5123"; of IPv6 the network.
+
+    A machine has an IPv6 network of 64 bits for itself, and all addresses in it.
+    """
+    host = unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]").partition("%")[0]
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return peer
+    if isinstance(address, IPv4Address):
+        return str(address)
+    mapped = address.ipv4_mapped
+    return str(mapped or ip_network((address, 64), strict=False))
 
 
 def certificate_hash(certificate_der: bytes) -> bytes:

@@ -80,6 +80,7 @@ class GrpcProber:
         return await self._somewhere(peer_id, addresses, ask)
 
     async def forget(self, peer_id: PeerId) -> None:
+        """Lets go of the connection to a peer, so that the next call makes a new one."""
         self._late.discard(peer_id)
         self._stubs.pop(peer_id, None)
         address = self._kept.pop(peer_id, None)

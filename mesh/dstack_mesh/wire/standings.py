@@ -103,8 +103,9 @@ def check_belongs(picture: Picture, peer_id: PeerId) -> None:
         case Belonging.REVOKED:
             raise Forbidden(
                 "This peer was revoked.",
-                f"The mesh's roster admits {peer_id} never again.",
-                "Ask whoever runs the mesh. To join again, this home needs a new key: "
+                f"By {picture.called(picture.members[peer_id].revoked_by)}; the mesh's roster "
+                f"admits {peer_id} never again.",
+                "Ask for a new invitation; this home needs a new key for it: "
                 "`dstack mesh leave --new-key`, then `dstack mesh join CODE`.",
                 code="revoked",
             )

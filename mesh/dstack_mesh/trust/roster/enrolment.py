@@ -11,8 +11,15 @@ from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.trust.roster.picture import Belonging, Picture
 from dstack_mesh.trust.roster.roster import Roster
-from dstack_mesh.trust.roster.scribe import Scribe
-from dstack_mesh.trust.roster.statement import AddAdmin, AddIssuer, Admit, Fact, Sealed
+from dstack_mesh.trust.roster.scribe import Scribe, not_allowed
+from dstack_mesh.trust.roster.statement import (
+    AddAdmin,
+    AddIssuer,
+    Admit,
+    Fact,
+    RemoveAdmin,
+    Sealed,
+)
 
 
 class Enrolment:
@@ -28,7 +35,14 @@ class Enrolment:
         self._scribe = scribe
 
     def check(self, peer_id: PeerId, role: Role = Role.READER) -> None:
-        """Raises Refused if this key may never be a member again, or never again an admin."""
+        """Whether this key may be admitted now, by us.
+
+        Raises:
+            Refused: It may never be a member again, or never again an admin.
+            Forbidden: Nobody heeds us any more: our own key was replaced, or we are no admin.
+        """
+        if not self._scribe.may_govern(self._keeper.roster):
+            raise not_allowed("Inviting")
         if self._keeper.picture.belonging(peer_id) is Belonging.REVOKED:
             raise Refused(
                 "This key was revoked.",
@@ -73,6 +87,17 @@ class Enrolment:
             return self._scribe.write(roster, facts, now)
 
         return await self._keeper.issue(write)
+
+
+def unmaking(roster: Roster, subject: PeerId) -> list[Fact]:
+    """What makes an admin one no more; all that it is known here to have said stands."""
+    if subject not in roster.picture.admins:
+        return []
+    chain = roster.chains.get(subject)
+    last = chain.tip if chain else None
+    if last is None:
+        return [RemoveAdmin(subject, 0, b"")]
+    return [RemoveAdmin(subject, last.statement.seq, last.digest)]
 
 
 def unused_name(

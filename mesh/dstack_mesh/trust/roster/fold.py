@@ -220,6 +220,7 @@ class _File:
             admissions=tuple(one.digest for one in open_ones),
             why=why.why if isinstance(why, Revoke) else "",
             stop=any(isinstance(end, Revoke) and end.stop for end in ends),
+            revoked_by=revoked.statement.issuer if revoked else PeerId(""),
         )
 
     def _role(self, subject: PeerId, admits: list[Sealed]) -> Role:

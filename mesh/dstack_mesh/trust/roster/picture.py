@@ -42,6 +42,7 @@ class Enrolled:
         expires_at: Until when the certificate holds that was signed then.
         admissions: Digests of the statements that let it in and that it did not leave.
         why: Why it was revoked.
+        revoked_by: Who said so first; empty if nobody did.
         stop: Whether the jobs that it gave to agents end.
     """
 
@@ -56,6 +57,7 @@ class Enrolled:
     admissions: tuple[bytes, ...] = ()
     why: str = ""
     stop: bool = False
+    revoked_by: PeerId = PeerId("")
 
 
 @frozen
@@ -130,10 +132,24 @@ class Picture:
             return True
         return self.belonging(peer_id) is Belonging.MEMBER
 
+    def issues(self, peer_id: PeerId) -> bool:
+        """Whether a member has a key that signs certificates: the root's, or one of its own."""
+        if self.belonging(peer_id) is not Belonging.MEMBER:
+            return False
+        own = peer_id in self.admins and peer_id in (self.issuers or {}).values()
+        return own or self.members[peer_id].role is Role.ROOT
+
     @property
     def founded(self) -> bool:
         """Whether the roster began with the mesh, so that every member is in it."""
         return any(one.role is Role.ROOT for one in self.members.values())
+
+    def called(self, issuer: PeerId) -> str:
+        """What people call who says things of members."""
+        if issuer == PeerId(self.mesh_id):
+            return "root"
+        known = self.members.get(issuer)
+        return (known.name if known else "") or issuer[:8]
 
     def shut_out(self) -> frozenset[PeerId]:
         """Everybody with whom nobody speaks any more."""
@@ -206,6 +222,7 @@ def _member_to_json(one: Enrolled) -> dict[str, Any]:
         "admissions": [digest.hex() for digest in one.admissions],
         "why": one.why,
         "stop": one.stop,
+        "revoked_by": one.revoked_by,
     }
 
 
@@ -222,6 +239,7 @@ def _member_from_json(fields: Mapping[str, Any]) -> Enrolled:
         admissions=tuple(map(bytes.fromhex, fields["admissions"])),
         why=fields["why"],
         stop=fields["stop"],
+        revoked_by=PeerId(fields.get("revoked_by", "")),
     )
 
 
