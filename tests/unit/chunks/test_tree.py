@@ -217,9 +217,8 @@ def test_a_job_that_swaps_names_never_makes_us_read_outside(
 
 
 def test_a_file_that_changes_all_the_time_is_marked(store: ChunkStore, tmp_path: Path) -> None:
-    root = make(tmp_path / "in", {"log": b"", "still": b"1"})
     # So large that the writer has its turn while the file is read, however busy the machine is.
-    os.truncate(root / "log", 256 << 20)
+    root = make(tmp_path / "in", {"log": bytes(256 << 20), "still": b"1"})
     append = "import sys\nwith open(sys.argv[1], 'ab', 0) as log:\n  while True: log.write(b'more')"
     with subprocess.Popen((sys.executable, "-c", append, str(root / "log"))) as writer:
         eventually(lambda: (root / "log").stat().st_size > 256 << 20, within=10)
