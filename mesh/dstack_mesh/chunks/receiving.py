@@ -18,7 +18,8 @@ from dstack_mesh.chunks.direct import DIRECT_BYTES, DirectWriter
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.holes import is_hole
 from dstack_mesh.chunks.laying import draft_name, lay_link, pwrite_all
-from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, Manifest
+from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
+from dstack_mesh.chunks.paths import link_fault
 from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.syncing import LARGE_BYTES, Syncer
 from dstack_mesh.faults import Damaged, MeshError, Missing, Refused
@@ -38,12 +39,14 @@ class Fetched:
     Attributes:
         received_bytes: How much of it came over the network.
         path: Where it is: the folder, or the file if one was asked for.
+        left_out: Links that lead out of what was asked for.
     """
 
     files: int
     size_bytes: int
     received_bytes: int
     path: Path
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -95,7 +98,9 @@ class Receiver:
         self._uses: dict[Digest, _Use] = {}
         self._open: OrderedDict[str, _Part] = OrderedDict()
         self._parts = [self._plan(entry) for entry in entries if isinstance(entry, FileEntry)]
-        self._rest = [entry for entry in entries if not isinstance(entry, FileEntry)]
+        rest = [entry for entry in entries if not isinstance(entry, FileEntry)]
+        self._rest = [entry for entry in rest if not _leads_out(entry)]
+        self._left_out = tuple(entry.path for entry in rest if _leads_out(entry))
         self._size = sum(part.entry.size_bytes for part in self._parts)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -144,7 +149,8 @@ class Receiver:
             self._syncer.finish(self._folders, large, small)
         except OSError as error:
             raise _in_words(error, self._root) from error
-        return Fetched(len(self._parts), self._size, received_bytes, self._path)
+        files = len(self._parts)
+        return Fetched(files, self._size, received_bytes, self._path, self._left_out)
 
     def close(self) -> None:
         """Lets go of everything and removes files that are not whole."""
@@ -289,6 +295,11 @@ def _choose(manifest: Manifest, prefix: str, target: Path) -> tuple[Path, Path, 
     if not chosen and FolderEntry(prefix) not in manifest.entries and manifest.entries:
         raise Missing(f'There is no "{prefix}" in it.', "", "List what there is with `dstack ls`.")
     return target, target, chosen
+
+
+def _leads_out(entry: Entry) -> bool:
+    """Whether it is a link that stayed inside the whole tree only."""
+    return isinstance(entry, LinkEntry) and bool(link_fault(entry.path, entry.target))
 
 
 def _in_words(error: OSError, root: Path) -> MeshError:
