@@ -18,6 +18,7 @@ from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, LinkEntry, Manifest
 from dstack_mesh.chunks.paths import path_fault
 from dstack_mesh.chunks.reading import stamp_of
+from dstack_mesh.chunks.receiving import Receiver
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree, save_tree
 from dstack_mesh.faults import Damaged, Missing, Refused
@@ -256,6 +257,31 @@ def test_laying_never_writes_through_what_is_there(store: ChunkStore, tmp_path: 
     with pytest.raises(Refused):
         lay_tree(store, saved.digest, other, merge=True)
     assert picture(outside) == {"f": ("file", (b"safe", 0o644))}
+
+
+def test_a_part_of_a_tree_is_copied_without_links_that_lead_out_of_it(
+    store: ChunkStore, tmp_path: Path
+) -> None:
+    root = make(tmp_path / "in", {"a/b/file": b"1", "c": b"2"})
+    (root / "a" / "b" / "out").symlink_to("../../c")
+    (root / "a" / "b" / "in").symlink_to("file")
+    saved = save_tree(store, root)
+    assert saved.skipped == ()
+    tree = store.get_manifest(saved.digest)
+    for prefix, left_out, names in (
+        ("", (), {"a/b/file", "a/b/out", "a/b/in", "c"}),
+        ("a", ("b/out",), {"b/file", "b/in"}),
+        ("a/b", ("out",), {"file", "in"}),
+    ):
+        target = tmp_path / f"out-{len(prefix)}"
+        receiver = Receiver(tree, target, prefix)
+        try:
+            for chunk, data in store.read(receiver.wanted):
+                receiver.take([chunk], data)
+            assert receiver.finish(0).left_out == left_out
+        finally:
+            receiver.close()
+        assert set(picture(target)) == names
 
 
 def test_nothing_is_written_if_a_chunk_is_missing(store: ChunkStore, tmp_path: Path) -> None:
