@@ -62,7 +62,9 @@ def train(home: Peer, code: Path, go: Path) -> str:
 def files(home: Peer, run: str) -> dict[str, dict[str, Any]]:
     """What `dstack ls -r` says, by path."""
     ended = home.dstack("ls", run, "-r", "--json")
-    items = json.loads(ended.stdout)["items"] if ended.returncode == 0 else []
+    items: list[dict[str, Any]] = []
+    if ended.returncode == 0:
+        items = json.loads(ended.stdout)["items"]
     return {item["path"]: item for item in items}
 
 
