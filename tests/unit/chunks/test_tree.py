@@ -141,7 +141,7 @@ def test_what_cannot_travel_is_named_with_the_reason(store: ChunkStore, tmp_path
     Path(os.fsdecode(os.fsencode(root) + b"/bad\xff")).touch()
     saved = save_tree(store, root)
     assert {left.path: left.reason for left in saved.skipped} == {
-        "abs": "it points to the absolute path /etc/passwd",
+        "abs": "it points to an absolute path: /etc/passwd",
         "bad\\xff": "its name is not UTF-8",
         "new\nline": "its name has a control character",
         "out": "it points out of the tree: ../../etc/passwd",
