@@ -173,11 +173,18 @@ class Records:
 
     async def save_artifact(self, artifact: ArtifactSaved) -> None:
         """Writes down that this is the newest version of an artifact."""
-        row = (*_values(artifact.key), artifact.path, stored.pack_artifact(artifact))
+        await self.save_artifacts([artifact])
+
+    async def save_artifacts(self, artifacts: Sequence[ArtifactSaved]) -> None:
+        """The same for several, all at once or none."""
+        rows = [(*_values(each.key), each.path, stored.pack_artifact(each)) for each in artifacts]
         await self._database.write(
-            lambda db: db.execute("INSERT OR REPLACE INTO artifact VALUES (?, ?, ?, ?, ?)", row)
+            lambda db: db.executemany(
+                "INSERT OR REPLACE INTO artifact VALUES (?, ?, ?, ?, ?)", rows
+            )
         )
-        self._changed(artifact.key.run_id)
+        for run_id in {each.key.run_id for each in artifacts}:
+            self._changed(run_id)
 
     async def forget_artifacts(self, key: JobKey) -> None:
         """Takes back what was saved of an attempt that was aborted."""

@@ -1,6 +1,7 @@
 """What a run kept: its artifacts as folders and files, by the paths that the workflow names."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from dstack_cli.misused import Misused
 from dstack_cli.names import listed
@@ -19,6 +20,8 @@ class KeptArtifact:
     Attributes:
         path: As the workflow names it, without "./" and a "/" at the end.
         holders: Agents that have all its bytes, the one that ran the job first.
+        at: When it was looked at; None where an older agent does not say.
+        changing: Files whose bytes may be of several moments, the first ones.
     """
 
     path: str
@@ -27,6 +30,8 @@ class KeptArtifact:
     files: int
     complete: bool
     holders: tuple[PeerId, ...]
+    at: datetime | None = None
+    changing: tuple[str, ...] = ()
 
 
 @frozen
@@ -133,4 +138,6 @@ def _kept(path: str, artifact: ArtifactSaved, job: JobRecord) -> KeptArtifact:
         files=artifact.files,
         complete=artifact.complete,
         holders=tuple(holders),
+        at=artifact.at,
+        changing=artifact.changing,
     )

@@ -13,7 +13,7 @@ from dstack_cli.kept import (
     by_tag,
     wanted,
 )
-from dstack_cli.output.files import Shelf, files_listing, totals_listing
+from dstack_cli.output.files import Shelf, files_listing, partial_lines, totals_listing
 from dstack_cli.output.port import Output
 from dstack_cli.output.runs import away_text
 from dstack_cli.output.screen import Screen
@@ -51,6 +51,8 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
             found = wanted(looking.prefix, artifacts, source.picture.record.run_name)
             holders = _Holders(reach, source.picture)
             for line in holders.missing(found):
+                output.talk(line)
+            for line in partial_lines([one.artifact for one in found], datetime.now(UTC)):
                 output.talk(line)
             if looking.total:
                 output.listing(totals_listing([one.artifact for one in found], holders))
@@ -112,6 +114,8 @@ class _Fetching:
         self._screen.live("", now())
         took = duration(now() - began)
         self._screen.say(f"{count(files, 'file')}, {size(written)} in {took}: {dest}")
+        for line in partial_lines([one.artifact for one in found], datetime.now(UTC)):
+            self._screen.say(line)
 
     async def _one(self, one: Wanted, target: Path) -> tuple[int, int]:
         trouble: MeshError | None = None
@@ -124,6 +128,9 @@ class _Fetching:
                 fetched = await client.fetch_into(
                     one.artifact.digest, target, one.inside, self._add
                 )
+                if fetched.left_out:
+                    links = f"{count(len(fetched.left_out), 'link')} out of it left out"
+                    self._screen.say(f"{target}: {links}, as {fetched.left_out[0]}")
                 return fetched.files, fetched.size_bytes
             except (Damaged, Missing, Unreachable) as error:
                 trouble = error

@@ -175,7 +175,12 @@ class StateChange:
 
 @frozen
 class ArtifactSaved:
-    """An artifact of an attempt; `path` as the workflow names it, `complete` once the job ended."""
+    """An artifact of an attempt; `path` as the workflow names it, `complete` once the job ended.
+
+    Attributes:
+        at: When it was looked at; None where an older agent does not say.
+        changing: Files whose bytes may be of several moments, the first ones.
+    """
 
     key: JobKey
     path: str
@@ -183,6 +188,8 @@ class ArtifactSaved:
     files: int
     size_bytes: int
     complete: bool
+    at: datetime | None = None
+    changing: tuple[str, ...] = ()
 
 
 class LogStream(Enum):

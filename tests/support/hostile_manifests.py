@@ -66,6 +66,37 @@ _PATHS: dict[str, str | bytes] = {
     "long path": "/".join(["x" * 200] * 21),
     "deep": "/".join(["x"] * 65),
     "very deep": "/".join(["x"] * 2000),
+    "root and up": "/..",
+    "here and up": "./..",
+    "up with an empty part": "..//a",
+    "up after empty parts": "a//..//..",
+    "up below itself": "a/b/../../../c",
+    "up and a slash": "../",
+    "a slash and nothing": "a/b/",
+    "three slashes": "a///b",
+    "NUL alone": "\0",
+    "NUL and up": "\0/../x",
+    "up and NUL": "../\0",
+    "NUL as a folder": "a/\0/b",
+    "line ends of Windows": "a\r\nb",
+    "a title for the terminal": "a\x1b]0;title\x07",
+    "a clipboard for the terminal": "a\x1b]52;c;eA==\x07",
+    "a lone continuation": b"a\x80b",
+    "a five-byte form": b"\xf8\x88\x80\x80\x80",
+    "beyond the last character": b"\xf4\x90\x80\x80",
+    "a pair of surrogates": b"\xed\xa0\xbd\xed\xb8\x80",
+    "an overlong slash of three bytes": b"a\xe0\x80\xafb",
+    "an overlong slash of four bytes": b"a\xf0\x80\x80\xafb",
+    "an overlong NUL": b"a\xc0\x80",
+    "UTF-16": "../x".encode("utf-16-le"),
+    "one byte too long": "x/" * 20 + "y" * 217 + "/" + "/".join(["z" * 255] * 15),
+    "long name of four-byte letters": "\U0001f600" * 64,
+    "long name at the end": "a/b/c/" + "y" * 300,
+    "deep with an end": "/".join(["d"] * 64) + "/file",
+}
+
+_CONTROLS = {
+    f"{code:02x}": f"a{chr(code)}b" for code in (*range(1, 0x20), *range(0x7F, 0xA0)) if code != 10
 }
 
 _TARGETS: dict[str, tuple[str, str | bytes]] = {
@@ -89,6 +120,25 @@ _TARGETS: dict[str, tuple[str, str | bytes]] = {
     "too long": ("a", "x/" * 2500),
     "proc": ("a", "/proc/self/root/etc/shadow"),
     "up at the end": ("a", "x/.."),
+    "up and absolute": ("a/b", "..//etc/../../x"),
+    "here and up at the end": ("a", "./.."),
+    "up of a folder": ("a/b", "../.."),
+    "up of a folder with a slash": ("a/b", "../../"),
+    "up, down and up": ("a/b", "../c/../../x"),
+    "many ups": ("a/b/c/d", "../" * 5 + "x"),
+    "ups with empty parts": ("a/b", "..//..//x"),
+    "down twice and up thrice": ("a", "b/c/../../../x"),
+    "home": ("a", "/root/.ssh/id_ed25519"),
+    "own memory": ("a", "/proc/self/mem"),
+    "own handles": ("a", "/proc/self/fd/3"),
+    "a device": ("a", "/dev/tty"),
+    "return": ("a", "b\rc"),
+    "next line": ("a", "b\x85"),
+    "surrogate": ("a", b"\xed\xa0\x80"),
+    "overlong dots": ("a", b"\xc0\xae\xc0\xae/x"),
+    "half a character": ("a", b"\xe2\x82"),
+    "NUL and up": ("a", "b\0/../../x"),
+    "one byte too long": ("a", "x" * 4097),
 }
 
 _TOGETHER: dict[str, bytes] = {
@@ -109,6 +159,18 @@ _TOGETHER: dict[str, bytes] = {
     "order of bytes, not of parts": file_bytes("a-b") + file_bytes("a/b"),
     "parts out of order": file_bytes("a/c") + file_bytes("a/b"),
     "a folder after what is in it": file_bytes("a/b") + folder_bytes("a"),
+    "below a program": file_bytes("a", 1) + file_bytes("a/b"),
+    "a program and a file": file_bytes("a", 1) + file_bytes("a"),
+    "a file below a link to above": link_bytes("a/b", "../c") + file_bytes("a/b/d"),
+    "a link to itself and below it": link_bytes("a", "a") + file_bytes("a/a"),
+    "two links in a ring and below": link_bytes("a", "b")
+    + link_bytes("b", "a")
+    + file_bytes("b/c"),
+    "good, then up": file_bytes("a") + file_bytes("../b"),
+    "up, then good": file_bytes("../b") + file_bytes("a"),
+    "good, then absolute": file_bytes("a") + link_bytes("b", "/etc"),
+    "a link, then through it": link_bytes("a", "b") + file_bytes("a/../../x"),
+    "far below a link": link_bytes("a", "b") + folder_bytes("a/b/c/d"),
 }
 
 _BROKEN: dict[str, bytes] = {
@@ -130,12 +192,29 @@ _BROKEN: dict[str, bytes] = {
     "no target": _head(2, "a"),
     "bytes after the end": file_bytes("a") + b"\0",
     "a NUL after the end": folder_bytes("a") + b"\0\0\0",
+    "a program with an empty chunk": file_bytes("a", 1, sizes=(0,)),
+    "sizes whose sum wraps": file_bytes("a", sizes=(0x80000000, 0x80000000)),
+    "another list inside": file_bytes("a") + MAGIC + file_bytes("b"),
+    "the beginning again": MAGIC,
+    "a folder with chunks": folder_bytes("a") + struct.pack("<I", 1) + b"\7" * 36,
+    "numbers of the other end": _head(0, "a") + struct.pack(">I", 1) + b"\7" * 36,
+}
+
+_GOOD = MAGIC + folder_bytes("a") + file_bytes("b/c", sizes=(1, 2)) + link_bytes("d", "b/c")
+
+_CUTS = {
+    str(end): _GOOD[:end]
+    for end in range(len(_GOOD))
+    if end not in (len(MAGIC), len(MAGIC) + 4, len(_GOOD) - 9)
 }
 
 HOSTILE: dict[str, bytes] = (
     {f"file: {name}": MAGIC + file_bytes(path) for name, path in _PATHS.items()}
     | {f"folder: {name}": MAGIC + folder_bytes(path) for name, path in _PATHS.items()}
     | {f"link: {name}": MAGIC + link_bytes(path, "a") for name, path in _PATHS.items()}
+    | {f"program: {name}": MAGIC + file_bytes(path, 1) for name, path in _PATHS.items()}
+    | {f"control: {name}": MAGIC + file_bytes(path) for name, path in _CONTROLS.items()}
+    | {f"cut off: {name}": encoded for name, encoded in _CUTS.items()}
     | {f"target: {name}": MAGIC + link_bytes(*both) for name, both in _TARGETS.items()}
     | {f"together: {name}": MAGIC + both for name, both in _TOGETHER.items()}
     | {f"broken: {name}": MAGIC + entry for name, entry in _BROKEN.items()}
@@ -146,4 +225,4 @@ HOSTILE: dict[str, bytes] = (
         "half a beginning": MAGIC[:-3],
     }
 )
-"""At least 100 encodings, each of which must be refused."""
+"""At least 300 encodings, each of which must be refused."""

@@ -1,30 +1,35 @@
 """Saves the artifacts of a job as trees of chunks, once or again and again while it runs.
 
-Watching costs at most one part in twenty of the time: after a scan that took a second, the next one
-comes twenty seconds later.
+A running job's folders are watched, and looked at when something changed, or unasked now and then;
+`pace` says when. Each look that finds something new makes a version; a version never changes. What
+looks cost is bounded: processor and disk by the pace, room by what replaced versions took.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from dstack_agent.artifacts.pace import Look, affordable, next_look
+from dstack_agent.artifacts.saying import changing, warning
+from dstack_agent.artifacts.watch import Watch
 from dstack_agent.jobs.places import Places
 from dstack_mesh.chunks.manifest import Manifest
+from dstack_mesh.chunks.room import free_for_jobs
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.chunks.tree import Saved, save_tree
+from dstack_mesh.chunks.tree import CARE, Care, Saved, save_tree
+from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, Missing
 from dstack_mesh.ids import Digest
 from dstack_scheduler.job import ArtifactSaved, JobKey
 
 log = logging.getLogger(__name__)
 
-SCAN_SECONDS = 3.0
-"""Between two scans of a job's artifacts. Shorter: fresher partial versions; longer: less disk."""
-
-COST = 20
-"""A scan that took t seconds is followed by COST times t seconds of rest."""
+NOTHING = Manifest(()).digest
+"""What an artifact is before anything is in it."""
 
 
 @dataclass(slots=True)
@@ -34,13 +39,17 @@ class Saver:
     Attributes:
         paths: As the workflow names them.
         places: Where they lie.
+        versions: The newest version of each that was told.
     """
 
     key: JobKey
     paths: Sequence[str]
     places: Places
     store: ChunkStore
-    _versions: dict[str, Digest] = field(default_factory=dict[str, Digest])
+    clock: Clock
+    versions: dict[str, Digest] = field(default_factory=dict[str, Digest])
+    _written_bytes: int = 0
+    _sizes: dict[str, int] = field(default_factory=dict[str, int])
 
     def make_folders(self) -> None:
         """Makes the folders, so that a job can write into them. Raises MeshError, OSError."""
@@ -49,27 +58,61 @@ class Saver:
 
     async def changes(self) -> AsyncIterator[ArtifactSaved]:
         """Partial versions, each when it differs from the one before. Never ends."""
-        rest = SCAN_SECONDS
-        while True:
-            await asyncio.sleep(rest)
-            started = time.monotonic()
-            for path in self.paths:
-                saved = await self._scan(path)
-                if saved is not None and self._versions.get(path) != saved.digest:
-                    self._versions[path] = saved.digest
-                    yield self._told(path, saved, complete=False)
-            rest = max(SCAN_SECONDS, COST * (time.monotonic() - started))
+        with closing(Watch()) as watch:
+            last = Look(time.monotonic())
+            changed: float | None = last.ended
+            while True:
+                await self._rest(watch, last, changed)
+                began, cpu, told = time.monotonic(), 0.0, list[ArtifactSaved]()
+                await asyncio.to_thread(watch.begin)
+                for path in self.paths if await asyncio.to_thread(self._affordable) else ():
+                    seconds, version = await asyncio.to_thread(self._look, path, watch)
+                    cpu += seconds
+                    told += version
+                now = time.monotonic()
+                last, changed = Look(now, now - began, cpu, watch.complete), None
+                for version in told:
+                    self.versions[version.path] = version.digest
+                    yield version
 
-    async def _scan(self, path: str) -> Saved | None:
+    async def _rest(self, watch: Watch, last: Look, changed: float | None) -> None:
+        """Returns when it is time for the next look."""
+        if changed is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next_look(last, None) - time.monotonic()):
+                    await watch.changed()
+                changed = time.monotonic()
+        await asyncio.sleep(next_look(last, changed) - time.monotonic())
+
+    def _affordable(self) -> bool:
+        spent = self._written_bytes - sum(self._sizes.values())
         try:
-            return await asyncio.to_thread(self._save, path)
+            return affordable(spent, free_for_jobs(self.store.folder))
+        except OSError:
+            return False
+
+    def _look(self, path: str, watch: Watch) -> tuple[float, list[ArtifactSaved]]:
+        """Seconds of processor, and the version if it is new. In a thread."""
+        began, at = time.thread_time(), self.clock.now()
+        told: list[ArtifactSaved] = []
+        try:
+            saved = self._save(path, Care(watch.heed, tries=1))
         except (MeshError, OSError) as error:
             # Files come and go while the job writes; the last save decides.
             log.info("artifact %s of %s was not scanned: %s", path, self.key.run_id, error)
-            return None
+            saved = None
+        if saved is None:
+            # Nobody watches where it will be made.
+            watch.complete = False
+        else:
+            self._written_bytes += saved.written_bytes
+            self._sizes[path] = saved.size_bytes
+            if self.versions.get(path, NOTHING) != saved.digest:
+                told.append(self._told(path, saved, at, complete=False))
+        return time.thread_time() - began, told
 
     async def last(self, complete: bool) -> tuple[list[ArtifactSaved], str]:
-        """The last versions, and a warning about those that are not there.
+        """The last versions, and a warning about those that are not there or not whole.
 
         Raises:
             MeshError: They cannot be read or kept.
@@ -77,38 +120,35 @@ class Saver:
         """
         found: dict[str, Saved] = {}
         absent: list[str] = []
+        at = self.clock.now()
         for path in self.paths:
             saved = await asyncio.to_thread(self._save, path)
             if saved is None:
                 absent.append(path)
                 saved = await asyncio.to_thread(_nothing, self.store)
             found[path] = saved
-        told = [self._told(path, saved, complete) for path, saved in found.items()]
-        return told, _warning(absent, list(found.values()))
+        told = [self._told(path, saved, at, complete) for path, saved in found.items()]
+        return told, warning(absent, found)
 
-    def _save(self, path: str) -> Saved | None:
+    def _save(self, path: str, care: Care = CARE) -> Saved | None:
         place = self.places.of(path)
         try:
-            return save_tree(self.store, place.path, within=place.within)
+            return save_tree(self.store, place.path, within=place.within, care=care)
         except Missing:
             return None
 
-    def _told(self, path: str, saved: Saved, complete: bool) -> ArtifactSaved:
-        return ArtifactSaved(self.key, path, saved.digest, saved.files, saved.size_bytes, complete)
+    def _told(self, path: str, saved: Saved, at: datetime, complete: bool) -> ArtifactSaved:
+        return ArtifactSaved(
+            key=self.key,
+            path=path,
+            digest=saved.digest,
+            files=saved.files,
+            size_bytes=saved.size_bytes,
+            complete=complete,
+            at=at,
+            changing=changing(saved),
+        )
 
 
 def _nothing(store: ChunkStore) -> Saved:
     return Saved(store.put_manifest(Manifest(()).encode()), 0, 0)
-
-
-def _warning(absent: Sequence[str], found: Sequence[Saved]) -> str:
-    """What people should know: artifacts that are not there, files that could not be kept."""
-    parts = [f"There is no folder {path}: the artifact is empty." for path in absent]
-    left_out = [skipped for saved in found for skipped in saved.skipped]
-    if left_out:
-        first = left_out[0]
-        parts.append(
-            f"{len(left_out)} of the files were left out: {first.path} {first.reason}"
-            f"{', …' if len(left_out) > 1 else '.'}"
-        )
-    return " ".join(parts)

@@ -248,8 +248,8 @@ class LiveAttempt:
             self.unsaved = True
             await self.tell(NotSaved("not-saved", f"The artifacts cannot be read: {error}."))
         else:
+            await self.means.records.save_artifacts(artifacts)
             for artifact in artifacts:
-                await self.means.records.save_artifact(artifact)
                 self.chronicle.tell(artifact)
             await self.tell(Saved(warning))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dstack_agent.artifacts.saving import Saver
 from dstack_agent.jobs.bringing import Bringer
+from dstack_agent.jobs.clashing import Part, clash
 from dstack_agent.jobs.places import Places
 from dstack_mesh.chunks.room import check_reserve
 from dstack_mesh.chunks.store import ChunkStore
@@ -14,6 +15,9 @@ from dstack_mesh.chunks.tree import lay_tree
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import Input, JobSpec
+
+NAMED = 3
+"""Files that are named; of the others it is said how many there are."""
 
 Note = Callable[[str], Awaitable[None]]
 
@@ -39,8 +43,8 @@ class Preparation:
         try:
             await asyncio.to_thread(self._make_folder)
             await asyncio.to_thread(self._lay_code)
-            for each in self.spec.inputs:
-                await self._lay_input(each)
+            for number in range(len(self.spec.inputs)):
+                await self._lay_input(number)
             await asyncio.to_thread(self._make_artifact_folders)
         except OSError as error:
             raise Refused(
@@ -58,14 +62,32 @@ class Preparation:
         lay_tree(self.store, self.spec.code_digest, self.places.work)
         self.places.start.mkdir(parents=True, exist_ok=True)
 
-    async def _lay_input(self, each: Input) -> None:
-        what = each.origin or each.path
+    async def _lay_input(self, number: int) -> None:
+        each = self.spec.inputs[number]
+        what = _called(each)
         place = self.places.of(each.path)
         await self.note(f"Bringing {what}.")
         await self.bringer.bring(each.digest, each.sources, what)
-        await asyncio.to_thread(
-            lay_tree, self.store, each.digest, place.path, merge=True, within=place.within
-        )
+        try:
+            laid = await asyncio.to_thread(
+                lay_tree, self.store, each.digest, place.path, merge=True, within=place.within
+            )
+        except Refused as error:
+            raise await asyncio.to_thread(self._clash, number) or error from error
+        if laid.conflicts:
+            shown = ", ".join(laid.conflicts[:NAMED])
+            more = f" and {len(laid.conflicts) - NAMED:,} more" if laid.conflicts[NAMED:] else ""
+            await self.note(f"{what} replaces {shown}{more} in {each.path}.")
+
+    def _clash(self, number: int) -> Refused | None:
+        """The two sources that do not fit together, if that is why an input was refused."""
+        parts = [
+            Part("the project", self.places.work, self.store.get_manifest(self.spec.code_digest))
+        ]
+        for each in self.spec.inputs[: number + 1]:
+            place = self.places.of(each.path).path
+            parts.append(Part(_called(each), place, self.store.get_manifest(each.digest)))
+        return clash(parts[-1], parts[:-1])
 
     def _make_artifact_folders(self) -> None:
         try:
@@ -77,6 +99,10 @@ class Preparation:
                 "Artifacts are folders; name the folder that the file is in.",
                 "artifact-is-file",
             ) from error
+
+
+def _called(each: Input) -> str:
+    return f"{each.path} of {each.origin}" if each.origin else each.path
 
 
 def _clear(folder: Path) -> None:

@@ -83,7 +83,8 @@ class Workshop:
         spec = accepted.spec
         folder = self.folder(accepted)
         places = self.places(spec)
-        saver = Saver(spec.key, spec.artifacts, places, self.store)
+        told = {each.path: each.digest for each in self.records.artifacts(spec.key)}
+        saver = Saver(spec.key, spec.artifacts, places, self.store, self.clock, told)
 
         def preparation(note: Callable[[str], Awaitable[None]]) -> Preparation:
             return Preparation(folder, spec, places, self.store, self.bringer, saver, note)

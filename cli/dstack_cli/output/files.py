@@ -1,12 +1,13 @@
 """What a run kept, as tables and as JSON."""
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 
 from dstack_cli.kept import KeptArtifact
 from dstack_cli.output.port import Json, Listing
 from dstack_cli.output.table import Column, Table
-from dstack_cli.output.words import size
+from dstack_cli.output.words import ago, rfc3339, size
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
 from dstack_mesh.frozen import frozen
@@ -48,6 +49,18 @@ class _Line:
     size_bytes: int
     mode: str
     digest: str = ""
+    changing: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What people read: where a link points to, and that a file was being written."""
+        target = f" {self.mode}" if self.mode.startswith("->") else ""
+        return f"{self.path}{target}{' (changing)' if self.changing else ''}"
+
+
+def partial_lines(artifacts: Sequence[KeptArtifact], now: datetime) -> list[str]:
+    """A line for each artifact that is no job's last word."""
+    return [f"{one.path} is {_state_text(one, now)}" for one in artifacts if not one.complete]
 
 
 def files_listing(shelves: Sequence[Shelf], recursive: bool, holders: Holders) -> Listing:
@@ -57,7 +70,7 @@ def files_listing(shelves: Sequence[Shelf], recursive: bool, holders: Holders) -
     for shelf in shelves:
         lines = list(_files(shelf))
         for line in lines if recursive else _top(lines, shelf.inside):
-            rows.append((shelf.artifact.path, line.path, size(line.size_bytes)))
+            rows.append((shelf.artifact.path, line.shown, size(line.size_bytes)))
             items.append(_item(shelf.artifact, line, holders))
     return Listing(
         schema=SCHEMA,
@@ -70,6 +83,7 @@ def files_listing(shelves: Sequence[Shelf], recursive: bool, holders: Holders) -
 
 def totals_listing(artifacts: Sequence[KeptArtifact], holders: Holders) -> Listing:
     """One line for each artifact."""
+    now = datetime.now(UTC)
     return Listing(
         schema=SCHEMA,
         items=[_total(artifact, holders) for artifact in artifacts],
@@ -86,7 +100,7 @@ def totals_listing(artifacts: Sequence[KeptArtifact], holders: Holders) -> Listi
                     artifact.path,
                     size(artifact.size_bytes),
                     str(artifact.files),
-                    _state(artifact),
+                    _state_text(artifact, now),
                     ", ".join(
                         holders.name(peer) + ("" if holders.reached(peer) else " (away)")
                         for peer in artifact.holders
@@ -107,14 +121,14 @@ def _files(shelf: Shelf) -> Iterator[_Line]:
     for entry in shelf.manifest.entries:
         path, inside = entry.path, shelf.inside
         if not inside or path == inside or path.startswith(f"{inside}/"):
-            yield _line(entry)
+            yield _line(entry, path in shelf.artifact.changing)
 
 
-def _line(entry: Entry) -> _Line:
+def _line(entry: Entry, changing: bool) -> _Line:
     match entry:
         case FileEntry():
             mode = "0755" if entry.executable else "0644"
-            return _Line(entry.path, entry.size_bytes, mode, _digest(entry))
+            return _Line(entry.path, entry.size_bytes, mode, _digest(entry), changing)
         case LinkEntry():
             return _Line(entry.path, len(entry.target), f"-> {entry.target}")
         case FolderEntry():
@@ -150,9 +164,11 @@ def _item(artifact: KeptArtifact, line: _Line, holders: Holders) -> dict[str, Js
         "size": line.size_bytes,
         "mode": line.mode,
         "digest": line.digest or None,
+        "changing": line.changing,
         "copies": _copies(artifact, holders),
         "unreachable": _unreachable(artifact, holders),
         "state": _state(artifact),
+        "saved_at": rfc3339(artifact.at) if artifact.at is not None else None,
     }
 
 
@@ -165,6 +181,7 @@ def _total(artifact: KeptArtifact, holders: Holders) -> dict[str, Json]:
         "copies": _copies(artifact, holders),
         "unreachable": _unreachable(artifact, holders),
         "state": _state(artifact),
+        "saved_at": rfc3339(artifact.at) if artifact.at is not None else None,
     }
 
 
@@ -178,3 +195,10 @@ def _unreachable(artifact: KeptArtifact, holders: Holders) -> list[str]:
 
 def _state(artifact: KeptArtifact) -> str:
     return "complete" if artifact.complete else "partial"
+
+
+def _state_text(artifact: KeptArtifact, now: datetime) -> str:
+    """The state; of a partial one also when it was looked at."""
+    if artifact.complete or artifact.at is None:
+        return _state(artifact)
+    return f"{_state(artifact)}, saved {ago(artifact.at, now)}"

@@ -19,29 +19,43 @@ MAX_BYTES = 64 << 10
 WHOLE_BYTES = AVERAGE_BYTES
 BLOCK_BYTES = 4 << 20
 
+ZEROS = memoryview(bytes(MAX_BYTES))
+"""What zeros are cut into, however many there are."""
 
-def cut_blocks(read_into: Callable[[memoryview], int]) -> Iterator[list[memoryview]]:
-    """The chunks of a stream in batches, in constant memory.
+
+def _dense(_: int) -> int:
+    return 0
+
+
+def cut_blocks(
+    read_at: Callable[[memoryview, int], int], zeros_at: Callable[[int], int] = _dense
+) -> Iterator[list[memoryview]]:
+    """The chunks of a file in batches, in constant memory.
 
     Args:
-        read_into: Fills a buffer and returns how much of it, as `readinto` does; 0 at the end.
+        read_at: Fills a buffer from an offset on and returns how much of it; 0 at the end.
+        zeros_at: How many zeros follow an offset, as far as that is known without reading.
 
     Yields:
-        Views into one buffer, valid until the next batch is asked for.
+        Views into one buffer, valid until the next batch is asked for; `ZEROS` itself for what was
+        not read.
     """
     buffer = memoryview(bytearray(BLOCK_BYTES))
-    filled = 0
+    start = filled = 0
     ended = False
     while not ended:
+        if zeros := zeros_at(start) // MAX_BYTES:
+            yield [ZEROS] * zeros
+            start, filled = start + zeros * MAX_BYTES, 0
         while filled < BLOCK_BYTES and not ended:
-            count = read_into(buffer[filled:])
+            count = read_at(buffer[filled:], start + filled)
             ended = count == 0
             filled += count
         batch, used = _cut_block(buffer[:filled], ended)
         if batch:
             yield batch
         buffer[: filled - used] = bytes(buffer[used:filled])
-        filled -= used
+        start, filled = start + used, filled - used
 
 
 def _cut_block(block: memoryview, last: bool) -> tuple[list[memoryview], int]:

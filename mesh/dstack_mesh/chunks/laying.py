@@ -1,8 +1,8 @@
 """Lays a manifest out as a folder.
 
 Rules: every name is opened beneath a directory handle and never through a link; a file is made
-anew, so nothing is written through what is there; modes are 0644 and 0755; links come last. Nothing
-is written at all if the manifest or a chunk of it is missing.
+anew, so nothing is written through what is there; holes stay holes; modes are 0644 and 0755; links
+come last. Nothing is written at all if the manifest or a chunk of it is missing.
 """
 
 import os
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from dstack_mesh.chunks.digest import split_digests
 from dstack_mesh.chunks.folders import Folders, split
+from dstack_mesh.chunks.holes import is_hole
 from dstack_mesh.chunks.manifest import FileEntry, FolderEntry, LinkEntry, Manifest
 from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.store import ChunkStore
@@ -64,7 +64,7 @@ def lay_tree(
         raise Missing("Bytes of this tree are not here.", f"{len(lacking):,} chunks are missing.")
     try:
         with _open_target(target, merge, within) as folders:
-            check_room(target, manifest.size_bytes)
+            check_room(target, manifest.room_bytes)
             return _lay(store, manifest, folders)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise Refused(
@@ -97,7 +97,8 @@ def _lay(store: ChunkStore, manifest: Manifest, folders: Folders) -> Laid:
             digest
             for entry in manifest.entries
             if isinstance(entry, FileEntry)
-            for digest in split_digests(entry.digests)
+            for digest, size in entry.chunks()
+            if not is_hole(digest, size)
         ]
     )
     for entry in manifest.entries:
@@ -127,11 +128,14 @@ def _lay_file(
         file = os.open(written, _CREATE, 0o600, dir_fd=folder)
     try:
         offset = 0
-        for size in entry.sizes:
-            _, data = next(chunks)
-            assert len(data) == size
-            pwrite_all(file, data, offset)
+        for digest, size in entry.chunks():
+            if not is_hole(digest, size):
+                _, data = next(chunks)
+                assert len(data) == size
+                pwrite_all(file, data, offset)
             offset += size
+        # The last thing in it may be a hole.
+        os.ftruncate(file, offset)
         os.fchmod(file, 0o755 if entry.executable else 0o644)
         if replaced:
             os.rename(written, name, src_dir_fd=folder, dst_dir_fd=folder)

@@ -22,6 +22,7 @@ from itertools import pairwise, zip_longest
 from typing import assert_never
 
 from dstack_mesh.chunks.digest import DIGEST_BYTES, digest_of, split_digests
+from dstack_mesh.chunks.holes import HOLE, is_hole
 from dstack_mesh.chunks.paths import link_fault, path_fault
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
@@ -56,6 +57,13 @@ class FileEntry:
     @property
     def size_bytes(self) -> int:
         return sum(self.sizes)
+
+    @property
+    def hole_bytes(self) -> int:
+        """Bytes of its holes, which take no room on a disk."""
+        if HOLE not in self.digests:
+            return 0
+        return sum(size for digest, size in self.chunks() if is_hole(digest, size))
 
     def chunks(self) -> Iterator[tuple[Digest, int]]:
         """Digest and size of each chunk, in order."""
@@ -108,6 +116,12 @@ class Manifest:
     def size_bytes(self) -> int:
         """Bytes of all files."""
         return sum(entry.size_bytes for entry in self.entries if isinstance(entry, FileEntry))
+
+    @property
+    def room_bytes(self) -> int:
+        """What of them takes room on a disk: all but the holes."""
+        files = [entry for entry in self.entries if isinstance(entry, FileEntry)]
+        return self.size_bytes - sum(entry.hole_bytes for entry in files)
 
     def chunk_digests(self) -> list[Digest]:
         """The chunks of all files in order of use, each once."""

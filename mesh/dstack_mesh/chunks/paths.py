@@ -58,7 +58,7 @@ def link_fault(path: str, target: str) -> str:
     if not raw or len(raw) > PATH_BYTES or _CONTROL.search(target):
         return "its target is empty, too long or has a control character"
     if posixpath.isabs(target):
-        return f"it points to the absolute path {target}"
+        return f"it points to an absolute path: {target}"
     ups = 0
     below = False
     for part in target.split("/"):

@@ -9,12 +9,14 @@ import os
 import stat
 
 from dstack_mesh.chunks.cache import Cut, Stamp
-from dstack_mesh.chunks.chunker import WHOLE_BYTES, cut_blocks
+from dstack_mesh.chunks.chunker import WHOLE_BYTES, ZEROS, cut_blocks
 from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.holes import HOLE, hole_at
 from dstack_mesh.chunks.store import Batch
 from dstack_mesh.frozen import frozen
 
 TRIES = 3
+"""So often a file is read that changes each time. Once is enough where it is read again soon."""
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -34,13 +36,13 @@ class FileRead:
     torn: bool
 
 
-def read_file(folder: int, name: str, batch: Batch) -> FileRead | None:
+def read_file(folder: int, name: str, batch: Batch, tries: int = TRIES) -> FileRead | None:
     """The content of a regular file in a folder, or None if there is no regular file of that name.
 
     Raises:
         OSError: It cannot be read.
     """
-    for _ in range(TRIES - 1):
+    for _ in range(tries - 1):
         seen = _read_once(folder, name, batch)
         if seen is None or not seen.torn:
             return seen
@@ -83,19 +85,18 @@ def _cut_file(file: int, size: int, batch: Batch) -> Cut:
             return Cut((), b"")
         batch.add(digest, data)
         return Cut((len(data),), digest)
-    left = size
 
-    def read_into(room: memoryview) -> int:
-        nonlocal left
-        count = os.readv(file, [room[:left]])
-        left -= count
-        return count
+    def read_at(room: memoryview, offset: int) -> int:
+        return os.preadv(file, [room[: size - offset]], offset)
+
+    def zeros_at(offset: int) -> int:
+        return hole_at(file, offset, size)
 
     sizes: list[int] = []
     digests: list[bytes] = []
-    for chunks in cut_blocks(read_into):
+    for chunks in cut_blocks(read_at, zeros_at):
         for chunk in chunks:
-            digest = digest_of(chunk)
+            digest = HOLE if chunk is ZEROS else digest_of(chunk)
             batch.add(digest, chunk)
             sizes.append(len(chunk))
             digests.append(digest)

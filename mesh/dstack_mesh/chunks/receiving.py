@@ -1,7 +1,8 @@
 """Writes chunks straight into the files of a tree, as they arrive.
 
 Rules: names are opened as `laying` does; each chunk is verified and written to the place of its
-first use, its other uses are copied from there at the end; a file gets its name once it is whole.
+first use, its other uses are copied from there at the end; holes stay holes; a file gets its name
+once it is whole.
 On return from `finish` everything survives a loss of power.
 """
 
@@ -15,8 +16,10 @@ from pathlib import Path
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.direct import DIRECT_BYTES, DirectWriter
 from dstack_mesh.chunks.folders import Folders, split
+from dstack_mesh.chunks.holes import is_hole
 from dstack_mesh.chunks.laying import draft_name, lay_link, pwrite_all
-from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, Manifest
+from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
+from dstack_mesh.chunks.paths import link_fault
 from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.syncing import LARGE_BYTES, Syncer
 from dstack_mesh.faults import Damaged, MeshError, Missing, Refused
@@ -36,21 +39,28 @@ class Fetched:
     Attributes:
         received_bytes: How much of it came over the network.
         path: Where it is: the folder, or the file if one was asked for.
+        left_out: Links that lead out of what was asked for.
     """
 
     files: int
     size_bytes: int
     received_bytes: int
     path: Path
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class _Part:
-    """A file that is written under the name `draft` until it is whole; then `draft` is ""."""
+    """A file that is written under the name `draft` until it is whole; then `draft` is "".
+
+    Attributes:
+        blank: Nothing is written into it: it is empty, or a hole.
+    """
 
     entry: FileEntry
     missing_bytes: int
     direct: bool
+    blank: bool = False
     draft: str = ""
     fd: int = -1
     unsynced_bytes: int = 0
@@ -88,11 +98,13 @@ class Receiver:
         self._uses: dict[Digest, _Use] = {}
         self._open: OrderedDict[str, _Part] = OrderedDict()
         self._parts = [self._plan(entry) for entry in entries if isinstance(entry, FileEntry)]
-        self._rest = [entry for entry in entries if not isinstance(entry, FileEntry)]
-        self._size = sum(part.missing_bytes for part in self._parts)
+        rest = [entry for entry in entries if not isinstance(entry, FileEntry)]
+        self._rest = [entry for entry in rest if not _leads_out(entry)]
+        self._left_out = tuple(entry.path for entry in rest if _leads_out(entry))
+        self._size = sum(part.entry.size_bytes for part in self._parts)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            check_room(self._root, self._size)
+            check_room(self._root, sum(part.missing_bytes for part in self._parts))
             self._folders = Folders(self._root)
         except OSError as error:
             raise _in_words(error, self._root) from error
@@ -137,7 +149,8 @@ class Receiver:
             self._syncer.finish(self._folders, large, small)
         except OSError as error:
             raise _in_words(error, self._root) from error
-        return Fetched(len(self._parts), self._size, received_bytes, self._path)
+        files = len(self._parts)
+        return Fetched(files, self._size, received_bytes, self._path, self._left_out)
 
     def close(self) -> None:
         """Lets go of everything and removes files that are not whole."""
@@ -157,11 +170,14 @@ class Receiver:
         part = _Part(entry, entry.size_bytes, entry.size_bytes >= DIRECT_BYTES)
         offset = 0
         for digest, size in entry.chunks():
-            if digest in self._uses:
+            if is_hole(digest, size):
+                part.missing_bytes -= size
+            elif digest in self._uses:
                 part.copies.append((offset, digest))
             else:
                 self._uses[digest] = _Use(part, offset, size)
             offset += size
+        part.blank = part.missing_bytes == 0
         return part
 
     def _runs(
@@ -209,6 +225,8 @@ class Receiver:
                 part.draft = draft_name()
                 flags |= os.O_CREAT | os.O_EXCL
             part.fd = os.open(part.draft, flags, 0o600, dir_fd=folder)
+            if flags & os.O_CREAT and part.missing_bytes < part.entry.size_bytes:
+                os.ftruncate(part.fd, part.entry.size_bytes)
             if len(self._open) >= OPEN_FILES:
                 _, oldest = self._open.popitem(last=False)
                 self._let_go(oldest.fd)
@@ -240,7 +258,7 @@ class Receiver:
 
     def _complete(self, part: _Part) -> None:
         """Writes what the file has in common with what was written before."""
-        if not part.entry.sizes:
+        if part.blank:
             self._name(part)
         for offset, digest in part.copies:
             self._write(part, offset, memoryview(self._written(self._uses[digest])))
@@ -277,6 +295,11 @@ def _choose(manifest: Manifest, prefix: str, target: Path) -> tuple[Path, Path, 
     if not chosen and FolderEntry(prefix) not in manifest.entries and manifest.entries:
         raise Missing(f'There is no "{prefix}" in it.', "", "List what there is with `dstack ls`.")
     return target, target, chosen
+
+
+def _leads_out(entry: Entry) -> bool:
+    """Whether it is a link that stayed inside the whole tree only."""
+    return isinstance(entry, LinkEntry) and bool(link_fault(entry.path, entry.target))
 
 
 def _in_words(error: OSError, root: Path) -> MeshError:

@@ -18,7 +18,7 @@ from dstack_mesh.chunks.digest import split_digests
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry
 from dstack_mesh.chunks.paths import link_fault, path_fault
-from dstack_mesh.chunks.reading import executable, read_file, stamp_of
+from dstack_mesh.chunks.reading import TRIES, executable, read_file, stamp_of
 from dstack_mesh.chunks.store import Batch, ChunkStore
 from dstack_mesh.faults import Missing, Refused
 from dstack_mesh.frozen import frozen
@@ -34,16 +34,33 @@ class Skipped:
 
 @dataclass(slots=True)
 class Scan:
-    """What was found below a root; its chunks are in the store."""
+    """What was found below a root; its chunks are in the store, `written_bytes` of them anew."""
 
     entries: list[Entry] = field(default_factory=list[Entry])
     skipped: list[Skipped] = field(default_factory=list[Skipped])
     changed: list[str] = field(default_factory=list[str])
+    written_bytes: int = 0
 
     def skip(self, path: str, reason: str) -> None:
         """Leaves something out. Bytes of a name that are no text are shown as escapes."""
         shown = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
         self.skipped.append(Skipped(shown, reason))
+
+
+@frozen
+class Care:
+    """How a tree is scanned whose owner goes on writing to it.
+
+    Attributes:
+        heed: Is shown the handle of each folder before what is in it is looked at.
+        tries: How often a file is read that changes each time.
+    """
+
+    heed: Callable[[int], None] = lambda _: None
+    tries: int = TRIES
+
+
+CARE = Care()
 
 
 @frozen(slots=True)
@@ -61,6 +78,7 @@ def scan(
     paths: Iterable[str] | None = None,
     within: Path | None = None,
     judge: Callable[[Mapping[str, int]], None] | None = None,
+    care: Care = CARE,
 ) -> Scan:
     """What is in a folder, or what is listed of it; arguments and errors as `tree.save_tree`.
 
@@ -75,11 +93,13 @@ def scan(
     except (OSError, ValueError) as error:
         raise Refused(f"The folder {root} cannot be read.", str(error)) from error
     with folders:
-        seen = _walk(folders, found) if paths is None else _look_up(folders, paths, found)
+        seen = (
+            _walk(folders, found, care.heed) if paths is None else _look_up(folders, paths, found)
+        )
         files = list(seen)
         if judge:
             judge({file.path: file.stamp.size for file in files})
-        _take(store, folders, files, found)
+        _take(store, folders, files, found, care.tries)
     return found
 
 
@@ -105,13 +125,14 @@ def _look_up(folders: Folders, paths: Iterable[str], found: Scan) -> Iterator[_F
             yield from _sort(path, name, handle, state, found)
 
 
-def _walk(folders: Folders, found: Scan) -> Iterator[_File]:
+def _walk(folders: Folders, found: Scan, heed: Callable[[int], None]) -> Iterator[_File]:
     """All files below the root, folder by folder."""
     waiting = [""]
     while waiting:
         folder = waiting.pop()
         try:
             handle = folders.enter(folder)
+            heed(handle)
             names = sorted(os.listdir(handle))  # noqa: PTH208 (a handle)
         except OSError as error:
             found.skip(folder, f"it cannot be read: {error.strerror}")
@@ -155,7 +176,7 @@ def _sort(path: str, name: str, folder: int, state: os.stat_result, found: Scan)
         found.skip(path, "it is no regular file, folder or link")
 
 
-def _take(store: ChunkStore, folders: Folders, files: list[_File], found: Scan) -> None:
+def _take(store: ChunkStore, folders: Folders, files: list[_File], found: Scan, tries: int) -> None:
     """Adds files, from memory where they did not change, else by reading them."""
     known = store.cache.find([file.stamp for file in files])
     lost = set(store.missing(d for cut in known.values() for d in split_digests(cut.digests)))
@@ -167,18 +188,19 @@ def _take(store: ChunkStore, folders: Folders, files: list[_File], found: Scan) 
         if cut and not (lost and lost.intersection(split_digests(cut.digests))):
             found.entries.append(FileEntry(file.path, cut.sizes, cut.digests, file.executable))
         else:
-            fresh.extend(_read(folders, file.path, batch, began_ns, found))
+            fresh.extend(_read(folders, file.path, batch, began_ns, found, tries))
     batch.commit()
+    found.written_bytes = batch.written_bytes
     store.cache.remember(fresh)
 
 
 def _read(
-    folders: Folders, path: str, batch: Batch, began_ns: int, found: Scan
+    folders: Folders, path: str, batch: Batch, began_ns: int, found: Scan, tries: int
 ) -> Iterator[tuple[Stamp, Cut]]:
     """Adds a file by reading it; yields what may be remembered of it."""
     folder, name = split(path)
     try:
-        read = read_file(folders.enter(folder), name, batch)
+        read = read_file(folders.enter(folder), name, batch, tries)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:

@@ -219,7 +219,8 @@ class Batch:
     """Chunks on their way into a store. For one thread.
 
     Nothing is promised before `commit`; a batch that is dropped leaves bytes that nobody refers to.
-    The data of a chunk must keep its value until the next `flush`.
+    The data of a chunk must keep its value until the next `flush`. `written_bytes` counts what was
+    not here before.
     """
 
     def __init__(self, store: ChunkStore) -> None:
@@ -228,6 +229,7 @@ class Batch:
         self._waiting_bytes = 0
         self._rows: dict[Digest, Place] = {}
         self._row_bytes = 0
+        self.written_bytes = 0
 
     def add(self, digest: Digest, data: Bytes) -> None:
         """Takes a chunk whose digest was computed from these very bytes."""
@@ -254,7 +256,9 @@ class Batch:
         if chunks:
             places = self._store.write(chunks)
             self._rows.update(zip(lacking, places, strict=True))
-            self._row_bytes += sum(map(len, chunks))
+            size = sum(map(len, chunks))
+            self._row_bytes += size
+            self.written_bytes += size
             if self._row_bytes >= COMMIT_BYTES:
                 self._commit_rows()
 

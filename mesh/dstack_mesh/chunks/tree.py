@@ -10,12 +10,23 @@ from pathlib import Path
 
 from dstack_mesh.chunks.laying import Laid, lay_tree
 from dstack_mesh.chunks.manifest import Manifest
-from dstack_mesh.chunks.scanning import Scan, Skipped, scan
+from dstack_mesh.chunks.scanning import CARE, Care, Scan, Skipped, scan
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
 
-__all__ = ["Laid", "Saved", "Scan", "Skipped", "keep", "lay_tree", "save_tree", "scan"]
+__all__ = [
+    "CARE",
+    "Care",
+    "Laid",
+    "Saved",
+    "Scan",
+    "Skipped",
+    "keep",
+    "lay_tree",
+    "save_tree",
+    "scan",
+]
 
 
 @frozen
@@ -25,6 +36,7 @@ class Saved:
     Attributes:
         skipped: What was left out.
         changed: Files that changed while they were read, each time; their content may be mixed.
+        written_bytes: Bytes of chunks that were not in the store before.
     """
 
     digest: Digest
@@ -32,6 +44,7 @@ class Saved:
     size_bytes: int
     skipped: tuple[Skipped, ...] = ()
     changed: tuple[str, ...] = ()
+    written_bytes: int = 0
 
 
 def save_tree(
@@ -39,6 +52,7 @@ def save_tree(
     root: Path,
     paths: Iterable[str] | None = None,
     within: Path | None = None,
+    care: Care = CARE,
 ) -> Saved:
     """Saves a folder, or what is listed of it. Durable on return.
 
@@ -47,13 +61,14 @@ def save_tree(
             left out without a word.
         within: A folder above the root that can be trusted; the way from there to the root must not
             lead through a link. Give it whenever somebody else could have made the root.
+        care: For a folder that is written to meanwhile.
 
     Raises:
         Missing: There is no such folder.
         Refused: A link is in the way to it, or it is not below `within`.
         Busy: The disk of the store is full.
     """
-    return keep(store, scan(store, root, paths, within))
+    return keep(store, scan(store, root, paths, within, care=care))
 
 
 def keep(store: ChunkStore, found: Scan) -> Saved:
@@ -66,4 +81,5 @@ def keep(store: ChunkStore, found: Scan) -> Saved:
         manifest.size_bytes,
         tuple(sorted(found.skipped, key=lambda left: left.path)),
         tuple(sorted(found.changed)),
+        found.written_bytes,
     )

@@ -15,10 +15,11 @@ def chunks_of(data: bytes, piece: int = 1 << 30) -> list[bytes]:
     """All chunks, from a reader that gives at most `piece` bytes at a time."""
     source = io.BytesIO(data)
 
-    def read_into(room: memoryview) -> int:
+    def read_at(room: memoryview, offset: int) -> int:
+        source.seek(offset)
         return source.readinto(room[:piece])
 
-    return [bytes(chunk) for batch in chunker.cut_blocks(read_into) for chunk in batch]
+    return [bytes(chunk) for batch in chunker.cut_blocks(read_at) for chunk in batch]
 
 
 def digests_of(data: bytes) -> dict[Digest, int]:

@@ -18,6 +18,7 @@ from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, LinkEntry, Manifest
 from dstack_mesh.chunks.paths import path_fault
 from dstack_mesh.chunks.reading import stamp_of
+from dstack_mesh.chunks.receiving import Receiver
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree, save_tree
 from dstack_mesh.faults import Damaged, Missing, Refused
@@ -140,7 +141,7 @@ def test_what_cannot_travel_is_named_with_the_reason(store: ChunkStore, tmp_path
     Path(os.fsdecode(os.fsencode(root) + b"/bad\xff")).touch()
     saved = save_tree(store, root)
     assert {left.path: left.reason for left in saved.skipped} == {
-        "abs": "it points to the absolute path /etc/passwd",
+        "abs": "it points to an absolute path: /etc/passwd",
         "bad\\xff": "its name is not UTF-8",
         "new\nline": "its name has a control character",
         "out": "it points out of the tree: ../../etc/passwd",
@@ -217,9 +218,8 @@ def test_a_job_that_swaps_names_never_makes_us_read_outside(
 
 
 def test_a_file_that_changes_all_the_time_is_marked(store: ChunkStore, tmp_path: Path) -> None:
-    root = make(tmp_path / "in", {"log": b"", "still": b"1"})
     # So large that the writer has its turn while the file is read, however busy the machine is.
-    os.truncate(root / "log", 256 << 20)
+    root = make(tmp_path / "in", {"log": bytes(256 << 20), "still": b"1"})
     append = "import sys\nwith open(sys.argv[1], 'ab', 0) as log:\n  while True: log.write(b'more')"
     with subprocess.Popen((sys.executable, "-c", append, str(root / "log"))) as writer:
         eventually(lambda: (root / "log").stat().st_size > 256 << 20, within=10)
@@ -257,6 +257,31 @@ def test_laying_never_writes_through_what_is_there(store: ChunkStore, tmp_path: 
     with pytest.raises(Refused):
         lay_tree(store, saved.digest, other, merge=True)
     assert picture(outside) == {"f": ("file", (b"safe", 0o644))}
+
+
+def test_a_part_of_a_tree_is_copied_without_links_that_lead_out_of_it(
+    store: ChunkStore, tmp_path: Path
+) -> None:
+    root = make(tmp_path / "in", {"a/b/file": b"1", "c": b"2"})
+    (root / "a" / "b" / "out").symlink_to("../../c")
+    (root / "a" / "b" / "in").symlink_to("file")
+    saved = save_tree(store, root)
+    assert saved.skipped == ()
+    tree = store.get_manifest(saved.digest)
+    for prefix, left_out, names in (
+        ("", (), {"a/b/file", "a/b/out", "a/b/in", "c"}),
+        ("a", ("b/out",), {"b/file", "b/in"}),
+        ("a/b", ("out",), {"file", "in"}),
+    ):
+        target = tmp_path / f"out-{len(prefix)}"
+        receiver = Receiver(tree, target, prefix)
+        try:
+            for chunk, data in store.read(receiver.wanted):
+                receiver.take([chunk], data)
+            assert receiver.finish(0).left_out == left_out
+        finally:
+            receiver.close()
+        assert set(picture(target)) == names
 
 
 def test_nothing_is_written_if_a_chunk_is_missing(store: ChunkStore, tmp_path: Path) -> None:

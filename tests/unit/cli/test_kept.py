@@ -7,7 +7,7 @@ import pytest
 
 from dstack_cli.kept import artifacts_of, by_tag, plain_path, wanted
 from dstack_cli.misused import Misused
-from dstack_cli.output.files import Shelf, files_listing
+from dstack_cli.output.files import Shelf, files_listing, partial_lines
 from dstack_cli.picture import RunPicture, put_together
 from dstack_mesh.chunks.manifest import FileEntry, FolderEntry, LinkEntry, Manifest
 from dstack_mesh.faults import Missing
@@ -66,6 +66,24 @@ def test_of_two_jobs_that_kept_one_path_the_later_counts() -> None:
     kept = artifacts_of(picture("data", "./data/"))
     assert [(one.path, one.digest[1]) for one in kept] == [("data", 1)]
     assert kept[0].holders == (WS, LAPTOP)
+
+
+def test_what_an_attempt_kept_that_was_given_up_never_counts() -> None:
+    """It comes back late from behind a partition, complete, while the next attempt goes on."""
+    late, now = run(1, "model"), run(1, "model")
+    [job] = now.jobs
+    key = replace(job.key, attempt=2)
+    partial = replace(job.artifacts[0], key=key, complete=False, digest=Digest(b"p" * 32), at=AT)
+    state = replace(job.state, key=key, state=JobState.RUNNING, exit_code=None)
+    job = replace(job, key=key, agent_id=LAPTOP, state=state, artifacts=(partial,))
+    tellings = [(WS, Listing((late,), ())), (LAPTOP, Listing((replace(now, jobs=(job,)),), ()))]
+    for order in (tellings, tellings[::-1]):
+        [kept] = artifacts_of(put_together(order)[0])
+        assert (kept.digest, kept.complete) == (partial.digest, False)
+        assert partial_lines([kept], AT + timedelta(seconds=3)) == [
+            "model is partial, saved 3 sec ago"
+        ]
+    assert partial_lines(artifacts_of(picture("model")), AT) == []
 
 
 @pytest.mark.parametrize(
@@ -146,6 +164,17 @@ def test_a_listing_shows_the_top_of_a_folder_with_totals() -> None:
         "data/empty/": 0,
         "data/link": 5,
     }
+
+
+def test_links_and_files_that_were_being_written_are_shown_as_such() -> None:
+    written = replace(shelf().artifact, changing=("a.txt",), complete=False, at=AT)
+    listing = files_listing([replace(shelf(), artifact=written)], True, Names())
+    shown = {row[1] for row in listing.table.rows}
+    assert {"a.txt (changing)", "link -> a.txt", "deep/b.sh", "empty/"} <= shown
+    items = {str(item["path"]): item for item in listing.items}
+    assert [path for path, item in items.items() if item["changing"]] == ["data/a.txt"]
+    assert items["data/link"]["saved_at"] == "2026-11-20T12:00:00.000Z"
+    assert items["data/link"]["state"] == "partial"
 
 
 def test_a_listing_below_a_folder_and_of_one_file() -> None:

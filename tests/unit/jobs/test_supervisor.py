@@ -1,6 +1,7 @@
 """The supervisor with real records, ledger and store, and an executor that does as it is told."""
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,19 +21,30 @@ from dstack_agent.lease import Award, Claim
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
 from dstack_agent.records import Given, Records
-from dstack_mesh.chunks.manifest import Manifest
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Busy, Missing, Refused
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind, Machine
-from dstack_scheduler.job import Fin, Input, JobKey, JobSpec, JobState, StateChange
+from dstack_scheduler.job import (
+    ArtifactSaved,
+    Fin,
+    Input,
+    JobKey,
+    JobSpec,
+    JobState,
+    Source,
+    StateChange,
+)
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.verdict import Now
 from support.eventually import eventually_async
 
 KEY = JobKey(RunId("0" * 26), 0, 1)
 ME = PeerId("a" * 32)
+ELSEWHERE = Source(PeerId("b" * 32), (Address("b:1"),))
 
 
 @dataclass
@@ -145,10 +157,7 @@ async def bench(
 
 
 def waiting_for_input(spec: JobSpec) -> JobSpec:
-    from dstack_scheduler.job import Source
-
-    source = Source(PeerId("b" * 32), (Address("b:1"),))
-    return replace(spec, inputs=(Input(spec.code_digest, "in", (source,), "prepare"),))
+    return replace(spec, inputs=(Input(spec.code_digest, "in", (ELSEWHERE,), "prepare"),))
 
 
 async def test_a_job_goes_through_its_states_and_is_written_down(tmp_path: Path) -> None:
@@ -311,6 +320,68 @@ async def test_artifacts_that_could_not_be_saved_stay_where_the_job_left_them(
         fin = await on.end(followed)
         assert fin.state.state is JobState.FAILED
     assert (out / "model").read_text() == "weights"
+
+
+def kept_by(on: Bench, origin: str, **files: str) -> Input:
+    """An input at "data" that another run kept."""
+    entries: list[FileEntry] = []
+    for name, text in files.items():
+        chunk = digest_of(text.encode())
+        on.memory.store.put([(chunk, text.encode())])
+        entries.append(FileEntry(name.replace("__", "/"), (len(text),), chunk))
+    digest = on.memory.store.put_manifest(Manifest(entries).encode())
+    return Input(digest, "data", (ELSEWHERE,), origin)
+
+
+async def test_two_inputs_at_one_path_merge_in_declared_order(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        on.arrived.set()
+        first = kept_by(on, "first", both="1", one="1")
+        second = kept_by(on, "second", both="2", other="2")
+        for number, inputs in enumerate([(first, second), (second, first)]):
+            key = replace(KEY, job=number)
+            followed = await on.accept(replace(on.spec(), key=key, inputs=inputs))
+            await on.until(followed, JobState.RUNNING)
+            data = followed.journal.parent / "work" / "data"
+            assert _texts(data) == {"both": "21"[number], "one": "1", "other": "2"}
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+async def test_two_inputs_that_do_not_fit_together_are_both_named(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        on.arrived.set()
+        inputs = (kept_by(on, "first", x="1"), kept_by(on, "second", x__y="2"))
+        fin = await on.end(await on.accept(replace(on.spec(), inputs=inputs)))
+        assert (fin.state.state, fin.state.reason) == (JobState.FAILED, "inputs-clash")
+        assert fin.state.cause.startswith("data of second and data of first do not fit together.")
+
+
+async def test_partial_versions_are_replaced_by_the_last_ones(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(replace(on.spec(), artifacts=("a", "b")))
+        await on.until(followed, JobState.RUNNING)
+        work = followed.journal.parent / "work"
+        (work / "a" / "file").write_text("one")
+
+        async def partial() -> list[ArtifactSaved]:
+            return on.memory.records.artifacts(KEY)
+
+        [seen] = await eventually_async(partial, 10)
+        assert (seen.path, seen.files, seen.complete) == ("a", 1, False)
+        os.mkfifo(work / "b" / "pipe")
+        (work / "a" / "file").write_text("two")
+        on.puppet.ended.set_result(Ended(0))
+        fin = await on.end(followed)
+        assert [(each.path, each.files, each.complete) for each in fin.artifacts] == [
+            ("a", 1, True),
+            ("b", 0, True),
+        ]
+        assert fin.artifacts[0].digest != seen.digest
+        assert fin.state.cause == "Left out of b: pipe (it is no regular file, folder or link)."
+        assert on.memory.records.artifacts(KEY) == list(fin.artifacts)
 
 
 async def test_an_award_that_is_repeated_while_the_disk_is_full_succeeds(tmp_path: Path) -> None:

@@ -80,7 +80,10 @@ states = st.builds(
     words,
     st.none() | st.integers(-1, 255),
 )
-artifacts = st.builds(ArtifactSaved, keys, paths, digests, counts, counts, st.booleans())
+artifacts = st.builds(
+    ArtifactSaved,
+    *(keys, paths, digests, counts, counts, st.booleans(), st.none() | instants, tuples(paths)),
+)
 specs = st.builds(
     JobSpec,
     key=keys,

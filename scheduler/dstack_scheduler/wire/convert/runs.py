@@ -102,6 +102,8 @@ def artifact_to_wire(artifact: ArtifactSaved) -> run_pb2.ArtifactSaved:
         files=artifact.files,
         size_bytes=artifact.size_bytes,
         complete=artifact.complete,
+        at=fields.instant_to_wire(artifact.at) if artifact.at is not None else None,
+        changing=artifact.changing,
     )
 
 
@@ -113,6 +115,11 @@ def artifact_from_wire(wire: run_pb2.ArtifactSaved) -> ArtifactSaved:
         files=wire.files,
         size_bytes=wire.size_bytes,
         complete=wire.complete,
+        at=fields.instant_from_wire(wire.at) if wire.HasField("at") else None,
+        changing=tuple(
+            fields.path(each, "A changing file")
+            for each in fields.items(wire.changing, "Changing files")
+        ),
     )
 
 
