@@ -17,14 +17,13 @@ from pathlib import Path
 from parts import Pair, alternate, pair, seconds, table
 from ssh_host import SshHost, ssh_host
 
-from dstack_agent.servicers.transfer import TransferServicer
+from dstack_agent.servicers.transfer import TransferServicer, add_transfer
 from dstack_mesh.allocator import collect_rarely, keep_buffers
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import save_tree
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest
 from dstack_mesh.trust.membership import Membership
-from dstack_mesh.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.server import listen_tcp, make_server
 from dstack_mesh.wire.transfer import TransferClient
@@ -38,7 +37,7 @@ async def serve(home: Home, folder: Path) -> None:
     """The agent's side, until standard input ends; prints its port."""
     store = ChunkStore(folder)
     server = make_server()
-    add_TransferServiceServicer_to_server(TransferServicer(store), server)
+    add_transfer(TransferServicer(store), server)
     port = listen_tcp(server, Membership.require(home), "127.0.0.1", 0)
     await server.start()
     print(port, flush=True)

@@ -12,7 +12,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from dstack_agent.servicers.transfer import MOST_PUSHES, MOST_WANTED, TransferServicer
+from dstack_agent.servicers.transfer import MOST_PUSHES, MOST_WANTED, TransferServicer, add_transfer
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.room import check_reserve
@@ -29,10 +29,7 @@ from dstack_mesh.v1.transfer_pb2 import (
     PushRequest,
     Want,
 )
-from dstack_mesh.v1.transfer_pb2_grpc import (
-    TransferServiceStub,
-    add_TransferServiceServicer_to_server,
-)
+from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceStub
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.server import listen_tcp, make_server
@@ -71,7 +68,7 @@ async def serving(
     mesh = Mesh.make(tmp_path / "root")
     ours, theirs = ChunkStore(tmp_path / "ours"), ChunkStore(tmp_path / "theirs")
     server = make_server()
-    add_TransferServiceServicer_to_server(TransferServicer(theirs, check_room), server)
+    add_transfer(TransferServicer(theirs, check_room), server)
     port = listen_tcp(server, mesh.membership, "127.0.0.1", 0)
     await server.start()
     channels = Channels(mesh.admit(tmp_path / "laptop"))
