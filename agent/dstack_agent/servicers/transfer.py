@@ -37,7 +37,7 @@ from dstack_mesh.v1.transfer_pb2_grpc import (
 from dstack_mesh.wire.caller import Caller, caller
 from dstack_mesh.wire.flat import SERVICE, FlatPack, read_push, write_fetched
 from dstack_mesh.wire.overlap import read_ahead
-from dstack_mesh.wire.packing import PACK_BYTES, flat_packs, unpack
+from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, unpack
 
 if TYPE_CHECKING:
     # Generic only in the stubs.
@@ -119,8 +119,8 @@ class TransferServicer(TransferServiceServicer):
     ) -> AsyncIterator[ManifestResponse]:
         for digest in _digests(request.digest, 1):
             encoded = await asyncio.to_thread(self._store.get_encoded, digest)
-            for begin in range(0, len(encoded), PACK_BYTES):
-                yield ManifestResponse(data=encoded[begin : begin + PACK_BYTES])
+            for begin in range(0, len(encoded), PIECE_BYTES):
+                yield ManifestResponse(data=encoded[begin : begin + PIECE_BYTES])
 
     def _missing(self, chunks: list[Digest], manifests: list[Digest]) -> MissingResponse:
         lacking = [digest for digest in manifests if self._store.missing_manifest(digest)]

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dstack_mesh.chunks.room import trouble
 from dstack_mesh.faults import Damaged, Refused
@@ -32,9 +33,8 @@ sync_data = getattr(os, "fdatasync", os.fsync)
 """Makes the bytes of an open file durable. macOS has only the stronger call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a chunk lies."""
+class Place(NamedTuple):
+    """Where a chunk lies. A tuple, which costs a third to make: a gigabyte has 60,000."""
 
     pack: str
     offset: int

@@ -1,4 +1,4 @@
-"""Packs: chunks side by side in one message of about 1 MiB, which is what gRPC carries fastest."""
+"""Packs: chunks side by side in one message."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,8 +9,12 @@ from dstack_mesh.ids import Digest
 from dstack_mesh.v1.transfer_pb2 import Pack
 from dstack_mesh.wire.flat import Flat, FlatPack, flat
 
-PACK_BYTES = 1 << 20
-"""Data of a full pack."""
+PACK_BYTES = 2 << 20
+"""Data of a full pack. Larger: fewer messages, each of which costs as much as hashing half a
+megabyte; smaller: less memory. gRPC takes no message above 4 MiB."""
+
+PIECE_BYTES = 1 << 20
+"""Data of a piece of a manifest."""
 
 LARGEST_PACK_BYTES = 2 << 20
 """A pack with more is refused."""

@@ -31,7 +31,7 @@ from dstack_mesh.v1.transfer_pb2 import (
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.flat import SERVICE, Flat, FlatPack, read_fetched, write_push
 from dstack_mesh.wire.overlap import Hand, one_error, read_ahead
-from dstack_mesh.wire.packing import PACK_BYTES, flat_packs, open_pack, pack_chunks, unpack
+from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, open_pack, pack_chunks, unpack
 from dstack_mesh.wire.stream import Stream
 
 if TYPE_CHECKING:
@@ -350,8 +350,8 @@ def _nobody(_: int) -> None:
 
 
 def _pieces(digest: Digest, encoded: bytes) -> Iterator[ManifestPiece]:
-    for begin in range(0, len(encoded), PACK_BYTES):
-        end = begin + PACK_BYTES
+    for begin in range(0, len(encoded), PIECE_BYTES):
+        end = begin + PIECE_BYTES
         yield ManifestPiece(
             digest=digest,
             offset_bytes=begin,
