@@ -123,6 +123,19 @@ async def test_only_what_is_missing_is_fetched(two: Two) -> None:
     assert same(root, two.folder / "out")
 
 
+async def test_what_lies_at_the_target_is_not_fetched_again(two: Two) -> None:
+    root = two.tree("in", {"a": noise(3 * MIB), "b/c": noise(MIB, 2)})
+    saved = save_tree(two.theirs, root)
+    told: list[int] = []
+    first = await two.client.fetch_into(saved.digest, two.folder / "out")
+    again = await two.client.fetch_into(saved.digest, two.folder / "out", on_bytes=told.append)
+    assert (first.received_bytes, again.received_bytes) == (4 * MIB, 0)
+    assert (again.files, again.size_bytes, sum(told)) == (2, 4 * MIB, 4 * MIB)
+    (two.folder / "out" / "b" / "c").write_bytes(b"mine")
+    assert (await two.client.fetch_into(saved.digest, two.folder / "out")).received_bytes == MIB
+    assert same(root, two.folder / "out")
+
+
 async def test_a_tree_without_content_moves_as_well(two: Two) -> None:
     empty = two.ours.put_manifest(Manifest([FileEntry("a")]).encode())
     assert await two.client.send_tree(empty) == 0

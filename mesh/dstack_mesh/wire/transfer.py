@@ -153,7 +153,7 @@ class TransferClient:
         on_bytes: Callable[[int], None] | None = None,
     ) -> "Fetched":
         """Brings a tree of the peer, or what is below `prefix`, straight into files; durable on
-        return.
+        return. What such a call laid there before and nobody changed since stays as it is.
 
         Args:
             target: The folder to lay a folder out in. For a file, its new path or a folder for it.
@@ -173,11 +173,12 @@ class TransferClient:
         told = on_bytes or _nobody
         hand = Hand()
         try:
-            receiver = await hand.do(Receiver, manifest, target, prefix)
+            receiver = await hand.do(Receiver, manifest, target, prefix, self._store.cache)
         except BaseException:
             hand.close()
             raise
         try:
+            told(receiver.kept_bytes)
             wanted = receiver.wanted
             lacking = await hand.do(self._store.missing, wanted)
             if len(lacking) < len(wanted):
