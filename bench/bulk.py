@@ -10,6 +10,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from moving import clear, mesh_home, serving, side
@@ -34,6 +37,58 @@ def keep_artifact(peers: Pair, source: Path) -> None:
     peers.laptop.dstack("run", "make", "--remote", cwd=code, timeout=600, check=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Laptop:
+    """The ways to bring the file to a folder, each timed."""
+
+    folder: Path
+    host: SshHost
+    peers: Pair
+    source: Path
+    digest: str
+    port: int
+    raw_port: int
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "target"
+
+    def first(self, way: Callable[[], float]) -> float:
+        """One of them, when nothing is there yet."""
+        clear(self.folder / "empty")
+        clear(self.target)
+        return way()
+
+    def fetch(self) -> float:
+        store = self.folder / "empty"
+        home = self.folder / "home"
+        return _run(*side("fetch", home, self.port, store, self.digest, self.target))
+
+    def raw(self) -> float:
+        size, home = self.source.stat().st_size, self.folder / "home"
+        return _run(*side("raw-fetch", home, self.raw_port, size, self.target / "blob"))
+
+    def cp(self) -> float:
+        copy = ("cp", "@", "out/blob", str(self.target / "blob"))
+        return seconds(lambda: self.peers.laptop.dstack(*copy, check=True))
+
+    def scp(self) -> float:
+        flags = ("-q", "-P", self.host.port, *self.host.options)
+        return _run("scp", *flags, self.there, self.target)
+
+    def rsync(self, *flags: str) -> float:
+        ssh = " ".join(("ssh", "-p", str(self.host.port), *self.host.options))
+        return _run("rsync", "-tW", *flags, "-e", ssh, self.there, self.target)
+
+    @property
+    def there(self) -> str:
+        return f"{self.host.target}:{self.source}"
+
+
+def _run(*command: object) -> float:
+    return seconds(lambda: subprocess.run([str(part) for part in command], check=True))
+
+
 def compare(folder: Path, peers: Pair, host: SshHost, mebibytes: int) -> None:
     home = mesh_home(folder / "home")
     source = folder / "artifact" / "blob"
@@ -43,92 +98,64 @@ def compare(folder: Path, peers: Pair, host: SshHost, mebibytes: int) -> None:
             file.write(os.urandom(MIB))
     store = ChunkStore(folder / "store")
     saving = seconds(lambda: save_tree(store, source.parent))
-    digest = save_tree(store, source.parent).digest
+    digest = save_tree(store, source.parent).digest.hex()
     store.close()
     keep_artifact(peers, source)
-    target, empty = folder / "target", folder / "empty"
-    ssh = " ".join(("ssh", "-p", str(host.port), *host.options))
-    there = f"{host.target}:{source}"
-
     with (
         serving("serve", home.root, folder / "store") as port,
         serving("raw-serve", home.root, source) as raw_port,
     ):
+        laptop = Laptop(folder, host, peers, source, digest, port, raw_port)
+        for way in (laptop.fetch, laptop.raw, laptop.cp):
+            laptop.first(way)
+            assert (laptop.target / "blob").read_bytes() == source.read_bytes()
+        _show_first(laptop, mebibytes * MIB / 1e6, saving)
+        _show_again(laptop)
 
-        def run(*command: object) -> float:
-            return seconds(lambda: subprocess.run([str(part) for part in command], check=True))
 
-        def fetch() -> float:
-            return run(*side("fetch", home.root, port, empty, digest.hex(), target))
-
-        def first() -> float:
-            clear(empty)
-            clear(target)
-            return fetch()
-
-        def raw() -> float:
-            clear(target)
-            return run(*side("raw-fetch", home.root, raw_port, mebibytes * MIB, target / "blob"))
-
-        def cp_again() -> float:
-            copy = ("cp", "@", "out/blob", str(target / "blob"))
-            return seconds(lambda: peers.laptop.dstack(*copy, check=True))
-
-        def cp() -> float:
-            clear(target)
-            return cp_again()
-
-        def scp() -> float:
-            clear(target)
-            return run("scp", "-q", "-P", host.port, *host.options, there, target)
-
-        def rsync(*flags: str) -> float:
-            return run("rsync", "-tW", *flags, "-e", ssh, there, target)
-
-        def rsync_first(*flags: str) -> float:
-            clear(target)
-            return rsync(*flags)
-
-        for way in (first, raw, cp):
-            way()
-            assert (target / "blob").read_bytes() == source.read_bytes()
-        ours, bare, user, copied, synced, plain = alternate(
-            TIMES, first, raw, cp, scp, lambda: rsync_first("--fsync"), rsync_first
-        )
-        rsync_first()
-        theirs_again = alternate(TIMES, rsync)[0]
-        cp()
-        user_again = alternate(TIMES, cp_again)[0]
-        first()
-        ours_again = alternate(TIMES, fetch)[0]
-
-    def row(what: str, took: float, target: str = "") -> tuple[str, str, str]:
-        rate = f"{mebibytes * MIB / 1e6 / took:.0f} MB/s"
-        return what, rate, f"{took / ours:.2f}{target}"
-
-    table(
-        f"{mebibytes} MiB, agent to laptop, median of {TIMES}; last: theirs / ours",
-        [
-            row("dstack, mTLS, hashed twice, synced", ours),
-            row("dstack cp @ out/blob, the same", user),
-            row("raw mTLS socket, hashed twice, synced", bare, " (target >= 1.0)"),
-            row("scp", copied, " (target >= 2.5)"),
-            row("rsync -W over ssh", plain, " (target >= 2.0)"),
-            row("rsync -W --fsync over ssh", synced),
-            ("saving it to the store first", f"{mebibytes * MIB / 1e6 / saving:.0f} MB/s", ""),
-        ],
+def _show_first(laptop: Laptop, megabytes: float, saving: float) -> None:
+    ways = (
+        laptop.fetch,
+        laptop.cp,
+        laptop.raw,
+        laptop.scp,
+        laptop.rsync,
+        lambda: laptop.rsync("--fsync"),
+    )
+    ours, *others = alternate(TIMES, *[partial(laptop.first, way) for way in ways])
+    names = (
+        ("dstack cp @ out/blob, the same", ""),
+        ("raw mTLS socket, hashed twice, synced", " (target >= 1.0)"),
+        ("scp", " (target >= 2.5)"),
+        ("rsync -W over ssh", " (target >= 2.0)"),
+        ("rsync -W --fsync over ssh", ""),
     )
     table(
-        "The same again, nothing changed; last: theirs / ours",
+        f"{megabytes:.0f} MB, agent to laptop, median of {TIMES}; last: theirs / ours",
         [
-            ("dstack", f"{ours_again * 1000:.0f} ms", "1.00"),
-            ("dstack cp", f"{user_again * 1000:.0f} ms", f"{user_again / ours_again:.2f}"),
-            (
-                "rsync over ssh",
-                f"{theirs_again * 1000:.0f} ms",
-                f"{theirs_again / ours_again:.2f} (target >= 1.0)",
+            ("dstack, mTLS, hashed twice, synced", f"{megabytes / ours:.0f} MB/s", "1.00"),
+            *(
+                (name, f"{megabytes / took:.0f} MB/s", f"{took / ours:.2f}{wanted}")
+                for (name, wanted), took in zip(names, others, strict=True)
             ),
+            ("saving it to the store first", f"{megabytes / saving:.0f} MB/s", ""),
         ],
+    )
+
+
+def _show_again(laptop: Laptop) -> None:
+    rows: list[tuple[str, float]] = []
+    for name, way in (
+        ("dstack", laptop.fetch),
+        ("dstack cp", laptop.cp),
+        ("rsync over ssh", laptop.rsync),
+    ):
+        laptop.first(way)
+        rows.append((name, alternate(TIMES, way)[0]))
+    ours = rows[0][1]
+    table(
+        "The same again, nothing changed; last: theirs / ours (target >= 1.0)",
+        [(name, f"{took * 1000:.0f} ms", f"{took / ours:.2f}") for name, took in rows],
     )
 
 

@@ -43,9 +43,13 @@ def compare(folder: Path, host: SshHost, files: int) -> None:
         return made
 
     def tar() -> float:
-        remote = f"{' '.join(host.command)} tar -C {source} -cf - ."
-        local = f"{remote} | tar -C {fresh()} -xf -"
-        return seconds(lambda: subprocess.run(local, shell=True, check=True))
+        remote, local = ("tar", "-C", str(source), "-cf", "-", "."), ("tar", "-C", str(fresh()))
+
+        def both() -> None:
+            with subprocess.Popen((*host.command, *remote), stdout=subprocess.PIPE) as sent:
+                subprocess.run((*local, "-xf", "-"), stdin=sent.stdout, check=True)
+
+        return seconds(both)
 
     def rsync(target: Path) -> float:
         command = ("rsync", "-a", "-e", ssh, f"{host.target}:{source}/", str(target))
