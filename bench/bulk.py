@@ -1,74 +1,30 @@
-"""1 GiB that nobody can compress, agent to laptop, against scp and rsync over ssh.
+"""1 GiB that nobody can compress, agent to laptop, against a raw socket, scp and rsync over ssh.
 
-Ours: another process serves it from a chunk store over mutual TLS; a new process fetches it into a
-file, with every chunk hashed on both sides and the file synced. The same as a person has it:
-`dstack cp` of what a run kept on an agent. Theirs: a new scp or rsync, encrypted and neither hashed
-nor synced unless the row says so. All on loopback, in turns, each beginning with the process.
+Ours and the raw peer are in `moving.py`; the same as a person has it is `dstack cp` of what a run
+kept on an agent. Theirs: a new scp or rsync, encrypted and neither hashed nor synced unless the row
+says so. Then the same again, when nothing changed. All on loopback, in turns, each beginning with
+the process.
 """
 
-import asyncio
 import os
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from moving import clear, mesh_home, serving, side
 from parts import Pair, alternate, pair, seconds, table
 from ssh_host import SshHost, ssh_host
 
-from dstack_agent.servicers.transfer import TransferServicer
-from dstack_mesh.allocator import collect_rarely, keep_buffers
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import save_tree
-from dstack_mesh.home import Home
-from dstack_mesh.ids import Address, Digest
-from dstack_mesh.trust.membership import Membership
-from dstack_mesh.v1.transfer_pb2_grpc import add_TransferServiceServicer_to_server
-from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.server import listen_tcp, make_server
-from dstack_mesh.wire.transfer import TransferClient
 from support.lab import project
 
 TIMES = 3
 MIB = 1 << 20
-
-
-async def serve(home: Home, folder: Path) -> None:
-    """The agent's side, until standard input ends; prints its port."""
-    store = ChunkStore(folder)
-    server = make_server()
-    add_TransferServiceServicer_to_server(TransferServicer(store), server)
-    port = listen_tcp(server, Membership.require(home), "127.0.0.1", 0)
-    await server.start()
-    print(port, flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await server.stop(None)
-    store.close()
-
-
-async def fetch(home: Home, address: Address, digest: Digest, target: Path) -> None:
-    """The laptop's side, with an empty store."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as empty:
-        store = ChunkStore(Path(empty))
-        channels = Channels(home)
-        channel = channels.to_peer(Membership.require(home).peer_id, address)
-        fetched = await TransferClient(channel, store).fetch_into(digest, target)
-        assert fetched.received_bytes == fetched.size_bytes
-        await channels.close()
-        store.close()
-
-
-def process(*arguments: object) -> list[str]:
-    """This module as a process of its own."""
-    return [sys.executable, __file__, *map(str, arguments)]
-
-
-def clear(target: Path) -> None:
-    """An empty folder, with nothing left to write from before."""
-    subprocess.run(("rm", "-rf", str(target)), check=True)
-    target.mkdir()
-    os.sync()
 
 
 def keep_artifact(peers: Pair, source: Path) -> None:
@@ -81,12 +37,60 @@ def keep_artifact(peers: Pair, source: Path) -> None:
     peers.laptop.dstack("run", "make", "--remote", cwd=code, timeout=600, check=True)
 
 
-def compare(folder: Path, peers: Pair, host: SshHost, mebibytes: int) -> None:
-    from dstack_mesh.trust.authority import create_mesh
+@dataclass(frozen=True, slots=True)
+class Laptop:
+    """The ways to bring the file to a folder, each timed."""
 
-    home = Home(folder / "home")
-    home.prepare()
-    create_mesh(home, "bench", datetime.now(UTC))
+    folder: Path
+    host: SshHost
+    peers: Pair
+    source: Path
+    digest: str
+    port: int
+    raw_port: int
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "target"
+
+    def first(self, way: Callable[[], float]) -> float:
+        """One of them, when nothing is there yet."""
+        clear(self.folder / "empty")
+        clear(self.target)
+        return way()
+
+    def fetch(self) -> float:
+        store = self.folder / "empty"
+        home = self.folder / "home"
+        return _run(*side("fetch", home, self.port, store, self.digest, self.target))
+
+    def raw(self) -> float:
+        size, home = self.source.stat().st_size, self.folder / "home"
+        return _run(*side("raw-fetch", home, self.raw_port, size, self.target / "blob"))
+
+    def cp(self) -> float:
+        copy = ("cp", "@", "out/blob", str(self.target / "blob"))
+        return seconds(lambda: self.peers.laptop.dstack(*copy, check=True))
+
+    def scp(self) -> float:
+        flags = ("-q", "-P", self.host.port, *self.host.options)
+        return _run("scp", *flags, self.there, self.target)
+
+    def rsync(self, *flags: str) -> float:
+        ssh = " ".join(("ssh", "-p", str(self.host.port), *self.host.options))
+        return _run("rsync", "-tW", *flags, "-e", ssh, self.there, self.target)
+
+    @property
+    def there(self) -> str:
+        return f"{self.host.target}:{self.source}"
+
+
+def _run(*command: object) -> float:
+    return seconds(lambda: subprocess.run([str(part) for part in command], check=True))
+
+
+def compare(folder: Path, peers: Pair, host: SshHost, mebibytes: int) -> None:
+    home = mesh_home(folder / "home")
     source = folder / "artifact" / "blob"
     source.parent.mkdir()
     with source.open("wb") as file:
@@ -94,82 +98,75 @@ def compare(folder: Path, peers: Pair, host: SshHost, mebibytes: int) -> None:
             file.write(os.urandom(MIB))
     store = ChunkStore(folder / "store")
     saving = seconds(lambda: save_tree(store, source.parent))
-    digest = save_tree(store, source.parent).digest
+    digest = save_tree(store, source.parent).digest.hex()
     store.close()
     keep_artifact(peers, source)
-    target = folder / "target"
-    ssh = " ".join(("ssh", "-p", str(host.port), *host.options))
+    with (
+        serving("serve", home.root, folder / "store") as port,
+        serving("raw-serve", home.root, source) as raw_port,
+    ):
+        laptop = Laptop(folder, host, peers, source, digest, port, raw_port)
+        for way in (laptop.fetch, laptop.raw, laptop.cp):
+            laptop.first(way)
+            assert (laptop.target / "blob").read_bytes() == source.read_bytes()
+        _show_first(laptop, mebibytes * MIB / 1e6, saving)
+        _show_again(laptop)
 
-    with subprocess.Popen(
-        process("serve", home.root, folder / "store"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdin and server.stdout
-        address = f"127.0.0.1:{int(server.stdout.readline())}"
 
-        def timed(*command: str) -> float:
-            clear(target)
-            return seconds(lambda: subprocess.run(command, check=True))
-
-        def ours() -> float:
-            return timed(*process("fetch", home.root, address, digest.hex(), target / "a"))
-
-        def cp() -> float:
-            clear(target)
-            copy = ("cp", "@", "out/blob", str(target / "b"))
-            return seconds(lambda: peers.laptop.dstack(*copy, check=True))
-
-        def scp() -> float:
-            where = f"{host.target}:{source}"
-            return timed("scp", "-q", "-P", str(host.port), *host.options, where, str(target))
-
-        def rsync(*flags: str) -> float:
-            where = f"{host.target}:{source}"
-            return timed("rsync", "-W", *flags, "-e", ssh, where, str(target))
-
-        clear(target)
-        ours()
-        assert (target / "a" / "blob").read_bytes() == source.read_bytes()
-        cp()
-        assert (target / "b").read_bytes() == source.read_bytes()
-        mesh, user, copied, synced, plain = alternate(
-            TIMES, ours, cp, scp, lambda: rsync("--fsync"), rsync
-        )
-        server.stdin.close()
-
-    size = mebibytes * MIB / 1e6
+def _show_first(laptop: Laptop, megabytes: float, saving: float) -> None:
+    ways = (
+        laptop.fetch,
+        laptop.cp,
+        laptop.raw,
+        laptop.scp,
+        laptop.rsync,
+        lambda: laptop.rsync("--fsync"),
+    )
+    ours, *others = alternate(TIMES, *[partial(laptop.first, way) for way in ways])
+    names = (
+        ("dstack cp @ out/blob, the same", ""),
+        ("raw mTLS socket, hashed twice, synced", " (target >= 1.0)"),
+        ("scp", " (target >= 2.5)"),
+        ("rsync -W over ssh", " (target >= 2.0)"),
+        ("rsync -W --fsync over ssh", ""),
+    )
     table(
-        f"{mebibytes} MiB, agent to laptop, median of {TIMES}",
+        f"{megabytes:.0f} MB, agent to laptop, median of {TIMES}; last: theirs / ours",
         [
-            ("dstack, mTLS, hashed twice, synced", f"{size / mesh:.0f} MB/s", "1.00"),
-            ("dstack cp @ out/blob, the same", f"{size / user:.0f} MB/s", f"{user / mesh:.2f}"),
-            ("scp", f"{size / copied:.0f} MB/s", f"{copied / mesh:.2f}"),
-            ("rsync -W over ssh", f"{size / plain:.0f} MB/s", f"{plain / mesh:.2f}"),
-            ("rsync -W --fsync over ssh", f"{size / synced:.0f} MB/s", f"{synced / mesh:.2f}"),
-            ("target: theirs / ours", "", ">= 1.50"),
-            ("saving it to the store first", f"{size / saving:.0f} MB/s", ""),
+            ("dstack, mTLS, hashed twice, synced", f"{megabytes / ours:.0f} MB/s", "1.00"),
+            *(
+                (name, f"{megabytes / took:.0f} MB/s", f"{took / ours:.2f}{wanted}")
+                for (name, wanted), took in zip(names, others, strict=True)
+            ),
+            ("saving it to the store first", f"{megabytes / saving:.0f} MB/s", ""),
         ],
     )
 
 
+def _show_again(laptop: Laptop) -> None:
+    rows: list[tuple[str, float]] = []
+    for name, way in (
+        ("dstack", laptop.fetch),
+        ("dstack cp", laptop.cp),
+        ("rsync over ssh", laptop.rsync),
+    ):
+        laptop.first(way)
+        rows.append((name, alternate(TIMES, way)[0]))
+    ours = rows[0][1]
+    table(
+        "The same again, nothing changed; last: theirs / ours (target >= 1.0)",
+        [(name, f"{took * 1000:.0f} ms", f"{took / ours:.2f}") for name, took in rows],
+    )
+
+
 def main() -> None:
-    keep_buffers()
-    collect_rarely()
-    match sys.argv[1:]:
-        case ["serve", home, folder]:
-            asyncio.run(serve(Home(Path(home)), Path(folder)))
-        case ["fetch", home, address, digest, target]:
-            wanted = Digest(bytes.fromhex(digest))
-            asyncio.run(fetch(Home(Path(home)), Address(address), wanted, Path(target)))
-        case [*size]:
-            with (
-                ssh_host() as host,
-                pair() as peers,
-                tempfile.TemporaryDirectory(dir="/var/tmp") as folder,
-            ):
-                compare(Path(folder), peers, host, int(size[0]) if size else 1024)
+    mebibytes = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
+    with (
+        ssh_host() as host,
+        pair() as peers,
+        tempfile.TemporaryDirectory(dir="/var/tmp") as folder,
+    ):
+        compare(Path(folder), peers, host, mebibytes)
 
 
 if __name__ == "__main__":

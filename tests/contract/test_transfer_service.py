@@ -12,7 +12,7 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from dstack_agent.servicers.transfer import MOST_PUSHES, MOST_WANTED, TransferServicer
+from dstack_agent.servicers.transfer import MOST_PUSHES, MOST_WANTED, TransferServicer, add_transfer
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.room import check_reserve
@@ -29,10 +29,7 @@ from dstack_mesh.v1.transfer_pb2 import (
     PushRequest,
     Want,
 )
-from dstack_mesh.v1.transfer_pb2_grpc import (
-    TransferServiceStub,
-    add_TransferServiceServicer_to_server,
-)
+from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceStub
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.server import listen_tcp, make_server
@@ -71,7 +68,7 @@ async def serving(
     mesh = Mesh.make(tmp_path / "root")
     ours, theirs = ChunkStore(tmp_path / "ours"), ChunkStore(tmp_path / "theirs")
     server = make_server()
-    add_TransferServiceServicer_to_server(TransferServicer(theirs, check_room), server)
+    add_transfer(TransferServicer(theirs, check_room), server)
     port = listen_tcp(server, mesh.membership, "127.0.0.1", 0)
     await server.start()
     channels = Channels(mesh.admit(tmp_path / "laptop"))
@@ -123,6 +120,19 @@ async def test_only_what_is_missing_is_fetched(two: Two) -> None:
     assert await two.client.fetch_tree(saved.digest) == 3 * MIB
     assert await two.client.fetch_tree(saved.digest) == 0
     lay_tree(two.ours, saved.digest, two.folder / "out")
+    assert same(root, two.folder / "out")
+
+
+async def test_what_lies_at_the_target_is_not_fetched_again(two: Two) -> None:
+    root = two.tree("in", {"a": noise(3 * MIB), "b/c": noise(MIB, 2)})
+    saved = save_tree(two.theirs, root)
+    told: list[int] = []
+    first = await two.client.fetch_into(saved.digest, two.folder / "out")
+    again = await two.client.fetch_into(saved.digest, two.folder / "out", on_bytes=told.append)
+    assert (first.received_bytes, again.received_bytes) == (4 * MIB, 0)
+    assert (again.files, again.size_bytes, sum(told)) == (2, 4 * MIB, 4 * MIB)
+    (two.folder / "out" / "b" / "c").write_bytes(b"mine")
+    assert (await two.client.fetch_into(saved.digest, two.folder / "out")).received_bytes == MIB
     assert same(root, two.folder / "out")
 
 

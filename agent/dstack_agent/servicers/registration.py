@@ -15,7 +15,7 @@ from dstack_agent.servicers.owner import OwnerServicer
 from dstack_agent.servicers.records import Gossiping, RecordServicer
 from dstack_agent.servicers.roster import RosterServicer
 from dstack_agent.servicers.run import Runs, RunServicer
-from dstack_agent.servicers.transfer import TransferServicer
+from dstack_agent.servicers.transfer import TransferServicer, add_transfer
 from dstack_mesh.clock import Clock
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -29,7 +29,6 @@ from dstack_mesh.v1 import (
     records_pb2_grpc,
     roster_pb2_grpc,
     run_pb2_grpc,
-    transfer_pb2_grpc,
 )
 
 Server = grpc.aio.Server
@@ -67,9 +66,7 @@ def add_servicers(server: Server, served: Served) -> None:
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(
         EvidenceServicer(served.testimony), server
     )
-    transfer_pb2_grpc.add_TransferServiceServicer_to_server(
-        TransferServicer(served.wishes.store), server
-    )
+    add_transfer(TransferServicer(served.wishes.store), server)
     if served.gossiping is not None:
         records_pb2_grpc.add_RecordServiceServicer_to_server(
             RecordServicer(served.gossiping), server

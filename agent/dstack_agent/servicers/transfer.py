@@ -12,6 +12,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from dstack_mesh.chunks.digest import DIGEST_BYTES, split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES
 from dstack_mesh.chunks.room import check_reserve
@@ -28,10 +30,14 @@ from dstack_mesh.v1.transfer_pb2 import (
     PushRequest,
     PushResponse,
 )
-from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceServicer
+from dstack_mesh.v1.transfer_pb2_grpc import (
+    TransferServiceServicer,
+    add_TransferServiceServicer_to_server,
+)
 from dstack_mesh.wire.caller import Caller, caller
+from dstack_mesh.wire.flat import SERVICE, FlatPack, read_push, write_fetched
 from dstack_mesh.wire.overlap import read_ahead
-from dstack_mesh.wire.packing import PACK_BYTES, fetch_responses, unpack
+from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, unpack
 
 if TYPE_CHECKING:
     # Generic only in the stubs.
@@ -86,7 +92,7 @@ class TransferServicer(TransferServiceServicer):
         return await asyncio.to_thread(self._missing, chunks, manifests)
 
     async def Push(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, request_iterator: AsyncIterator[PushRequest], context: "Context"
+        self, request_iterator: AsyncIterator[PushRequest | FlatPack], context: "Context"
     ) -> None:
         # Writes to the context rather than yields: a task group must not span a yield.
         intake = _Intake(self._store, self._check_room)
@@ -102,11 +108,10 @@ class TransferServicer(TransferServiceServicer):
         async with self._fetching[caller(context)], asyncio.TaskGroup() as group:
             group.create_task(wishes.listen(request_iterator))
             while digests := await wishes.next():
-                made = fetch_responses(self._store, digests)
+                made = flat_packs(self._store, digests)
                 async with aclosing(read_ahead(made)) as responses:
                     async for response in responses:
-                        sizes = response.pack.sizes_bytes
-                        await wishes.spend(sum(sizes), len(sizes))
+                        await wishes.spend(response.size_bytes, response.chunks)
                         await context.write(response)
 
     async def Manifest(
@@ -114,8 +119,8 @@ class TransferServicer(TransferServiceServicer):
     ) -> AsyncIterator[ManifestResponse]:
         for digest in _digests(request.digest, 1):
             encoded = await asyncio.to_thread(self._store.get_encoded, digest)
-            for begin in range(0, len(encoded), PACK_BYTES):
-                yield ManifestResponse(data=encoded[begin : begin + PACK_BYTES])
+            for begin in range(0, len(encoded), PIECE_BYTES):
+                yield ManifestResponse(data=encoded[begin : begin + PIECE_BYTES])
 
     def _missing(self, chunks: list[Digest], manifests: list[Digest]) -> MissingResponse:
         lacking = [digest for digest in manifests if self._store.missing_manifest(digest)]
@@ -123,6 +128,22 @@ class TransferServicer(TransferServiceServicer):
             chunk_digests=b"".join(self._store.missing(chunks)),
             manifest_digests=b"".join(lacking),
         )
+
+
+def add_transfer(servicer: TransferServicer, server: grpc.aio.Server) -> None:
+    """Adds it to a server, as the generated function does, but for what messages with a pack
+    cost."""
+    streams = {
+        "Fetch": grpc.stream_stream_rpc_method_handler(
+            servicer.Fetch, FetchRequest.FromString, write_fetched
+        ),
+        "Push": grpc.stream_stream_rpc_method_handler(
+            servicer.Push, read_push, PushResponse.SerializeToString
+        ),
+    }
+    add_TransferServiceServicer_to_server(servicer, server)
+    # What is registered last is what is called.
+    server.add_registered_method_handlers(SERVICE, streams)
 
 
 class _Wishes:
@@ -175,10 +196,10 @@ class _Intake:
     def __init__(self, store: ChunkStore, check_room: Callable[[Path], None]) -> None:
         self._store = store
         self._check_room = check_room
-        self._waiting: asyncio.Queue[PushRequest | None] = asyncio.Queue(BATCH_PACKS)
+        self._waiting: asyncio.Queue[PushRequest | FlatPack | None] = asyncio.Queue(BATCH_PACKS)
         self._manifest = bytearray()
 
-    async def listen(self, requests: AsyncIterator[PushRequest]) -> None:
+    async def listen(self, requests: AsyncIterator[PushRequest | FlatPack]) -> None:
         """Takes requests, no faster than they are kept."""
         async for request in requests:
             await self._waiting.put(request)
@@ -200,17 +221,21 @@ class _Intake:
             if size or manifests:
                 yield done
 
-    def _take(self, requests: list[PushRequest]) -> tuple[int, int]:
+    def _take(self, requests: list[PushRequest | FlatPack]) -> tuple[int, int]:
         """Bytes and manifests of these requests, now durable. Raises Busy for a full disk."""
         self._check_room(self._store.folder)
         chunks = [
             chunk
             for request in requests
-            if request.WhichOneof("kind") == "pack"
-            for chunk in unpack(request.pack)
+            if isinstance(request, FlatPack)
+            for chunk in unpack(request)
         ]
         self._store.put(chunks)
-        pieces = [request.manifest for request in requests if request.HasField("manifest")]
+        pieces = [
+            request.manifest
+            for request in requests
+            if isinstance(request, PushRequest) and request.HasField("manifest")
+        ]
         manifests = sum(self._take_piece(piece) for piece in pieces)
         return sum(len(data) for _, data in chunks), manifests
 

@@ -58,7 +58,8 @@ class Index:
                     f" WHERE p.id = c.pack AND c.digest IN ({marks(len(batch))})",
                     batch,
                 )
-                found.update((digest, Place(*place)) for digest, *place in rows)
+                for digest, pack, offset, length in rows:
+                    found[digest] = Place(pack, offset, length)
         return found
 
     def present(self, digests: Sequence[Digest]) -> set[Digest]:

@@ -2,7 +2,7 @@
 
 Rules: names are opened as `laying` does; each chunk is verified and written to the place of its
 first use, its other uses are copied from there at the end; holes stay holes; a file gets its name
-once it is whole.
+once it is whole; a file that was laid here before and did not change since stays as it is.
 On return from `finish` everything survives a loss of power.
 """
 
@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
+from dstack_mesh.chunks.cache import Cut, FileCache, Stamp
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.direct import DIRECT_BYTES, DirectWriter
 from dstack_mesh.chunks.folders import Folders, split
@@ -20,8 +22,10 @@ from dstack_mesh.chunks.holes import is_hole
 from dstack_mesh.chunks.laying import draft_name, lay_link, pwrite_all
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
 from dstack_mesh.chunks.paths import link_fault
+from dstack_mesh.chunks.reading import stamp_of
 from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.syncing import LARGE_BYTES, Syncer
+from dstack_mesh.chunks.unchanged import mark, unchanged
 from dstack_mesh.faults import Damaged, MeshError, Missing, Refused
 from dstack_mesh.ids import Digest
 
@@ -67,9 +71,8 @@ class _Part:
     copies: list[tuple[int, Digest]] = field(default_factory=list[tuple[int, Digest]])
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """Where a chunk is used first."""
+class _Use(NamedTuple):
+    """Where a chunk is used first. A tuple, which costs a third to make."""
 
     part: _Part
     offset: int
@@ -83,12 +86,15 @@ class Receiver:
     not whole. Every method raises Busy if the disk is full and Refused if a name is in the way.
     """
 
-    def __init__(self, manifest: Manifest, target: Path, prefix: str = "") -> None:
+    def __init__(
+        self, manifest: Manifest, target: Path, prefix: str = "", cache: FileCache | None = None
+    ) -> None:
         """Makes the folder and plans; no file yet.
 
         Args:
             target: The folder to lay a folder out in. For a file, its new path or a folder for it.
             prefix: A file or folder of the manifest; "" is the whole tree.
+            cache: Remembers what was laid; without, everything is laid anew.
 
         Raises:
             Missing: The manifest has nothing of that name.
@@ -97,17 +103,28 @@ class Receiver:
         self._root, self._path, entries = _choose(manifest, prefix.strip("/"), target)
         self._uses: dict[Digest, _Use] = {}
         self._open: OrderedDict[str, _Part] = OrderedDict()
-        self._parts = [self._plan(entry) for entry in entries if isinstance(entry, FileEntry)]
+        self._cache = cache
+        self._laid: list[tuple[Stamp, Cut]] = []
+        files = [entry for entry in entries if isinstance(entry, FileEntry)]
         rest = [entry for entry in entries if not isinstance(entry, FileEntry)]
         self._rest = [entry for entry in rest if not _leads_out(entry)]
         self._left_out = tuple(entry.path for entry in rest if _leads_out(entry))
-        self._size = sum(part.entry.size_bytes for part in self._parts)
+        self._files = len(files)
+        self._size = sum(entry.size_bytes for entry in files)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            check_room(self._root, sum(part.missing_bytes for part in self._parts))
             self._folders = Folders(self._root)
         except OSError as error:
             raise _in_words(error, self._root) from error
+        try:
+            kept = unchanged(self._folders, files, cache) if cache else set[str]()
+            self._parts = [self._plan(entry) for entry in files if entry.path not in kept]
+            lacking = sum(part.missing_bytes for part in self._parts)
+            self.kept_bytes = self._size - lacking
+            check_room(self._root, lacking)
+        except BaseException:
+            self._folders.close()
+            raise
         self._syncer = Syncer()
         self._direct = DirectWriter()
 
@@ -118,7 +135,7 @@ class Receiver:
 
     def wanted_bytes(self, digests: Sequence[Digest]) -> int:
         """Bytes of some of them."""
-        return sum(self._uses[digest].size for digest in digests)
+        return sum([self._uses[digest].size for digest in digests])
 
     def take(self, digests: Sequence[Digest], data: memoryview) -> None:
         """Verifies and writes chunks that lie side by side in `data`.
@@ -149,8 +166,9 @@ class Receiver:
             self._syncer.finish(self._folders, large, small)
         except OSError as error:
             raise _in_words(error, self._root) from error
-        files = len(self._parts)
-        return Fetched(files, self._size, received_bytes, self._path, self._left_out)
+        if self._cache:
+            self._cache.remember(self._laid)
+        return Fetched(self._files, self._size, received_bytes, self._path, self._left_out)
 
     def close(self) -> None:
         """Lets go of everything and removes files that are not whole."""
@@ -242,9 +260,12 @@ class Receiver:
         file = self._opened(part)
         self._let_go(file)
         os.fchmod(file, 0o755 if part.entry.executable else 0o644)
+        mark(file)
         folder = self._folders.enter(folder_path)
         os.rename(part.draft, name, src_dir_fd=folder, dst_dir_fd=folder)
         part.draft = ""
+        cut = Cut(part.entry.sizes, part.entry.digests)
+        self._laid.append((stamp_of(os.fstat(file)), cut))
         if part.entry.size_bytes >= LARGE_BYTES:
             self._syncer.begin(file)
         os.close(file)

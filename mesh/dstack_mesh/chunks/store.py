@@ -179,14 +179,15 @@ class ChunkStore:
         view = memoryview(data)
         at = 0
         for digest, place in run:
-            if digest_of(view[at : at + place.length]) != digest:
+            end = at + place.length
+            if digest_of(view[at:end]) != digest:
                 self._index.quarantine(digest)
                 raise Damaged(
                     f"A chunk in {self._packs / place.pack} is damaged.",
                     f"{digest.hex()} at {place.offset}.",
                     "It is forgotten now and can be fetched from another peer.",
                 )
-            at += place.length
+            at = end
         return data
 
     def _check_chunks(self, manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from dstack_mesh.wire.errors import mesh_error_in
 
-AHEAD = 4
+AHEAD = 2
 """Items that are made before they are asked for. Enough to cover a slow read; more is only
 memory."""
 

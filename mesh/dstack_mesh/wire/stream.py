@@ -5,7 +5,6 @@ import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import grpc
-from google.protobuf.message import Message
 
 from dstack_mesh.faults import TooLate, Unreachable
 from dstack_mesh.wire.ending import Ending
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 IDLE_SECONDS = 60.0
 """A stream on which nothing moves for so long is given up."""
 
-Q = TypeVar("Q", bound=Message)
-R = TypeVar("R", bound=Message)
+Q = TypeVar("Q")
+R = TypeVar("R")
 
 
 class Stream(Generic[Q, R]):

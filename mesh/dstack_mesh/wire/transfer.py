@@ -21,23 +21,24 @@ from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import transfer_pb2_grpc
 from dstack_mesh.v1.transfer_pb2 import (
     FetchRequest,
-    FetchResponse,
     ManifestPiece,
     ManifestRequest,
     MissingRequest,
-    Pack,
     PushRequest,
+    PushResponse,
     Want,
 )
 from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.flat import SERVICE, Flat, FlatPack, read_fetched, write_push
 from dstack_mesh.wire.overlap import Hand, one_error, read_ahead
-from dstack_mesh.wire.packing import PACK_BYTES, open_pack, pack_chunks, push_requests, unpack
+from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, open_pack, pack_chunks, unpack
 from dstack_mesh.wire.stream import Stream
 
 if TYPE_CHECKING:
     from dstack_mesh.chunks.receiving import Fetched, Receiver
 
-FetchStream = Stream[FetchRequest, FetchResponse]
+FetchStream = Stream[FetchRequest, FlatPack]
+PushStream = Stream[PushRequest | Flat, PushResponse]
 
 __all__ = ["TransferClient", "pack_chunks", "unpack"]
 
@@ -71,6 +72,13 @@ class TransferClient:
     ) -> None:
         """Costs nothing until used. `peer` is what errors call the other side, as "ws-2"."""
         self._stub = transfer_pb2_grpc.TransferServiceStub(channel)
+        # As the stub's own, but for what a message with a pack costs.
+        self._fetches = channel.stream_stream(
+            f"/{SERVICE}/Fetch", FetchRequest.SerializeToString, read_fetched
+        )
+        self._pushes = channel.stream_stream(
+            f"/{SERVICE}/Push", write_push, PushResponse.FromString
+        )
         self._store = store
         self._peer = peer
 
@@ -115,7 +123,7 @@ class TransferClient:
 
         batch = Batch(self._store)
 
-        def keep(packs: Sequence[Pack]) -> int:
+        def keep(packs: Sequence[FlatPack]) -> int:
             chunks = [chunk for pack in packs for chunk in unpack(pack)]
             for chunk, data in chunks:
                 batch.add_foreign(chunk, data)
@@ -145,7 +153,7 @@ class TransferClient:
         on_bytes: Callable[[int], None] | None = None,
     ) -> "Fetched":
         """Brings a tree of the peer, or what is below `prefix`, straight into files; durable on
-        return.
+        return. What such a call laid there before and nobody changed since stays as it is.
 
         Args:
             target: The folder to lay a folder out in. For a file, its new path or a folder for it.
@@ -165,11 +173,12 @@ class TransferClient:
         told = on_bytes or _nobody
         hand = Hand()
         try:
-            receiver = await hand.do(Receiver, manifest, target, prefix)
+            receiver = await hand.do(Receiver, manifest, target, prefix, self._store.cache)
         except BaseException:
             hand.close()
             raise
         try:
+            told(receiver.kept_bytes)
             wanted = receiver.wanted
             lacking = await hand.do(self._store.missing, wanted)
             if len(lacking) < len(wanted):
@@ -177,7 +186,7 @@ class TransferClient:
                 ours = [chunk for chunk in wanted if chunk in here]
                 await hand.do(_copy, self._store, ours, receiver, told)
 
-            def write(packs: Sequence[Pack]) -> int:
+            def write(packs: Sequence[FlatPack]) -> int:
                 return sum(_take(receiver, pack, told) for pack in packs)
 
             total = receiver.wanted_bytes(lacking)
@@ -221,14 +230,14 @@ class TransferClient:
         self,
         digests: Sequence[Digest],
         total: int,
-        take: Callable[[Sequence[Pack]], int],
+        take: Callable[[Sequence[FlatPack]], int],
         hand: Hand,
     ) -> None:
         """Receives chunks in the order given; `take` has them in the thread of `hand`."""
         if not digests:
             return
-        stream = Stream(self._stub.Fetch(timeout=_deadline(total)), self._peer)
-        arrived: asyncio.Queue[Pack | None] = asyncio.Queue(BATCH_PACKS)
+        stream = Stream(self._fetches(timeout=_deadline(total)), self._peer)
+        arrived: asyncio.Queue[FlatPack | None] = asyncio.Queue(BATCH_PACKS)
         try:
             with one_error():
                 async with asyncio.TaskGroup() as group:
@@ -238,12 +247,15 @@ class TransferClient:
             stream.close()
 
     async def _receive(
-        self, stream: FetchStream, digests: Sequence[Digest], arrived: "asyncio.Queue[Pack | None]"
+        self,
+        stream: FetchStream,
+        digests: Sequence[Digest],
+        arrived: "asyncio.Queue[FlatPack | None]",
     ) -> None:
         """Passes packs on until all chunks are here, in the order wanted."""
         position = 0
         while position < len(digests):
-            pack = (await stream.read()).pack
+            pack = await stream.read()
             count = len(pack.sizes_bytes)
             expected = b"".join(digests[position : position + count])
             if count == 0 or pack.digests != expected:
@@ -256,8 +268,8 @@ class TransferClient:
         self,
         stream: FetchStream,
         digests: Sequence[Digest],
-        arrived: "asyncio.Queue[Pack | None]",
-        take: Callable[[Sequence[Pack]], int],
+        arrived: "asyncio.Queue[FlatPack | None]",
+        take: Callable[[Sequence[FlatPack]], int],
         hand: Hand,
     ) -> None:
         """Asks for chunks, takes what arrives and gives credit for what was taken."""
@@ -285,16 +297,16 @@ class TransferClient:
     async def _push(
         self, digests: Sequence[Digest], digest: Digest, encoded: bytes, total: int
     ) -> None:
-        call = self._stub.Push(timeout=_deadline(total + len(encoded)))
-        stream = Stream(call, self._peer)
+        call = self._pushes(timeout=_deadline(total + len(encoded)))
+        stream: PushStream = Stream(call, self._peer)
         under_way = 0
         durable = 0
         try:
-            made = push_requests(self._store, digests)
+            made = flat_packs(self._store, digests)
             async with aclosing(read_ahead(made)) as requests:
                 async for request in requests:
                     await stream.write(request)
-                    under_way += sum(request.pack.sizes_bytes)
+                    under_way += request.size_bytes
                     while under_way - durable > WINDOW_BYTES:
                         durable = (await stream.read()).durable_bytes
             for piece in _pieces(digest, encoded):
@@ -306,9 +318,9 @@ class TransferClient:
             stream.close()
 
 
-async def _waiting(arrived: "asyncio.Queue[Pack | None]") -> list[Pack]:
+async def _waiting(arrived: "asyncio.Queue[FlatPack | None]") -> list[FlatPack]:
     """What has arrived: at least one pack, or nothing at the end."""
-    packs: list[Pack] = []
+    packs: list[FlatPack] = []
     item = await arrived.get()
     while item is not None:
         packs.append(item)
@@ -318,9 +330,9 @@ async def _waiting(arrived: "asyncio.Queue[Pack | None]") -> list[Pack]:
     return packs
 
 
-def _take(receiver: "Receiver", pack: Pack, told: Callable[[int], None]) -> int:
+def _take(receiver: "Receiver", pack: FlatPack, told: Callable[[int], None]) -> int:
     digests, data = open_pack(pack)
-    receiver.take(digests, memoryview(data))
+    receiver.take(digests, data)
     told(len(data))
     return len(data)
 
@@ -339,8 +351,8 @@ def _nobody(_: int) -> None:
 
 
 def _pieces(digest: Digest, encoded: bytes) -> Iterator[ManifestPiece]:
-    for begin in range(0, len(encoded), PACK_BYTES):
-        end = begin + PACK_BYTES
+    for begin in range(0, len(encoded), PIECE_BYTES):
+        end = begin + PIECE_BYTES
         yield ManifestPiece(
             digest=digest,
             offset_bytes=begin,
