@@ -6,22 +6,33 @@ line: grpc.aio would otherwise send the text of a bug to the peer.
 """
 
 import asyncio
-import inspect
 import logging
+import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Never
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from dstack_mesh.faults import ERRORS, Broken, Fault, Forbidden, Invalid, MeshError, Unreachable
+from dstack_mesh.faults import (
+    ERRORS,
+    Broken,
+    Busy,
+    Fault,
+    Forbidden,
+    Invalid,
+    MeshError,
+    Unreachable,
+)
 from dstack_mesh.trouble import full_disk_in
 from dstack_mesh.wire.caller import Caller, certified, judge
 from dstack_mesh.wire.protocol import check_protocol, protocol_of
+from dstack_mesh.wire.rates import Pacing, kind_of
 from dstack_mesh.wire.rights import NEW_WORK, check_right
 from dstack_mesh.wire.standings import Call, Standings, of_nobody
+from dstack_mesh.wire.wrapping import Behaviour, Wrapping
 
 log = logging.getLogger(__name__)
 
@@ -56,36 +67,54 @@ _LONGEST = 1500
 if TYPE_CHECKING:
     # Generic only in the stubs.
     _Context = grpc.aio.ServicerContext[Any, Any]
-_Handler = Callable[[Any, Any], Any]
 
 
-class GuardInterceptor(grpc.aio.ServerInterceptor):
+class GuardInterceptor(Wrapping):
     """Stands before every method: who calls, may they, and what reaches them when it goes wrong.
 
     Args:
         standings: What the roster says of callers; without, their certificates say everything.
+        pacing: Counts the calls of each peer; without, everybody may call as often as they like.
     """
 
-    def __init__(self, standings: Standings | None = None) -> None:
+    def __init__(self, standings: Standings | None = None, pacing: Pacing | None = None) -> None:
+        super().__init__()
         self._standings = standings or of_nobody()
+        self._pacing = pacing
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        guarded = _guarded(handler_call_details.method, _inner(handler), self._standings)
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        reading = _reading(handler.request_deserializer)
-        return make(guarded, reading, handler.response_serializer)
+    def reading(self, deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+        return _reading(deserialize)
+
+    def around(self, method: str, inner: Behaviour) -> Behaviour:
+        standings, pacing, kind = self._standings, self._pacing, kind_of(method)
+        is_new_work = method in NEW_WORK
+
+        async def run(request: Any, context: Any) -> Any:
+            call: Call | None = None
+            try:
+                with standings.during(certified(context)) as call:
+                    judge(context, call.who)
+                    if pacing is not None:
+                        pacing.check(call.who, kind)
+                    check_right(method, call.who)
+                    if is_new_work:
+                        check_protocol(standings.protocol, protocol_of(context))
+                    several = hasattr(request, "__aiter__")
+                    readable = _Requests(request) if several else _readable(request)
+                    return await inner(readable, context)
+            except grpc.aio.AbortError:
+                raise
+            except asyncio.CancelledError:
+                await _abort_cancelled(context, method, call)
+                raise  # the caller is gone
+            except NotImplementedError:  # what generated code raises for a method nobody wrote
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "This peer does not serve it.")
+            except Exception as trouble:  # the one place that must let nothing through
+                if isinstance(forbidden := mesh_error_in(trouble), Forbidden):
+                    standings.refused(call.who if call else _proved(context), method, forbidden)
+                await _abort(context, method, trouble)
+
+        return run
 
 
 class _Unreadable:
@@ -125,47 +154,6 @@ class _Requests:
         return _readable(await anext(self._requests))
 
 
-def _inner(handler: Any) -> _Handler:
-    return (
-        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    )
-
-
-def _guarded(
-    method: str, inner: _Handler, standings: Standings
-) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def run(request: Any, context: Any) -> Any:
-        call: Call | None = None
-        try:
-            with standings.during(certified(context)) as call:
-                judge(context, call.who)
-                check_right(method, call.who)
-                if method in NEW_WORK:
-                    check_protocol(standings.protocol, protocol_of(context))
-                several = hasattr(request, "__aiter__")
-                readable = _Requests(request) if several else _readable(request)
-                return await _served(inner, readable, context)
-        except grpc.aio.AbortError:
-            raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and call is not None and call.cut is not None:
-                task.uncancel()
-                await _abort(context, method, call.cut)
-            if task is not None and task.cancelling():  # the caller is gone
-                raise
-            # Otherwise the caller would wait for its deadline.
-            await context.abort(grpc.StatusCode.CANCELLED, "cancelled inside the server")
-        except NotImplementedError:  # what generated code raises for a method that nobody wrote
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "This peer does not serve it.")
-        except Exception as trouble:  # the one place that must let nothing through
-            if isinstance(forbidden := mesh_error_in(trouble), Forbidden):
-                standings.refused(call.who if call else _proved(context), method, forbidden)
-            await _abort(context, method, trouble)
-
-    return run
-
-
 def _proved(context: "_Context") -> Caller | None:
     """Who calls, by the connection alone; None if that says nothing that counts."""
     try:
@@ -174,13 +162,15 @@ def _proved(context: "_Context") -> Caller | None:
         return None
 
 
-async def _served(inner: _Handler, request: Any, context: Any) -> Any:
-    if not inspect.isasyncgenfunction(inner):
-        return await inner(request, context)
-    async with aclosing(inner(request, context)) as responses:
-        async for response in responses:
-            await context.write(response)
-    return None
+async def _abort_cancelled(context: "_Context", method: str, call: Call | None) -> None:
+    """Says why a call was cancelled here; returns if it was not: then its caller is gone."""
+    task = asyncio.current_task()
+    if task is not None and call is not None and call.cut is not None:
+        task.uncancel()
+        await _abort(context, method, call.cut)
+    if task is None or not task.cancelling():
+        # Otherwise the caller would wait for its deadline.
+        await context.abort(grpc.StatusCode.CANCELLED, "cancelled inside the server")
 
 
 async def _abort(context: "_Context", method: str, trouble: Exception) -> Never:
@@ -218,7 +208,9 @@ def mesh_error_in(trouble: BaseException) -> MeshError | None:
 
 def to_metadata(error: MeshError) -> tuple[tuple[str, str | bytes], ...]:
     """The trailing metadata that carries an error whole."""
+    retry = error.retry_seconds if isinstance(error, Busy) else 0.0
     return (
+        *((("retry-ms", str(math.ceil(retry * 1000))),) if retry else ()),
         ("fault", error.fault.value),
         ("code-bin", _short(error.code)),
         ("what-bin", _short(error.what)),
@@ -249,13 +241,21 @@ def from_rpc_error(failed: "grpc.aio.AioRpcError", peer: str) -> MeshError:
     sent = {key: value for key, value in failed.trailing_metadata() or ()}
     word = sent.get("fault")
     if isinstance(word, str) and word in {fault.value for fault in Fault}:
-        return ERRORS[Fault(word)](
+        error = ERRORS[Fault(word)](
             _text(sent, "what-bin"),
             _text(sent, "why-bin"),
             _text(sent, "hint-bin"),
             _text(sent, "code-bin"),
         )
+        if isinstance(error, Busy):
+            error.retry_seconds = _retry_seconds(sent)
+        return error
     return _of_status(failed, peer)
+
+
+def _retry_seconds(sent: dict[str, Any]) -> float:
+    said = str(sent.get("retry-ms", ""))
+    return int(said) / 1000 if said.isascii() and said.isdigit() and len(said) < 10 else 0.0
 
 
 def _text(sent: dict[str, Any], key: str) -> str:
