@@ -68,6 +68,7 @@ class Pacing:
         rates: dict[Kind, Rate] = RATES,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._rates = rates
         self._allowances = Allowances(rates)
         self._elapsed = elapsed
 
@@ -77,12 +78,10 @@ class Pacing:
             return
         wait = self._allowances.take(who.peer_id, kind, self._elapsed())
         if wait:
-            raise too_often(wait, kind)
+            raise _too_often(wait, kind, self._rates[kind])
 
 
-def too_often(wait_seconds: float, kind: Kind) -> Busy:
-    """The refusal of a call."""
-    rate = RATES[kind]
+def _too_often(wait_seconds: float, kind: Kind, rate: Rate) -> Busy:
     return Busy(
         "This peer calls too often.",
         f"It may make {rate.per_second:g} calls a second for {kind.value}, {rate.burst} at once.",
