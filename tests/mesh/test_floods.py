@@ -33,7 +33,8 @@ from dstack_mesh.ids import Digest, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import records_pb2, run_pb2, transfer_pb2
-from dstack_mesh.wire.errors import GuardInterceptor, from_rpc_error
+from dstack_mesh.wire.errors import from_rpc_error
+from dstack_mesh.wire.guard import GuardInterceptor
 from dstack_mesh.wire.rates import RATES, kind_of
 from dstack_mesh.wire.roster import record_founder
 from dstack_mesh.wire.server import add_standard_services, listen_tcp

@@ -22,7 +22,7 @@ from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger, caller
-from dstack_mesh.wire.errors import GuardInterceptor
+from dstack_mesh.wire.guard import GuardInterceptor
 from dstack_mesh.wire.keepalive import KEEPALIVE
 from dstack_mesh.wire.rates import Pacing
 from dstack_mesh.wire.rights import services_for_members
