@@ -98,9 +98,23 @@ class TooLate(MeshError):
 
 
 class Busy(MeshError):
-    """It is in use now; later it may not be."""
+    """It is in use now; later it may not be.
+
+    `retry_seconds` is after how long, where that is known; else 0.
+    """
 
     fault = Fault.BUSY
+
+    def __init__(
+        self,
+        what: str,
+        why: str = "",
+        hint: str = "",
+        code: str = "",
+        retry_seconds: float = 0.0,
+    ) -> None:
+        super().__init__(what, why, hint, code)
+        self.retry_seconds = retry_seconds
 
 
 class Conflict(MeshError):

@@ -7,13 +7,14 @@ be in the card's name as a whole token, so "A10" is neither an A100 nor an A10G,
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 
-MEMORY_TOLERANCE = Fraction(95, 100)
+MEMORY_PERCENT = 95
 """A card fits from this part of the memory that was asked for: cards with ECC report a little less
-than their nominal size. Larger lets an 11 GB card pass for 12 GB even more easily."""
+than their nominal size. Smaller lets an 11 GB card pass for 12 GB even more easily."""
 
 MAX_DECLARED = 64
 """Cards that one declaration may count."""
@@ -45,6 +46,7 @@ class DeclaredGpu:
     count: int = 1
 
 
+@lru_cache(maxsize=256)  # an agent asks it of the same few cards for every job
 def name_fits(wanted: str, card: str) -> bool:
     """Whether a card of this name is what was asked for; asking for no name fits every card."""
     words = _significant(_tokens(wanted))
@@ -54,7 +56,7 @@ def name_fits(wanted: str, card: str) -> bool:
 
 def memory_fits(wanted_bytes: int, card_bytes: int) -> bool:
     """Whether a card is large enough, a few percent under nominal included."""
-    return card_bytes >= wanted_bytes * MEMORY_TOLERANCE
+    return 100 * card_bytes >= MEMORY_PERCENT * wanted_bytes
 
 
 def nominal_gb(memory_bytes: int) -> int:

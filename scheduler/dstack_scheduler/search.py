@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import assert_never
 
 from dstack_mesh.clock import Clock
-from dstack_mesh.faults import MeshError, TooLate, Unreachable
+from dstack_mesh.faults import Busy, MeshError, TooLate, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
 from dstack_scheduler import auction_events as auction
@@ -16,7 +16,7 @@ from dstack_scheduler.auction_events import Lot
 from dstack_scheduler.award import release
 from dstack_scheduler.progress import Tell
 from dstack_scheduler.refusal import refusal
-from dstack_scheduler.verdict import Bid, Never
+from dstack_scheduler.verdict import Bid, Never, NotNow
 
 LOOK_SECONDS = 5.0
 """Discovery ends after so long, whatever it still hopes for."""
@@ -148,6 +148,9 @@ class Search:
             bid = await agent.ask(self._question)
         except (Unreachable, TooLate) as error:
             await self._events.put(auction.Silent(peer, round, str(error)))
+        except Busy as error:  # about this call, not about the job
+            busy = Bid(NotNow((refusal(error),)))
+            await self._events.put(auction.Answered(peer, round, busy))
         except MeshError as error:
             never = Bid(Never((refusal(error),)))
             await self._events.put(auction.Answered(peer, round, never))

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,17 @@ import pytest
 
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import save_tree
+from dstack_mesh.faults import Busy
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Digest, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import records_pb2, run_pb2, transfer_pb2
+from dstack_mesh.wire.errors import from_rpc_error
+from dstack_mesh.wire.guard import GuardInterceptor
+from dstack_mesh.wire.rates import RATES, kind_of
 from dstack_mesh.wire.roster import record_founder
+from dstack_mesh.wire.server import add_standard_services, listen_tcp
 from dstack_mesh.wire.standings import MOST_OPEN
 from dstack_scheduler.agent_port import Question
 from dstack_scheduler.job import JobKey, JobSpec
@@ -40,6 +46,7 @@ from dstack_scheduler.wire import convert
 from support.agent_process import AgentProcess, agent_process
 from support.eventually import eventually_async
 from support.every_method import METHODS, call
+from support.flooder import flood
 from support.meshes import Mesh, member
 from support.mutations import mutated
 from support.rounds import rounds, seeded
@@ -50,6 +57,7 @@ SLOWEST_SECONDS = 1.0
 IDLE, CHURN = 1000, 200
 CALLS = MOST_OPEN
 """Streams that nobody reads: as many as a peer may have open."""
+LIST = "/dstack_mesh.v1.RunService/List"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +296,9 @@ async def test_a_peer_has_so_many_calls_open_and_no_more(flooded: Flooded, tmp_p
         try:
             await begun.read()
         except grpc.aio.AioRpcError as refused:
+            if pause := _pause(refused):
+                await asyncio.sleep(pause)
+                return await first(channel)
             return refused.code().name
         return "answered"
 
@@ -304,6 +315,40 @@ async def test_a_peer_has_so_many_calls_open_and_no_more(flooded: Flooded, tmp_p
             return (await call(channel, "/dstack_mesh.v1.RunService/List")).outcome == "passed"
 
         await eventually_async(again, within=10)
+
+
+async def test_a_peer_that_calls_too_often_is_refused_and_another_is_served(
+    flooded: Flooded,
+) -> None:
+    seconds = rounds(3)
+    async with untouched(flooded, "a flood of calls"), flooded.channel() as channel:
+        flooding = asyncio.ensure_future(flood(flooded.laptop, flooded.port, LIST, seconds))
+        while not flooding.done():  # who calls too often is still known to be well
+            assert (await call(channel, "/grpc.health.v1.Health/Check")).outcome == "passed"
+            await asyncio.sleep(0.05)
+    ended = await flooding
+    print(f"in {seconds} s: {dict(ended)}")
+    check_paced(ended, seconds)
+    assert set(ended) == {"OK", "RESOURCE_EXHAUSTED"}
+
+
+def check_paced(ended: Counter[str], seconds: float) -> None:
+    """No more calls were served than the bucket lets a peer make."""
+    rate = RATES[kind_of(LIST)]
+    assert ended["OK"] <= rate.burst + rate.per_second * (seconds + 1)
+
+
+async def test_a_server_that_counts_no_calls_would_be_found(flooded: Flooded) -> None:
+    server = grpc.aio.server(interceptors=[GuardInterceptor()])
+    add_standard_services(server)
+    port = listen_tcp(server, flooded.mesh.membership, "127.0.0.1", 0)
+    await server.start()
+    try:
+        ended = await flood(flooded.laptop, port, "/grpc.health.v1.Health/Check", 1.5)
+    finally:
+        await server.stop(None)
+    with pytest.raises(AssertionError):
+        check_paced(ended, 1.5)
 
 
 def _silent(port: int) -> socket.socket:
@@ -369,12 +414,9 @@ async def test_messages_changed_by_chance_are_answered_over_a_real_connection(
             name = chance.choice(names)
             encoded = mutated(chance, seeds[name])
             stream = METHODS[name].server_streaming
-            begun = (channel.unary_stream if stream else channel.unary_unary)(name)(
-                encoded, timeout=20
-            )
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                _ = [one async for one in begun] if stream else await begun
-            assert await begun.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+            ask = (channel.unary_stream if stream else channel.unary_unary)(name)
+            ended = await _in_time(partial(ask, encoded, timeout=20), stream)
+            assert await ended.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
             sent += 1
     print(f"{sent} messages over TLS")
     assert b"failed [" not in log.read_bytes()[said:]
@@ -383,3 +425,22 @@ async def test_messages_changed_by_chance_are_answered_over_a_real_connection(
 def test_an_agent_that_is_slow_would_be_noticed() -> None:
     took = [0.01] * 97 + [2.0] * 3
     assert statistics.quantiles(took, n=100)[98] > SLOWEST_SECONDS
+
+
+async def _in_time(begin: Callable[[], Any], stream: bool) -> Any:
+    """A call at its end; one that came too early is made again."""
+    while True:
+        begun, pause = begin(), 0.0
+        try:
+            _ = [one async for one in begun] if stream else await begun
+        except grpc.aio.AioRpcError as failed:
+            pause = _pause(failed)
+        if not pause:
+            return begun
+        await asyncio.sleep(pause)
+
+
+def _pause(failed: grpc.aio.AioRpcError) -> float:
+    """After how long a refused call may be made again; 0 if it was refused for something else."""
+    error = from_rpc_error(failed, "the agent")
+    return error.retry_seconds if isinstance(error, Busy) else 0.0

@@ -22,7 +22,7 @@ from dstack_agent.driving import MakeDriver
 from dstack_agent.executor.port import Executor
 from dstack_agent.settings import Settings
 from dstack_mesh.home import Home
-from dstack_mesh.wire.errors import GuardInterceptor
+from dstack_mesh.wire.guard import GuardInterceptor
 from dstack_mesh.wire.server import add_standard_services
 from dstack_scheduler.job import StateChange
 from dstack_scheduler.progress import Watcher
@@ -132,7 +132,7 @@ class Bugs(logging.Handler):
 @asynccontextmanager
 async def watched_for_bugs() -> AsyncGenerator[Bugs]:
     """Within it, whatever the guard calls a bug is kept, and no warning is."""
-    bugs, logger = Bugs(), logging.getLogger("dstack_mesh.wire.errors")
+    bugs, logger = Bugs(), logging.getLogger("dstack_mesh.wire.guard")
     logger.addHandler(bugs)
     logging.disable(logging.WARNING)  # who collects them for a report would count as growth
     try:

@@ -1,29 +1,17 @@
 """Trouble on the wire: a MeshError raised in a servicer is raised again, the same, in the caller.
 
-A servicer raises; `GuardInterceptor` turns that into a status and trailing metadata; `translated`
-turns it back. Anything that is not a MeshError reaches the caller as INTERNAL with the id of a log
-line: grpc.aio would otherwise send the text of a bug to the peer.
+A servicer raises; `guard.GuardInterceptor` turns that into a status and trailing metadata;
+`translated` turns it back.
 """
 
-import asyncio
-import inspect
-import logging
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Any, Never
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from dstack_mesh.faults import ERRORS, Broken, Fault, Forbidden, Invalid, MeshError, Unreachable
-from dstack_mesh.trouble import full_disk_in
-from dstack_mesh.wire.caller import Caller, certified, judge
-from dstack_mesh.wire.protocol import check_protocol, protocol_of
-from dstack_mesh.wire.rights import NEW_WORK, check_right
-from dstack_mesh.wire.standings import Call, Standings, of_nobody
-
-log = logging.getLogger(__name__)
+from dstack_mesh.faults import ERRORS, Busy, Fault, MeshError
 
 STATUS: dict[Fault, grpc.StatusCode] = {
     Fault.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -53,158 +41,6 @@ FAULT_OF_STATUS: dict[grpc.StatusCode, Fault] = {
 _LONGEST = 1500
 """Bytes of one text in the trailing metadata, which may be 8 KiB in all."""
 
-if TYPE_CHECKING:
-    # Generic only in the stubs.
-    _Context = grpc.aio.ServicerContext[Any, Any]
-_Handler = Callable[[Any, Any], Any]
-
-
-class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Stands before every method: who calls, may they, and what reaches them when it goes wrong.
-
-    Args:
-        standings: What the roster says of callers; without, their certificates say everything.
-    """
-
-    def __init__(self, standings: Standings | None = None) -> None:
-        self._standings = standings or of_nobody()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        guarded = _guarded(handler_call_details.method, _inner(handler), self._standings)
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        reading = _reading(handler.request_deserializer)
-        return make(guarded, reading, handler.response_serializer)
-
-
-class _Unreadable:
-    """Stands for a message that is none, until it is known whether its caller may send any."""
-
-
-def _reading(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    # gRPC would log a traceback for each such message, however many somebody sends.
-    if deserialize is None:
-        return None
-
-    def read(encoded: bytes) -> Any:
-        try:
-            return deserialize(encoded)
-        except DecodeError:
-            return _Unreadable()
-
-    return read
-
-
-def _readable(request: Any) -> Any:
-    if isinstance(request, _Unreadable):
-        raise Invalid("A message cannot be read.", "It is not of this call.", code="unreadable")
-    return request
-
-
-class _Requests:
-    """A stream of requests that ends with Invalid at one that cannot be read."""
-
-    def __init__(self, requests: AsyncIterator[Any]) -> None:
-        self._requests = requests  # not begun: whoever never reads it leaves nothing behind
-
-    def __aiter__(self) -> "_Requests":
-        return self
-
-    async def __anext__(self) -> Any:
-        return _readable(await anext(self._requests))
-
-
-def _inner(handler: Any) -> _Handler:
-    return (
-        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    )
-
-
-def _guarded(
-    method: str, inner: _Handler, standings: Standings
-) -> Callable[[Any, Any], Awaitable[Any]]:
-    async def run(request: Any, context: Any) -> Any:
-        call: Call | None = None
-        try:
-            with standings.during(certified(context)) as call:
-                judge(context, call.who)
-                check_right(method, call.who)
-                if method in NEW_WORK:
-                    check_protocol(standings.protocol, protocol_of(context))
-                several = hasattr(request, "__aiter__")
-                readable = _Requests(request) if several else _readable(request)
-                return await _served(inner, readable, context)
-        except grpc.aio.AbortError:
-            raise
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and call is not None and call.cut is not None:
-                task.uncancel()
-                await _abort(context, method, call.cut)
-            if task is not None and task.cancelling():  # the caller is gone
-                raise
-            # Otherwise the caller would wait for its deadline.
-            await context.abort(grpc.StatusCode.CANCELLED, "cancelled inside the server")
-        except NotImplementedError:  # what generated code raises for a method that nobody wrote
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "This peer does not serve it.")
-        except Exception as trouble:  # the one place that must let nothing through
-            if isinstance(forbidden := mesh_error_in(trouble), Forbidden):
-                standings.refused(call.who if call else _proved(context), method, forbidden)
-            await _abort(context, method, trouble)
-
-    return run
-
-
-def _proved(context: "_Context") -> Caller | None:
-    """Who calls, by the connection alone; None if that says nothing that counts."""
-    try:
-        return certified(context)
-    except Forbidden:
-        return None
-
-
-async def _served(inner: _Handler, request: Any, context: Any) -> Any:
-    if not inspect.isasyncgenfunction(inner):
-        return await inner(request, context)
-    async with aclosing(inner(request, context)) as responses:
-        async for response in responses:
-            await context.write(response)
-    return None
-
-
-async def _abort(context: "_Context", method: str, trouble: Exception) -> Never:
-    error = mesh_error_in(trouble) or full_disk_in(trouble)
-    if error is None and _only_gone(trouble):
-        log.debug("%s was written to a caller that has gone", method)
-        error = Unreachable("The caller has gone.")
-    if error is None:
-        log_id = os.urandom(4).hex()
-        log.error("%s failed [%s]", method, log_id, exc_info=trouble)
-        error = Broken(
-            f"{method.rpartition('/')[2]} failed inside the answering peer.",
-            f"Its log says more under {log_id}.",
-            "Report it with that log.",
-        )
-    await context.abort(STATUS[error.fault], _short(error.what).decode(), to_metadata(error))
-
-
-def _only_gone(trouble: BaseException) -> bool:
-    """Whether all that happened is that gRPC could not write to the caller's connection."""
-    if isinstance(trouble, BaseExceptionGroup):
-        return all(_only_gone(one) for one in trouble.exceptions)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
-    return isinstance(trouble, grpc.aio.InternalError)
-
 
 def mesh_error_in(trouble: BaseException) -> MeshError | None:
     """The MeshError that this is, or that a TaskGroup wrapped; None if there is none."""
@@ -218,13 +54,20 @@ def mesh_error_in(trouble: BaseException) -> MeshError | None:
 
 def to_metadata(error: MeshError) -> tuple[tuple[str, str | bytes], ...]:
     """The trailing metadata that carries an error whole."""
+    retry = error.retry_seconds if isinstance(error, Busy) else 0.0
     return (
+        *((("retry-ms", str(math.ceil(retry * 1000))),) if retry else ()),
         ("fault", error.fault.value),
         ("code-bin", _short(error.code)),
         ("what-bin", _short(error.what)),
         ("why-bin", _short(error.why)),
         ("hint-bin", _short(error.hint)),
     )
+
+
+def status_text(error: MeshError) -> str:
+    """What the status itself says: all that callers see who know no MeshError."""
+    return _short(error.what).decode()
 
 
 def _short(text: str) -> bytes:
@@ -249,13 +92,21 @@ def from_rpc_error(failed: "grpc.aio.AioRpcError", peer: str) -> MeshError:
     sent = {key: value for key, value in failed.trailing_metadata() or ()}
     word = sent.get("fault")
     if isinstance(word, str) and word in {fault.value for fault in Fault}:
-        return ERRORS[Fault(word)](
+        error = ERRORS[Fault(word)](
             _text(sent, "what-bin"),
             _text(sent, "why-bin"),
             _text(sent, "hint-bin"),
             _text(sent, "code-bin"),
         )
+        if isinstance(error, Busy):
+            error.retry_seconds = _retry_seconds(sent)
+        return error
     return _of_status(failed, peer)
+
+
+def _retry_seconds(sent: dict[str, Any]) -> float:
+    said = str(sent.get("retry-ms", ""))
+    return int(said) / 1000 if said.isascii() and said.isdigit() and len(said) < 10 else 0.0
 
 
 def _text(sent: dict[str, Any], key: str) -> str:

@@ -5,8 +5,7 @@ with that reason; those of whoever has another role now end too, and may be made
 """
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dstack_mesh.faults import Busy, Forbidden, MeshError, Unreachable
@@ -26,11 +25,30 @@ Refused = Callable[[Caller | None, str, MeshError], None]
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A call that goes on. `cut` is why it must end, once it must."""
+    """A call, which goes on while its block does. `cut` is why it must end, once it must."""
 
     who: Caller
     task: asyncio.Task[object]
+    open: "dict[PeerId, set[Call]]"
     cut: MeshError | None = None
+
+    def __enter__(self) -> "Call":
+        """Raises Busy if the peer has too many calls open."""
+        if not isinstance(self.who, Member):
+            return self
+        calls = self.open.setdefault(self.who.peer_id, set())
+        if len(calls) >= MOST_OPEN:
+            raise Busy("This peer has too many calls open.", f"At most {MOST_OPEN} go on at once.")
+        calls.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not isinstance(self.who, Member):
+            return
+        calls = self.open[self.who.peer_id]
+        calls.discard(self)
+        if not calls:
+            del self.open[self.who.peer_id]
 
 
 class Standings:
@@ -55,32 +73,19 @@ class Standings:
         picture = self._picture()
         check_belongs(picture, who.peer_id)
         check_issued(picture, who)
-        return replace(who, role=picture.role(who.peer_id, named_role(picture, who)))
+        role = picture.role(who.peer_id, named_role(picture, who))
+        return who if role is who.role else replace(who, role=role)
 
     @property
     def protocol(self) -> int:
         """The oldest protocol whose speakers get and take new work."""
         return self._picture().protocol
 
-    @contextmanager
-    def during(self, certified: Caller) -> Generator[Call]:
-        """A call of this caller goes on within the block. Raises Forbidden, or Busy."""
+    def during(self, certified: Caller) -> Call:
+        """A call of this caller, to be entered. Raises Forbidden if it is heard no more."""
         task = asyncio.current_task()
         assert task is not None
-        call = Call(self.judged(certified), task)
-        if not isinstance(certified, Member):
-            yield call
-            return
-        calls = self._open.setdefault(certified.peer_id, set())
-        if len(calls) >= MOST_OPEN:
-            raise Busy("This peer has too many calls open.", f"At most {MOST_OPEN} go on at once.")
-        calls.add(call)
-        try:
-            yield call
-        finally:
-            calls.discard(call)
-            if not calls and self._open.get(certified.peer_id) is calls:
-                del self._open[certified.peer_id]
+        return Call(self.judged(certified), task, self._open)
 
     def changed(self, picture: Picture) -> None:
         """Ends the calls of whoever was revoked, left, or has another role now."""

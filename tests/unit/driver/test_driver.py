@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Conflict, Missing, Refused, Unreachable
+from dstack_mesh.faults import Busy, Conflict, Missing, Refused, Unreachable
 from dstack_mesh.ids import HoldId
 from dstack_scheduler.agent_port import Hold, Question
 from dstack_scheduler.driver import Driver
@@ -255,6 +255,23 @@ async def test_one_agent_that_may_is_enough_for_a_chain_to_start() -> None:
     chain = submission(planned(0), planned(1, after=[0], gpus=2))
     end = await Person(chain, small, large, local=small).run()
     assert end.state is JobState.DONE
+
+
+async def test_an_agent_that_is_called_too_often_is_asked_again() -> None:
+    here, asked = FakeMachine("here"), list[Question]()
+
+    class Pacing(FakeAgent):
+        async def ask(self, question: Question) -> Bid:
+            asked.append(question)
+            if len(asked) < 3:
+                raise Busy("This peer calls too often.", code="too-often", retry_seconds=0.1)
+            return await super().ask(question)
+
+    person = Person(submission(planned(0, "echo a")))
+    person.directory.known.append(Pacing(here, person.store, True))
+    end = await person.run()
+    assert end.state is JobState.DONE
+    assert len(asked) >= 3
 
 
 async def test_without_agents_the_error_says_so() -> None:

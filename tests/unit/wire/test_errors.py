@@ -44,6 +44,22 @@ def test_an_error_arrives_as_it_was_raised(fault: Fault) -> None:
     )
 
 
+@pytest.mark.parametrize(("seconds", "arrives"), [(0.0, 0.0), (0.0201, 0.021), (3.0, 3.0)])
+def test_when_to_call_again_arrives_with_the_error(seconds: float, arrives: float) -> None:
+    metadata = Metadata(*to_metadata(Busy("Too often.", retry_seconds=seconds)))
+    arrived = from_rpc_error(failed_with(STATUS[Fault.BUSY], "", metadata), "ws-2")
+    assert isinstance(arrived, Busy)
+    assert arrived.retry_seconds == pytest.approx(arrives)
+
+
+@pytest.mark.parametrize("said", ["-1", "1e9", "9" * 40, "nan", "٣"])
+def test_a_peer_cannot_say_nonsense_about_when_to_call_again(said: str) -> None:
+    metadata = Metadata(("fault", "busy"), ("retry-ms", said.encode().decode("latin-1")))
+    arrived = from_rpc_error(failed_with(STATUS[Fault.BUSY], "", metadata), "ws-2")
+    assert isinstance(arrived, Busy)
+    assert arrived.retry_seconds == 0.0
+
+
 def test_a_long_error_fits_into_the_metadata() -> None:
     long = "é" * 100_000
     metadata = to_metadata(Busy(long, long, long, long))
