@@ -34,7 +34,7 @@ sync_data = getattr(os, "fdatasync", os.fsync)
 
 
 class Place(NamedTuple):
-    """Where a chunk lies. A tuple, which costs a third to make: a gigabyte has 60,000."""
+    """Where a chunk lies. A tuple, which costs less to make: a gigabyte has 55,000."""
 
     pack: str
     offset: int

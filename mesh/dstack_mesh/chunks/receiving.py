@@ -72,7 +72,7 @@ class _Part:
 
 
 class _Use(NamedTuple):
-    """Where a chunk is used first. A tuple, which costs a third to make."""
+    """Where a chunk is used first. A tuple, which costs less to make."""
 
     part: _Part
     offset: int

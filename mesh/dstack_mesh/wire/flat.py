@@ -1,7 +1,7 @@
 """Messages that bring a pack, written and read without a copy of its bytes.
 
 Protobuf copies a megabyte when a field is set, when a message is written, when it is read and each
-time the field is looked at: of a transfer, a quarter of the processor's work. A `FetchResponse` and
+time the field is looked at. A `FetchResponse` and
 a `PushRequest` with a pack are the same few bytes of head and then the data, so they are joined and
 cut here. What travels is what protobuf writes, byte for byte; what another writer puts into another
 order is read by protobuf as ever.

@@ -10,8 +10,8 @@ from dstack_mesh.v1.transfer_pb2 import Pack
 from dstack_mesh.wire.flat import Flat, FlatPack, flat
 
 PACK_BYTES = 2 << 20
-"""Data of a full pack. Larger: fewer messages, each of which costs as much as hashing half a
-megabyte; smaller: less memory. gRPC takes no message above 4 MiB."""
+"""Data of a full pack. Larger: fewer messages, each of which costs both loops some work;
+smaller: less memory. gRPC takes no message above 4 MiB."""
 
 PIECE_BYTES = 1 << 20
 """Data of a piece of a manifest."""
