@@ -14,16 +14,17 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dstack_cli import embedded
+from dstack_cli.remotes.elsewhere import Elsewhere
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Forbidden, MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.remotes.port import TreeSource
 from dstack_mesh.trouble import render
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import open_roll_call
-from dstack_mesh.wire.transfer import TransferClient
 from dstack_mesh.wire.vetting import Vetting
 from dstack_scheduler.agent_port import Advert, Agent, Listing
 from dstack_scheduler.wire.directory import Clients, CommandDirectory
@@ -64,6 +65,7 @@ class Reach:
     def __init__(self, home: Home, channels: Channels, store: ChunkStore) -> None:
         self.home = home
         self.store = store
+        self.elsewhere = Elsewhere(home, store)
         self._roll = open_roll_call(home, channels, os.environ)
         self._clients = Clients(channels, store, home.agent_socket)
         self._vetting = Vetting(home, channels)
@@ -116,7 +118,7 @@ class Reach:
         """What each agent that answers knows of runs and tags, and passes on of others.
 
         All are asked at once, and nobody is waited for long who is slower than one that answers for
-        all of them.
+        all of them. What is kept outside the mesh is told like that of one more agent.
         """
         from dstack_cli.picture import absentees
         from dstack_cli.searching import LISTING, Search
@@ -125,8 +127,8 @@ class Reach:
             return await _unless_failed(self._clients.of(known).list_runs(runs))
 
         search = Search(LISTING, ask, lambda listing: listing.for_all)
-        await self._run(search)
-        found = [(peer, search.answers[peer]) for peer in sorted(search.answers)]
+        kept, _ = await asyncio.gather(self.elsewhere.listings(), self._run(search))
+        found = [(peer, search.answers[peer]) for peer in sorted(search.answers)] + kept
         self._away = absentees(found)
         for telling in (one for _, listing in found for one in listing.others):
             if telling.agent_name:
@@ -206,10 +208,23 @@ class Reach:
         found = put_together(await self.listings([run_id]), recall(self.home))
         return next((one for one in found if one.record.run_id == run_id), picture)
 
-    async def transfer(self, peer_id: PeerId) -> TransferClient | None:
-        """Moves bytes from an agent; None if it does not answer."""
+    def nearest(self, holders: Sequence[PeerId]) -> Sequence[PeerId]:
+        """Those who have something, in the order in which to ask: who answers, who is elsewhere,
+        and the others last."""
+        met = {one.card.peer_id for one in self._found[1]}
+
+        def distance(peer_id: PeerId) -> int:
+            return 0 if peer_id in met else 2 if self.elsewhere.trees(peer_id) is None else 1
+
+        return sorted(holders, key=distance)
+
+    async def transfer(self, peer_id: PeerId) -> TreeSource | None:
+        """Moves bytes from an agent, or from what is kept elsewhere; None if it does not answer."""
         from dstack_cli.searching import LISTING
 
+        kept = self.elsewhere.trees(peer_id)
+        if kept is not None:
+            return kept
         found = self._found[1] if self._is_fresh() else ()
         if not any(one.card.peer_id == peer_id for one in found):
             found = await self.known(LISTING)
@@ -240,8 +255,8 @@ class Reach:
         return self._away.get(peer_id)
 
     def names(self) -> dict[PeerId, str]:
-        """What agents are called, as far as they were met or told of."""
-        return dict(self._met)
+        """What agents are called, as far as they were met or told of, and other places."""
+        return {**self.elsewhere.names(), **self._met}
 
     def _meet(self, agent: Agent) -> None:
         self._met[agent.card.peer_id] = agent.card.name
@@ -286,6 +301,9 @@ async def reaching(
             told = said
             raise
         finally:
+            reach.elsewhere.close()
+            for line in reach.elsewhere.notes:
+                print(line, file=sys.stderr)
             if reach.refusal is not None and (told is None or told.code != reach.refusal.code):
                 print(render(reach.refusal), file=sys.stderr)
     finally:

@@ -62,10 +62,11 @@ class Fetcher:
         if not self._store.missing_manifest(digest):
             return 0
         encoded = self._encoded(digest)
-        sizes = Manifest.decode(encoded).chunk_sizes()
+        manifest = Manifest.decode(encoded)
+        sizes = manifest.chunk_sizes()
         lacking = self._store.missing(sizes)
         total, missing = sum(sizes.values()), sum(sizes[chunk] for chunk in lacking)
-        tally.found(total, total - missing)
+        tally.found(total, total - missing, manifest.files)
         batch = Batch(self._store)
         try:
             for chunks, data in self._read(lacking, tally):

@@ -74,11 +74,12 @@ class Sender:
             Missing: Our store has not the tree.
         """
         encoded = self._store.get_encoded(digest)
-        sizes = Manifest.decode(encoded).chunk_sizes()
+        manifest = Manifest.decode(encoded)
+        sizes = manifest.chunk_sizes()
         lacking = self._known.absent(sizes)
         total = sum(sizes.values())
         missing = sum(sizes[chunk] for chunk in lacking)
-        tally.found(total, 0 if again else total - missing)
+        tally.found(total, 0 if again else total - missing, manifest.files)
         if again:
             self._overwrite(sizes, tally)
         packs = cut((chunk, sizes[chunk]) for chunk in lacking)

@@ -16,19 +16,22 @@ class Tally:
         total_bytes: Of all trees that were looked at so far.
         there_bytes: How much of it was where it should go already.
         moved_bytes: How much has moved.
+        files: In those trees.
         looking: Whether more may be found that has to move.
     """
 
     total_bytes: int = 0
     there_bytes: int = 0
     moved_bytes: int = 0
+    files: int = 0
     looking: bool = True
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
-    def found(self, total_bytes: int, there_bytes: int) -> None:
+    def found(self, total_bytes: int, there_bytes: int, files: int = 0) -> None:
         """Counts a tree before it moves."""
         with self._lock:
+            self.files += files
             self.total_bytes += total_bytes
             self.there_bytes += there_bytes
 
