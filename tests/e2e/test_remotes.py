@@ -9,8 +9,8 @@ import pytest
 
 from dstack_mesh.remotes.configured import Bucket
 from support.alone import alone
-from support.lab import Peer, make_peer, project, said
-from support.s3_lab import S3Service
+from support.lab import Peer, join_mesh, make_peer, project, said
+from support.s3_lab import S3Service, one_or_both
 
 WORKFLOWS = """
 workflows:
@@ -52,7 +52,7 @@ def configured(peer: Peer, place: Bucket) -> Peer:
     return peer
 
 
-@pytest.fixture(scope="module", params=["moto", "ceph"])
+@pytest.fixture(scope="module", params=one_or_both("ceph"))
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     service: S3Service = request.getfixturevalue(request.param)
     folder = tmp_path_factory.mktemp(f"remotes-{service.name}")
@@ -155,3 +155,28 @@ def test_a_run_that_goes_on_is_not_pushed(lab: Lab) -> None:
         assert json.loads(refused.stdout)["error"]["code"] == "run-goes-on"
     finally:
         lab.ana.dstack("stop", "-x", run, check=True)
+
+
+def test_what_runs_remotely_is_pushed_by_itself(moto: S3Service, tmp_path: Path, lab: Lab) -> None:
+    """Another machine takes it; what was detached is pushed by the next `dstack push`."""
+    laptop, bea = (person(tmp_path, name, moto) for name in ("laptop", "bea"))
+    host = person(tmp_path, "ws-1", moto)
+    join_mesh(host, laptop)
+    place = moto.made()
+    with host.runner("--listen", "127.0.0.1:0", "--no-mdns") as _:
+        port = host.json("agents")["items"][0]["addresses"][0]
+        laptop = Peer(laptop.name, laptop.home, (), {**laptop.env, "DSTACK_SEEDS": port})
+        for peer in (laptop, bea):
+            configured(peer, place)
+        ran = laptop.dstack("run", "prepare", "--remote", cwd=lab.code)
+        assert ran.returncode == 0, said(ran)
+        assert b"prepare on ws-1" in ran.stderr and b" is in lab: 1 artifact" in ran.stderr
+        bea.dstack("cp", "@", "data", str(tmp_path / "got"), check=True)
+        assert (tmp_path / "got/numbers").stat().st_size == 300_000
+        left = laptop.dstack("run", "prepare", "--remote=lab", "-d", cwd=lab.code, check=True)
+        assert b"once it has ended, to lab: dstack push" in left.stderr
+        laptop.dstack("wait", "@", check=True)
+        pushed = laptop.json("push")["items"]
+        assert [one["remote"] for one in pushed] == ["lab"]
+        assert laptop.json("push")["items"] == []
+    assert len(bea.json("ps", "-a")["items"]) == 2
