@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dstack_cli import embedded
 from dstack_cli.output.forms import chosen
+from dstack_cli.remotes.places import chosen_remote, has_remotes
 from dstack_cli.run_words import Asked, read
 from dstack_mesh.home import Home
 from dstack_scheduler.plan import Plan
@@ -80,12 +81,11 @@ def _with_remote(home: Home, asked: Asked) -> Asked:
 
     A remote of the name that was given comes before an agent of it; `--agent` always means one.
     """
-    configured = home.remotes.exists() or os.environ.get("DSTACK_REMOTE")
-    if not asked.remote or not configured:
+    if not asked.remote or not has_remotes(home):
         return asked
     from dstack_mesh.remotes.configured import load_remotes  # most homes have none
 
-    remotes = load_remotes(home, os.environ.get("DSTACK_REMOTE", ""))
+    remotes = load_remotes(home, chosen_remote())
     if asked.placement in remotes.places:
         return replace(asked, placement="remote", push_to=asked.placement)
     return replace(asked, push_to=remotes.default)

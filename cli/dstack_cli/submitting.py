@@ -58,7 +58,7 @@ class DrivenWork:
         self.accepted = False
         self._driver = Driver(
             *(submission, reach, reach.store, self, SystemClock(), random.random),
-            elsewhere=reach.elsewhere,
+            elsewhere=reach.elsewhere if reach.has_elsewhere else None,
         )
         self._vouching = Vouching(reach.home, submission, reach.find)
 

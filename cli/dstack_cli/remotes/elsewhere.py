@@ -6,20 +6,19 @@ does not answer soon, and a line says so.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from dstack_cli.remotes.here import HereTrees, Pulled
 from dstack_cli.remotes.opened import OpenRemote
-from dstack_cli.remotes.places import HERE, remote_in
+from dstack_cli.remotes.places import HERE, chosen_remote, remote_in
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.remotes.archive import Archive
-from dstack_mesh.remotes.configured import Remotes, load_remotes
+from dstack_mesh.remotes.configured import load_remotes
 from dstack_mesh.remotes.port import TreeSource
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import Input, JobRecord, Source, TagRecord
@@ -39,7 +38,7 @@ FIRST_SECONDS = 15.0
 
 
 class Elsewhere:
-    """What is kept outside the mesh. For one event loop. Costs two looks at the disk if nothing is.
+    """What is kept outside the mesh. For one event loop.
 
     Attributes:
         notes: Lines for the person about remotes that did not answer, each once.
@@ -52,10 +51,7 @@ class Elsewhere:
         self._opened: dict[str, OpenRemote] = {}
         self._heard_at: dict[str, float] = {}
         self.notes: list[str] = []
-        has_remotes = home.remotes.exists() or bool(os.environ.get("DSTACK_REMOTE"))
-        self.remotes = (
-            load_remotes(home, os.environ.get("DSTACK_REMOTE", "")) if has_remotes else Remotes()
-        )
+        self.remotes = load_remotes(home, chosen_remote())
 
     def remote(self, name: str = "") -> OpenRemote:
         """A remote by its name, or the default one. Raises Missing."""
@@ -81,9 +77,9 @@ class Elsewhere:
         remotes = [self.remote(name) for name in self.remotes.places]
         await asyncio.gather(*(self._hear_soon(remote) for remote in remotes))
         told = [(remote.peer_id, listing_of(remote)) for remote in remotes]
-        if self._pulled.any:
-            runs, tags = self._pulled.runs(), self._pulled.tags()
-            told.append((HERE, _listing(runs, tags, HERE)))
+        pulled = self._pulled.runs()
+        if pulled:
+            told.append((HERE, _listing(pulled, self._pulled.tags(), HERE)))
         return told
 
     async def told(self) -> Sequence[Listing]:
@@ -106,9 +102,7 @@ class Elsewhere:
     async def pushed(self, run_id: RunId) -> list[tuple[TreeSource, PushedRun]]:
         """What the places keep of a run, with the logs, nearest place first."""
         found: list[tuple[TreeSource, PushedRun]] = [
-            (HereTrees(self._store), one)
-            for one in (self._pulled.runs() if self._pulled.any else [])
-            if one.run.run_id == run_id
+            (HereTrees(self._store), one) for one in self._pulled.runs() if one.run.run_id == run_id
         ]
         for remote in map(self.remote, self.remotes.places):
             await self._hear_soon(remote)

@@ -55,7 +55,8 @@ class Gatherer:
         """The log of a job as a tree in our store, whole or what is left; None if there is none."""
         if job.agent_id is None:
             return None
-        for trees, pushed in await self._reach.elsewhere.pushed(job.key.run_id):
+        elsewhere = self._reach.elsewhere
+        for trees, pushed in await elsewhere.pushed(job.key.run_id):
             for log in pushed.logs:
                 if log.key == job.key:
                     await trees.fetch_tree(log.digest)

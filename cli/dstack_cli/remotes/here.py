@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from dstack_cli.remotes.places import pulled_folder
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.chunks.store import ChunkStore
@@ -26,13 +27,8 @@ class Pulled:
     """Runs and tags that were pulled, a file each."""
 
     def __init__(self, home: Home) -> None:
-        self._runs = home.state / "pulled" / "runs"
-        self._tags = home.state / "pulled" / "tags"
-
-    @property
-    def any(self) -> bool:
-        """Whether anything was ever pulled."""
-        return self._runs.exists()
+        self._runs = pulled_folder(home) / "runs"
+        self._tags = pulled_folder(home) / "tags"
 
     def keep(self, run: PushedRun, tags: list[TagRecord]) -> None:
         """Remembers a run; its bytes must be in the store already."""

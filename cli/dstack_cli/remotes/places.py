@@ -1,11 +1,31 @@
-"""What stands for a place outside the mesh where peers are named: no peer has such an id."""
+"""Which places outside the mesh this home has, and what stands for one where peers are named."""
 
+import os
+from pathlib import Path
+
+from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
 
 HERE = PeerId("here")
 """This home, among those that have a copy of what was pulled."""
 
 _REMOTE = "remote:"
+"""No peer has an id that begins like this."""
+
+
+def has_remotes(home: Home) -> bool:
+    """Whether a remote was named here; most homes have none and load nothing for them."""
+    return home.remotes.exists() or bool(chosen_remote())
+
+
+def chosen_remote() -> str:
+    """The default remote that the environment says; "" for none."""
+    return os.environ.get("DSTACK_REMOTE", "")
+
+
+def pulled_folder(home: Home) -> Path:
+    """Where it is noted what was pulled."""
+    return home.state / "pulled"
 
 
 def id_of_remote(name: str) -> PeerId:

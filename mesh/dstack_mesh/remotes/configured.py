@@ -19,7 +19,7 @@ from dstack_mesh.home import Home
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
-_FOLDER = re.compile(r"[\w.+=@-]+(/[\w.+=@-]+)*")
+_FOLDER = re.compile(r"[\w+=@-][\w.+=@-]*(/[\w+=@-][\w.+=@-]*)*")
 
 
 @frozen

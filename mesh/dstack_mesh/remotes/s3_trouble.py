@@ -68,7 +68,7 @@ def in_words(error: Exception, place: Bucket, where: str) -> MeshError:
         why = _first_line(error)
         hint = "AWS_CA_BUNDLE names the certificates to trust"
         return Unreachable(f"{where} is not trusted.", why, hint, code="remote-away")
-    if isinstance(error, botocore.HTTPClientError | botocore.EndpointConnectionError):
+    if isinstance(error, botocore.HTTPClientError | botocore.ConnectionError):
         return away(where, _first_line(error))
     return Invalid(
         f"{where} cannot be asked.",
