@@ -20,6 +20,7 @@ from dstack_cli.remotes.gathering import Gatherer
 from dstack_cli.remotes.here import HereTrees
 from dstack_cli.remotes.showing import Showing
 from dstack_cli.shelves import source_of
+from dstack_mesh.allocator import collect_rarely, keep_buffers
 from dstack_mesh.chunks.digest import split_digests
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry
 from dstack_mesh.chunks.store import ChunkStore
@@ -30,9 +31,9 @@ from dstack_mesh.ids import Digest
 from dstack_mesh.remotes.configured import Bucket
 from dstack_mesh.remotes.crew import Crew
 from dstack_mesh.remotes.port import ObjectStore
+from dstack_mesh.remotes.sending import PART_BYTES, in_parts
 from dstack_mesh.remotes.tally import Tally
 
-PART_BYTES = 8 << 20
 OWN = ".dstack"
 """Where what is no artifact goes."""
 
@@ -47,6 +48,8 @@ class Tree:
 
 def export(home: Home, run: str, target: "Path | Bucket") -> None:
     """Writes the artifacts and the logs of a run as plain files."""
+    keep_buffers()
+    collect_rarely()
     terminal = Terminal.of_process()
     screen = Screen(terminal)
 
@@ -146,13 +149,8 @@ class _Bucket:
                 pass
 
     def _parts(self, entry: FileEntry) -> Iterator[bytes]:
-        part = bytearray()
-        for _, data in self._store.read_runs(split_digests(entry.digests)):
-            part += data
-            while len(part) >= PART_BYTES:
-                yield bytes(part[:PART_BYTES])
-                self._tally.moved(PART_BYTES)
-                del part[:PART_BYTES]
-        if part:
-            yield bytes(part)
-            self._tally.moved(len(part))
+        for part in in_parts(self._store, split_digests(entry.digests)):
+            size_bytes = len(part)
+            yield part
+            del part
+            self._tally.moved(size_bytes)

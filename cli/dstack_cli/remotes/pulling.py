@@ -16,6 +16,7 @@ from dstack_cli.remotes.elsewhere import listing_of, runs_of, tags_of
 from dstack_cli.remotes.here import Pulled
 from dstack_cli.remotes.opened import OpenRemote
 from dstack_cli.remotes.showing import Showing
+from dstack_mesh.allocator import collect_rarely, keep_buffers
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -39,6 +40,8 @@ class Fetched:
 
 def pull(home: Home, runs: Sequence[str], remote: str, as_json: bool, quiet: bool) -> None:
     """Brings runs from a remote."""
+    keep_buffers()
+    collect_rarely()
     terminal = Terminal.of_process()
     screen = Screen(terminal, talks=not quiet)
 

@@ -23,6 +23,7 @@ from dstack_cli.remotes.gathering import Gatherer
 from dstack_cli.remotes.opened import OpenRemote
 from dstack_cli.remotes.showing import Showing
 from dstack_cli.shelves import source_of
+from dstack_mesh.allocator import collect_rarely, keep_buffers
 from dstack_mesh.faults import MeshError, Refused, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -57,6 +58,8 @@ class Wish:
 
 def push(home: Home, wish: Wish, as_json: bool, quiet: bool) -> None:
     """Pushes runs to a remote; without any, those that were to be pushed and have ended."""
+    keep_buffers()
+    collect_rarely()
     terminal = Terminal.of_process()
     screen = Screen(terminal, talks=not quiet)
 

@@ -5,7 +5,7 @@ what is missing then; packs that are there already are not sent twice. Memory: a
 each thread, whatever the size of a tree.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -23,12 +23,30 @@ from dstack_mesh.remotes.port import ObjectStore
 from dstack_mesh.remotes.probe import check_remote
 from dstack_mesh.remotes.tally import Tally
 
-PART_BYTES = 8 << 20
-"""A pack travels in pieces of this size. Larger: fewer requests; smaller: less memory, and less to
-send again."""
+PART_BYTES = 6 << 20
+"""A pack travels in pieces of this size; S3 takes no smaller ones than 5 MiB. Larger: fewer
+requests; smaller: less memory, of which each thread needs twice this."""
 
 STALE = timedelta(days=1)
 """A piece of a pack that is older belongs to a process that died: none takes longer than that."""
+
+
+def in_parts(store: ChunkStore, chunks: Sequence[Digest]) -> Iterator[bytes]:
+    """Chunks of a store one after the other, in parts of at least `PART_BYTES` but for the last.
+
+    Nothing of a part is held while the next one is made, if whoever takes it lets go of it.
+    """
+    held: list[bytes] = []
+    size_bytes = 0
+    for _, data in store.read_runs(chunks):
+        held.append(data)
+        size_bytes += len(data)
+        if size_bytes >= PART_BYTES:
+            part, held, size_bytes = b"".join(held), [], 0
+            yield part
+            del part
+    if held:
+        yield b"".join(held)
 
 
 class Sender:
@@ -111,16 +129,11 @@ class Sender:
 
     def _parts(self, index: PackIndex, tally: Tally) -> Iterator[bytes]:
         """The bytes of a pack in pieces that may travel one by one; counted once they have."""
-        part = bytearray()
-        for _, data in self._store.read_runs([chunk for chunk, _ in index.chunks]):
-            part += data
-            while len(part) >= PART_BYTES:
-                yield bytes(part[:PART_BYTES])
-                tally.moved(PART_BYTES)
-                del part[:PART_BYTES]
-        if part:
-            yield bytes(part)
-            tally.moved(len(part))
+        for part in in_parts(self._store, [chunk for chunk, _ in index.chunks]):
+            size_bytes = len(part)
+            yield part
+            del part
+            tally.moved(size_bytes)
 
     def _overwrite(self, wanted: Iterable[Digest], tally: Tally) -> None:
         """Sends packs again that hold something of a tree, where we have all that is in them."""
