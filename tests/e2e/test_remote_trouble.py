@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -156,6 +157,27 @@ def test_a_killed_push_leaves_nothing_that_a_later_one_does_not_use_or_sweep(
 
         S3Objects(place).sweep("packs/", datetime.now(UTC) + timedelta(days=1))
     assert unfinished_in(ceph, place) == 0
+
+
+def test_ctrl_c_ends_a_push_at_once_and_leaves_nothing_unfinished(
+    ceph: S3Service, ana: Peer
+) -> None:
+    place = ceph.made()
+    with tcp_proxy(ceph.port) as proxy:
+        person = at(ana, ceph)
+        configured(person, place, ceph.behind(proxy.port).endpoint)
+        proxy.bytes_per_second = 10_000_000
+        begun = proxy.passed
+        pushing = person.popen((*DSTACK, "push", "@"), stderr=subprocess.PIPE)
+        eventually(lambda: proxy.passed > begun + 5_000_000, within=20, every=0.01)
+        began = time.monotonic()
+        pushing.send_signal(signal.SIGINT)
+        _, talk = pushing.communicate(timeout=10)
+        assert time.monotonic() - began < 4
+    assert pushing.returncode == 130, talk
+    assert b"Traceback" not in talk
+    assert unfinished_in(ceph, place) == 0
+    assert not [key for key in keys_in(ceph, place) if key.startswith("manifests/")]
 
 
 def test_a_remote_that_is_silent_holds_no_listing_up(moto: S3Service, ana: Peer) -> None:

@@ -117,13 +117,14 @@ class Elsewhere:
     async def hear(self, remote: OpenRemote) -> None:
         """Has what a remote keeps now. Raises MeshError."""
         await remote.do(_hear)
+        remote.known.note_heard()
         self._heard_at[remote.name] = time.monotonic()
 
     async def _hear_soon(self, remote: OpenRemote) -> None:
         heard_at = self._heard_at.get(remote.name, float("-inf"))
         if time.monotonic() - heard_at <= FRESH_SECONDS:
             return
-        patience = SOON_SECONDS if remote.known.records("") else FIRST_SECONDS
+        patience = SOON_SECONDS if remote.known.was_heard else FIRST_SECONDS
         self._heard_at[remote.name] = time.monotonic()
         hearing = asyncio.ensure_future(self.hear(remote))
         try:

@@ -20,6 +20,9 @@ from dstack_mesh.remotes.tally import Tally
 if TYPE_CHECKING:
     from dstack_mesh.chunks.receiving import Fetched
 
+LEAVE_SECONDS = 2.0
+"""So long a transfer that nobody wants any more may take to end."""
+
 T = TypeVar("T")
 
 
@@ -52,10 +55,15 @@ class OpenRemote:
     async def move(self, work: Callable[[Archive, Tally], T], tally: Tally | None = None) -> T:
         """The same for a transfer, which ends if nobody waits for it any more."""
         counted = tally or Tally()
+        working = asyncio.ensure_future(self.do(lambda archive: work(archive, counted)))
         try:
-            return await self.do(lambda archive: work(archive, counted))
+            return await asyncio.shield(working)
         except asyncio.CancelledError:
             counted.give_up()
+            # It gives up what it had begun there; if that takes long, a later push sweeps it.
+            await asyncio.wait({working}, timeout=LEAVE_SECONDS)
+            if working.done() and not working.cancelled():
+                working.exception()
             raise
 
     async def fetch_tree(self, digest: Digest) -> int:

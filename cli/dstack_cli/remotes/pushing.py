@@ -9,16 +9,17 @@ import asyncio
 from collections.abc import Sequence
 
 from dstack_cli.kept import KeptArtifact, kept_of, plain_path
+from dstack_cli.output import port
 from dstack_cli.output.forms import chosen
-from dstack_cli.output.port import Json, Listing
+from dstack_cli.output.port import Json
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.table import Column, Table
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.output.words import count, size
-from dstack_cli.picture import RunPicture, current_tags
+from dstack_cli.picture import RunPicture
 from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_cli.remotes import waiting
-from dstack_cli.remotes.elsewhere import RUNS, TAGS
+from dstack_cli.remotes.elsewhere import RUNS, TAGS, tags_of
 from dstack_cli.remotes.gathering import Gatherer
 from dstack_cli.remotes.opened import OpenRemote
 from dstack_cli.remotes.showing import Showing
@@ -27,9 +28,12 @@ from dstack_mesh.allocator import collect_rarely, keep_buffers
 from dstack_mesh.faults import MeshError, Refused, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
-from dstack_mesh.ids import Digest
+from dstack_mesh.ids import Digest, RunId
 from dstack_mesh.remotes.tally import Tally
+from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.job import TagRecord
 from dstack_scheduler.pushed import PushedLog, PushedRun, for_everybody
+from dstack_scheduler.resolve import merged_tags
 from dstack_scheduler.wire.pushed import run_to_bytes, tag_to_bytes
 
 SCHEMA = "dstack.pushes/v1"
@@ -169,18 +173,26 @@ class Pusher:
         run = PushedRun(for_everybody(picture.record), logs)
         content = run_to_bytes(run)
         await remote.do(lambda archive: archive.records.add(RUNS, run.run.run_id, content))
-        listings = await self._reach.listings()
-        run_id = picture.record.run_id
-        tags = [
-            tag
-            for tag in current_tags([listing for _, listing in listings])
-            if tag.run_id == run_id
-        ]
+        listings = [listing for _, listing in await self._reach.listings()]
+        tags = tags_to_push(run.run.run_id, listings, tags_of(remote))
         for tag in tags:
             said = tag_to_bytes(tag)
             name = f"{int(tag.at.timestamp() * 1_000_000):020}"
             await remote.do(lambda one, name=name, said=said: one.records.add(TAGS, name, said))
-        return tuple(tag.tag for tag in tags)
+        return tuple(tag.tag for tag in tags if tag.run_id == run.run.run_id)
+
+
+def tags_to_push(
+    run_id: RunId, listings: Sequence[Listing], there: Sequence[TagRecord]
+) -> list[TagRecord]:
+    """What is to be said of tags with a run: those that it has, and those that it has no more.
+
+    Args:
+        there: What is said in the remote.
+    """
+    before = {(tag.repo, tag.tag) for tag in there if tag.run_id == run_id}
+    merged = merged_tags(listings)
+    return [tag for place, tag in sorted(merged.items()) if tag.run_id == run_id or place in before]
 
 
 async def push_ended(reach: Reach, run_id: str, remote: str, screen: Screen) -> bool:
@@ -238,7 +250,7 @@ def _line(pushed: Pushed) -> str:
     )
 
 
-def _listing(pushed: Sequence[Pushed]) -> Listing:
+def _listing(pushed: Sequence[Pushed]) -> port.Listing:
     items: list[dict[str, Json]] = [
         {
             "run": one.run_name,
@@ -250,7 +262,7 @@ def _listing(pushed: Sequence[Pushed]) -> Listing:
         }
         for one in pushed
     ]
-    return Listing(
+    return port.Listing(
         schema=SCHEMA,
         items=items,
         table=Table((Column("RUN"),), ()),

@@ -20,6 +20,9 @@ BATCH = 500
 WAIT_SECONDS = 30.0
 """How long a writer waits for another process that writes."""
 
+HEARD = "heard"
+"""Stands among the records for having listed them; no object of a remote has this key."""
+
 SCHEMA_VERSION = 1
 
 SCHEMA = f"""
@@ -105,6 +108,15 @@ class Known:
         for batch in batches(digests, BATCH):
             places = self._places(batch)
             yield from ((digest, places[digest]) for digest in batch if digest in places)
+
+    @property
+    def was_heard(self) -> bool:
+        """Whether the records of the remote were ever listed whole."""
+        return bool(self.records(HEARD))
+
+    def note_heard(self) -> None:
+        """Notes that they were."""
+        self.keep_record(HEARD, b"")
 
     def records(self, prefix: str) -> Mapping[str, bytes]:
         """Records whose keys begin with the prefix."""

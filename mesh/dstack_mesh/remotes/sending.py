@@ -98,6 +98,8 @@ class Sender:
         total = sum(sizes.values())
         missing = sum(sizes[chunk] for chunk in lacking)
         tally.found(total, 0 if again else total - missing, manifest.files)
+        if not lacking and not again and self._has_manifest(digest):
+            return
         if again:
             self._overwrite(sizes, tally)
         packs = cut((chunk, sizes[chunk]) for chunk in lacking)
@@ -112,6 +114,7 @@ class Sender:
 
     def _send_pack(self, index: PackIndex, tally: Tally, again: bool) -> None:
         """Sends the bytes, then the list of them that makes them count."""
+        tally.check()
         name = index.name
         if again or self._packs.get(name) != index.size_bytes:
             self._send_bytes(name, index, tally)
