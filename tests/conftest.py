@@ -6,6 +6,11 @@ from collections.abc import Generator
 
 import pytest
 
+from support.s3_lab import ceph as ceph
+from support.s3_lab import moto as moto
+from support.s3_lab import s3 as s3
+from support.s3_lab import s3_or_both as s3_or_both
+
 
 @pytest.fixture
 def free_port() -> int:

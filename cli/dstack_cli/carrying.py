@@ -2,14 +2,14 @@
 
 import asyncio
 
-from dstack_cli import embedded
+from dstack_cli import embedded, exit_codes
 from dstack_cli.attended import Attendance
 from dstack_cli.code import Code
 from dstack_cli.ending import end_document, submitted_document
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
-from dstack_cli.reach import Private, carry_out, reaching
+from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_cli.run_words import Asked
 from dstack_cli.submitting import DrivenWork, Order, submission
 from dstack_cli.watching import DETACH_HINT, Watching, workflows_of
@@ -34,8 +34,12 @@ def carry(home: Home, order: Order, asked: Asked, starting: embedded.Starting | 
             watching.notes = notes_on(order.code.result())
             screen.live("asking agents", now())
             if asked.detach:
-                return await _submit(driven, screen, asked)
-            return await _attend(driven, watching, screen, terminal, asked)
+                code = await _submit(driven, screen, asked)
+            else:
+                code = await _attend(driven, watching, screen, terminal, asked)
+            if asked.push_to and driven.accepted:
+                return await _push(reach, driven, watching, screen, asked, code)
+            return code
 
     return carry_out(work())
 
@@ -64,6 +68,21 @@ async def _attend(
     elif asked.as_json:
         chosen(as_json=True).document(submitted_document(driven.name, driven.run_id))
     return code
+
+
+async def _push(
+    reach: Reach, driven: DrivenWork, watching: Watching, screen: Screen, asked: Asked, code: int
+) -> int:
+    """Pushes a run that ended, or remembers that it is to be pushed; returns the exit code."""
+    from dstack_cli.remotes.pushing import push_ended
+    from dstack_cli.remotes.waiting import ToPush, note
+
+    note(reach.home, ToPush(driven.run_id, asked.push_to))
+    if watching.end is None:
+        screen.say(f"  once it has ended, to {asked.push_to}: dstack push")
+        return code
+    pushed = await push_ended(reach, driven.run_id, asked.push_to, screen)
+    return code if pushed or code else exit_codes.OURS
 
 
 async def _submit(driven: DrivenWork, screen: Screen, asked: Asked) -> int:

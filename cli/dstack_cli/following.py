@@ -86,8 +86,10 @@ class RunFollower:
         return self._ends.get(job.key)
 
     def _is_told(self, job: JobRecord) -> bool:
-        """Whether how it ended is known from others, and its agent does not answer."""
-        return job.state.state.ended and self._picture.away_of(job.agent_id) is not None
+        """Whether how it ended is known from others, and its agent does not tell of it."""
+        picture = self._picture
+        is_away = job.state.state.ended and picture.away_of(job.agent_id) is not None
+        return is_away or picture.is_kept(job)
 
     async def _read(self, job: JobRecord) -> None:
         agent = await self._agent_of(job)

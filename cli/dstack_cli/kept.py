@@ -50,7 +50,7 @@ def artifacts_of(picture: RunPicture, workflow: str = "") -> list[KeptArtifact]:
             for artifact in job.artifacts:
                 path = plain_path(artifact.path)
                 kept.pop(path, None)
-                kept[path] = _kept(path, artifact, job)
+                kept[path] = kept_of(path, artifact, job)
     return list(kept.values())
 
 
@@ -58,6 +58,11 @@ def plain_path(path: str) -> str:
     """One spelling for one path: "./model/" is "model"."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return ("/" if path.startswith("/") else "") + "/".join(parts)
+
+
+def below(path: str) -> str:
+    """Where an artifact goes in a folder that several share: never outside, whatever its path."""
+    return "/".join(part for part in plain_path(path).split("/") if part not in ("", "..", "~"))
 
 
 def wanted(path: str, artifacts: Sequence[KeptArtifact], run_name: str) -> list[Wanted]:
@@ -128,7 +133,8 @@ def by_tag(
     raise Missing(f"There is no tag {tag!r}.", "", "dstack tags", code="no-such-tag")
 
 
-def _kept(path: str, artifact: ArtifactSaved, job: JobRecord) -> KeptArtifact:
+def kept_of(path: str, artifact: ArtifactSaved, job: JobRecord) -> KeptArtifact:
+    """An artifact of a job, and who has it."""
     own = (job.agent_id,) if job.agent_id is not None else ()
     holders = dict.fromkeys([*own, *(copy.peer_id for copy in job.copies)])
     return KeptArtifact(

@@ -202,6 +202,8 @@ async def _read_job(reach: Reach, picture: RunPicture, job: JobRecord, watcher: 
     """Shows the log of a job, or what others keep of it if its agent does not answer."""
     from dstack_cli.following import read_now
 
+    if picture.is_kept(job) and await _show_pushed(reach, job, watcher):
+        return
     away = picture.away_of(job.agent_id)
     if away is None:
         try:
@@ -217,6 +219,20 @@ async def _read_job(reach: Reach, picture: RunPicture, job: JobRecord, watcher: 
             "dstack agents",
             code="agent-away",
         )
+
+
+async def _show_pushed(reach: Reach, job: JobRecord, watcher: LogWatcher) -> bool:
+    """Shows the log that a remote keeps, or that was pulled; whether there is one."""
+    from dstack_cli.remotes.logs import read_log
+
+    for trees, pushed in await reach.elsewhere.pushed(job.key.run_id):
+        for log in pushed.logs:
+            if log.key == job.key:
+                await trees.fetch_tree(log.digest)
+                for event in read_log(reach.store, log):
+                    await watcher.saw(event)
+                return True
+    return False
 
 
 async def _show_tail(reach: Reach, job: JobRecord, away: Away | None, watcher: LogWatcher) -> bool:
@@ -242,7 +258,10 @@ async def _follow(reach: Reach, run: str, selection: Selection, watcher: LogWatc
 
     picture = chosen_run(run, await reach.runs())
     for job in picture.record.jobs:
-        away = picture.away_of(job.agent_id) if selection.job in (None, job.key.job) else None
+        chosen = selection.job in (None, job.key.job)
+        away = picture.away_of(job.agent_id) if chosen else None
+        if chosen and picture.is_kept(job) and await _show_pushed(reach, job, watcher):
+            continue
         if away is not None and job.state.state.ended:
             await _show_tail(reach, job, away, watcher)
     if selection.last is not None and not picture.stale:

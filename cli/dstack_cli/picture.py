@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from dstack_cli.remembered import Submitted
+from dstack_cli.remotes.places import is_elsewhere
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId, RunName
 from dstack_scheduler.agent_port import Listing, Telling
@@ -57,6 +58,7 @@ class RunPicture:
         heard: Whether an agent told of it now; otherwise only this home remembers it.
         tellers: Agents that know of it, those that have its jobs first.
         away: Agents that have its jobs and do not answer: what they said last is shown.
+        kept: Whether a remote has it, or it was pulled: it ended, and never changes again.
     """
 
     record: RunRecord
@@ -64,11 +66,16 @@ class RunPicture:
     heard: bool = True
     tellers: tuple[PeerId, ...] = ()
     away: tuple[Away, ...] = ()
+    kept: bool = False
 
     @property
     def stale(self) -> bool:
         """Whether some of it is only the last word of an agent that does not answer."""
         return bool(self.away)
+
+    def is_kept(self, job: JobRecord) -> bool:
+        """Whether a job that ended is known from outside the mesh, and not from its agent."""
+        return job.state.state.ended and self.kept and job.agent_id not in self.tellers
 
     def away_of(self, agent_id: PeerId | None) -> Away | None:
         """The agent, if it is one of those that do not answer."""
@@ -198,6 +205,7 @@ def _picture(
         tags=tags.get(newest.run_id, ()),
         tellers=tuple(dict.fromkeys([*(p for p in having if p in tellers), *sorted(tellers)])),
         away=away,
+        kept=any(is_elsewhere(peer_id) for peer_id in tellers),
     )
 
 

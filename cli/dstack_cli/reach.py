@@ -11,9 +11,11 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from enum import Enum, auto
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dstack_cli import embedded
+from dstack_cli.remotes.places import has_remotes, is_elsewhere, pulled_folder
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Forbidden, MeshError
 from dstack_mesh.home import Home
@@ -23,7 +25,6 @@ from dstack_mesh.trouble import render
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.greeter import open_roll_call
-from dstack_mesh.wire.transfer import TransferClient
 from dstack_mesh.wire.vetting import Vetting
 from dstack_scheduler.agent_port import Advert, Agent, Listing
 from dstack_scheduler.wire.directory import Clients, CommandDirectory
@@ -36,7 +37,9 @@ T = TypeVar("T")
 # What only listings need is imported where they are made: a run that starts does not wait for it.
 if TYPE_CHECKING:
     from dstack_cli.picture import Away, RunPicture
+    from dstack_cli.remotes.elsewhere import Elsewhere
     from dstack_cli.searching import Patience, Search
+    from dstack_mesh.remotes.port import TreeSource
     from dstack_scheduler.job import JobKey, LogTail
     from dstack_scheduler.wire.evidence import Told
 
@@ -64,6 +67,7 @@ class Reach:
     def __init__(self, home: Home, channels: Channels, store: ChunkStore) -> None:
         self.home = home
         self.store = store
+        self.has_elsewhere = has_remotes(home) or pulled_folder(home).exists()
         self._roll = open_roll_call(home, channels, os.environ)
         self._clients = Clients(channels, store, home.agent_socket)
         self._vetting = Vetting(home, channels)
@@ -72,6 +76,13 @@ class Reach:
         self._local: PeerId | None = None
         self._found: tuple[float, Sequence[KnownAgent]] = (float("-inf"), ())
         self._away: Mapping[PeerId, Away] = {}
+
+    @cached_property
+    def elsewhere(self) -> "Elsewhere":
+        """What is kept outside the mesh."""
+        from dstack_cli.remotes.elsewhere import Elsewhere
+
+        return Elsewhere(self.home, self.store)
 
     async def agents(self) -> AsyncGenerator[Agent, None]:
         """Agents as they answer."""
@@ -116,7 +127,7 @@ class Reach:
         """What each agent that answers knows of runs and tags, and passes on of others.
 
         All are asked at once, and nobody is waited for long who is slower than one that answers for
-        all of them.
+        all of them. What is kept outside the mesh is told like that of one more agent.
         """
         from dstack_cli.picture import absentees
         from dstack_cli.searching import LISTING, Search
@@ -125,13 +136,16 @@ class Reach:
             return await _unless_failed(self._clients.of(known).list_runs(runs))
 
         search = Search(LISTING, ask, lambda listing: listing.for_all)
-        await self._run(search)
-        found = [(peer, search.answers[peer]) for peer in sorted(search.answers)]
+        kept, _ = await asyncio.gather(self._kept(), self._run(search))
+        found = [*((peer, search.answers[peer]) for peer in sorted(search.answers)), *kept]
         self._away = absentees(found)
         for telling in (one for _, listing in found for one in listing.others):
             if telling.agent_name:
                 self._met.setdefault(telling.agent_id, telling.agent_name)
         return found
+
+    async def _kept(self) -> list[tuple[PeerId, Listing]]:
+        return await self.elsewhere.listings() if self.has_elsewhere else []
 
     async def everybody(self) -> tuple[tuple[KnownAgent, ...], dict[PeerId, Advert]]:
         """Who was found, and what agents last said of themselves, those that are gone too."""
@@ -206,10 +220,22 @@ class Reach:
         found = put_together(await self.listings([run_id]), recall(self.home))
         return next((one for one in found if one.record.run_id == run_id), picture)
 
-    async def transfer(self, peer_id: PeerId) -> TransferClient | None:
-        """Moves bytes from an agent; None if it does not answer."""
+    def nearest(self, holders: Sequence[PeerId]) -> Sequence[PeerId]:
+        """Those who have something, in the order in which to ask: who answers, who is elsewhere,
+        and the others last."""
+        met = {one.card.peer_id for one in self._found[1]}
+
+        def distance(peer_id: PeerId) -> int:
+            return 0 if peer_id in met else 1 if is_elsewhere(peer_id) else 2
+
+        return sorted(holders, key=distance)
+
+    async def transfer(self, peer_id: PeerId) -> "TreeSource | None":
+        """Moves bytes from an agent, or from what is kept elsewhere; None if it does not answer."""
         from dstack_cli.searching import LISTING
 
+        if is_elsewhere(peer_id):
+            return self.elsewhere.trees(peer_id)
         found = self._found[1] if self._is_fresh() else ()
         if not any(one.card.peer_id == peer_id for one in found):
             found = await self.known(LISTING)
@@ -240,8 +266,15 @@ class Reach:
         return self._away.get(peer_id)
 
     def names(self) -> dict[PeerId, str]:
-        """What agents are called, as far as they were met or told of."""
-        return dict(self._met)
+        """What agents are called, as far as they were met or told of, and other places."""
+        return {**(self.elsewhere.names() if self.has_elsewhere else {}), **self._met}
+
+    def leave(self) -> None:
+        """Lets go of what is elsewhere, and says which of it did not answer."""
+        if "elsewhere" in self.__dict__:
+            self.elsewhere.close()
+            for line in self.elsewhere.notes:
+                print(line, file=sys.stderr)
 
     def _meet(self, agent: Agent) -> None:
         self._met[agent.card.peer_id] = agent.card.name
@@ -286,6 +319,7 @@ async def reaching(
             told = said
             raise
         finally:
+            reach.leave()
             if reach.refusal is not None and (told is None or told.code != reach.refusal.code):
                 print(render(reach.refusal), file=sys.stderr)
     finally:

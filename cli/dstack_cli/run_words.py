@@ -20,6 +20,8 @@ class Asked:
         words: Everything that is the workflow's.
         placement: "" for this machine first, "local", "remote", or an agent's name or id.
         help: Wants to be told, about the target if there is one.
+        remote: Said `--remote`.
+        push_to: Remote that the run goes to once it has ended; "" for none.
     """
 
     target: str = ""
@@ -32,6 +34,8 @@ class Asked:
     tag: str = ""
     home: str | None = None
     help: bool = False
+    remote: bool = False
+    push_to: str = ""
 
 
 @frozen
@@ -50,7 +54,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--dry-run",), "Show what would run and who would take it; start nothing."),
     Flag(("--json",), "Print JSON; the output of the job goes to standard error."),
     Flag(("-l", "--local"), "Run on this machine only."),
-    Flag(("--remote",), "Run on another machine only (--remote=NAME: on that one)."),
+    Flag(("--remote",), "Run on another machine only (--remote=NAME: on that one) and push it."),
     Flag(("--agent",), "Run on this agent only.", "NAME"),
     Flag(("-f", "--follow"), "Follow the run; that is what happens anyway."),
     Flag(("--home",), "Keep everything below DIR (also DSTACK_HOME).", "DIR"),
@@ -66,7 +70,7 @@ _SET: dict[str, Callable[[Asked, str], Asked]] = {
     "--dry-run": lambda asked, _: replace(asked, dry_run=True),
     "--json": lambda asked, _: replace(asked, as_json=True),
     "-l": lambda asked, _: _placed(asked, "local"),
-    "--remote": lambda asked, value: _placed(asked, value or "remote"),
+    "--remote": lambda asked, value: replace(_placed(asked, value or "remote"), remote=True),
     "--agent": lambda asked, value: _placed(asked, value),
     "-f": lambda asked, _: replace(asked, detach=False),
     "--home": lambda asked, value: replace(asked, home=value),

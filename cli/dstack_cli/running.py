@@ -9,11 +9,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dstack_cli import embedded
 from dstack_cli.output.forms import chosen
+from dstack_cli.remotes.places import chosen_remote, has_remotes
 from dstack_cli.run_words import Asked, read
 from dstack_mesh.home import Home
 from dstack_scheduler.plan import Plan
@@ -54,6 +56,7 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
     target, words = asked.target, asked.words
     if target == HELLO and HELLO not in project.workflows:
         target, words = "bash", (*HELLO_ARGS, *words)
+    asked = _with_remote(home, asked)
     run_id, run_name = order_id(), order_name(home)
     plan = make_plan(project, target, words, run_name=run_name, run_id=run_id)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -71,6 +74,21 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
     gc.enable()
     order = Order(plan, run_id, run_name, reading, asked.placement, asked.tag, secrets)
     return carry(home, order, asked, starting)
+
+
+def _with_remote(home: Home, asked: Asked) -> Asked:
+    """Where `--remote` and the remotes of this home have the run go, once it has ended.
+
+    A remote of the name that was given comes before an agent of it; `--agent` always means one.
+    """
+    if not asked.remote or not has_remotes(home):
+        return asked
+    from dstack_mesh.remotes.configured import load_remotes  # most homes have none
+
+    remotes = load_remotes(home, chosen_remote())
+    if asked.placement in remotes.places:
+        return replace(asked, placement="remote", push_to=asked.placement)
+    return replace(asked, push_to=remotes.default)
 
 
 def _secrets_of(home: Home, folder: Path, plan: Plan, detach: bool) -> dict[str, str]:

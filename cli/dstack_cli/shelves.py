@@ -10,6 +10,7 @@ from dstack_cli.kept import (
     Source,
     Wanted,
     artifacts_of,
+    below,
     by_tag,
     wanted,
 )
@@ -27,7 +28,6 @@ from dstack_mesh.faults import Damaged, MeshError, Missing, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
-from dstack_mesh.wire.transfer import TransferClient
 
 TICK_SECONDS = 0.2
 
@@ -46,7 +46,7 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
 
     async def look() -> None:
         async with reaching(home, Private.IF_HISTORY) as reach:
-            source = await _source(reach, run)
+            source = await source_of(reach, run)
             artifacts = artifacts_of(source.picture, source.workflow)
             found = wanted(looking.prefix, artifacts, source.picture.record.run_name)
             holders = _Holders(reach, source.picture)
@@ -79,7 +79,7 @@ def fetch(home: Home, run: str, path: str, dest: Path) -> None:
 
     async def bring() -> None:
         async with reaching(home, Private.IF_HISTORY) as reach:
-            source = await _source(reach, run)
+            source = await source_of(reach, run)
             artifacts = artifacts_of(source.picture, source.workflow)
             found = wanted(path, artifacts, source.picture.record.run_name)
             screen = Screen(Terminal.of_process())
@@ -107,7 +107,7 @@ class _Fetching:
             for one in found:
                 # Several artifacts, or one as a whole into a folder that exists, keep their names.
                 several = len(found) > 1 or (not one.inside and is_folder)
-                target = dest / one.artifact.path.lstrip("/") if several else dest
+                target = dest / below(one.artifact.path) if several else dest
                 fetched = await self._one(one, target)
                 files, written = files + fetched[0], written + fetched[1]
             ticking.cancel()
@@ -119,7 +119,7 @@ class _Fetching:
 
     async def _one(self, one: Wanted, target: Path) -> tuple[int, int]:
         trouble: MeshError | None = None
-        for holder in one.artifact.holders:
+        for holder in self._reach.nearest(one.artifact.holders):
             away = self._reach.away(holder) is not None
             client = None if away else await self._reach.transfer(holder)
             if client is None:
@@ -134,7 +134,7 @@ class _Fetching:
                 return fetched.files, fetched.size_bytes
             except (Damaged, Missing, Unreachable) as error:
                 trouble = error
-        raise trouble or _nobody_has(one.artifact, self._reach)
+        raise trouble or nobody_has(one.artifact, self._reach)
 
     def _add(self, written: int) -> None:
         self._bytes += written
@@ -147,7 +147,7 @@ class _Fetching:
             await asyncio.sleep(TICK_SECONDS)
 
 
-async def _source(reach: Reach, text: str) -> Source:
+async def source_of(reach: Reach, text: str) -> Source:
     """The run that "RUN", ":TAG" or "WORKFLOW:TAG" means."""
     listings = await reach.listings()
     pictures = put_together(listings, recall(reach.home))
@@ -163,11 +163,13 @@ class _Holders:
 
     def __init__(self, reach: Reach, picture: RunPicture) -> None:
         self._reach = reach
-        self._picture = picture
-        self._silent: set[PeerId] = set()
+        self._silent = {
+            job.agent_id for job in picture.record.jobs if job.agent_id and picture.is_kept(job)
+        }
+        self._names = {job.agent_id: job.agent_name for job in picture.record.jobs if job.agent_id}
 
     def name(self, peer_id: PeerId) -> str:
-        return self._reach.names().get(peer_id, peer_id)
+        return self._reach.names().get(peer_id) or self._names.get(peer_id, peer_id)
 
     def reached(self, peer_id: PeerId) -> bool:
         return peer_id not in self._silent and self._reach.away(peer_id) is None
@@ -184,10 +186,8 @@ class _Holders:
         store = self._reach.store
         if not await asyncio.to_thread(store.missing_manifest, artifact.digest):
             return await asyncio.to_thread(store.get_manifest, artifact.digest)
-        for holder in artifact.holders:
-            client: TransferClient | None = (
-                await self._reach.transfer(holder) if self.reached(holder) else None
-            )
+        for holder in self._reach.nearest(artifact.holders):
+            client = await self._reach.transfer(holder) if self.reached(holder) else None
             try:
                 if client is not None:
                     return await client.fetch_manifest(artifact.digest)
@@ -197,7 +197,8 @@ class _Holders:
         return None
 
 
-def _nobody_has(artifact: KeptArtifact, reach: Reach) -> Unreachable:
+def nobody_has(artifact: KeptArtifact, reach: Reach) -> Unreachable:
+    """The error of an artifact that nobody gives who has it."""
     names = reach.names()
     holders: list[str] = [names.get(PeerId(peer), peer) for peer in artifact.holders]
     return Unreachable(

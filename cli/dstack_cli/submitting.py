@@ -56,7 +56,10 @@ class DrivenWork:
         self._remembered = False
         self.settled = asyncio.Event()
         self.accepted = False
-        self._driver = Driver(submission, reach, reach.store, self, SystemClock(), random.random)
+        self._driver = Driver(
+            *(submission, reach, reach.store, self, SystemClock(), random.random),
+            elsewhere=reach.elsewhere if reach.has_elsewhere else None,
+        )
         self._vouching = Vouching(reach.home, submission, reach.find)
 
     @property

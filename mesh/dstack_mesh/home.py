@@ -95,6 +95,11 @@ class Home:
         return self.root / "config.yaml"
 
     @property
+    def remotes(self) -> Path:
+        """Where runs and bytes are kept for everybody: places, and no secrets."""
+        return self.root / "remotes.json"
+
+    @property
     def policy(self) -> Path:
         """What the owner of the machine allows."""
         return self.root / "policy.yaml"

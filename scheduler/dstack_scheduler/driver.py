@@ -18,7 +18,7 @@ from dstack_scheduler.auction import is_superseded
 from dstack_scheduler.award import Carrier, Trees, release
 from dstack_scheduler.follow import Follower
 from dstack_scheduler.foresight import refuse_hopeless
-from dstack_scheduler.inputs import with_inputs
+from dstack_scheduler.inputs import Elsewhere, with_inputs
 from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
 from dstack_scheduler.keep import KEEP_BYTES, KEEP_SECONDS, keep
 from dstack_scheduler.placing import Means, Outcome, Placing, confirmed
@@ -45,6 +45,7 @@ class Driver:
         random: Numbers from [0, 1), for jitter.
         keep_bytes_limit: Up to this size a job's artifacts are brought to this machine's store, so
             that there is a second copy; 0 brings none.
+        elsewhere: Where else than at agents inputs are looked up.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Driver:
         clock: Clock,
         random: Callable[[], float],
         keep_bytes_limit: int = KEEP_BYTES,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._submission = submission
         self._directory = directory
+        self._elsewhere = elsewhere
         self._watcher = watcher
         self._clock = clock
         self._random = random
@@ -87,7 +90,7 @@ class Driver:
         Raises:
             MeshError: An input does not exist, no agent takes a job, or another driver took over.
         """
-        self._track.jobs = await with_inputs(self._submission, self._directory)
+        self._track.jobs = await with_inputs(self._submission, self._directory, self._elsewhere)
         await refuse_hopeless(self._track.jobs, self._directory)
         async with asyncio.TaskGroup() as self._tasks:
             self._do(self._run.start())

@@ -1,8 +1,10 @@
 """Finds the inputs of a run that exist already, by asking every agent what it knows."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Protocol
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import MeshError
@@ -15,8 +17,26 @@ from dstack_scheduler.submission import Submission
 LIST_SECONDS = 5.0
 
 
-async def with_inputs(submission: Submission, directory: Directory) -> tuple[DrivenJob, ...]:
+class Elsewhere(Protocol):
+    """Runs that are kept outside the mesh, as in a remote."""
+
+    async def told(self) -> Sequence[Listing]:
+        """What is kept, as agents tell it."""
+        ...
+
+    async def bring(self, what: Input, reached: bool) -> Input:
+        """An input as agents may know it; its bytes are in this machine's store on return if no
+        agent was reached that has them. Raises MeshError."""
+        ...
+
+
+async def with_inputs(
+    submission: Submission, directory: Directory, elsewhere: Elsewhere | None = None
+) -> tuple[DrivenJob, ...]:
     """The jobs of a submission with everything laid in that exists already.
+
+    Args:
+        elsewhere: Where else runs are looked up, if anywhere.
 
     Raises:
         Missing: A run or tag that a job takes its input from is not there.
@@ -24,13 +44,14 @@ async def with_inputs(submission: Submission, directory: Directory) -> tuple[Dri
     if not submission.reuses:
         return submission.jobs
     listings, cards = await _listings(directory)
+    listings += await elsewhere.told() if elsewhere is not None else ()
     repo = submission.record.revision.repo
-    found = {
-        index: tuple(
-            _dialled(each, cards) for reuse in reuses for each in resolve(reuse, repo, listings)
-        )
-        for index, reuses in submission.reuses.items()
-    }
+    found: dict[int, tuple[Input, ...]] = {}
+    for index, reuses in submission.reuses.items():
+        inputs = [each for reuse in reuses for each in resolve(reuse, repo, listings)]
+        if elsewhere is not None:
+            inputs = [await elsewhere.bring(each, _is_had(each, cards)) for each in inputs]
+        found[index] = tuple(_dialled(each, cards) for each in inputs)
     return tuple(
         replace(job, spec=replace(job.spec, inputs=job.spec.inputs + found.get(index, ())))
         for index, job in enumerate(submission.jobs)
@@ -64,6 +85,11 @@ async def _listing(agent: Agent) -> Listing | None:
             return await agent.list_runs()
     except (MeshError, TimeoutError):
         return None
+
+
+def _is_had(what: Input, cards: dict[PeerId, PeerCard]) -> bool:
+    """Whether an agent that answers has an input."""
+    return any(source.peer_id in cards for source in what.sources)
 
 
 def _dialled(what: Input, cards: dict[PeerId, PeerCard]) -> Input:

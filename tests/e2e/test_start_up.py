@@ -96,6 +96,14 @@ def test_light_commands_write_nothing_open_no_socket_and_import_nothing_heavy(
     assert not (tmp_path / "home").exists()
 
 
+def test_where_no_remote_is_named_nothing_of_remotes_is_loaded(tmp_path: Path) -> None:
+    seen = watched(tmp_path, "ps", "-a")
+    loaded = [name for name in seen["modules"] if name.startswith(("boto", "dstack_mesh.remotes"))]
+    assert (seen["code"], loaded) == (0, [])
+    (tmp_path / "home" / "remotes.json").write_text('{"default": "", "remotes": {}}')
+    assert "dstack_mesh.remotes.configured" in watched(tmp_path, "ps", "-a")["modules"]
+
+
 def test_the_hook_would_see_a_write_and_a_socket(tmp_path: Path) -> None:
     """The negative control: `init` writes files."""
     assert watched(tmp_path, "init")["writes"] != []

@@ -1,0 +1,1 @@
+"""Remotes: places outside the mesh where runs and their bytes are kept for everybody."""
