@@ -12,7 +12,7 @@ from dstack_cli.output.table import Column, Table
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.picture import RunPicture
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
-from dstack_mesh.faults import MeshError
+from dstack_mesh.faults import Forbidden, MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_scheduler.agent_port import Agent
@@ -57,19 +57,27 @@ def stop_runs(home: Home, run: str | None, abort: bool, as_json: bool) -> int:
 
 
 async def ask_to_stop(reach: Reach, picture: RunPicture, abort: bool) -> bool:
-    """Asks every agent that knows the run; whether one wrote it down."""
+    """Asks every agent that knows the run; whether one wrote it down.
+
+    Raises:
+        Forbidden: Who answered refuses: it is not ours to stop.
+    """
     agents = [one for one in await reach.answering() if one.card.peer_id in picture.tellers]
     cause = f"{'aborted' if abort else 'stopped'} by {owner()}"
     asked = await asyncio.gather(*(_asked(agent, picture, abort, cause) for agent in agents))
-    return any(asked)
+    refused = [answer for answer in asked if isinstance(answer, Forbidden)]
+    if refused and None not in asked:
+        raise refused[0]
+    return None in asked
 
 
-async def _asked(agent: Agent, picture: RunPicture, abort: bool, cause: str) -> bool:
+async def _asked(agent: Agent, picture: RunPicture, abort: bool, cause: str) -> MeshError | None:
+    """Why an agent did not write it down; None if it did."""
     try:
         await agent.stop(picture.record.run_id, None, abort, cause)
-    except MeshError:
-        return False
-    return True
+    except MeshError as error:
+        return error
+    return None
 
 
 async def _stop(reach: Reach, picture: RunPicture, abort: bool, screen: Screen) -> Stopped:

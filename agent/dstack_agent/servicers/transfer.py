@@ -133,7 +133,9 @@ class TransferServicer(TransferServiceServicer):
 def add_transfer(servicer: TransferServicer, server: grpc.aio.Server) -> None:
     """Adds it to a server, as the generated function does, but for what messages with a pack
     cost."""
-    streams = {
+    generated = _Generated()
+    add_TransferServiceServicer_to_server(servicer, generated)  # pyright: ignore[reportArgumentType]
+    methods = generated.methods | {
         "Fetch": grpc.stream_stream_rpc_method_handler(
             servicer.Fetch, FetchRequest.FromString, write_fetched
         ),
@@ -141,9 +143,22 @@ def add_transfer(servicer: TransferServicer, server: grpc.aio.Server) -> None:
             servicer.Push, read_push, PushResponse.SerializeToString
         ),
     }
-    add_TransferServiceServicer_to_server(servicer, server)
-    # What is registered last is what is called.
-    server.add_registered_method_handlers(SERVICE, streams)
+    # Twice, as generated code does it: a server looks into one of the two.
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    server.add_registered_method_handlers(SERVICE, methods)
+
+
+class _Generated:
+    """Takes down what the generated function would give a server."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same methods once more."""
+
+    def add_registered_method_handlers(self, service: str, methods: dict[str, Any]) -> None:
+        self.methods = methods
 
 
 class _Wishes:
