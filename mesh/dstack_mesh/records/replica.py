@@ -56,11 +56,6 @@ class Replica:
         """By writer."""
         return self._streams
 
-    @property
-    def size_bytes(self) -> int:
-        """Of all records."""
-        return self._total
-
     def version(self, writer: PeerId) -> Version:
         """How far a writer's stream is held."""
         stream = self._streams.get(writer)
