@@ -1,6 +1,7 @@
 """Records between agents over the real network stack, and what becomes of frames that are wrong."""
 
 import asyncio
+import logging
 import resource
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -217,6 +218,33 @@ async def test_an_exchange_that_is_cut_off_is_begun_again_with_what_is_missing(
     assert writer.shown() == quiet.shown()
 
 
+async def test_a_stream_that_cannot_be_taken_holds_up_no_other(
+    writer: Agent, mesh: Mesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    narrow = mesh.admit(tmp_path / "narrow")
+    async with (
+        agent(mesh.admit(tmp_path / "third"), gossips=False) as third,
+        agent(narrow, bounds=Bounds(records=1)) as reader,
+    ):
+        await third.book.write([word("a"), word("b")])  # the smallest: it is brought first
+        await writer.book.write([word("c", bytes(40_000))])
+        await client(third, writer).push([whole(third)])
+        await reader.book.write([word("ours")])
+        received = await client(writer, reader).push(writer.book.lacking({}))
+        assert (received.news, received.behind) == (1, False)
+        await writer.book.write([word("c", bytes(30_000))])
+        with caplog.at_level(logging.WARNING):
+            reader.meet(writer)
+
+            async def both_ways() -> bool:
+                heard = reader.shown().get((writer.book.writer, "c")) == bytes(30_000)
+                return heard and (reader.book.writer, "ours") in writer.shown()
+
+            await eventually_async(both_ways, within=5)
+        assert third.book.writer not in reader.book.streams
+    assert sum(third.book.writer in line for line in caplog.messages) == 1
+
+
 def changed(frame: pb.RecordFrame, change: Callable[[pb.RecordFrame], None]) -> pb.RecordFrame:
     other = pb.RecordFrame()
     other.CopyFrom(frame)
@@ -415,7 +443,8 @@ async def test_how_far_a_peer_is_comes_once_and_first(
     home = mesh.admit(tmp_path / "insisting")
     for says in ((known_response(),), (stream, known_response())):
         server = make_server()
-        rpc.add_RecordServiceServicer_to_server(Insisting(says), server)
+        insisting = Insisting(says)  # pyright: ignore[reportAbstractUsage]
+        rpc.add_RecordServiceServicer_to_server(insisting, server)
         port = listen_tcp(server, member(home), "127.0.0.1", 0)
         await server.start()
         channel = writer.channels.to_peer(member(home).peer_id, Address(f"127.0.0.1:{port}"))

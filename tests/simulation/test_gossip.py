@@ -168,7 +168,7 @@ class SimPeer:
                     self.tell(Changed(delta.writer, base, source))
                 case Outcome.UNFIT:
                     self.tell(Behind(source))
-                case Outcome.KNOWN:
+                case Outcome.KNOWN | Outcome.REFUSED:
                     pass
         return news
 
