@@ -7,11 +7,12 @@ costs one record at a time; one that ended is written once more and then rests.
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from dstack_agent import shares
 from dstack_agent.hearsay import AGENT, EVIDENCE, LOG, RUN, TAG, Hearsay
 from dstack_agent.listing import Listings
 from dstack_agent.logs.journal import Frame, JournalReader
@@ -37,15 +38,6 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.05
 """What changes within this time is written together: a write waits for the disk."""
 
-MOST_RUNS = 1_000
-SPARE_RUNS = 200
-"""So many above the most are let go at a time: whoever was behind fetches everything again then."""
-
-MOST_TAGS = 1_000
-MOST_LOGS = 64
-MOST_EVIDENCE = 256
-"""Attempts whose chains are passed on; of an older one its agent alone can tell."""
-
 TAIL_BYTES = 4096
 """Of each stream of a job that ended."""
 
@@ -65,7 +57,10 @@ EXPIRES_SECONDS = 600.0
 AGAIN_SECONDS = 10.0
 """Before it is tried again where the disk is full."""
 
+KINDS = (RUN, TAG, LOG, EVIDENCE)
+
 _EIGHTHS = 8
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @frozen
@@ -152,18 +147,19 @@ class Publisher:
             await self._write(entries)
         if tags:
             await self._write(list(self._tags()))
-        await self._write(self._let_go())
 
     async def _write(self, entries: Sequence[Entry]) -> None:
-        """Publishes what is not said already."""
+        """Publishes what is not said already, and takes back what is too much then."""
         said = {
-            record.entry.name: record.entry
-            for kind in {entry.kind for entry in entries}
-            for record in self._book.own(kind)
+            record.entry.name: record.entry for kind in KINDS for record in self._book.own(kind)
         }
-        new = [entry for entry in entries if said.get(entry.name) != entry]
-        if new:
-            await self._book.write(new)
+        new = {entry.name: entry for entry in entries if said.get(entry.name) != entry}
+        gone = {entry.name for entry in self._too_much({**said, **new}.values())}
+        written = [entry for name, entry in new.items() if name not in gone]
+        # From the beginning of time: it is forgotten at once.
+        written += [Entry(*name, expires_ms=1) for name in sorted(gone & said.keys())]
+        if written:
+            await self._book.write(written)
 
     def _of_run(self, run_id: RunId) -> Iterator[Entry]:
         try:
@@ -199,25 +195,24 @@ class Publisher:
         return entries
 
     def _tags(self) -> Iterator[Entry]:
-        newest = sorted(self._sources.tags.all(), key=lambda tag: tag.at)[-MOST_TAGS:]
+        newest = sorted(self._sources.tags.all(), key=lambda tag: tag.at)[-shares.TAGS.most :]
         return (Entry(TAG, tag_key(tag), stored.pack_tag(tag)) for tag in newest)
 
-    def _let_go(self) -> list[Entry]:
-        """Takes back what is too much, the oldest first; forgotten at once."""
-        entries: list[Entry] = []
-        bounds = (
-            (RUN, MOST_RUNS, SPARE_RUNS),
-            (LOG, MOST_LOGS, MOST_LOGS // 4),
-            (EVIDENCE, MOST_EVIDENCE, MOST_EVIDENCE // 4),
-        )
-        for kind, most, spare in bounds:
-            keys = sorted(record.entry.key for record in self._book.own(kind))
-            if len(keys) > most + spare:
-                old = keys[: len(keys) - most]
-                tagged = {tag.run_id for tag in self._sources.tags.all()}
-                # A run that has a tag is needed for as long as the tag.
-                entries += [Entry(kind, key, expires_ms=1) for key in old if key not in tagged]
-        return entries
+    def _tagged(self) -> Iterator[str]:
+        yield from (tag.run_id for tag in self._sources.tags.all() if tag.run_id)
+
+    def _too_much(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """What must be let go of all that we would say then."""
+        said: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
+        for entry in sorted(entries, key=lambda entry: entry.key):
+            said[entry.kind].append(entry)
+        yield from shares.runs_too_much(said[RUN], self._tagged())
+        yield from shares.LOGS.too_much(said[LOG])
+        yield from shares.EVIDENCES.too_much(said[EVIDENCE])
+        if shares.TAGS.too_much(said[TAG]):
+            at = {tag_key(tag): tag.at for tag in self._sources.tags.all()}
+            by_age = sorted(said[TAG], key=lambda entry: at.get(entry.key, _LONG_AGO))
+            yield from shares.TAGS.too_much(by_age)
 
     # Ourselves
 
@@ -237,7 +232,7 @@ class Publisher:
             said_at, said = self._said
             if essence(said) == essence(answer) and now - said_at < RENEW_SECONDS:
                 return
-        expires = answer.now + timedelta(seconds=EXPIRES_SECONDS)
+        expires = self._clock.now() + timedelta(seconds=EXPIRES_SECONDS)
         entry = Entry(AGENT, AGENT, stored.pack_answer(answer), _ms(expires))
         await self._book.write([entry])
         self._said = (now, answer)
@@ -311,7 +306,7 @@ def essence(answer: HelloAnswer) -> HelloAnswer:
         memory_free_bytes=_rough(machine.memory_free_bytes, machine.memory_bytes),
         disk_free_bytes=_rough(machine.disk_free_bytes, 100 << 30),
     )
-    return replace(answer, machine=rough, known=(), now=datetime.min.replace(tzinfo=UTC))
+    return replace(answer, machine=rough, known=(), now=None)
 
 
 def _rough(free: int, whole: int) -> int:

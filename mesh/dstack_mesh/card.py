@@ -37,11 +37,11 @@ class PeerHint:
 
 @frozen
 class HelloAnswer:
-    """What a peer answered to Hello."""
+    """What a peer answered to Hello. `now` is None if it did not say its time."""
 
     card: PeerCard
     state: AgentState
     machine: Machine
     running: tuple[RunningJob, ...]
     known: tuple[PeerHint, ...]
-    now: datetime
+    now: datetime | None

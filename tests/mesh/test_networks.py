@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from support import netns
+from support.adverts import advert, pointer
 from support.eventually import eventually
 from support.meshes import Mesh
 from support.rounds import rounds
@@ -101,6 +103,106 @@ def test_an_interface_that_comes_up_is_announced_on_at_once(
     print(f"announced on the new interface after {time.monotonic() - began:.1f} s")
     # The other network noticed nothing.
     assert heard(output)["eth0"] == [one.address]
+
+
+SENT = """
+import sys
+from support.adverts import GROUP, sender
+sender(sys.argv[1]).sendto(bytes.fromhex(sys.argv[2]), GROUP)
+"""
+
+
+def send(host: netns.Host, *packets: bytes) -> None:
+    """Sends to the group from a machine."""
+    for packet in packets:
+        command = [sys.executable, "-c", SENT, host.address, packet.hex()]
+        assert host.popen(command, env=environment()).wait(10) == 0
+
+
+STRANGE = ("evil.example.", "_dstack-mesh._tcp.local.", "a.b._dstack-mesh._tcp.local.")
+
+
+def test_a_name_that_is_nobodys_turns_discovery_off_for_nobody(
+    tmp_path: Path, hosts: dict[str, netns.Host]
+) -> None:
+    output, other = listen(hosts["ws-2"], tmp_path), hosts["other"]
+
+    def is_heard(instance: str, port: int) -> bool:
+        send(other, advert(instance, "", other.address, port))
+        return f'"{other.address}:{port}"' in output.read_text()
+
+    eventually(lambda: is_heard("a" * 16, 1), within=10)
+    send(other, *map(pointer, STRANGE))
+    eventually(lambda: is_heard("b" * 16, 2), within=3)
+
+
+SEARCHED = """
+import asyncio, sys
+from dstack_mesh.discovery.mdns import find_invite
+print("found", *asyncio.run(find_invite("7K3V", 10.0)), flush=True)
+"""
+
+
+def test_a_name_that_is_nobodys_ends_no_search_for_an_invitation(
+    tmp_path: Path, hosts: dict[str, netns.Host]
+) -> None:
+    output, other = tmp_path / "found", hosts["other"]
+    with output.open("wb") as sink:
+        search = hosts["ws-2"].popen(
+            [sys.executable, "-c", SEARCHED], stdout=sink, env=environment()
+        )
+    strange = [pointer(alias, b"i=7K3V") for alias in STRANGE]
+    real = advert("c" * 16, "", other.address, 7421, b"i=7K3V")
+
+    def ended() -> bool:
+        send(other, *strange, real)
+        return search.poll() is not None
+
+    eventually(ended, within=12)
+    assert output.read_text().split() == ["found", f"{other.address}:7421"]
+
+
+STORMED = """
+import asyncio, errno, socket, subprocess, sys
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.discovery.changes import watching
+lines = "".join(
+    f"link add v{i} type veth peer name w{i}\\nlink set v{i} up\\nlink set w{i} up\\n"
+    f"addr add 10.9.{i}.1/24 dev v{i}\\n" for i in range(int(sys.argv[1]))
+)
+async def main():
+    idle = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    idle.bind((0, 0x11))
+    async with watching(SystemClock()) as changes:
+        subprocess.run(["ip", "-batch", "-"], input=lines.encode(), check=True)
+        try:
+            while True:
+                idle.recv(1 << 16)
+        except OSError as failed:
+            print(errno.errorcode[failed.errno], flush=True)
+        idle.close()
+        async with asyncio.timeout(3):
+            await changes.wait()
+        print("told", flush=True)
+        try:
+            async with asyncio.timeout(3):
+                await changes.wait()
+            print("told again", flush=True)
+        except TimeoutError:
+            print("quiet", flush=True)
+asyncio.run(main())
+"""
+
+
+def test_more_changes_than_the_kernel_keeps_are_one_change(hosts: dict[str, netns.Host]) -> None:
+    """Real pairs of interfaces: so many come and go where containers start."""
+    said = hosts["ws-1"].popen(
+        [sys.executable, "-c", STORMED, str(rounds(60))], stdout=-1, env=environment(), text=True
+    )
+    # The first line is a socket that nobody read: messages were lost.
+    printed: Any = said.communicate(timeout=60)[0]
+    assert printed.split()[:2] == ["ENOBUFS", "told"]
+    assert said.returncode == 0
 
 
 def memory_of(agent: Watched) -> int:

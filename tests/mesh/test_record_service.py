@@ -1,6 +1,7 @@
 """Records between agents over the real network stack, and what becomes of frames that are wrong."""
 
 import asyncio
+import logging
 import resource
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import grpc
 import pytest
 
 from dstack_agent.hearsay import Hearsay
@@ -25,10 +27,12 @@ from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.gossip import Gossip, Policy
 from dstack_mesh.records.record import NOTHING, Delta, Entry
+from dstack_mesh.records.replica import BOUNDS, Bounds
 from dstack_mesh.records.spreader import Spreader
 from dstack_mesh.records.store import RecordStore
 from dstack_mesh.signing import Signer
 from dstack_mesh.trust.membership import Role
+from dstack_mesh.trust.roster.statement import Revoke
 from dstack_mesh.v1 import records_pb2 as pb
 from dstack_mesh.v1 import records_pb2_grpc as rpc
 from dstack_mesh.wire.channels import Channels
@@ -37,6 +41,7 @@ from dstack_mesh.wire.records import FRAME_BYTES, GrpcRecordPeer, frames
 from dstack_mesh.wire.server import listen_tcp, make_server
 from support.eventually import eventually_async
 from support.meshes import Mesh, card_of, member
+from support.saying import say
 
 CLOCK = SystemClock()
 
@@ -73,12 +78,12 @@ class Agent:
 
 
 @asynccontextmanager
-async def agent(home: Home, gossips: bool = True) -> AsyncGenerator[Agent]:
+async def agent(home: Home, gossips: bool = True, bounds: Bounds = BOUNDS) -> AsyncGenerator[Agent]:
     async with AsyncExitStack() as stack:
         home.prepare()
         store = RecordStore(home.state / "records.db")
         stack.callback(store.close)
-        book = RecordBook(store, Signer.of(Identity.load_or_make(home)), CLOCK)
+        book = RecordBook(store, Signer.of(Identity.load_or_make(home)), CLOCK, bounds=bounds)
         await book.open()
         channels = Channels(home)
         stack.push_async_callback(channels.close)
@@ -168,6 +173,21 @@ async def test_what_one_writes_is_soon_known_to_all(mesh: Mesh, tmp_path: Path) 
         assert loop.time() - began <= 2
 
 
+async def test_who_is_revoked_meanwhile_ends_nobodys_gossip(mesh: Mesh, tmp_path: Path) -> None:
+    lost, third = mesh.admit(tmp_path / "lost"), mesh.admit(tmp_path / "third")
+    say(mesh, Revoke(member(lost).peer_id))
+    async with agent(mesh.root) as ours, agent(lost) as out, agent(third, gossips=False) as other:
+        ours.meet(out, other)  # as long as nobody looked again
+        for number in range(3):
+            await ours.book.write([word(f"{number}")])
+
+            async def told(key: str = f"{number}") -> bool:
+                return (ours.book.writer, key) in other.shown()
+
+            await eventually_async(told, within=5)
+        assert not out.shown()
+
+
 async def test_a_large_stream_travels_in_small_frames(writer: Agent, quiet: Agent) -> None:
     await writer.book.write([word(f"{n}", bytes([n % 256]) * 40_000) for n in range(60)])
     cut = list(frames(whole(writer)))
@@ -196,6 +216,33 @@ async def test_an_exchange_that_is_cut_off_is_begun_again_with_what_is_missing(
         await coming.aclose()
     assert taken == 2
     assert writer.shown() == quiet.shown()
+
+
+async def test_a_stream_that_cannot_be_taken_holds_up_no_other(
+    writer: Agent, mesh: Mesh, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    narrow = mesh.admit(tmp_path / "narrow")
+    async with (
+        agent(mesh.admit(tmp_path / "third"), gossips=False) as third,
+        agent(narrow, bounds=Bounds(records=1)) as reader,
+    ):
+        await third.book.write([word("a"), word("b")])  # the smallest: it is brought first
+        await writer.book.write([word("c", bytes(40_000))])
+        await client(third, writer).push([whole(third)])
+        await reader.book.write([word("ours")])
+        received = await client(writer, reader).push(writer.book.lacking({}))
+        assert (received.news, received.behind) == (1, False)
+        await writer.book.write([word("c", bytes(30_000))])
+        with caplog.at_level(logging.WARNING):
+            reader.meet(writer)
+
+            async def both_ways() -> bool:
+                heard = reader.shown().get((writer.book.writer, "c")) == bytes(30_000)
+                return heard and (reader.book.writer, "ours") in writer.shown()
+
+            await eventually_async(both_ways, within=5)
+        assert third.book.writer not in reader.book.streams
+    assert sum(third.book.writer in line for line in caplog.messages) == 1
 
 
 def changed(frame: pb.RecordFrame, change: Callable[[pb.RecordFrame], None]) -> pb.RecordFrame:
@@ -366,6 +413,50 @@ async def test_a_question_that_is_too_long_is_refused(writer: Agent, quiet: Agen
         with pytest.raises(Invalid), translated("ws"):
             async for _ in stub(writer, quiet).Exchange(request, timeout=5):
                 pass
+
+
+@dataclass
+class Insisting(rpc.RecordServiceServicer):
+    """Says what it was told to say, again and again."""
+
+    says: tuple[pb.RecordServiceExchangeResponse, ...]
+
+    async def Exchange(
+        self, request: pb.RecordServiceExchangeRequest, context: object
+    ) -> AsyncGenerator[pb.RecordServiceExchangeResponse]:
+        while True:
+            for one in self.says:
+                yield one
+
+
+def known_response() -> pb.RecordServiceExchangeResponse:
+    return pb.RecordServiceExchangeResponse(known=pb.StreamVersions())
+
+
+async def test_how_far_a_peer_is_comes_once_and_first(
+    mesh: Mesh, tmp_path: Path, writer: Agent
+) -> None:
+    """Said again and again, it would cost whoever asks memory without a bound."""
+    await writer.book.write([word("a")])
+    [frame] = frames(whole(writer))
+    stream = pb.RecordServiceExchangeResponse(frame=frame)
+    home = mesh.admit(tmp_path / "insisting")
+    for says in ((known_response(),), (stream, known_response())):
+        server = make_server()
+        insisting = Insisting(says)  # pyright: ignore[reportAbstractUsage]
+        rpc.add_RecordServiceServicer_to_server(insisting, server)
+        port = listen_tcp(server, member(home), "127.0.0.1", 0)
+        await server.start()
+        channel = writer.channels.to_peer(member(home).peer_id, Address(f"127.0.0.1:{port}"))
+
+        async def ask_all(channel: grpc.aio.Channel = channel) -> None:
+            async with asyncio.timeout(5):
+                async for _ in GrpcRecordPeer(channel, "ws").exchange({}, writer.book):
+                    pass
+
+        with pytest.raises(Invalid):
+            await ask_all()
+        await server.stop(0)
 
 
 async def test_a_reader_asks_and_brings_nothing(quiet: Agent, mesh: Mesh, tmp_path: Path) -> None:

@@ -12,11 +12,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Forbidden, MeshError, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.membership import Role
-from dstack_mesh.trust.roster.picture import Belonging
+from dstack_mesh.trust.roster.picture import Belonging, Picture
+from dstack_mesh.trust.roster.spreading import Pace
 from dstack_mesh.trust.roster.statement import Admit, Assign, Revoke
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
@@ -25,6 +28,7 @@ from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.roster import RosterClient, open_keeper, scribe_of
 from dstack_mesh.wire.server import listen_tcp, make_server
+from dstack_mesh.wire.spreading import RosterSpreading
 from dstack_mesh.wire.standings import Standings
 from support.eventually import eventually_async
 from support.mesh_agent import MeshAgent, mesh_agent
@@ -175,6 +179,32 @@ async def test_a_channel_to_a_revoked_peer_closes(tmp_path: Path) -> None:
         async with asyncio.timeout(2):
             await asyncio.gather(running, return_exceptions=True)
         await channels.close()
+
+
+async def test_who_is_revoked_before_its_exchange_ends_nobodys_spreading(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    lost = admitted(mesh, tmp_path, "lost")
+    keeper = open_keeper(mesh.root, mesh.membership)
+    say(mesh, Revoke(member(lost).peer_id))
+    newer, asked = open_keeper(mesh.root, mesh.membership).picture, list[float]()
+
+    def picture() -> Picture:
+        asked.append(time.monotonic())
+        return newer
+
+    card = card_of(lost, "lost", ("127.0.0.1:9",))
+    there = (KnownAgent(card, card.addresses, "seed", "alive", None),)
+    channels = Channels(mesh.root, picture)
+    spreading = RosterSpreading(keeper, channels, lambda: there, SystemClock(), Pace(retry=0.1))
+    running = asyncio.create_task(spreading.run())
+
+    async def tried_again() -> bool:
+        return running.done() or len(asked) >= 2
+
+    await eventually_async(tried_again, within=5)
+    assert not running.done()
+    running.cancel()
+    await channels.close()
 
 
 async def test_another_role_ends_open_calls_and_counts_in_the_next(tmp_path: Path) -> None:

@@ -4,21 +4,31 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from dstack_agent.servicers.membership import Answers, MembershipServicer
+from dstack_mesh.card import PeerHint
+from dstack_mesh.clock import SystemClock
 from dstack_mesh.discovery.saved import load_saved
-from dstack_mesh.faults import Refused
+from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.home import Home
+from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.roll import RollCall
+from dstack_mesh.own_name import own_name
 from dstack_mesh.trust.membership import Membership
+from dstack_mesh.v1 import membership_pb2_grpc
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.greeter import open_roll_call
+from dstack_mesh.wire.greeter import command_card, open_roll_call
+from dstack_mesh.wire.membership import MOST_ADDRESSES, MembershipClient
+from dstack_mesh.wire.server import listen_tcp, make_server
 from support.eventually import eventually_async
-from support.mesh_agent import MeshAgent, mesh_agent
-from support.meshes import Mesh
+from support.mesh_agent import MACHINE, MeshAgent, mesh_agent
+from support.meshes import Mesh, card_of, member
 
 
 @asynccontextmanager
@@ -204,3 +214,46 @@ async def test_many_agents_answer_one_command(tmp_path: Path) -> None:
             found = await roll.collect(within=10)
         stop.set()
     assert len(found) == 10
+
+
+async def test_an_agent_is_heard_only_of_addresses_that_may_be_dialled(tmp_path: Path) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    home, heard = mesh.admit(tmp_path / "a"), list[PeerHint]()
+    answers = Answers(
+        card=lambda: card_of(mesh.root, "root"),
+        state=lambda: AgentState.ALIVE,
+        machine=lambda: MACHINE,
+        running=lambda: (),
+        known=lambda: (),
+        heard=heard.append,
+    )
+    server = make_server()
+    servicer = MembershipServicer(answers, SystemClock())
+    membership_pb2_grpc.add_MembershipServiceServicer_to_server(servicer, server)
+    port = listen_tcp(server, mesh.membership, "127.0.0.1", 0)
+    await server.start()
+    channels = Channels(home)
+    channel = channels.to_peer(mesh.membership.peer_id, Address(f"127.0.0.1:{port}"))
+    client = MembershipClient(channel, "root")
+    hidden = ["\x1b[2J\x1b[31mhere:1", "[fe80::1%\x1b[31m]:80", "evil.example:80"]
+    many = [f"10.0.{number >> 8}.{number & 255}:1" for number in range(1, 50_000)]
+    await client.hello(card_of(home, "a", (*hidden, *many)))
+    [told] = heard
+    assert told.peer_id == member(home).peer_id
+    assert 0 < len(told.addresses) <= MOST_ADDRESSES
+    assert set(told.addresses) <= set(many)
+    with pytest.raises(Invalid):
+        await client.hello(replace(card_of(home, "a"), peer_id=PeerId("nobody")))
+    assert len(heard) == 1
+    await channels.close()
+    await server.stop(0)
+
+
+def test_a_command_names_itself_as_its_agent_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Mesh.make(tmp_path / "root").root
+    monkeypatch.setenv("DSTACK_NAME", "ws 9\x1b")
+    assert command_card(home).name == "ws9"
+    monkeypatch.delenv("DSTACK_NAME")
+    assert command_card(home).name == own_name({})

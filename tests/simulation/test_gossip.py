@@ -168,7 +168,7 @@ class SimPeer:
                     self.tell(Changed(delta.writer, base, source))
                 case Outcome.UNFIT:
                     self.tell(Behind(source))
-                case Outcome.KNOWN:
+                case Outcome.KNOWN | Outcome.REFUSED:
                     pass
         return news
 
@@ -263,3 +263,12 @@ def test_a_stream_that_changes_all_the_time_is_still_told() -> None:
         for peer in sim.peers.values()
     ]
     assert max(behind) < 60
+
+
+def test_nothing_is_due_while_the_peer_that_has_more_is_exchanged_with() -> None:
+    one, other = PeerId("one"), PeerId("other")
+    gossip = Gossip(one, random.Random(1))
+    assert gossip.handle(Behind(other), 1.0) == [Exchange(other, "it has more")]
+    assert gossip.handle(Behind(other), 1.5) == []
+    assert gossip.next_due() > 1.5
+    assert gossip.handle(Exchanged(other), 2.0) == [Exchange(other, "it has more")]

@@ -36,6 +36,16 @@ def advert(
     return packet + where + struct.pack(">HHIH", 1, 0x8001, 120, 4) + socket.inet_aton(address)
 
 
+def pointer(alias: str, text: bytes = b"") -> bytes:
+    """An advert that calls something an agent that is none."""
+    labels = alias.rstrip(".").split(".")
+    name = b"".join(bytes([len(one)]) + one.encode() for one in labels) + b"\x00"
+    packet = struct.pack(">6H", 0, 0x8400, 0, 2, 0, 0)
+    packet += _SERVICE + struct.pack(">HHIH", 12, 1, 4500, len(name)) + name
+    body = bytes([len(text)]) + text
+    return packet + b"\xc0\x0c" + struct.pack(">HHIH", 16, 1, 4500, len(body)) + body
+
+
 def query() -> bytes:
     """Who is there?"""
     return struct.pack(">6H", 0, 0, 1, 0, 0, 0) + _SERVICE + struct.pack(">HH", 12, 1)

@@ -84,7 +84,7 @@ class OffClock(SystemClock):
     """A clock that is off by some time."""
 
     def __init__(self, off: timedelta) -> None:
-        self._off = off
+        self.off = off
 
     def now(self) -> datetime:
-        return super().now() + self._off
+        return super().now() + self.off

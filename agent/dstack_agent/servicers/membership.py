@@ -10,13 +10,14 @@ from dstack_mesh.card import PROTOCOL, HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.ids import PeerId
 from dstack_mesh.machine import AgentState, Machine, RunningJob
+from dstack_mesh.membership.place import may_dial
 from dstack_mesh.membership.vigil import Vigil
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.v1 import membership_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Caller, Member, caller
-from dstack_mesh.wire.membership import answer_to_wire, hint_from_wire
+from dstack_mesh.wire.membership import answer_to_wire, card_from_wire, hint_from_wire
 from dstack_mesh.wire.rumours import (
     message_from_wire,
     message_to_wire,
@@ -56,10 +57,11 @@ class MembershipServicer(rpc.MembershipServiceServicer):
     ) -> pb.HelloResponse:
         card = self._answers.card()
         who = caller(context)
-        _check(request.caller, who, card)
-        if isinstance(who, Member) and request.caller.agent:
-            addresses = tuple(map(Address, request.caller.addresses))
-            self._answers.heard(PeerHint(who.peer_id, addresses))
+        calling = card_from_wire(request.caller)
+        _check(calling, who, card)
+        if isinstance(who, Member) and calling.agent:
+            told = tuple(filter(may_dial, calling.addresses))
+            self._answers.heard(PeerHint(who.peer_id, told))
         # The machine with its holders is read from the ledger, which may be writing.
         machine = await asyncio.to_thread(self._answers.machine)
         return answer_to_wire(self._answer(card, machine))
@@ -117,7 +119,7 @@ def _member(context: "grpc.aio.ServicerContext[Any, Any]") -> PeerId:
     return who.peer_id
 
 
-def _check(calling: pb.PeerCard, who: Caller, card: PeerCard) -> None:
+def _check(calling: PeerCard, who: Caller, card: PeerCard) -> None:
     if isinstance(who, Member) and calling.mesh_id != card.mesh_id:
         raise Refused(
             "The meshes differ.",

@@ -17,7 +17,9 @@ SET_CLOCK = "sudo timedatectl set-ntp true"
 def judge_clocks(sights: Sights) -> Sequence[Finding]:
     """Whose clock is off, by majority: the largest group that agrees is right."""
     ahead = {
-        peer_id: ways[0].hello.ahead for peer_id, ways in sights.answering.items() if ways[0].hello
+        peer_id: hello.ahead
+        for peer_id, ways in sights.answering.items()
+        if (hello := ways[0].hello) is not None and hello.ahead is not None
     }
     if not ahead:
         return []

@@ -18,12 +18,12 @@ class Hello:
     """An answer to Hello.
 
     Attributes:
-        ahead: Seconds by which the answerer's clock is ahead of ours.
+        ahead: Seconds by which the answerer's clock is ahead of ours; None if it did not say.
         took: Seconds until it came.
     """
 
     answer: HelloAnswer
-    ahead: float
+    ahead: float | None
     took: float
 
 

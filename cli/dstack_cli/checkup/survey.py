@@ -209,7 +209,8 @@ class _Surveyor:
         began, before = time.monotonic(), self._clock.now()
         answer = await self._greeter.hello(Target(address), (), HELLO_SECONDS)
         took = time.monotonic() - began
-        ahead = (answer.now - before).total_seconds() - took / 2
+        said = answer.now
+        ahead = None if said is None else (said - before).total_seconds() - took / 2
         return Hello(answer, ahead, took)
 
     async def _asked_directly(self, mdns: bool) -> tuple[Way, ...]:

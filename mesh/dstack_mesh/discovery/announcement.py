@@ -7,6 +7,7 @@ make.
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import field
 from ipaddress import IPv4Address, ip_address
@@ -15,6 +16,14 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address
 
 SERVICE = "_dstack-mesh._tcp.local."
+
+
+_INSTANCE = re.compile(rf"[0-9a-f]{{16}}\.{re.escape(SERVICE)}")
+
+
+def is_instance(name: str) -> bool:
+    """Whether a name is one that a peer announces itself under."""
+    return _INSTANCE.fullmatch(name) is not None
 
 
 def tag_of(discovery_key: bytes, instance: str) -> str:

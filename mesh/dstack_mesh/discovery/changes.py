@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from dstack_mesh.clock import Clock
 
@@ -18,6 +18,8 @@ SLEPT_SECONDS = 10.0
 
 SETTLE_SECONDS = 0.2
 """Changes come several at once: an interface goes up, then gets its address."""
+
+LONGEST_MESSAGE = 1 << 16
 
 _LINK, _IPV4_ADDRESS = 0x1, 0x10
 """Groups of the kernel's routing messages."""
@@ -44,9 +46,22 @@ class Changes:
         if self._news is None:
             await asyncio.Event().wait()
             return
-        loop = asyncio.get_running_loop()
-        await loop.sock_recv(self._news, 1 << 16)
+        # A container that starts sends dozens of messages. More than the socket holds are lost,
+        # which is told as an error: that, too, says that something changed.
+        with suppress(OSError):
+            await asyncio.get_running_loop().sock_recv(self._news, LONGEST_MESSAGE)
         await asyncio.sleep(SETTLE_SECONDS)
+        _drain(self._news)
+
+
+def _drain(news: socket.socket) -> None:
+    while True:
+        try:
+            news.recv(LONGEST_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:  # messages were lost
+            continue
 
 
 @asynccontextmanager

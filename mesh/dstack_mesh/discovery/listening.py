@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, cast
 
-from dstack_mesh.discovery.announcement import SERVICE, Announcement, Sighting
+from dstack_mesh.discovery.announcement import SERVICE, Announcement, Sighting, is_instance
 from dstack_mesh.discovery.sieve import Sieve
 from dstack_mesh.faults import Unreachable
 from dstack_mesh.ids import Address
@@ -40,7 +40,9 @@ async def listening(
     def changed(
         zeroconf: "Zeroconf", service_type: str, name: str, state_change: "ServiceStateChange"
     ) -> None:
-        if state_change.name != "Removed" and not waiting.full():
+        # Anybody may announce any name as one of ours, and zeroconf raises for those that are not.
+        told = state_change.name != "Removed" and is_instance(name)
+        if told and not waiting.full():
             waiting.put_nowait(name)
 
     try:

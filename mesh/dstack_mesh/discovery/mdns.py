@@ -67,7 +67,11 @@ class Multicast:
         sieves: dict[Interface, Sieve] = {}
         async with watching(self._clock) as changes, asyncio.TaskGroup() as tasks:
             while True:
-                found = self._look()
+                try:
+                    found = self._look()
+                except OSError as failed:  # no file descriptors; what runs goes on
+                    log.warning("the networks of this machine cannot be read: %s", failed)
+                    found = tuple(running)
                 for one in [one for one in running if one not in found]:
                     del sieves[one]
                     await _end(running.pop(one))
@@ -150,6 +154,8 @@ async def find_invite(invite_id: str, within: float) -> tuple[Address, ...]:
             return (await found).addresses
     except TimeoutError:
         return ()
+    except ExceptionGroup as failed:
+        raise Unreachable(f"{failed.exceptions[0]}.", code="no-multicast") from failed
 
 
 @asynccontextmanager

@@ -1,11 +1,10 @@
 """Peers that were reached before, so that a command need not search again."""
 
 import json
-import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+from dstack_mesh.durable import write_durably
 from dstack_mesh.frozen import frozen
 from dstack_mesh.identity import is_id
 from dstack_mesh.ids import Address, MeshId, PeerId
@@ -46,11 +45,7 @@ def save(path: Path, mesh_id: MeshId, peers: Iterable[SavedPeer]) -> None:
         ],
     }
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file, indent=1)
-    draft.replace(path)
+    write_durably(path, json.dumps(content, indent=1).encode(), sync=False)
 
 
 def remember(path: Path, mesh_id: MeshId, reached: Iterable[SavedPeer]) -> None:

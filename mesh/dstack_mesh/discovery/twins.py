@@ -10,6 +10,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 BACK_AND_FORTH_SECONDS = 60.0
 CHANGES_NEEDED = 3
 MOST_WATCHED = 256
+MOST_PLACES = 8
+"""Addresses of a peer that are remembered."""
+
 FRESH = timedelta(minutes=15)
 """How long a twin that was noticed is told of."""
 
@@ -55,6 +59,7 @@ class TwinWatch:
 
     def called(self, hint: PeerHint, now: float) -> Twin | None:
         """A peer told where it is; the twin that this proves, if it does."""
+        hint = replace(hint, addresses=hint.addresses[:MOST_PLACES])
         own, there = self._own(), frozenset(hint.addresses)
         if not there:
             return None

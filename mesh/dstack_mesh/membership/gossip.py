@@ -16,9 +16,6 @@ class Gossip:
         self._news: dict[PeerId, Rumour] = {}
         self._sent: dict[PeerId, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._news)
-
     def spread(self, rumour: Rumour) -> None:
         """Tells this from now on, instead of what was told about that peer."""
         if len(self._news) >= MOST_NEWS and rumour.peer_id not in self._news:

@@ -8,6 +8,8 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address
 from dstack_mesh.membership.known import FoundBy, Standing, Target, standing_of
 
+LONGEST_ADDRESS = 64
+
 
 @frozen
 class Policy:
@@ -128,10 +130,12 @@ def may_dial(address: Address) -> bool:
     Names are not looked up for strangers; only a person's seeds may be names.
     """
     host, _, port = address.rpartition(":")
+    if len(address) > LONGEST_ADDRESS or "%" in host:  # after it, an address may say anything
+        return False
     try:
         ip = ip_address(host.strip("[]"))
     except ValueError:
         return False
-    if not port.isdecimal() or not 0 < int(port) < 65536:
+    if not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         return False
     return not (ip.is_multicast or ip.is_unspecified)

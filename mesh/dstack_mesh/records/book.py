@@ -16,7 +16,7 @@ from dataclasses import replace
 from random import SystemRandom
 
 from dstack_mesh.clock import Clock
-from dstack_mesh.faults import Busy
+from dstack_mesh.faults import Busy, Invalid
 from dstack_mesh.ids import PeerId
 from dstack_mesh.records.checking import check_delta
 from dstack_mesh.records.hybrid import Hybrid
@@ -61,9 +61,10 @@ class RecordBook:
         self._pen = Pen(signer, 0)
         self._clock = clock
         self._may_write = may_write
-        self._replica = Replica(bounds)
+        self._replica = Replica(bounds, own=signer.peer_id)
         self._past: dict[PeerId, Stream] = {}
         self._held_back: set[PeerId] = set()
+        self._refused: set[PeerId] = set()
         self._time = Hybrid()
         self._writing = asyncio.Lock()
         self._checking = asyncio.Semaphore(1)
@@ -72,17 +73,26 @@ class RecordBook:
     async def open(self) -> None:
         """Loads what was kept, and begins a new incarnation. Before anything else."""
         streams, damaged = await asyncio.to_thread(self._store.load)
-        for stream in streams:
-            if self._believes(stream.writer):
-                self._replica.put(stream)
-            else:
-                self._past[stream.writer] = stream
-            self._time = self._time.hearing(stream.head.at, self._now_ms())
-        old = [*self._replica.retire(self._now_ms()), *self._forget()]
-        if damaged or old:
-            log.warning("records of %s are not kept any more", ", ".join([*damaged, *old]))
-            await self._store.drop([*damaged, *old])
+        old = [one.writer for one in streams if not self._loaded(one)]
+        gone = [*damaged, *old, *self._forget()]
+        if gone:
+            log.warning("records of %s are not kept any more", ", ".join(gone))
+            await self._store.drop(gone)
         await self._begin(self._store.incarnation())
+
+    def _loaded(self, stream: Stream) -> bool:
+        """Whether a stream that was kept counts and has room; otherwise it is heard again."""
+        self._time = self._time.hearing(stream.head.at, self._now_ms())
+        if not self._believes(stream.writer):
+            self._past[stream.writer] = stream
+            return True
+        try:
+            if not retired(stream.head, self._now_ms()):
+                self._replica.put(stream)
+                return True
+        except Busy as full:
+            log.warning("%s", full)
+        return False
 
     async def _begin(self, last: int) -> None:
         own = self._replica.version(self.writer).incarnation
@@ -164,6 +174,7 @@ class RecordBook:
             if len(entries) < 8
             else await asyncio.to_thread(write, held, entries, self._time, now_ms)
         )
+        self._replica.check_size(stream)  # before it is on disk: others could not take it
         await self._store.save(held, stream, durable=True)
         self._replica.put(stream)
         self._tell(stream.writer, held, None)
@@ -202,12 +213,24 @@ class RecordBook:
             return Outcome.KNOWN
         # Others may have brought it meanwhile.
         held = self._replica.streams.get(delta.writer)
-        delta = replace(delta, records=(*fresh, *same))
-        outcome = self._replica.merge(delta, self._now_ms())
+        outcome = self._merged(replace(delta, records=(*fresh, *same)))
         if outcome is Outcome.TAKEN:
             self._time = self._time.hearing(delta.head.at, self._now_ms())
             await self._keep(held, self._replica.streams[delta.writer])
             self._tell(delta.writer, held, source)
+        return outcome
+
+    def _merged(self, delta: Delta) -> Outcome:
+        """What it came to; a stream that cannot be taken is told of once."""
+        try:
+            outcome = self._replica.merge(delta, self._now_ms())
+        except (Busy, Invalid) as refused:
+            if delta.writer not in self._refused:
+                log.warning("records of %s are not taken: %s", delta.writer, refused)
+            self._refused.add(delta.writer)
+            return Outcome.REFUSED
+        if outcome is Outcome.TAKEN:
+            self._refused.discard(delta.writer)
         return outcome
 
     async def _go_beyond(self, heard: Head) -> None:
@@ -220,8 +243,11 @@ class RecordBook:
                 "records of this agent came back that it did not write: its disk was restored, or"
                 " a copy of its home runs elsewhere (each machine needs a home of its own)"
             )
-            await self._begin(heard.incarnation)
-            await self._write(())
+            try:
+                await self._begin(heard.incarnation)
+                await self._write(())
+            except sqlite3.Error as error:  # it comes back with the next exchange
+                log.warning("the records of this agent are not on disk: %s", error)
 
     async def _keep(self, held: Stream | None, stream: Stream) -> None:
         try:

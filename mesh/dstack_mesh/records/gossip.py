@@ -178,7 +178,8 @@ class Gossip:
         """When the next Tick could matter; infinity if only another event can change something."""
         dues = [rumor.due for rumor in self._rumors.values()]
         if len(self._exchanging) < self.policy.most_exchanges:
-            dues += [due for due, _ in self._waiting.values()]
+            waiting = self._waiting.items()
+            dues += [due for peer, (due, _) in waiting if peer not in self._exchanging]
         dues += [due for due in (self._exchange_due, self._away_due) if due is not None]
         return min(dues, default=float("inf"))
 

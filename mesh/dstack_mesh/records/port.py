@@ -50,5 +50,5 @@ class Book(Protocol):
         ...
 
     async def take(self, delta: Delta, source: PeerId | None) -> Outcome:
-        """Takes a stream over that somebody brought. Raises MeshError for one that is wrong."""
+        """Takes a stream over that somebody brought. Raises Damaged for one that nobody signed."""
         ...

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from dstack_mesh.chunks.digest import DIGEST_BYTES, digest_of
+from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId
@@ -19,8 +19,6 @@ HEAD = "record-head"
 PAYLOAD_BYTES = 48 * 1024
 KEY_BYTES = 200
 KIND_BYTES = 32
-
-LEAF_BYTES = 16 + DIGEST_BYTES
 
 _FORMAT = 1
 _GONE = 1

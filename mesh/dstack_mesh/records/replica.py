@@ -15,10 +15,10 @@ class Bounds:
     """How much a peer holds. More: more of the past is known; less: less memory.
 
     Attributes:
-        writers: Streams in all.
+        writers: Streams of others.
         records: Records of one stream.
         stream_bytes: Bytes of one stream.
-        total_bytes: Bytes of all streams.
+        total_bytes: Bytes of all streams of others.
     """
 
     writers: int = 512
@@ -41,25 +41,27 @@ class Outcome(Enum):
     """The same version or a later one is held."""
     UNFIT = auto()
     """It does not add up with what is held: more of the stream is needed."""
+    REFUSED = auto()
+    """There is no room for it, or its writer's clock is wrong; other streams may be taken."""
 
 
 class Replica:
-    """What one peer holds of every writer. Give it only deltas whose signatures were checked."""
+    """What one peer holds of every writer. Give it only deltas whose signatures were checked.
 
-    def __init__(self, bounds: Bounds = BOUNDS) -> None:
+    Args:
+        bounds: How much.
+        own: Whose stream has room whatever others send.
+    """
+
+    def __init__(self, bounds: Bounds = BOUNDS, own: PeerId | None = None) -> None:
         self._bounds = bounds
+        self._own = own
         self._streams: dict[PeerId, Stream] = {}
-        self._total = 0
 
     @property
     def streams(self) -> Mapping[PeerId, Stream]:
         """By writer."""
         return self._streams
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all records."""
-        return self._total
 
     def version(self, writer: PeerId) -> Version:
         """How far a writer's stream is held."""
@@ -97,28 +99,42 @@ class Replica:
         stream = stream_of(held, delta)
         if stream is None:
             return Outcome.UNFIT
+        if not self._has_room(stream):
+            self.retire(now_ms)
         self.put(stream)
         return Outcome.TAKEN
 
     def put(self, stream: Stream) -> None:
         """Holds a stream in the place of what was held of its writer. Raises Busy."""
-        held = self._streams.get(stream.writer)
-        total = self._total + stream.size_bytes - (held.size_bytes if held is not None else 0)
-        bounds = self._bounds
-        if (
-            (held is None and len(self._streams) >= bounds.writers)
-            or len(stream.records) > bounds.records
-            or stream.size_bytes > bounds.stream_bytes
-            or total > bounds.total_bytes
-        ):
-            raise Busy(
-                "There is no room for more records.",
-                f"{stream.writer} has {len(stream.records)} with {stream.size_bytes:,} bytes; "
-                f"{len(self._streams)} peers have {self._total:,} bytes here.",
-                code="too-many-records",
-            )
+        self.check_size(stream)
+        if not self._has_room(stream):
+            raise self._full(stream)
         self._streams[stream.writer] = stream
-        self._total = total
+
+    def check_size(self, stream: Stream) -> None:
+        """Raises Busy for a stream that is too large by itself: nobody would hold it."""
+        bounds = self._bounds
+        if len(stream.records) > bounds.records or stream.size_bytes > bounds.stream_bytes:
+            raise self._full(stream)
+
+    def _has_room(self, stream: Stream) -> bool:
+        if stream.writer == self._own:
+            return True
+        apart = (self._own, stream.writer)
+        others = [one.size_bytes for writer, one in self._streams.items() if writer not in apart]
+        return (
+            len(others) < self._bounds.writers
+            and sum(others) + stream.size_bytes <= self._bounds.total_bytes
+        )
+
+    def _full(self, stream: Stream) -> Busy:
+        held = sum(one.size_bytes for one in self._streams.values())
+        return Busy(
+            "There is no room for more records.",
+            f"{stream.writer} has {len(stream.records)} with {stream.size_bytes:,} bytes; "
+            f"{len(self._streams)} peers have {held:,} bytes here.",
+            code="too-many-records",
+        )
 
     def retire(self, now_ms: int) -> list[PeerId]:
         """Forgets writers that wrote nothing for long; returns them."""
@@ -129,9 +145,7 @@ class Replica:
 
     def drop(self, writer: PeerId) -> None:
         """Holds nothing of a writer any more."""
-        stream = self._streams.pop(writer, None)
-        if stream is not None:
-            self._total -= stream.size_bytes
+        self._streams.pop(writer, None)
 
 
 def retired(head: Head, now_ms: int) -> bool:

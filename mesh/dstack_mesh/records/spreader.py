@@ -123,7 +123,7 @@ class Spreader:
             case Exchange(peer):
                 try:
                     await self._exchange(peer)
-                except MeshError as failed:
+                except (MeshError, OSError) as failed:
                     log.debug("no exchange with %s: %s", peer, failed)
                 finally:
                     await self._events.put(Exchanged(peer))
@@ -132,13 +132,13 @@ class Spreader:
 
     async def _push(self, effect: Push) -> None:
         news: int | None = None
-        client = self._client(effect.peer)
         found = [self._book.since(writer, base) for writer, base in effect.bases]
         try:
             async with asyncio.timeout(PUSH_SECONDS):
+                client = self._client(effect.peer)  # a peer that was revoked is not dialled
                 if client is not None:
                     news = (await client.push(d for d in found if d is not None)).news
-        except (MeshError, TimeoutError) as failed:
+        except (MeshError, OSError) as failed:
             log.debug("no push to %s: %s", effect.peer, failed)
         writers = [writer for writer, _ in effect.bases]
         await self._events.put(Pushed(effect.peer, writers, news))

@@ -1,5 +1,6 @@
 """Calls the roll over gRPC."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.greeter import Sources
 from dstack_mesh.membership.known import Target
 from dstack_mesh.membership.roll import RollCall
+from dstack_mesh.own_name import own_name
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.membership import MembershipClient
@@ -47,13 +49,11 @@ class GrpcGreeter:
 
 def command_card(home: Home) -> PeerCard:
     """What a command says of itself: a peer of its home that takes no jobs and does not listen."""
-    import socket
-
     membership = Membership.load(home)
     return PeerCard(
         peer_id=Identity.load_or_make(home).peer_id,
         mesh_id=membership.mesh_id if membership else MeshId(""),
-        name=socket.gethostname(),
+        name=own_name(os.environ),
         addresses=(),
         version="",
         agent=False,

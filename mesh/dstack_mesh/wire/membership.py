@@ -191,7 +191,8 @@ def answer_to_wire(answer: HelloAnswer) -> pb.HelloResponse:
         running=[running_to_wire(job) for job in answer.running],
         known=[hint_to_wire(hint) for hint in answer.known[:MOST_HINTS]],
     )
-    response.now.FromDatetime(answer.now)
+    if answer.now is not None:
+        response.now.FromDatetime(answer.now)
     return response
 
 
@@ -212,7 +213,7 @@ def answer_from_wire(response: pb.HelloResponse) -> HelloAnswer:
         machine=machine_from_wire(response.inventory),
         running=tuple(map(running_from_wire, response.running)),
         known=tuple(_each(hint_from_wire, response.known[:MOST_HINTS])),
-        now=_moment(response.now) if response.HasField("now") else datetime.now(UTC),
+        now=_moment(response.now) if response.HasField("now") else None,
     )
 
 

@@ -143,16 +143,20 @@ class GrpcRecordPeer:
         with translated(self._name):
             call = self._stub.Exchange(request, timeout=EXCHANGE_SECONDS)
             try:
+                told = False
                 async for response in call:
                     match response.WhichOneof("kind"):
-                        case "known":
+                        case "known" if not told:
+                            told = True  # once: who collects them has bounded memory
                             yield versions_from_wire(response.known.streams)
-                        case "frame":
+                        case "frame" if told:
                             delta = assembly.take(response.frame)
                             if delta is not None:
                                 yield delta
                         case None:
                             continue
+                        case _:
+                            raise _wrong("What is known comes once, before all streams.")
             finally:
                 call.cancel()
 

@@ -24,7 +24,6 @@ from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.wire.membership import state_from_wire, state_to_wire
 
 MOST_RUMOURS = 64
-LONGEST_ADDRESS = 64
 LONGEST_NAME = 64
 LONGEST_DIGEST = 64
 FINGERPRINT_BYTES = 8
@@ -71,7 +70,7 @@ def rumour_from_wire(rumour: pb.Rumour) -> Rumour:
     if rumour.incarnation > HIGHEST_INCARNATION:
         raise Invalid("A rumour is of no incarnation.", str(rumour.incarnation))
     name = "".join(letter for letter in rumour.name[:LONGEST_NAME] if letter.isprintable())
-    addresses = filter(_may_be_told, map(Address, rumour.addresses[:MOST_ADDRESSES]))
+    addresses = filter(may_dial, map(Address, rumour.addresses[:MOST_ADDRESSES]))
     accusers = (PeerId(one) for one in rumour.accusers[:MOST_ACCUSERS] if is_id(one))
     return Rumour(
         PeerId(rumour.peer_id),
@@ -134,10 +133,6 @@ def reply_from_wire(response: pb.CompareResponse, sender: PeerId) -> Reply:
     """Raises Invalid."""
     after = response.next if is_id(response.next) else ""
     return Reply(message_from_wire(response, sender), response.same, after)
-
-
-def _may_be_told(address: Address) -> bool:
-    return len(address) <= LONGEST_ADDRESS and may_dial(address)
 
 
 def _each(rumours: Iterable[pb.Rumour]) -> Iterable[Rumour]:

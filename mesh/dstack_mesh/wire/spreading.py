@@ -80,10 +80,10 @@ class RosterSpreading:
         return [(peer_id, there[peer_id].addresses[0]) for peer_id in due if peer_id in there]
 
     async def _exchange(self, peer_id: PeerId, address: Address) -> None:
-        client = RosterClient(self._channels.to_peer(peer_id, address), address)
         try:
-            exchanged = await client.exchange(self._keeper)
-        except MeshError as failed:
+            channel = self._channels.to_peer(peer_id, address)  # who was revoked is not dialled
+            exchanged = await RosterClient(channel, address).exchange(self._keeper)
+        except (MeshError, OSError) as failed:
             log.debug("the roster was not exchanged with %s: %s", peer_id, failed)
             self._core.failed(peer_id, self._clock.elapsed())
         else:

@@ -49,7 +49,12 @@ def answer(
 
 
 def way(
-    address: str, peer_id: str = "", *, ahead: float = 0.0, version: str = "1", **more: object
+    address: str,
+    peer_id: str = "",
+    *,
+    ahead: float | None = 0.0,
+    version: str = "1",
+    **more: object,
 ) -> Way:
     """A way; with an id it is answered."""
     found = Way(Address(address), frozenset({"mdns"}), heard_on=frozenset({"eth0"}))
@@ -140,6 +145,13 @@ def test_whom_those_that_it_reaches_cannot_call_is_not_reached() -> None:
     assert "firewall-inbound" in causes
     heard = replace(deaf, reached={there: True})
     assert {one.grade for one in judge_agents(heard)} == {Grade.PASS}
+
+
+def test_a_peer_that_does_not_say_its_time_is_not_taken_to_be_exact() -> None:
+    seen = [way("10.0.0.2:1", "a", ahead=60), way("10.0.0.3:1", "b", ahead=None)]
+    found = only([*judge_clocks(sights(*seen))])
+    assert found.cause == "clock-off" and "no majority" in found.message
+    assert not judge_clocks(sights(way("10.0.0.3:1", "b", ahead=None)))
 
 
 def test_two_clocks_that_differ_have_no_majority() -> None:

@@ -1,6 +1,7 @@
 """Peers that were reached before."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,24 @@ def test_nothing_is_written_where_nothing_changed(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns, path.stat().st_ino
     remember(path, MESH, [peer(2)])
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+
+
+def test_a_full_disk_keeps_what_was_saved_and_no_draft(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder))
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs root to mount a small disk")
+    try:
+        path = folder / "peers.json"
+        save(path, MESH, [peer(1)])
+        with (folder / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError):
+            while True:
+                filler.write(bytes(4096))
+        for _ in range(3):
+            with pytest.raises(OSError):
+                remember(path, MESH, [peer(2)])
+        assert sorted(one.name for one in folder.iterdir()) == ["filler", "peers.json"]
+        assert load_saved(path, MESH) == (peer(1),)
+    finally:
+        subprocess.run(("umount", str(folder)), check=True)

@@ -9,7 +9,7 @@ import pytest
 
 from dstack_mesh.card import PeerCard, PeerHint
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.discovery.twins import Twin, Twins, TwinWatch, read_twins
+from dstack_mesh.discovery.twins import MOST_PLACES, Twin, Twins, TwinWatch, read_twins
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, MeshId, PeerId
 from support.eventually import eventually_async
@@ -55,6 +55,17 @@ def test_a_peer_that_commutes_slowly_is_one() -> None:
     watch = TwinWatch(card)
     for at in range(20):
         assert watch.called(hint(OTHER, f"10.0.0.{2 + at % 2}:1"), at * 3600.0) is None
+
+
+def test_of_a_peer_that_says_it_is_everywhere_a_few_places_are_remembered() -> None:
+    everywhere = [f"10.{number >> 8}.{number & 255}.1:1" for number in range(60_000)]
+    watch = TwinWatch(card)
+    own = watch.called(hint(OWN, *everywhere), 0.0)
+    assert own is not None and len(own.there) == MOST_PLACES
+    places = everywhere[:1000], everywhere[1000:]
+    found = [watch.called(hint(OTHER, *places[at % 2]), at * 5.0) for at in range(4)]
+    assert found[3] is not None
+    assert (len(found[3].here), len(found[3].there)) == (MOST_PLACES, MOST_PLACES)
 
 
 async def test_a_twin_is_logged_once_written_down_and_told_until_it_is_old(

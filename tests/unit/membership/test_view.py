@@ -248,7 +248,9 @@ def test_nothing_is_due_while_every_dial_is_taken() -> None:
 
 def test_only_literal_addresses_of_single_machines_are_dialled_for_strangers() -> None:
     good = ["10.0.0.1:1", "[fe80::1]:7420", "127.0.0.1:65535"]
-    bad = ["evil.example:80", "224.0.0.251:5353", "0.0.0.0:1", "10.0.0.1:0", "10.0.0.1", "", ":1"]
+    bad = [f"[fe80::1%{hidden}]:80" for hidden in ("eth0", "\x1b[31m")]
+    bad += [f"{'[' * 99}::1]:80", "10.0.0.1:\u0661"]
+    bad += ["evil.example:80", "224.0.0.251:5353", "0.0.0.0:1", "10.0.0.1:0", "10.0.0.1", "", ":1"]
     assert all(may_dial(Address(address)) for address in good)
     assert not any(may_dial(Address(address)) for address in bad)
 

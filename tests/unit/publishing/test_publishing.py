@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dstack_agent import publishing
+from dstack_agent import publishing, shares
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
 from dstack_agent.hearsay import AGENT, LOG, RUN, TAG, Hearsay
@@ -18,6 +20,7 @@ from dstack_agent.listing import Listings
 from dstack_agent.publishing import Publisher, Sources, essence, fitting
 from dstack_agent.pulse import Pulse
 from dstack_agent.records import Records
+from dstack_agent.shares import Share
 from dstack_agent.tags import Tags
 from dstack_agent.touched import Touched
 from dstack_mesh.card import HelloAnswer, PeerCard
@@ -27,6 +30,7 @@ from dstack_mesh.machine import AgentState, Machine
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import NOTHING, PAYLOAD_BYTES, Entry
+from dstack_mesh.records.replica import BOUNDS
 from dstack_mesh.records.store import RecordStore
 from dstack_mesh.signing import Signer
 from dstack_scheduler.job import (
@@ -41,6 +45,7 @@ from dstack_scheduler.job import (
 )
 from support.eventually import eventually_async
 from support.machines import question, spec
+from support.rounds import rounds
 
 CLOCK = SystemClock()
 AT = datetime(2026, 11, 20, tzinfo=UTC)
@@ -289,8 +294,7 @@ async def test_a_record_that_cannot_be_read_hides_no_other(ws_1: Agent, ws_2: Ag
 async def test_what_is_too_much_is_let_go_the_oldest_first(
     ws_1: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "MOST_RUNS", 3)
-    monkeypatch.setattr(publishing, "SPARE_RUNS", 1)
+    monkeypatch.setattr(shares, "RUNS", Share(3, 1, 1 << 20))
     for number in range(1, 9):
         key = JobKey(RunId(f"{number:026d}"), 0)
         await ws_1.records.accept(job(key), ())
@@ -303,6 +307,70 @@ async def test_what_is_too_much_is_let_go_the_oldest_first(
     await eventually_async(few, within=5)
     stream = ws_1.book.streams[ws_1.book.writer]
     assert sum(kind == RUN for kind, _ in stream.records) <= 4  # nothing is left of the others
+
+
+async def test_the_largest_runs_an_agent_can_have_never_outgrow_what_others_hold(
+    ws_1: Agent, ws_2: Agent
+) -> None:
+    """`DSTACK_CHAOS_ROUNDS=1200` fills all that is listed."""
+    runs = rounds(250)
+    large = {"a": "x" * 45_000}
+    for number in range(1, runs + 1):
+        key = JobKey(RunId(f"{number:026d}"), 0)
+        await ws_1.records.accept(replace(job(key), variables=large), ())
+
+    async def newest() -> bool:
+        return any(record.entry.key == f"{runs:026d}" for record in ws_1.book.own(RUN))
+
+    await eventually_async(newest, within=60)
+    assert 0 < ws_1.book.streams[ws_1.book.writer].size_bytes <= shares.RUNS.most_bytes + (1 << 16)
+    await tell(ws_1, ws_2)
+    assert ws_1.book.writer in ws_2.book.streams
+
+
+def test_all_shares_together_fit_into_what_others_hold_of_an_agent() -> None:
+    all_of_them = [shares.RUNS, shares.TAGGED, shares.TAGS, shares.LOGS, shares.EVIDENCES]
+    advert = 1
+    assert sum(one.most + one.spare for one in all_of_them) + advert <= BOUNDS.records
+    assert sum(one.most_bytes for one in all_of_them) + (1 << 16) <= BOUNDS.stream_bytes
+
+
+@given(st.lists(st.integers(0, PAYLOAD_BYTES), max_size=60), st.integers(0, 40), st.integers(0, 9))
+def test_what_is_kept_of_a_kind_fits_its_share_and_is_the_newest(
+    sizes: list[int], most: int, spare: int
+) -> None:
+    share = Share(most, spare, 20 * PAYLOAD_BYTES)
+    entries = [Entry(RUN, f"{at:03d}", bytes(size)) for at, size in enumerate(sizes)]
+    gone = share.too_much(entries)
+    kept = entries[len(gone) :]
+    assert list(gone) == entries[: len(gone)]
+    assert len(kept) <= most + spare
+    assert sum(len(one.payload) for one in kept) <= share.most_bytes
+    assert not share.too_much(kept)
+
+
+def test_runs_that_a_tag_names_outlive_others_and_are_bounded_too() -> None:
+    large = bytes(PAYLOAD_BYTES)
+    runs = [Entry(RUN, f"{number:03d}", large) for number in range(200)]
+    tagged = {run.key for run in runs[:10]}
+    gone = {run.key for run in shares.runs_too_much(runs, tagged)}
+    assert not gone & tagged and gone
+    assert {run.key for run in shares.runs_too_much(runs, {run.key for run in runs})} >= {"000"}
+
+
+async def test_of_very_many_tags_the_newest_are_told(
+    ws_1: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "TAGS", Share(3, 1, 1 << 20))
+    told = [TagRecord("repo", f"v{n}", None, "", AT + timedelta(hours=n)) for n in range(9)]
+    for tag in told:
+        await ws_1.tags.state(tag)
+
+        async def is_told(key: str = publishing.tag_key(tag)) -> bool:
+            return ws_1.book.has_own(TAG, key)
+
+        await eventually_async(is_told, within=5)
+    assert len(list(ws_1.book.own(TAG))) <= 4
 
 
 def test_a_run_that_is_too_large_is_told_without_what_is_lesser() -> None:

@@ -3,23 +3,26 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncGenerator
+import subprocess
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Damaged, Refused
+from dstack_mesh.faults import Busy, Damaged, Refused
 from dstack_mesh.ids import PeerId
 from dstack_mesh.records import book as book_module
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import NOTHING, Delta, Entry, record_of
-from dstack_mesh.records.replica import Outcome
+from dstack_mesh.records.replica import Bounds, Outcome
 from dstack_mesh.records.store import RecordStore
 from dstack_mesh.signing import Signer
+from support.meshes import OffClock
 
 KEY = Signer(ec.generate_private_key(ec.SECP256R1()))
 OTHER = Signer(ec.generate_private_key(ec.SECP256R1()))
@@ -234,3 +237,125 @@ async def test_what_is_set_aside_is_bounded(
         assert len(ours.past) == 2
     async with opened(tmp_path / "a.db", may_write=believed.__contains__) as ours:
         assert len(ours.past) == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder))
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs root to mount a small disk")
+    yield folder
+    subprocess.run(("umount", str(folder)), check=True)
+
+
+async def test_words_of_ours_that_come_back_while_the_disk_is_full_do_no_harm(
+    tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        opened(small_disk / "a.db") as one,
+        opened(tmp_path / "copy.db") as two,  # later, so its incarnation is higher
+    ):
+        await one.write([word("a")])
+        await two.write([word("b")])
+        before = one.versions()
+        with (small_disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError):
+            while True:
+                filler.write(bytes(4096))
+        with caplog.at_level(logging.WARNING):
+            assert await one.take(whole(two), None) is Outcome.KNOWN
+        assert "are not on disk" in caplog.text
+        assert one.versions() == before
+        (small_disk / "filler").unlink()
+        assert await one.take(whole(two), None) is Outcome.KNOWN
+        assert one.versions()[KEY.peer_id] > two.versions()[KEY.peer_id]
+
+
+async def test_what_is_too_much_of_our_own_is_refused_before_it_is_on_disk(tmp_path: Path) -> None:
+    bounds = Bounds(stream_bytes=100_000)
+    async with opened(tmp_path / "a.db", bounds=bounds) as book:
+        await book.write([word("a", bytes(40_000)), word("b", bytes(40_000))])
+        before = book.versions()
+        with pytest.raises(Busy):
+            await book.write([word("c", bytes(40_000))])
+        assert book.versions() == before
+    async with opened(tmp_path / "a.db", bounds=bounds) as book:
+        assert shown(book, KEY.peer_id).keys() == {"a", "b"}
+        await book.write([word("a", b"less"), word("c", bytes(40_000))])
+        assert shown(book, KEY.peer_id).keys() == {"a", "b", "c"}
+
+
+async def test_what_does_not_fit_any_more_is_dropped_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path / "a.db") as ours, opened(tmp_path / "b.db", OTHER) as theirs:
+        await ours.write([word("a"), word("b")])
+        await theirs.write([word("a")])
+        await ours.take(whole(theirs), None)
+    with caplog.at_level(logging.WARNING):
+        async with opened(tmp_path / "a.db", bounds=Bounds(records=1)) as ours:
+            assert ours.streams.keys() == {OTHER.peer_id}
+            await ours.write([word("c")])
+    assert "not kept any more" in caplog.text
+    async with opened(tmp_path / "a.db") as ours:
+        assert shown(ours, KEY.peer_id).keys() == {"c"}
+
+
+async def test_our_own_words_have_room_whatever_others_sent(tmp_path: Path) -> None:
+    bounds = Bounds(writers=1, total_bytes=50_000)
+    async with opened(tmp_path / "b.db", OTHER) as theirs:
+        await theirs.write([word("a", bytes(40_000))])
+        for _ in range(2):
+            async with opened(tmp_path / "a.db", bounds=bounds) as ours:
+                await ours.take(whole(theirs), None)
+                await ours.write([word("a", bytes(40_000))])
+                assert ours.streams.keys() == {KEY.peer_id, OTHER.peer_id}
+
+
+async def test_what_cannot_be_taken_is_said_once_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bounds = Bounds(records=1)
+    async with (
+        opened(tmp_path / "a.db", bounds=bounds) as ours,
+        opened(tmp_path / "b.db", OTHER) as theirs,
+    ):
+        await theirs.write([word("a"), word("b")])
+        with caplog.at_level(logging.WARNING):
+            for _ in range(3):
+                assert await ours.take(whole(theirs), None) is Outcome.REFUSED
+        assert len(caplog.messages) == 1 and OTHER.peer_id in caplog.text
+        await theirs.write([replace(word("b"), expires_ms=1)])
+        assert await ours.take(whole(theirs), None) is Outcome.TAKEN
+
+
+async def test_a_writer_whose_clock_is_wrong_is_refused_and_ends_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as ours:
+        store = RecordStore(tmp_path / "b.db")
+        theirs = RecordBook(store, OTHER, OffClock(timedelta(days=3)))
+        await theirs.open()
+        await theirs.write([word("a")])
+        assert await ours.take(whole(theirs), None) is Outcome.REFUSED
+        store.close()
+
+
+async def test_who_wrote_nothing_for_a_month_makes_room_for_others(tmp_path: Path) -> None:
+    clock, third = OffClock(timedelta()), Signer(ec.generate_private_key(ec.SECP256R1()))
+    bounds = Bounds(writers=1)
+    store = RecordStore(tmp_path / "a.db")
+    ours = RecordBook(store, KEY, clock, bounds=bounds)
+    await ours.open()
+    async with opened(tmp_path / "b.db", OTHER) as theirs:
+        await theirs.write([word("a")])
+        assert await ours.take(whole(theirs), None) is Outcome.TAKEN
+    clock.off = timedelta(days=31)
+    late = RecordStore(tmp_path / "c.db")
+    newer = RecordBook(late, third, clock)
+    await newer.open()
+    await newer.write([word("a")])
+    assert await ours.take(whole(newer), None) is Outcome.TAKEN
+    assert ours.streams.keys() == {third.peer_id}
+    for each in (store, late):
+        each.close()

@@ -11,10 +11,10 @@ from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.comparing import Question, Reply
 from dstack_mesh.membership.pace import Pace
+from dstack_mesh.membership.place import LONGEST_ADDRESS
 from dstack_mesh.membership.rumour import HIGHEST_INCARNATION, Condition, Message, Rumour
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.wire.rumours import (
-    LONGEST_ADDRESS,
     LONGEST_DIGEST,
     LONGEST_NAME,
     MOST_RUMOURS,

@@ -1,0 +1,66 @@
+"""How much of what an agent tells others each kind of record may be. Pure.
+
+Others hold so much of one agent and no more (`dstack_mesh.records.replica.BOUNDS`); all shares
+together fit into that. What is too much is let go the oldest first, some of it at a time: whoever
+was behind fetches everything again then.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from dstack_mesh.frozen import frozen
+from dstack_mesh.records.record import KEY_BYTES, KIND_BYTES, Entry
+
+BESIDE_BYTES = KIND_BYTES + KEY_BYTES + 64
+"""What a record may have beside its payload."""
+
+
+@frozen
+class Share:
+    """The room of one kind.
+
+    Attributes:
+        most: Records that are left when some are let go.
+        spare: So many above that nothing is let go yet.
+        most_bytes: Of all its records; a quarter less is left when some are let go.
+    """
+
+    most: int
+    spare: int
+    most_bytes: int
+
+    def too_much(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Those to let go, from the first."""
+        size = sum(map(_size, entries))
+        if len(entries) <= self.most + self.spare and size <= self.most_bytes:
+            return ()
+        gone = 0
+        while len(entries) - gone > self.most or size > self.most_bytes * 3 // 4:
+            size -= _size(entries[gone])
+            gone += 1
+        return entries[:gone]
+
+
+RUNS = Share(1_000, 200, 3 << 20)
+TAGGED = Share(1_000, 100, 3 << 19)
+"""Runs that a tag names: they are needed for as long as the tag."""
+
+TAGS = Share(1_000, 100, 1 << 20)
+LOGS = Share(64, 16, 3 << 18)
+EVIDENCES = Share(256, 64, 3 << 19)
+"""Attempts whose chains are passed on; of an older one its agent alone can tell."""
+
+
+def runs_too_much(runs: Iterable[Entry], tagged: Iterable[str]) -> Sequence[Entry]:
+    """Those to let go. `tagged` is read only if there are many."""
+    by_age = sorted(runs, key=lambda run: run.key)
+    if not RUNS.too_much(by_age):
+        return ()
+    kept = frozenset(tagged)
+    return (
+        *RUNS.too_much([run for run in by_age if run.key not in kept]),
+        *TAGGED.too_much([run for run in by_age if run.key in kept]),
+    )
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.payload) + BESIDE_BYTES
