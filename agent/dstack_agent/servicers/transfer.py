@@ -141,9 +141,9 @@ def add_transfer(servicer: TransferServicer, server: grpc.aio.Server) -> None:
             servicer.Push, read_push, PushResponse.SerializeToString
         ),
     }
+    # What is added first is what is called.
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, streams),))
     add_TransferServiceServicer_to_server(servicer, server)
-    # What is registered last is what is called.
-    server.add_registered_method_handlers(SERVICE, streams)
 
 
 class _Wishes:
