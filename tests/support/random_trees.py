@@ -32,7 +32,7 @@ def grow(root: Path, seed: int) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _put(path, root, dice)
-        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        except OSError:  # something of that name is there, or links go round in a ring
             continue
 
 

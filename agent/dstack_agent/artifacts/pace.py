@@ -5,15 +5,6 @@ The times are a trade: sooner shows fresher versions, later costs the machine le
 
 from dstack_mesh.frozen import frozen
 
-GATHER_SECONDS = 0.5
-"""From the first change to the look: what is written together is saved together."""
-
-APART_SECONDS = 3.0
-"""From one look to the next at least. Every version is told to all who know of the run."""
-
-UNHEARD_SECONDS = 30.0
-"""Without a change that was heard; there are changes that no watch hears."""
-
 CPU_SHARE = 20
 """After a look that took t seconds of processor, CPU_SHARE times t pass: at most 5 % of a core."""
 
@@ -41,13 +32,30 @@ class Look:
     complete: bool = True
 
 
-def next_look(last: Look, changed: float | None) -> float:
-    """When to look again; `changed`: when the first change since was heard, if one was."""
-    rested = max(APART_SECONDS, CPU_SHARE * last.cpu_seconds, DISK_SHARE * last.seconds)
-    wanted = last.ended + (UNHEARD_SECONDS if last.complete else APART_SECONDS)
-    if changed is not None:
-        wanted = min(wanted, changed + GATHER_SECONDS)
-    return max(last.ended + rested, wanted)
+@frozen
+class Pace:
+    """Seconds between looks.
+
+    Attributes:
+        gather: From the first change to the look: what is written together is saved together.
+        apart: From one look to the next at least. Every version is told to all who know of the run.
+        unheard: Without a change that was heard; there are changes that no watch hears.
+    """
+
+    gather: float = 0.5
+    apart: float = 3.0
+    unheard: float = 30.0
+
+    def next_look(self, last: Look, changed: float | None) -> float:
+        """When to look again; `changed`: when the first change since was heard, if one was."""
+        rested = max(self.apart, CPU_SHARE * last.cpu_seconds, DISK_SHARE * last.seconds)
+        wanted = last.ended + (self.unheard if last.complete else self.apart)
+        if changed is not None:
+            wanted = min(wanted, changed + self.gather)
+        return max(last.ended + rested, wanted)
+
+
+PACE = Pace()
 
 
 def affordable(spent_bytes: int, free_bytes: int) -> bool:

@@ -8,12 +8,13 @@ looks cost is bounded: processor and disk by the pace, room by what replaced ver
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
-from dstack_agent.artifacts.pace import Look, affordable, next_look
+from dstack_agent.artifacts.pace import PACE, Look, Pace, affordable
 from dstack_agent.artifacts.saying import changing, warning
 from dstack_agent.artifacts.watch import Watch
 from dstack_agent.jobs.places import Places
@@ -40,6 +41,7 @@ class Saver:
         paths: As the workflow names them.
         places: Where they lie.
         versions: The newest version of each that was told.
+        free: How much room a folder has.
     """
 
     key: JobKey
@@ -48,6 +50,9 @@ class Saver:
     store: ChunkStore
     clock: Clock
     versions: dict[str, Digest] = field(default_factory=dict[str, Digest])
+    pace: Pace = PACE
+    watch: Callable[[], Watch] = Watch
+    free: Callable[[Path], int] = free_for_jobs
     _written_bytes: int = 0
     _sizes: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -58,7 +63,7 @@ class Saver:
 
     async def changes(self) -> AsyncIterator[ArtifactSaved]:
         """Partial versions, each when it differs from the one before. Never ends."""
-        with closing(Watch()) as watch:
+        with closing(self.watch()) as watch:
             last = Look(time.monotonic())
             changed: float | None = last.ended
             while True:
@@ -79,15 +84,15 @@ class Saver:
         """Returns when it is time for the next look."""
         if changed is None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(next_look(last, None) - time.monotonic()):
+                async with asyncio.timeout(self.pace.next_look(last, None) - time.monotonic()):
                     await watch.changed()
                 changed = time.monotonic()
-        await asyncio.sleep(next_look(last, changed) - time.monotonic())
+        await asyncio.sleep(self.pace.next_look(last, changed) - time.monotonic())
 
     def _affordable(self) -> bool:
         spent = self._written_bytes - sum(self._sizes.values())
         try:
-            return affordable(spent, free_for_jobs(self.store.folder))
+            return affordable(spent, self.free(self.store.folder))
         except OSError:
             return False
 

@@ -21,6 +21,7 @@ _CHANGED = 0x002 | 0x004 | 0x008 | 0x040 | 0x080 | 0x100 | 0x200 | 0x400 | 0x800
 """Written, attributes, closed after writing, moved away, moved here, made, removed, the folder
 itself removed or moved."""
 
+_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC
 _ONLY_FOLDERS = 0x01000000
 _GONE = 0x8000
 _HEAD = struct.Struct("iIII")
@@ -33,10 +34,12 @@ class Watch:
     """The folders of one job. `begin` and `heed` may be called in a thread, also of one that goes
     on after `close`."""
 
-    def __init__(self) -> None:
-        """Costs a file handle; watches nothing yet."""
+    def __init__(self, most: int = MOST_FOLDERS, system: str = sys.platform) -> None:
+        """Costs a file handle; watches nothing yet, then `most` folders; none where the
+        system is not Linux."""
         self._lock = threading.Lock()
-        self._file = _open()
+        self._most = most
+        self._file = int(_libc.inotify_init1(_FLAGS)) if system == "linux" else -1
         self._folders: set[int] = set()
         self.complete = False
 
@@ -51,7 +54,7 @@ class Watch:
         """Watches an open folder from now on; again is harmless."""
         path = f"/proc/self/fd/{handle}".encode()
         with self._lock:
-            if not self.complete or len(self._folders) >= MOST_FOLDERS:
+            if not self.complete or len(self._folders) >= self._most:
                 self.complete = False
                 return
             number = int(_libc.inotify_add_watch(self._file, path, _CHANGED | _ONLY_FOLDERS))
@@ -78,13 +81,6 @@ class Watch:
             if self._file >= 0:
                 os.close(self._file)
             self._file, self.complete = -1, False
-
-
-def _open() -> int:
-    """A handle for events; -1 where the system has none or gives no more."""
-    if sys.platform != "linux":
-        return -1
-    return int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def _gone(events: bytes) -> set[int]:

@@ -4,15 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_agent.artifacts.pace import (
-    APART_SECONDS,
     CPU_SHARE,
     DISK_SHARE,
-    GATHER_SECONDS,
+    PACE,
     SPENT_BYTES,
-    UNHEARD_SECONDS,
     Look,
     affordable,
-    next_look,
 )
 
 times = st.floats(0, 1e6)
@@ -21,31 +18,31 @@ looks = st.builds(Look, times, costs, costs, st.booleans())
 
 
 def test_a_change_after_a_quiet_time_is_looked_at_at_once() -> None:
-    assert next_look(Look(100.0, 0.1, 0.01), 110.0) == 110.0 + GATHER_SECONDS
+    assert PACE.next_look(Look(100.0, 0.1, 0.01), 110.0) == 110.0 + PACE.gather
 
 
 def test_changes_that_never_stop_are_looked_at_in_turns() -> None:
-    assert next_look(Look(100.0, 0.1, 0.01), 100.0) == 100.0 + APART_SECONDS
+    assert PACE.next_look(Look(100.0, 0.1, 0.01), 100.0) == 100.0 + PACE.apart
 
 
 def test_without_a_change_it_is_looked_at_now_and_then() -> None:
-    assert next_look(Look(100.0), None) == 100.0 + UNHEARD_SECONDS
-    assert next_look(Look(100.0, complete=False), None) == 100.0 + APART_SECONDS
+    assert PACE.next_look(Look(100.0), None) == 100.0 + PACE.unheard
+    assert PACE.next_look(Look(100.0, complete=False), None) == 100.0 + PACE.apart
 
 
 @given(looks, st.none() | times)
 def test_looks_take_a_bounded_share_of_processor_and_disk(
     last: Look, changed: float | None
 ) -> None:
-    rest = next_look(last, changed) - last.ended
-    assert rest >= APART_SECONDS - 1e-6
+    rest = PACE.next_look(last, changed) - last.ended
+    assert rest >= PACE.apart - 1e-6
     assert last.cpu_seconds <= rest / CPU_SHARE + 1e-6
     assert last.seconds <= rest / DISK_SHARE + 1e-6
 
 
 @given(looks, times)
 def test_a_change_never_puts_a_look_off(last: Look, changed: float) -> None:
-    assert next_look(last, changed) <= next_look(last, None)
+    assert PACE.next_look(last, changed) <= PACE.next_look(last, None)
 
 
 def test_replaced_versions_take_a_bounded_part_of_what_is_free() -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dstack_agent.artifacts import watch as module
-from dstack_agent.artifacts.watch import Watch
+from dstack_agent.artifacts.watch import MOST_FOLDERS, Watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 
@@ -25,8 +24,8 @@ def show(watch: Watch, folder: Path) -> None:
 
 
 @asynccontextmanager
-async def watching(*folders: Path) -> AsyncGenerator[Watch]:
-    with closing(Watch()) as watch:
+async def watching(*folders: Path, most: int = MOST_FOLDERS) -> AsyncGenerator[Watch]:
+    with closing(Watch(most)) as watch:
         watch.begin()
         for folder in folders:
             show(watch, folder)
@@ -96,14 +95,11 @@ async def test_what_a_link_points_to_is_not_watched(tmp_path: Path) -> None:
         assert not await hears(watch, 0.05)
 
 
-async def test_a_watch_that_is_given_too_many_folders_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MOST_FOLDERS", 2)
+async def test_a_watch_that_is_given_too_many_folders_says_so(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in "abc"]
     for folder in folders:
         folder.mkdir()
-    async with watching(*folders[:2]) as watch:
+    async with watching(*folders[:2], most=2) as watch:
         show(watch, folders[2])
         assert not watch.complete
         folders[0].rmdir()

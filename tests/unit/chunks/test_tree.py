@@ -4,7 +4,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,47 +173,6 @@ def test_a_root_behind_a_link_is_refused_within_a_folder(store: ChunkStore, tmp_
     store.put_manifest(Manifest([]).encode())
     with pytest.raises(Refused):
         lay_tree(store, digest, tmp_path / "job" / "output", merge=True, within=tmp_path / "job")
-
-
-def test_a_job_that_swaps_names_never_makes_us_read_outside(
-    store: ChunkStore, tmp_path: Path
-) -> None:
-    """A thread swaps a file and a folder for links and pipes while the tree is saved."""
-    secret = b"outside" * 10
-    make(tmp_path / "outside", {"f": secret})
-    root = make(tmp_path / "in", {"d/f": b"inside", "e": b"inside"})
-    os.mkfifo(tmp_path / "pipe")
-    stop = threading.Event()
-
-    def swap() -> None:
-        turn = 0
-        while not stop.is_set():
-            turn += 1
-            folder, file = root / "d", root / "e"
-            folder.rename(root / "kept")
-            folder.symlink_to(tmp_path / "outside")
-            file.unlink()
-            if turn % 2:
-                file.symlink_to(tmp_path / "outside" / "f")
-            else:
-                os.mkfifo(file)
-            folder.unlink()
-            (root / "kept").rename(folder)
-            file.unlink()
-            file.write_bytes(b"inside")
-
-    swapper = threading.Thread(target=swap)
-    swapper.start()
-    try:
-        for _ in range(150):
-            save_tree(store, root, within=tmp_path)
-            save_tree(store, root, ["d/f", "e"], within=tmp_path)
-    finally:
-        stop.set()
-        swapper.join()
-    assert store.missing([digest_of(secret)]) == [digest_of(secret)]
-    save_tree(store, tmp_path / "outside")
-    assert store.missing([digest_of(secret)]) == []  # the check would have seen it
 
 
 def test_a_file_that_changes_all_the_time_is_marked(store: ChunkStore, tmp_path: Path) -> None:
