@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Forbidden, Missing
 from dstack_mesh.ids import Digest
@@ -91,13 +90,11 @@ class Sender:
         Raises:
             Missing: Our store has not the tree.
         """
-        encoded = self._store.get_encoded(digest)
-        manifest = Manifest.decode(encoded)
-        sizes = manifest.chunk_sizes()
+        sizes, files = self._sizes(digest)
         lacking = self._known.absent(sizes)
         total = sum(sizes.values())
         missing = sum(sizes[chunk] for chunk in lacking)
-        tally.found(total, 0 if again else total - missing, manifest.files)
+        tally.found(total, 0 if again else total - missing, files)
         if not lacking and not again and self._has_manifest(digest):
             return
         if again:
@@ -105,8 +102,14 @@ class Sender:
         packs = cut((chunk, sizes[chunk]) for chunk in lacking)
         for _ in self._crew.each(lambda index: self._send_pack(index, tally, again), packs):
             pass
+        encoded = self._store.get_encoded(digest)
         if not self._objects.create(manifest_key(digest), encoded) and again:
             self._objects.put(manifest_key(digest), encoded)
+
+    def _sizes(self, digest: Digest) -> tuple[dict[Digest, int], int]:
+        """The chunks of a tree and how many files it has; the list itself is let go."""
+        manifest = self._store.get_manifest(digest)
+        return manifest.chunk_sizes(), manifest.files
 
     def _has_manifest(self, digest: Digest) -> bool:
         found = self._objects.listing(manifest_key(digest))
