@@ -62,6 +62,12 @@ class Fetcher:
         if not self._store.missing_manifest(digest):
             return 0
         encoded = self._encoded(digest)
+        received = self._receive(encoded, tally)
+        self._store.put_manifest(encoded)
+        return received
+
+    def _receive(self, encoded: bytes, tally: Tally) -> int:
+        """Has the chunks of a tree in our store; returns the bytes that came."""
         lacking, missing = self._lacking(encoded, tally)
         batch = Batch(self._store)
         try:
@@ -73,7 +79,6 @@ class Fetcher:
         finally:
             # What arrived before a failure need not travel again.
             batch.commit()
-        self._store.put_manifest(encoded)
         return missing
 
     def _lacking(self, encoded: bytes, tally: Tally) -> tuple[list[Digest], int]:
