@@ -213,13 +213,40 @@ def _tell_holding(holding: "Holding", as_json: bool, asked: int = 0) -> None:
 @_home
 @_json
 @click.option("--listen", metavar="HOST:PORT", help="Where the agent would listen.")
-def check(home: str | None, as_json: bool, listen: str | None) -> int:
+@click.option("--chunks", is_flag=True, help="Read and verify all chunks of this home instead.")
+def check(home: str | None, as_json: bool, listen: str | None, chunks: bool) -> int:
     """Show what jobs would get on this machine, and what stands in the way."""
+    if chunks:
+        return _check_chunks(home, as_json)
     from dstack_agent.checkup import examine, shape, told
 
     found = examine(_settings_of({"home": home, "listen": listen}))
     click.echo(json.dumps(shape(found)) if as_json else told(found))
     return 1 if found.problems else 0
+
+
+def _check_chunks(home: str | None, as_json: bool) -> int:
+    from dstack_agent import upkeep
+    from dstack_mesh.home import Home
+
+    found = upkeep.check_chunks(Home.of_environment(home), upkeep.tell_on_terminal)
+    shape, told = upkeep.checked_shape, upkeep.checked_told
+    click.echo(json.dumps(shape(found)) if as_json else told(found))
+    return 0 if upkeep.is_whole(found) else 1
+
+
+@root.command()
+@_home
+@_json
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+def prune(home: str | None, as_json: bool, dry_run: bool) -> None:
+    """Remove code and artifacts that no run needs from the disk of this home."""
+    from dstack_agent import upkeep
+    from dstack_mesh.home import Home
+
+    found = upkeep.prune(Home.of_environment(home), dry_run)
+    shape, told = upkeep.pruned_shape, upkeep.pruned_told
+    click.echo(json.dumps(shape(found, dry_run)) if as_json else told(found, dry_run))
 
 
 def _settings_of(flags: Mapping[str, object]) -> "Settings":

@@ -139,6 +139,16 @@ TABLE = (
         "size",
     ),
     Setting(
+        "max_store",
+        "--max-store",
+        "DSTACK_MAX_STORE",
+        "none",
+        "What chunks of code and artifacts may take on the disk. Beyond it nothing is taken from"
+        " others, and what no run needs goes after an hour instead of a week; what jobs here keep"
+        " is never refused for it. In any case 5 % of the disk, at least 1 GiB, stay free.",
+        "size",
+    ),
+    Setting(
         "keep_days",
         "--keep-days",
         "DSTACK_KEEP_DAYS",
@@ -176,6 +186,7 @@ class Settings:
         port: 0 for any free port.
         idle_seconds: None to stay for ever.
         max_jobs: None for the default of `dstack_scheduler.fit.Policy`.
+        max_store_bytes: None for no limit but the disk's.
     """
 
     home: Home
@@ -189,6 +200,7 @@ class Settings:
     idle_seconds: float | None = None
     max_jobs: int | None = None
     max_log_bytes: int = 1 << 30
+    max_store_bytes: int | None = None
     keep_days: float = 30.0
     keep_work: bool = False
     allow_process: bool = True
@@ -232,6 +244,7 @@ def read_settings(
         idle_seconds=idle or None,
         max_jobs=_read(given["max_jobs"], _jobs, None),
         max_log_bytes=_read(given["max_log"], _size, 1 << 30),
+        max_store_bytes=_read(given["max_store"], _size, None),
         keep_days=_read(given["keep_days"], _days, 30.0),
         keep_work=_read(given["keep_work"], _switch, False),
         allow_process=_read(given["process"], _switch, True),

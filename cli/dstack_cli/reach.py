@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from enum import Enum, auto
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -314,7 +314,10 @@ async def reaching(
         reach = Reach(home, channels, store)
         told: MeshError | None = None
         try:
-            yield reach
+            with ExitStack() as held:
+                with suppress(MeshError):  # a full disk keeps nobody from looking
+                    held.enter_context(store.session())
+                yield reach
         except Forbidden as said:
             told = said
             raise
@@ -322,6 +325,9 @@ async def reaching(
             reach.leave()
             if reach.refusal is not None and (told is None or told.code != reach.refusal.code):
                 print(render(reach.refusal), file=sys.stderr)
+            from dstack_cli.tidying import tidy_later  # what comes after the last line
+
+            tidy_later(home, store)
     finally:
         await channels.close()
         store.close()

@@ -31,6 +31,10 @@ class Trees(Protocol):
 
     def missing_manifest(self, digest: Digest) -> bool: ...
 
+    def keep(self, digest: Digest, owner: str) -> None:
+        """Has a tree stay for an owner, as a run's id. Blocks."""
+        ...
+
 
 @frozen
 class Parcel:

@@ -1,5 +1,7 @@
 """Brings a second copy of what a job kept to this machine, so that no disk is its only place."""
 
+import asyncio
+
 from dstack_mesh.faults import MeshError
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.award import Trees
@@ -25,6 +27,7 @@ async def keep(agent: Agent, fin: Fin, store: Trees, limit_bytes: int) -> Kept |
         for artifact in fin.artifacts:
             if store.missing_manifest(artifact.digest):
                 await agent.fetch_tree(artifact.digest)
+            await asyncio.to_thread(store.keep, artifact.digest, fin.key.run_id)
     except MeshError:
         # The original is where it was; a copy that failed is only not told of.
         return None

@@ -60,6 +60,9 @@ class FakeStore:
     def missing_manifest(self, digest: Digest) -> bool:
         return digest not in self.trees
 
+    def keep(self, digest: Digest, owner: str) -> None:
+        assert digest in self.trees, owner
+
 
 @dataclass(slots=True)
 class FakeJob:

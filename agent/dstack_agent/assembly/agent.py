@@ -10,6 +10,7 @@ from dstack_agent.assembly.company import Company, company_of
 from dstack_agent.assembly.ground import Ground
 from dstack_agent.assembly.work import Work, reclaiming_of, work_of
 from dstack_agent.gossip import Chorus, open_chorus, sources_of
+from dstack_agent.housekeeping import housekeeping_of
 from dstack_agent.listing import Listings
 from dstack_agent.notary import Notary
 from dstack_agent.servicers.attach import Wishes
@@ -60,6 +61,8 @@ class Agent:
         parts += [work.desk.run(), work.driving.run(), company.roll.run(), company.twins.run()]
         parts += [self.notary.run(), start.word.run(), self.ground.auditor.run()]
         parts.append(reclaiming_of(self.ground, company, work.supervisor).run())
+        agents, channels = company.roll.agents, self.ground.channels
+        parts.append(housekeeping_of(start.settings, self.ground.memory, channels, agents).run())
         if start.settings.allow_process:
             parts.append(work.spare.run())
         return parts + self._among_members()

@@ -94,6 +94,15 @@ class TransferServicer(TransferServiceServicer):
     async def Push(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[PushRequest | FlatPack], context: "Context"
     ) -> None:
+        session = await asyncio.to_thread(self._store.session)
+        try:
+            await self._take_in(request_iterator, context)
+        finally:
+            await asyncio.to_thread(session.close)
+
+    async def _take_in(
+        self, request_iterator: AsyncIterator[PushRequest | FlatPack], context: "Context"
+    ) -> None:
         # Writes to the context rather than yields: a task group must not span a yield.
         intake = _Intake(self._store, self._check_room)
         async with self._pushing[caller(context)], asyncio.TaskGroup() as group:
@@ -239,6 +248,7 @@ class _Intake:
     def _take(self, requests: list[PushRequest | FlatPack]) -> tuple[int, int]:
         """Bytes and manifests of these requests, now durable. Raises Busy for a full disk."""
         self._check_room(self._store.folder)
+        self._store.check_quota()
         chunks = [
             chunk
             for request in requests

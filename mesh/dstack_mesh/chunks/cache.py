@@ -51,8 +51,7 @@ class FileCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        with reported(path):
-            self._database = connect(path, "NORMAL")
+        self._database = connect(path, "NORMAL")
 
     def find(self, stamps: Sequence[Stamp]) -> dict[Stamp, Cut]:
         """What is known of these files."""

@@ -1,28 +1,36 @@
-"""Pack files: chunks one after the other, written once, never changed.
+"""Pack files: frames of chunks one after the other, written once, never changed.
 
-Each writer has packs of its own, so processes that share a folder never write to the same file.
-Bytes past the last row of the index are the tail of a writer that died: nobody refers to them.
+Each writer has packs of its own, so processes that share a folder never write to the same file, and
+holds a lock on the one that it writes, so that nobody tidies it up meanwhile. Bytes past the last
+row of the index are the tail of a writer that died: nobody refers to them.
 After a failed fsync the kernel may have dropped the bytes and forgotten the error (PostgreSQL's
 "fsyncgate", 2018), so that pack is never written or promised again.
 """
 
 import errno
+import fcntl
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from dstack_mesh.chunks.frames import MOST_CHUNKS, header
 from dstack_mesh.chunks.room import trouble
 from dstack_mesh.faults import Damaged, Refused
+from dstack_mesh.ids import Digest
 
 PACK_BYTES = 256 << 20
 """A pack is closed once it is this long. Larger: fewer files; smaller: space comes back sooner."""
 
 OPEN_PACKS = 64
 """Packs that a reader keeps open."""
+
+LONGEST_READ_BYTES = 64 << 20
+"""More is never read at once; a damaged index may ask for it."""
 
 VECTOR = 512
 """Buffers in one write; Linux takes 1,024."""
@@ -44,24 +52,40 @@ class Place(NamedTuple):
 class PackWriter:
     """Appends to packs of its own. Not thread-safe: the store holds a lock."""
 
-    def __init__(self, folder: Path, pack_bytes: int = PACK_BYTES) -> None:
+    def __init__(self, folder: Path, writers: Path, pack_bytes: int = PACK_BYTES) -> None:
+        """Writes below a folder, and names in `writers` the pack that is written now: what a killed
+        writer leaves in it is looked for by who opens the store next."""
         self._folder = folder
+        self._writers = writers
         self._pack_bytes = pack_bytes
         self._writer = os.urandom(8).hex()
         self._number = 0
         self._open: _OpenPack | None = None
         self._lost: set[str] = set()
 
-    def append(self, chunks: Sequence[Bytes]) -> list[Place]:
+    def rest(self, before: float) -> None:
+        """Ends the pack that is written now, durably, if nothing was written since a moment."""
+        if self._open and os.fstat(self._open.fd).st_mtime < before:
+            self._sync_open()
+            self.close()
+
+    def append(self, chunks: Sequence[tuple[Digest, Bytes]]) -> list[Place]:
         """Where each chunk was written. Promises nothing before `sync`."""
-        pack = self._room()
         places: list[Place] = []
-        at = pack.end
-        for chunk in chunks:
-            places.append(Place(pack.name, at, len(chunk)))
-            at += len(chunk)
+        for begin in range(0, len(chunks), MOST_CHUNKS):
+            places += self._append(chunks[begin : begin + MOST_CHUNKS])
+        return places
+
+    def _append(self, chunks: Sequence[tuple[Digest, Bytes]]) -> list[Place]:
+        pack = self._room()
+        head = header([(digest, len(data)) for digest, data in chunks])
+        at = pack.end + len(head)
+        places: list[Place] = []
+        for _, data in chunks:
+            places.append(Place(pack.name, at, len(data)))
+            at += len(data)
         try:
-            _write_all(pack.fd, chunks, pack.end)
+            _write_all(pack.fd, [head, *(data for _, data in chunks)], pack.end)
         except OSError as error:
             raise trouble(error, self._folder) from error
         pack.end = at
@@ -86,10 +110,13 @@ class PackWriter:
     def close(self) -> None:
         """Closes the open pack, which is removed if nothing was ever written to it."""
         if self._open:
-            os.close(self._open.fd)
-            if self._open.end == 0:
-                (self._folder / self._open.name).unlink()
-            self._open = None
+            pack, self._open = self._open, None
+            # A disk that fails leaves them to who tidies up.
+            with suppress(OSError):
+                if pack.end == 0:
+                    (self._folder / pack.name).unlink()
+                (self._writers / pack.name).unlink()
+            os.close(pack.fd)
 
     def _room(self) -> "_OpenPack":
         if self._open and self._open.end >= self._pack_bytes:
@@ -99,8 +126,8 @@ class PackWriter:
             name = f"{self._writer}-{self._number:06}.pack"
             self._number += 1
             try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._open = _OpenPack(name, os.open(self._folder / name, flags, 0o600))
+                self._open = _OpenPack(name, _create(self._folder / name))
+                (self._writers / name).touch(mode=0o600)
             except OSError as error:
                 raise trouble(error, self._folder) from error
         return self._open
@@ -115,6 +142,8 @@ class PackWriter:
                 pack.known = True
         except OSError as error:
             self._lost.add(pack.name)
+            with suppress(OSError):
+                (self._writers / pack.name).unlink()
             os.close(pack.fd)
             self._open = None
             raise trouble(error, self._folder) from error
@@ -146,10 +175,14 @@ class PackReader:
             Damaged: They are not all there or the disk has lost them.
             Refused: They cannot be read now, as with too many open files.
         """
+        if not 0 <= length <= LONGEST_READ_BYTES:
+            raise Damaged("The index names a chunk that cannot be.", f"It has {length:,} bytes.")
         try:
             data = os.pread(self._file(pack).fd, length, offset)
+        except ValueError as error:
+            raise Damaged("The index names a pack that cannot be.", str(error)) from error
         except OSError as error:
-            lost = error.errno in (errno.EIO, errno.ENOENT)
+            lost = error.errno in (errno.EIO, errno.ENOENT, errno.EINVAL)
             kind = Damaged if lost else Refused
             raise kind(f"The pack {self._folder / pack} cannot be read.", str(error)) from error
         if len(data) != length:
@@ -163,6 +196,11 @@ class PackReader:
         """Lets go of all files."""
         with self._lock:
             self._files.clear()
+
+    def forget(self, pack: str) -> None:
+        """Lets go of a pack that is gone, whose room the disk gets back then."""
+        with self._lock:
+            self._files.pop(pack, None)
 
     def _file(self, pack: str) -> "_File":
         with self._lock:
@@ -185,6 +223,17 @@ class _File:
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
+
+
+def _create(path: Path) -> int:
+    """A new pack, locked by this process until it is closed."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        os.close(file)
+        raise
+    return file
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from dstack_mesh.faults import Busy, MeshError, Refused
@@ -46,6 +48,17 @@ def check_reserve(folder: Path, wanted_bytes: int = 0) -> None:
             "Free some space there, or run it elsewhere with `--agent`.",
             "disk-full",
         )
+
+
+def files_bytes(folders: Iterable[Path]) -> int:
+    """What the files right in some folders take."""
+    total = 0
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def _free_and_total(folder: Path) -> tuple[int, int]:

@@ -191,6 +191,7 @@ def _take(store: ChunkStore, folders: Folders, files: list[_File], found: Scan, 
             fresh.extend(_read(folders, file.path, batch, began_ns, found, tries))
     batch.commit()
     found.written_bytes = batch.written_bytes
+    batch.close()
     store.cache.remember(fresh)
 
 

@@ -2,61 +2,108 @@
 
 Promises: what `put` and `put_manifest` return from survives a loss of power. Bytes are written and
 synced before the index names them, so a crash at any point leaves a valid store. Every read is
-verified; wrong bytes are never returned, and once seen they are forgotten, so that they can be
-brought again.
+verified; wrong bytes are never returned. Once seen they are set aside, and brought again from a
+`Source` where there is one.
 
-Several processes share a folder: each writes packs of its own, and SQLite orders the rows.
+Several processes share a folder: each writes packs of its own, and SQLite orders the rows. What is
+said to be here stays for a while, and as long as a `session` lasts (`sessions`).
 """
 
+import math
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from dstack_mesh.chunks.adopting import adopt_tails
+from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.cache import FileCache
 from dstack_mesh.chunks.digest import digest_of
-from dstack_mesh.chunks.index import Index
+from dstack_mesh.chunks.healing import Presence, open_index
 from dstack_mesh.chunks.manifest import Manifest
-from dstack_mesh.chunks.packs import PACK_BYTES, Bytes, PackReader, PackWriter, Place
-from dstack_mesh.chunks.room import trouble
-from dstack_mesh.durable import write_durably
-from dstack_mesh.faults import Damaged, Invalid, Missing, Refused
+from dstack_mesh.chunks.mending import NoSource, Source, keep_evidence
+from dstack_mesh.chunks.packs import (
+    PACK_BYTES,
+    Bytes,
+    PackReader,
+    PackWriter,
+    Place,
+    sync_folder,
+)
+from dstack_mesh.chunks.room import GIB, files_bytes, trouble
+from dstack_mesh.chunks.runs import missing, side_by_side
+from dstack_mesh.chunks.sessions import GRACE_SECONDS, Session
+from dstack_mesh.chunks.shelf import Shelf
+from dstack_mesh.faults import Busy, Damaged, Invalid, MeshError, Missing, Refused
 from dstack_mesh.ids import Digest
 
-WRITE_BYTES = 4 << 20
-"""Chunks are gathered to this many bytes before they are written."""
-
-COMMIT_BYTES = 256 << 20
-"""Chunks become durable at the latest after this many bytes. Larger: fewer syncs; smaller: less is
-lost."""
+__all__ = ["Batch", "ChunkStore"]
 
 RUN_BYTES = 1 << 20
 """Chunks that lie side by side are read together up to this size."""
 
+WEIGH_SECONDS = 5.0
+"""How old what the store takes may be when it is held against the quota."""
+
 
 class ChunkStore:
-    """Chunks and manifests below one folder. Synchronous and thread-safe."""
+    """Chunks and manifests below one folder. Synchronous and thread-safe.
 
-    def __init__(self, folder: Path, pack_bytes: int = PACK_BYTES) -> None:
+    Attributes:
+        source: Where damaged chunks are brought from.
+        healed: What became of it if its index had to be made again when it was opened.
+        most_bytes: The quota; None for no limit but the disk's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pack_bytes: int = PACK_BYTES,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
         self.folder = folder
-        self._packs = folder / "packs"
-        self._manifests = folder / "manifests"
+        self.packs = folder / "packs"
+        self.sessions = folder / "sessions"
+        self.damaged = folder / "damaged"
+        self.shelf = Shelf(folder, grace_seconds)
+        self.grace_seconds = grace_seconds
+        self.pack_bytes = pack_bytes
+        writers = folder / "writers"
+        parts = (self.packs, self.shelf.manifests, self.shelf.kept, self.sessions, self.damaged)
         try:
-            for part in (folder, self._packs, self._manifests):
-                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folders(folder, (*parts, writers))
         except OSError as error:
             raise Refused(f"Cannot make {folder}.", str(error)) from error
-        self._index = Index(folder / "index.sqlite")
-        self._reader = PackReader(self._packs)
-        self._writer = PackWriter(self._packs, pack_bytes)
+        self._presence = Presence(folder)
+        try:
+            self.index, self.healed = open_index(folder, self._presence)
+            adopt_tails(self.packs, writers, self.index)
+        except BaseException:
+            self._presence.close()
+            raise
+        self._reader = PackReader(self.packs)
+        self._writer = PackWriter(self.packs, writers, pack_bytes)
         self._writing = threading.Lock()
+        self._mending = threading.Lock()
         self.cache = FileCache(folder / "index.sqlite")
+        self.source: Source = NoSource()
+        self.most_bytes: int | None = None
+        self._weighed = (-math.inf, 0)
+
+    def session(self) -> Session:
+        """While it lasts, and a grace before and after, what is said to be here stays.
+
+        Raises:
+            Busy: The disk is full.
+        """
+        return Session(self.sessions, self.grace_seconds)
 
     def missing(self, digests: Iterable[Digest]) -> list[Digest]:
-        """Those that are not here, each once, in order."""
+        """Those that are not here, each once, in order. The others stay for a while."""
         wanted = list(dict.fromkeys(digests))
-        present = self._index.present(wanted)
+        present = self.index.promise(wanted)
         return [digest for digest in wanted if digest not in present]
 
     def put(self, chunks: Iterable[tuple[Digest, Bytes]]) -> None:
@@ -67,9 +114,12 @@ class ChunkStore:
             Busy: The disk is full.
         """
         batch = Batch(self)
-        for digest, data in chunks:
-            batch.add_foreign(digest, data)
-        batch.commit()
+        try:
+            for digest, data in chunks:
+                batch.add_foreign(digest, data)
+            batch.commit()
+        finally:
+            batch.close()
 
     def get(self, digest: Digest) -> bytes:
         """A chunk, verified.
@@ -80,7 +130,7 @@ class ChunkStore:
         """
         for _, data in self.read([digest]):
             return bytes(data)
-        raise _missing(digest)
+        raise missing(digest)
 
     def read(self, digests: Sequence[Digest]) -> Iterator[tuple[Digest, memoryview]]:
         """Chunks in the order asked for, verified, read in as few pieces as they lie on disk.
@@ -103,13 +153,15 @@ class ChunkStore:
         side."""
         waiting = iter(digests)
         while batch := list(islice(waiting, 4096)):
-            places = self._index.locate(batch)
-            for run in _runs(batch, places, limit):
+            places = self.index.locate(batch)
+            if len(places) < len(batch):
+                places |= self._bring([digest for digest in batch if digest not in places])
+            for run in side_by_side(batch, places, limit):
                 yield [(digest, place.length) for digest, place in run], self._read_run(run)
 
     def missing_manifest(self, digest: Digest) -> bool:
-        """Whether a manifest is not here."""
-        return not self._manifest_path(digest).exists()
+        """Whether a manifest is not here; one that is stays for a while."""
+        return not self.shelf.has(digest)
 
     def put_manifest(self, encoded: bytes) -> Digest:
         """Keeps a manifest; it is durable on return.
@@ -121,7 +173,7 @@ class ChunkStore:
         digest = digest_of(encoded)
         if self.missing_manifest(digest):
             self._check_chunks(Manifest.decode(encoded))
-            self._write_manifest(digest, encoded)
+            self.shelf.write(digest, encoded)
         return digest
 
     def get_manifest(self, digest: Digest) -> Manifest:
@@ -129,70 +181,180 @@ class ChunkStore:
 
         Raises:
             Missing: It is not here.
-            Damaged: Its bytes are wrong; it is missing from now on.
+            Damaged: Its bytes are wrong, and nobody gives it again; it is missing from now on.
         """
         return Manifest.decode(self.get_encoded(digest))
 
     def get_encoded(self, digest: Digest) -> bytes:
-        """A manifest in its encoding, verified as `get_manifest` does."""
-        path = self._manifest_path(digest)
+        """A manifest in its encoding, verified as `get_manifest` does. Its tree stays for a
+        while."""
+        self.shelf.has(digest)
         try:
-            encoded = path.read_bytes()
-        except FileNotFoundError as error:
-            raise Missing("There is no such list of files here.", digest.hex()) from error
-        except OSError as error:
-            raise Damaged(f"The list of files {path} cannot be read.", str(error)) from error
-        if digest_of(encoded) != digest:
-            with suppress(FileNotFoundError):
-                path.rename(path.with_suffix(".damaged"))
-            raise Damaged(f"The list of files {path} is damaged.", "", "Fetch it again.")
-        return encoded
+            return self.shelf.read(digest)
+        except (Damaged, Missing):
+            encoded = self.mend_manifest(digest) if self.shelf.was_damaged(digest) else None
+            if encoded is None:
+                raise
+            return encoded
+
+    def size_bytes(self) -> int:
+        """What packs and manifests take."""
+        return files_bytes((self.packs, self.shelf.manifests))
+
+    def check_quota(self) -> None:
+        """Raises Busy if the store is as large as it may be. What it takes is looked up every few
+        seconds."""
+        if self.most_bytes is None:
+            return
+        at, size = self._weighed
+        if time.monotonic() > at + WEIGH_SECONDS:
+            size = self.size_bytes()
+            self._weighed = (time.monotonic(), size)
+        if size > self.most_bytes:
+            raise Busy(
+                "The chunk store of the machine is full.",
+                f"It takes {size / GIB:.1f} GiB, and its owner allows {self.most_bytes / GIB:.1f}.",
+                "Remove what is not needed there (`dstack-runner prune`), or allow more with"
+                " --max-store.",
+                "store-full",
+            )
+
+    def keep(self, digest: Digest, owner: str) -> None:
+        """Has a tree stay for an owner, as a run's id, until `let_go`. Durable on return."""
+        self.shelf.keep(digest, owner)
+
+    def let_go(self, owner: str) -> None:
+        """What was kept for this owner need not stay any more."""
+        self.shelf.let_go(owner)
 
     def close(self) -> None:
         """Lets go of all files. What was put is durable already."""
         with self._writing:
             self._writer.close()
         self._reader.close()
-        self._index.close()
+        self.index.close()
         self.cache.close()
+        self._presence.close()
 
-    def write(self, chunks: Sequence[Bytes]) -> list[Place]:
-        """Appends bytes without a promise; for `Batch`."""
+    def write(self, chunks: Sequence[tuple[Digest, Bytes]]) -> list[Place]:
+        """Appends chunks without a promise; for `Batch`."""
         with self._writing:
             return self._writer.append(chunks)
 
     def commit(self, rows: Sequence[tuple[Digest, Place]]) -> None:
         """Makes appended bytes durable, then known; for `Batch`."""
-        with self._writing:
-            self._writer.sync({place.pack for _, place in rows})
-        self._index.add(rows)
+        self.sync({place.pack for _, place in rows})
+        self.index.add(rows)
 
-    def _read_run(self, run: list[tuple[Digest, Place]]) -> bytes:
-        first, size = run[0][1], sum(place.length for _, place in run)
+    def sync(self, packs: set[str]) -> None:
+        """Makes appended bytes durable."""
+        with self._writing:
+            self._writer.sync(packs)
+
+    def rest(self, before: float) -> None:
+        """Ends the pack that is written now if nothing was written since a moment, so that it can
+        be tidied up."""
+        with self._writing:
+            self._writer.rest(before)
+
+    def drop_pack(self, name: str) -> None:
+        """Removes a pack that nothing refers to any more."""
+        self._reader.forget(name)
         try:
-            data = self._reader.read(first.pack, first.offset, size)
+            (self.packs / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise trouble(error, self.packs) from error
+
+    def verify(self, digest: Digest, place: Place) -> bytes:
+        """A chunk of a place, verified; mended if it is damaged.
+
+        Raises:
+            Damaged: It is, and nobody gives it again.
+            Missing: It is here no more.
+        """
+        return self._read_run([(digest, place)])
+
+    def mend(self, digest: Digest) -> bytes | None:
+        """Brings a chunk again that was damaged; None if nobody gives it now."""
+        data = self.source.chunk(digest)
+        if data is None or digest_of(data) != digest:
+            return None
+        # Who asked has the bytes, even if this disk does not take them.
+        with suppress(MeshError):
+            self.put([(digest, data)])
+        return data
+
+    def mend_manifest(self, digest: Digest) -> bytes | None:
+        """Brings a manifest again that was damaged; None if nobody gives it now."""
+        encoded = self.source.manifest(digest)
+        if encoded is None or digest_of(encoded) != digest:
+            return None
+        with suppress(MeshError):
+            self.shelf.write(digest, encoded)
+        return encoded
+
+    def damaged_among(self, run: list[tuple[Digest, Place]]) -> list[tuple[Digest, Place]]:
+        """Those of chunks that lie side by side whose bytes are wrong."""
+        try:
+            self._read_verified(run)
         except Damaged:
             if len(run) == 1:
-                self._index.quarantine(run[0][0])
-                raise
-            return b"".join(self._read_run([part]) for part in run)
+                return run
+            return [one for part in run for one in self.damaged_among([part])]
+        return []
+
+    def _bring(self, lacking: Sequence[Digest]) -> dict[Digest, Place]:
+        """Those of chunks that are not here which were damaged once and can be had now."""
+        for digest in self.index.quarantined_among(lacking):
+            if self.mend(digest) is None:
+                break
+        return self.index.locate(lacking)
+
+    def _read_run(self, run: list[tuple[Digest, Place]]) -> bytes:
+        try:
+            return self._read_verified(run)
+        except Damaged as error:
+            if len(run) > 1:
+                return b"".join(self._read_run([part]) for part in run)
+            return self._read_again(*run[0], error)
+
+    def _read_verified(self, run: list[tuple[Digest, Place]]) -> bytes:
+        first, size = run[0][1], sum(place.length for _, place in run)
+        data = self._reader.read(first.pack, first.offset, size)
         view = memoryview(data)
         at = 0
         for digest, place in run:
             end = at + place.length
             if digest_of(view[at:end]) != digest:
-                self._index.quarantine(digest)
                 raise Damaged(
-                    f"A chunk in {self._packs / place.pack} is damaged.",
+                    f"A chunk in {self.packs / place.pack} is damaged.",
                     f"{digest.hex()} at {place.offset}.",
-                    "It is forgotten now and can be fetched from another peer.",
+                    "It is set aside now and can be fetched from another peer.",
                 )
             at = end
         return data
 
+    def _read_again(self, digest: Digest, place: Place, damaged: Damaged) -> bytes:
+        """A chunk that was not whole at a place: from where it lies by now, or from elsewhere."""
+        with self._mending:
+            now = self.index.locate([digest]).get(digest)
+            if now == place:
+                with suppress(MeshError):
+                    data = self._reader.read(place.pack, place.offset, place.length)
+                    keep_evidence(self.damaged, digest, data)
+                self.index.quarantine(digest, place)
+                data = self.mend(digest)
+                if data is None:
+                    raise damaged
+                return data
+        if now is None:
+            raise missing(digest)
+        return self._read_run([(digest, now)])
+
     def _check_chunks(self, manifest: Manifest) -> None:
         sizes = manifest.chunk_sizes()
-        places = self._index.locate(sizes)
+        self.index.spare(sizes)
+        places = self.index.locate(sizes)
         for digest, size in sizes.items():
             place = places.get(digest)
             if place is None:
@@ -206,96 +368,12 @@ class ChunkStore:
                     f"{digest.hex()} has {place.length:,} bytes, not {size:,}.",
                 )
 
-    def _manifest_path(self, digest: Digest) -> Path:
-        return self._manifests / digest.hex()
 
-    def _write_manifest(self, digest: Digest, encoded: bytes) -> None:
-        try:
-            write_durably(self._manifest_path(digest), encoded)
-        except OSError as error:
-            raise trouble(error, self.folder) from error
-
-
-class Batch:
-    """Chunks on their way into a store. For one thread.
-
-    Nothing is promised before `commit`; a batch that is dropped leaves bytes that nobody refers to.
-    The data of a chunk must keep its value until the next `flush`. `written_bytes` counts what was
-    not here before.
-    """
-
-    def __init__(self, store: ChunkStore) -> None:
-        self._store = store
-        self._waiting: dict[Digest, Bytes] = {}
-        self._waiting_bytes = 0
-        self._rows: dict[Digest, Place] = {}
-        self._row_bytes = 0
-        self.written_bytes = 0
-
-    def add(self, digest: Digest, data: Bytes) -> None:
-        """Takes a chunk whose digest was computed from these very bytes."""
-        if digest not in self._waiting and digest not in self._rows:
-            self._waiting[digest] = data
-            self._waiting_bytes += len(data)
-            if self._waiting_bytes >= WRITE_BYTES:
-                self.flush()
-
-    def add_foreign(self, digest: Digest, data: Bytes) -> None:
-        """Takes a chunk that somebody else has named. Raises Damaged if it is not what it is
-        called."""
-        if digest_of(data) != digest:
-            raise Damaged(
-                "A chunk is damaged.", f"It is called {digest.hex()} and is not.", "Send it again."
-            )
-        self.add(digest, data)
-
-    def flush(self) -> None:
-        """Writes what was added, so that its buffers may be used again."""
-        lacking = self._store.missing(self._waiting)
-        chunks = [self._waiting[digest] for digest in lacking]
-        self._waiting, self._waiting_bytes = {}, 0
-        if chunks:
-            places = self._store.write(chunks)
-            self._rows.update(zip(lacking, places, strict=True))
-            size = sum(map(len, chunks))
-            self._row_bytes += size
-            self.written_bytes += size
-            if self._row_bytes >= COMMIT_BYTES:
-                self._commit_rows()
-
-    def commit(self) -> None:
-        """Returns once everything added is durable and can be read."""
-        self.flush()
-        self._commit_rows()
-
-    def _commit_rows(self) -> None:
-        if self._rows:
-            self._store.commit(list(self._rows.items()))
-        self._rows, self._row_bytes = {}, 0
-
-
-def _runs(
-    digests: Sequence[Digest], places: dict[Digest, Place], limit: int
-) -> Iterator[list[tuple[Digest, Place]]]:
-    """Groups chunks that lie side by side, in the order asked for."""
-    run: list[tuple[Digest, Place]] = []
-    end = 0
-    size = 0
-    for digest in digests:
-        place = places.get(digest)
-        if place is None:
-            raise _missing(digest)
-        apart = not run or place.pack != run[0][1].pack or place.offset != end
-        if apart or size + place.length > limit:
-            if run:
-                yield run
-            run, size = [], 0
-        run.append((digest, place))
-        end = place.offset + place.length
-        size += place.length
-    if run:
-        yield run
-
-
-def _missing(digest: Digest) -> Missing:
-    return Missing("A chunk is not here.", digest.hex(), "Fetch it from another peer.")
+def _make_folders(folder: Path, parts: Sequence[Path]) -> None:
+    """Makes what is not there, durably: a pack in a folder that a power cut takes is lost too."""
+    if all(part.is_dir() for part in parts):
+        return
+    for part in (folder, *parts):
+        part.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sync_folder(folder)
+    sync_folder(folder.parent)

@@ -135,6 +135,7 @@ class TransferClient:
         finally:
             # What arrived before a failure need not travel again.
             await hand.do(batch.commit)
+            await hand.do(batch.close)
             hand.close()
         await asyncio.to_thread(self._store.put_manifest, encoded)
         return total

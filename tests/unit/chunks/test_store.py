@@ -253,6 +253,47 @@ def test_what_was_acknowledged_survives_a_killed_writer(tmp_path: Path, seed: in
     store.close()
 
 
+RECEIVE = """
+import random, sys
+from pathlib import Path
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.store import Batch, ChunkStore
+batch = Batch(ChunkStore(Path(sys.argv[1])))
+dice, size = random.Random(sys.argv[2]), 0
+while True:
+    data = dice.randbytes(dice.randint(1, 60_000))
+    batch.add_foreign(digest_of(data), data)
+    size += len(data)
+    print(size, flush=True)
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_receiver_has_to_be_sent_a_megabyte_again_at_most(
+    tmp_path: Path, seed: int
+) -> None:
+    command = (sys.executable, "-c", RECEIVE, str(tmp_path), str(seed))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    lines = [process.stdout.readline() for _ in range(random.Random(seed).randint(1, 400))]
+    process.kill()
+    lines += process.stdout.readlines()
+    received = int(lines[-1] if lines[-1].endswith("\n") else lines[-2])
+    process.stdout.close()
+    process.wait()
+    store = ChunkStore(tmp_path)
+    dice, size, kept = random.Random(str(seed)), 0, 0
+    while size < received:
+        data = dice.randbytes(dice.randint(1, 60_000))
+        size += len(data)
+        if not store.missing([digest_of(data)]):
+            assert store.get(digest_of(data)) == data
+            kept += len(data)
+    assert received - kept <= 1 << 20
+    assert received < 2 << 20 or kept
+    store.close()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB."""

@@ -1,0 +1,48 @@
+"""Single chunks and manifests of another peer, for who has lost them: not verified here."""
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from dstack_mesh.chunks.manifest import MANIFEST_BYTES
+from dstack_mesh.faults import Damaged
+from dstack_mesh.ids import Digest
+from dstack_mesh.v1 import transfer_pb2_grpc
+from dstack_mesh.v1.transfer_pb2 import FetchRequest, ManifestRequest, Want
+from dstack_mesh.wire.errors import translated
+
+CHUNK_SECONDS = 10.0
+MANIFEST_SECONDS = 60.0
+
+
+async def fetch_chunk(channel: grpc.aio.Channel, digest: Digest, peer: str) -> bytes:
+    """A chunk as the peer gives it.
+
+    Raises:
+        Missing: The peer has it not.
+        Damaged: Its copy is damaged too.
+        Unreachable: It does not answer.
+    """
+
+    async def wish() -> AsyncIterator[FetchRequest]:
+        yield FetchRequest(want=Want(digests=digest), credit_bytes=1)
+
+    with translated(peer):
+        stub = transfer_pb2_grpc.TransferServiceStub(channel)
+        async for response in stub.Fetch(wish(), timeout=CHUNK_SECONDS):
+            return bytes(response.pack.data)
+    raise Damaged(f"{peer} sent nothing.", digest.hex())
+
+
+async def fetch_encoded(channel: grpc.aio.Channel, digest: Digest, peer: str) -> bytes:
+    """A manifest's encoding as the peer gives it; errors as `fetch_chunk`."""
+    encoded = bytearray()
+    with translated(peer):
+        stub = transfer_pb2_grpc.TransferServiceStub(channel)
+        call = stub.Manifest(ManifestRequest(digest=digest), timeout=MANIFEST_SECONDS)
+        async for response in call:
+            encoded += response.data
+            if len(encoded) > MANIFEST_BYTES:
+                call.cancel()
+                raise Damaged(f"{peer} sent more than a list of files may have.", digest.hex())
+    return bytes(encoded)

@@ -1,0 +1,113 @@
+"""The agent keeps its store small and whole while it runs, and stops between two pieces."""
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dstack_agent.copies import Copies
+from dstack_agent.database import Database
+from dstack_agent.driven import DrivenRuns
+from dstack_agent.housekeeping import COLLECTED, SCRUBBED, Habits, Housekeeping
+from dstack_agent.records import Records
+from dstack_agent.roots import roots_of
+from dstack_agent.upkeep import check_chunks, prune
+from dstack_mesh.chunks.collecting import Rules
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.manifest import FileEntry, Manifest
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.home import Home
+from dstack_mesh.ids import Digest
+from dstack_mesh.wire.channels import Channels
+from dstack_scheduler.job import ArtifactSaved, Input
+from support import testimony
+from support.eventually import eventually_async
+
+AT_ONCE = Habits(first_seconds=0, collect_seconds=0.05, scrub_seconds=0.05)
+
+
+def put_tree(store: ChunkStore, content: bytes) -> Digest:
+    digest = digest_of(content)
+    store.put([(digest, content)])
+    return store.put_manifest(Manifest([FileEntry("a", (len(content),), digest)]).encode())
+
+
+async def test_what_no_run_needs_goes_and_damage_is_found(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path, grace_seconds=0)
+    kept, gone = put_tree(store, b"kept" * 1000), put_tree(store, b"gone" * 1000)
+
+    async def roots() -> set[Digest]:
+        return {kept}
+
+    keeping = Housekeeping(store, roots, AT_ONCE, Rules(unused_seconds=0))
+    running = asyncio.create_task(keeping.run())
+
+    async def tidy() -> bool:
+        return not store.index.locate([digest_of(b"gone" * 1000)])  # `missing` would spare it
+
+    await eventually_async(tidy, within=10)
+    assert store.missing_manifest(gone)
+    place = store.index.locate([digest_of(b"kept" * 1000)])[digest_of(b"kept" * 1000)]
+    with (store.packs / place.pack).open("r+b") as pack:
+        pack.seek(place.offset)
+        pack.write(b"?")
+
+    async def found() -> bool:
+        return bool(store.missing([digest_of(b"kept" * 1000)]))
+
+    await eventually_async(found, within=10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert store.index.cursor(COLLECTED) and store.index.cursor(SCRUBBED)
+    store.close()
+
+
+async def test_it_stops_in_the_middle_of_a_collection(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path, grace_seconds=0)
+    for number in range(300):
+        put_tree(store, b"%d" % number)
+
+    async def roots() -> set[Digest]:
+        return set()
+
+    habits = Habits(first_seconds=0, collect_seconds=0.01)
+    running = asyncio.create_task(Housekeeping(store, roots, habits, Rules(0)).run())
+    await asyncio.sleep(0.2)
+    running.cancel()
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert time.monotonic() - began < 2
+    store.close()  # nobody works with it any more
+
+
+async def test_the_roots_are_what_runs_read_and_kept(tmp_path: Path) -> None:
+    database = Database(tmp_path / "agent.db")
+    records, driven = Records(database), DrivenRuns(database)
+    names = ("code", "input", "artifact")
+    code, read, kept = (digest_of(name.encode()) for name in names)
+    spec = replace(testimony.spec(), code_digest=code, inputs=(Input(read, "data"),))
+    await records.accept(spec, ())
+    await records.save_artifact(ArtifactSaved(spec.key, "out", kept, 1, 1, False))
+    assert await roots_of(records, driven) == {code, read, kept}
+    database.close()
+
+
+async def test_nobody_is_asked_for_a_copy_within_the_loop(tmp_path: Path) -> None:
+    copies = Copies(Channels(Home(tmp_path)), list)
+    assert copies.chunk(digest_of(b"a")) is None  # it would wait for itself
+    assert await asyncio.to_thread(copies.chunk, digest_of(b"a")) is None
+
+
+def test_prune_and_check_work_beside_no_agent(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.prepare()
+    store = ChunkStore(home.chunks)
+    put_tree(store, b"fresh")
+    store.close()
+    assert prune(home, dry_run=True).trees == 0
+    assert prune(home, dry_run=False).store_bytes > 0
+    assert check_chunks(home, print).chunks == 1
