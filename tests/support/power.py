@@ -79,7 +79,8 @@ class Recording:
             with _mounted(disk / "disk", root) as folder:
                 yield folder
         finally:
-            subprocess.run(("umount", str(disk)), check=False)
+            # The loop device lets go of its file a moment after it was unmounted.
+            eventually(lambda: _unmounted(disk), within=10)
             served.wait(10)
 
     def position(self) -> int:
@@ -126,17 +127,16 @@ def _survivors(loose: Sequence[Write], dice: random.Random) -> list[Write]:
     return kept
 
 
+def _unmounted(root: Path) -> bool:
+    done = subprocess.run(("umount", str(root)), capture_output=True, check=False)
+    return done.returncode == 0
+
+
 @contextmanager
 def _mounted(image: Path, root: Path) -> Generator[Path]:
-    made = subprocess.run(
-        ("losetup", "-f", "--show", str(image)), capture_output=True, text=True, check=True
-    )
-    device = made.stdout.strip()
+    command = ("mount", "-o", f"loop,{OPTIONS}", str(image), str(root))
+    subprocess.run(command, check=True)
     try:
-        subprocess.run(("mount", "-o", OPTIONS, device, str(root)), check=True)
-        try:
-            yield root
-        finally:
-            subprocess.run(("umount", str(root)), check=True)
+        yield root
     finally:
-        subprocess.run(("losetup", "-d", device), check=True)
+        subprocess.run(("umount", str(root)), check=True)

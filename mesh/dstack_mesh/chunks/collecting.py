@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dstack_mesh.chunks.compacting import tidy_packs
 from dstack_mesh.chunks.manifest import Manifest
-from dstack_mesh.chunks.room import check_reserve, trouble
+from dstack_mesh.chunks.room import check_reserve, in_words, trouble
 from dstack_mesh.chunks.sessions import horizon
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.sweeping import Sweep
@@ -115,7 +115,7 @@ class Collector:
         Raises:
             Busy: Another process collects here now, or the disk is full.
         """
-        with _alone(self._store.folder):
+        with _alone(self._store.folder), in_words(self._store.folder):
             before = horizon(self._store.sessions, self._store.grace_seconds)
             roots = self._all_roots()
             trees = sum(

@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dstack_mesh.faults import Busy, MeshError, Refused
@@ -68,6 +68,15 @@ def _free_and_total(folder: Path) -> tuple[int, int]:
 
 def _reserve(total_bytes: int) -> int:
     return max(total_bytes // 20, RESERVED_BYTES)
+
+
+@contextmanager
+def in_words(folder: Path) -> Generator[None]:
+    """Says errors of the disk as `trouble` does."""
+    try:
+        yield
+    except OSError as error:
+        raise trouble(error, folder) from error
 
 
 def trouble(error: OSError, folder: Path) -> MeshError:

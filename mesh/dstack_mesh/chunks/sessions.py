@@ -51,7 +51,7 @@ class Session:
         if self._file < 0:
             return
         now = time.time()
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # what is left counts for a while longer
             if now < self._began + self._grace / 2:
                 self._path.unlink()
             else:
