@@ -148,7 +148,8 @@ def torture(transfer: Transfer, verb: str, dice: random.Random, most: int) -> in
         client.stdout.readline()
         time.sleep(dice.uniform(0, 0.5 + kills / 10))
         if client.poll() is not None or kills == most:
-            said = client.communicate(timeout=60)[0]
+            said = client.stdout.read()
+            client.communicate(timeout=60)
             # What had arrived was not sent again.
             assert said.strip() == str(whole - arrived)
             transfer.end()

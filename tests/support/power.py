@@ -21,7 +21,9 @@ from support.eventually import eventually
 from support.logged_disk import Flush, Write, read_log
 
 DISK_BYTES = 48 << 20
-SECTOR_BYTES = 512
+SECTOR_BYTES = 4096
+"""What a disk writes whole or not at all. ext4 counts on it for its superblock."""
+
 OPTIONS = "noauto_da_alloc"
 """Without the help that ext4 gives to programs that forget to sync."""
 
