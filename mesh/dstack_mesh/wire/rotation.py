@@ -76,7 +76,9 @@ async def replace_key(
         Invalid: The request is of the key that calls.
         Forbidden: An admin's or root's key is replaced by the root alone, or this home was an
             admin's.
-        Refused: The roster knows the next key already, or does not know the caller.
+        Refused: The roster knows the next key already, or does not know the caller, or another key
+            replaced the caller's.
+        Busy: The roster is full, or too many keys wait to be revoked.
     """
     checked = parse_request(request.certificate_request)
     issuing = parse_request(request.issuer_request) if request.issuer_request else None
@@ -85,21 +87,26 @@ async def replace_key(
     retiring = Retiring(home)
     promise = (await asyncio.to_thread(retiring.all)).get(who.peer_id)
     picture = keeper.picture
-    admitted = promise is not None and promise.by == fresh and fresh in picture.members
+    admitted = _admitted(picture, promise, fresh)
     role = picture.role(fresh, who.role) if admitted else who.role
     _check_replaceable(picture, hand.scribe, who, role, fresh)
     issuer = PeerId(id_of_key(public_der(key_of(issuing)))) if issuing else None
-    if not admitted:
-        _check_unknown(picture, promise, fresh, issuer)
     signed = hand.authority.sign(checked, role, now)
     word = hand.authority.sign_issuer(issuing, now) if issuing and role is Role.ADMIN else b""
-    if not admitted:
+    admission = _Admission(who, fresh, issuer, hand.authority.until(now))
+
+    def admit(roster: Roster) -> list[Sealed]:
+        # Under the book's lock, or one key would admit as many as ask at once.
+        promise = retiring.all().get(who.peer_id)
+        if _admitted(roster.picture, promise, fresh):
+            return []
+        _check_unknown(roster.picture, promise, fresh, issuer)
         # First, for who crashes in between promised too much, which is never kept.
-        await asyncio.to_thread(retiring.add, who.peer_id, Promise(now + OVERLAP, fresh))
-        admission = _Admission(who, fresh, issuer, hand.authority.until(now))
-        await keeper.issue(
-            lambda roster: hand.scribe.write(roster, admission.facts(roster), now),
-        )
+        retiring.add(who.peer_id, Promise(now + OVERLAP, fresh))
+        return hand.scribe.write(roster, admission.facts(roster), now)
+
+    if not admitted:
+        await keeper.issue(admit)
     return Granted(signed, word)
 
 
@@ -137,6 +144,11 @@ def _check_replaceable(
         )
     if fresh == who.peer_id or who.peer_id not in picture.members:
         raise Invalid("A key is replaced by another one, of a member that the roster knows.")
+
+
+def _admitted(picture: Picture, promise: Promise | None, fresh: PeerId) -> bool:
+    """Whether this key was admitted before in the place of the one that asks."""
+    return promise is not None and promise.by == fresh and fresh in picture.members
 
 
 def _check_unknown(
