@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from dstack_mesh.faults import Damaged, MeshError
 from dstack_mesh.identity import is_id
 from dstack_mesh.ids import MeshId, PeerId
+from dstack_mesh.own_name import printable
 from dstack_mesh.signing import (
     LONGEST_KEY_BYTES,
     LONGEST_SIGNATURE_BYTES,
@@ -245,8 +246,7 @@ def _digest(digest: bytes) -> bytes:
 
 
 def _text(text: str) -> str:
-    # Names come from others and reach terminals: no control characters, no novels.
-    return "".join(letter for letter in text[:LONGEST_NAME] if letter.isprintable())
+    return printable(text, LONGEST_NAME)
 
 
 def _unreadable(why: str) -> Damaged:

@@ -86,6 +86,20 @@ def test_a_damaged_picture_is_as_none(tmp_path: Path) -> None:
     assert read_picture(Home(tmp_path), mesh_id()).members == {}
 
 
+def test_a_picture_that_a_crash_left_behind_is_made_anew_by_whoever_opens_the_roster(
+    tmp_path: Path,
+) -> None:
+    lab, book = governed("ann"), open_book(Home(tmp_path), mesh_id())
+    book.add(lab.roster("root").statements.values())
+    before = picture_path(Home(tmp_path).keys).read_bytes()
+    lab.say("root", Revoke(peer("lost")))
+    book.add(lab.roster("root").statements.values())
+    picture_path(Home(tmp_path).keys).write_bytes(before)
+    Keeper(open_book(Home(tmp_path), mesh_id()), readable, verified)
+    picture = read_picture(Home(tmp_path), mesh_id())
+    assert picture.belonging(peer("lost")) is Belonging.REVOKED
+
+
 ADMITS_TWENTY = """
 import sys
 from pathlib import Path

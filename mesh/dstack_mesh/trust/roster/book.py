@@ -42,6 +42,7 @@ class Book:
     """
 
     def __init__(self, home: Home, mesh_id: MeshId, read_body: ReadBody) -> None:
+        self._home = home
         self._folder = home.keys
         self._mesh_id = mesh_id
         self._read_body = read_body
@@ -53,6 +54,17 @@ class Book:
         if stamp != self._last[0]:
             self._last = stamp, self._parsed()
         return self._last[1] if stamp else Roster.of(self._mesh_id)
+
+    def open(self) -> Roster:
+        """The statements, for a process that runs; what a crash left of the picture is mended."""
+        roster = self.read()
+        if read_picture(self._home, self._mesh_id).digest != roster.picture.digest:
+            try:
+                with self._locked():
+                    self._write_picture(self.read())
+            except OSError as failed:
+                log.warning("%s stays as it is: %s", picture_path(self._folder), failed)
+        return roster
 
     def _parsed(self) -> Roster:
         try:
@@ -101,8 +113,11 @@ class Book:
     def _write(self, roster: Roster) -> None:
         lines = b"".join(_line(one.signed) for one in roster.statements.values())
         write_durably(statements_path(self._folder), lines)
-        write_durably(picture_path(self._folder), json.dumps(to_json(roster.picture)).encode())
+        self._write_picture(roster)
         self._last = self.stamp(), roster
+
+    def _write_picture(self, roster: Roster) -> None:
+        write_durably(picture_path(self._folder), json.dumps(to_json(roster.picture)).encode())
 
     def _parse(self, line: bytes) -> Sealed | None:
         try:

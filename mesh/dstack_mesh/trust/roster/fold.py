@@ -1,8 +1,7 @@
 """From a set of statements to what they come to. Pure; the order in which they came is no input.
 
 - The root key may say everything. An admin admits, gives the roles reader, submitter and runner,
-  revokes, and says how old software may be; it touches neither admins nor the root. Anybody says
-  of itself that it leaves.
+  and revokes; it touches neither admins nor the root. Anybody says of itself that it leaves.
 - Who is an admin follows from the root's statements alone.
 - A removed admin's statements stand up to the one that the removal names, on that branch. Of those
   beyond, only that it leaves.
@@ -133,8 +132,6 @@ class _Order:
                 return role in ASSIGNABLE and not self._protected(subject)
             case Revoke(subject=subject):
                 return not self._protected(subject)
-            case RequireProtocol():
-                return True
             case _:
                 return _leaves(one)
 

@@ -44,7 +44,7 @@ class Keeper:
         self._verify = verify
         self._clock = clock or SystemClock()
         self._stamp: Stamp | None = book.stamp()
-        self._roster = book.read()
+        self._roster = book.open()
         self._turn = asyncio.Lock()
         self._listeners: list[Callable[[Picture], None]] = []
 
