@@ -22,7 +22,12 @@ from dstack_mesh.ids import MeshId
 from dstack_mesh.signing import Signed
 from dstack_mesh.trust.roster.picture import Picture, empty, from_json, to_json
 from dstack_mesh.trust.roster.roster import Roster
-from dstack_mesh.trust.roster.statement import MOST_STATEMENTS, Sealed, Statement
+from dstack_mesh.trust.roster.statement import (
+    MOST_OF_AN_ADMIN,
+    MOST_STATEMENTS,
+    Sealed,
+    Statement,
+)
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +108,10 @@ class Book:
             if any(one.digest not in after.statements for one in written):
                 raise Busy(
                     "The mesh's roster is full.",
-                    f"It holds {len(before.statements):,} of {MOST_STATEMENTS:,} statements.",
-                    "Make a new mesh: `dstack mesh create NAME` in another home.",
+                    f"It holds {len(before.statements):,} of {MOST_STATEMENTS:,} statements, "
+                    f"and takes {MOST_OF_AN_ADMIN:,} of an admin.",
+                    "Do it where the root key is, or make a new mesh: `dstack mesh create NAME` in "
+                    "another home.",
                     code="roster-full",
                 )
             self._write(after)

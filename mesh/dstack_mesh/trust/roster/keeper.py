@@ -86,7 +86,7 @@ class Keeper:
             fresh = await asyncio.to_thread(self._verified, arrived)
             if fresh:
                 self._now(*await asyncio.to_thread(self._add, fresh))
-            return len(self._roster.statements) - len(before.statements)
+            return len(self._roster.statements.keys() - before.statements.keys())
 
     async def issue(self, write: Callable[[Roster], Sequence[Sealed]]) -> Roster:
         """Adds statements of our own. Raises Busy if the book is full."""
