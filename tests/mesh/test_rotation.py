@@ -31,6 +31,7 @@ from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.renewal import say_switched
 from dstack_mesh.wire.roster import RosterClient, open_keeper, record_founder
 from dstack_mesh.wire.rotation import (
+    MOST_OVERLAPPING,
     NextKeys,
     Unsaid,
     ask_to_replace,
@@ -201,6 +202,24 @@ async def test_of_many_keys_that_want_to_replace_one_at_once_one_does(
     assert codes == ["key-replaced"] * 11
     members = keeper.picture.members.values()
     assert [one.name for one in members if one.through == "rotation"] == ["ws"]
+
+
+async def test_one_membership_does_not_become_many_by_replacing_key_after_key(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    home = enrolled(mesh, tmp_path / "ws", Role.READER)
+    keeper, now = open_keeper(mesh.root, mesh.membership), datetime.now(UTC)
+    own = member(home).peer_id
+    with pytest.raises(Busy):
+        for _ in range(20):
+            keys = NextKeys(ec.generate_private_key(ec.SECP256R1()), None)
+            who = Member(own, Role.READER)
+            await replace_key(mesh.root, keeper, who, keys.request(), now)
+            own = PeerId(id_of_key(public_der(keys.peer.public_key())))
+    rotated = [one for one in keeper.picture.members.values() if one.through == "rotation"]
+    assert len(rotated) == MOST_OVERLAPPING
+    await revoke_retired(mesh.root, keeper, now + OVERLAP)
+    await replace_key(mesh.root, keeper, Member(own, Role.READER), next_keys(home).request(), now)
 
 
 @pytest.mark.parametrize("written", range(len(PLACES) + 1))

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dstack_mesh.durable import write_durably
-from dstack_mesh.faults import Damaged, Forbidden, Invalid, MeshError, Refused
+from dstack_mesh.faults import Busy, Damaged, Forbidden, Invalid, MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, id_of_key, private_pem, public_der, read_private_key
@@ -54,6 +54,9 @@ from dstack_mesh.wire.roster import scribe_of
 ROTATE_SECONDS = 10.0
 """Deadline of asking for it."""
 
+MOST_OVERLAPPING = 4
+"""Old keys of one home that go on beside its new one; a membership is not to become many."""
+
 REPLACED = "replaced by a new key"
 
 NOTHING_REPLACED = "nothing-replaced"
@@ -78,7 +81,7 @@ async def replace_key(
             admin's.
         Refused: The roster knows the next key already, or does not know the caller, or another key
             replaced the caller's.
-        Busy: The roster is full, or too many keys wait to be revoked.
+        Busy: The roster is full, or too many keys wait to be revoked, here or of the caller.
     """
     checked = parse_request(request.certificate_request)
     issuing = parse_request(request.issuer_request) if request.issuer_request else None
@@ -101,6 +104,7 @@ async def replace_key(
         if _admitted(roster.picture, promise, fresh):
             return []
         _check_unknown(roster.picture, promise, fresh, issuer)
+        _check_overlapping(len(retiring.replaced_by(who.peer_id)))
         # First, for who crashes in between promised too much, which is never kept.
         retiring.add(who.peer_id, Promise(now + OVERLAP, fresh))
         return hand.scribe.write(roster, admission.facts(roster), now)
@@ -164,6 +168,15 @@ def _check_unknown(
             f"{promise.at:%Y-%m-%d %H:%M} UTC.",
             "If that was not you: `dstack mesh revoke` that one, and join again with a new key.",
             code="key-replaced",
+        )
+
+
+def _check_overlapping(waiting: int) -> None:
+    if waiting >= MOST_OVERLAPPING:
+        raise Busy(
+            "This home's key was replaced too often within a day.",
+            f"{waiting} keys that it had before wait to be revoked.",
+            "Try again tomorrow. Whoever governs the mesh may revoke them now: `dstack mesh revoke`.",
         )
 
 
