@@ -176,7 +176,7 @@ def _check_overlapping(waiting: int) -> None:
         raise Busy(
             "This home's key was replaced too often within a day.",
             f"{waiting} keys that it had before wait to be revoked.",
-            "Try again tomorrow. Whoever governs the mesh may revoke them now: `dstack mesh revoke`.",
+            "Try again tomorrow, or have them revoked now: `dstack mesh revoke`.",
         )
 
 
