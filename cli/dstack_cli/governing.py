@@ -191,6 +191,8 @@ def require_protocol(home: Home, protocol: int, as_json: bool) -> None:
     async def work() -> tuple[list[str], Told]:
         async with seated(home) as seat:
             scribe = seat.governor("Requiring a protocol")
+            if not scribe.is_root:
+                raise _only_the_root("Requiring a protocol")
             _check_requirable(seat.keeper.picture, protocol)
             await seat.issue(scribe, [RequireProtocol(protocol)])
             cards = [one.card for one in seat.agents]

@@ -1,4 +1,4 @@
-"""What people call this machine, unless a person says otherwise."""
+"""What people call this machine, unless a person says otherwise; and names that others send."""
 
 import socket
 from collections.abc import Mapping
@@ -13,5 +13,9 @@ def own_name(environ: Mapping[str, str]) -> str:
 
 def tidy(name: str) -> str:
     """The name without what no name has; empty if nothing is left."""
-    kept = "".join(letter for letter in name if letter.isprintable() and not letter.isspace())
-    return kept[:LONGEST_NAME]
+    return "".join(printable(name).split())[:LONGEST_NAME]
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """What others wrote, as terminals and logs may have it: no control characters, no novels."""
+    return "".join(letter for letter in text[:most] if letter.isprintable())

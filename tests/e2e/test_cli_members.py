@@ -169,7 +169,7 @@ def test_work_goes_to_runners_only_and_an_admin_governs_but_no_admins(
     assert ended.returncode == 77, said(ended)
 
 
-def test_a_protocol_is_required_by_whoever_governs_and_never_a_newer_than_its_own(
+def test_a_protocol_is_required_by_the_root_and_never_a_newer_than_its_own(
     lab: Lab,
 ) -> None:
     required = lab.root.json("mesh", "require-protocol", str(PROTOCOL))
@@ -177,6 +177,7 @@ def test_a_protocol_is_required_by_whoever_governs_and_never_a_newer_than_its_ow
     assert {"root", "ws-1"} >= set(required["told"])
     for peer, number, code in (
         (lab.laptop, PROTOCOL, (77, "not-an-admin")),
+        (lab.workstation, PROTOCOL, (77, "not-an-admin")),
         (lab.root, PROTOCOL + 1, (2, "protocol-unknown")),
     ):
         ended = peer.dstack("mesh", "require-protocol", str(number), "--json")

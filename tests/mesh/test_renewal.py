@@ -20,6 +20,7 @@ from dstack_mesh.trust.renewing import Granted, accept
 from dstack_mesh.trust.roster.statement import Admit, Revoke, Sealed
 from dstack_mesh.v1 import roster_pb2 as pb
 from dstack_mesh.v1 import roster_pb2_grpc as rpc
+from dstack_mesh.wire import renewal as renewing
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.renewal import Renewal, ask_to_renew
@@ -152,6 +153,29 @@ async def test_nobody_renews_for_another_key_or_after_a_revocation(
         await agent.members.keeper.look()
         with pytest.raises(Forbidden):
             await ask_to_renew(channel, "root", home, member(home))
+        await channels.close()
+
+
+async def test_an_admin_that_cannot_write_its_roster_asks_others(
+    tmp_path: Path, mesh: Mesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = old_member(mesh, tmp_path)
+
+    async def full(*_: object) -> Membership:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(renewing, "renew_ourselves", full)
+    monkeypatch.setattr(renewing, "can_invite", lambda home: True)  # type: ignore[misc]
+    async with mesh_agent(mesh.root, "root") as agent:
+        channels = Channels(home)
+        await learned(home, agent, channels)
+        assert await renewal(home, agent, channels).look()
+        assert "No space left" in caplog.text
+        monkeypatch.setattr(renewing, "ask_to_renew", full)
+        late = member(home)
+        assert not await Renewal(
+            home, open_keeper(home, late), channels, lambda: [known(agent)], OffClock(LIFE * 0.85)
+        ).look()
         await channels.close()
 
 

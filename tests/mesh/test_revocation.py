@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,19 @@ from dstack_mesh.trust.roster.spreading import Pace
 from dstack_mesh.trust.roster.statement import Admit, Assign, Revoke
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
+from dstack_mesh.wire.caller import Member
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
-from dstack_mesh.wire.roster import RosterClient, open_keeper, scribe_of
+from dstack_mesh.wire.roster import RosterClient, open_book, open_keeper, scribe_of
 from dstack_mesh.wire.server import listen_tcp, make_server
 from dstack_mesh.wire.spreading import RosterSpreading
 from dstack_mesh.wire.standings import Standings
+from dstack_mesh.wire.vetting import Vetting
 from support.eventually import eventually_async
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, card_of, member
+from support.rosters import admit, governed, peer
 from support.rounds import rounds
 from support.saying import say
 
@@ -167,7 +171,8 @@ async def test_a_revoked_agent_is_not_called_any_more(tmp_path: Path) -> None:
         await eventually_async(forgotten, 15)
 
 
-async def test_a_channel_to_a_revoked_peer_closes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("renewed", [False, True])
+async def test_a_channel_to_a_revoked_peer_closes(tmp_path: Path, renewed: bool) -> None:
     mesh = Mesh.make(tmp_path / "root")
     async with agents(mesh, tmp_path, 2) as made:
         lost = made[1]
@@ -175,6 +180,8 @@ async def test_a_channel_to_a_revoked_peer_closes(tmp_path: Path) -> None:
         listener = Listener(channels, lost)
         await listener.begin()
         running = asyncio.create_task(listener.run())
+        if renewed:
+            channels.renew()
         await channels.shut([lost.card.peer_id])
         async with asyncio.timeout(2):
             await asyncio.gather(running, return_exceptions=True)
@@ -223,6 +230,49 @@ async def test_another_role_ends_open_calls_and_counts_in_the_next(tmp_path: Pat
         await hello(channels, home, agent.card.peer_id, agent.address)
         picture = agent.members.picture()
         assert picture.role(member(home).peer_id, Role.SUBMITTER) is Role.READER
+        await channels.close()
+
+
+async def test_a_call_that_is_ending_is_not_interrupted_by_the_next_change() -> None:
+    lab = governed("ann")
+    lab.say("root", admit("ws"))
+    standings, going_on = Standings(lambda: lab.roster("root").picture), asyncio.Event()
+
+    async def call() -> str:
+        with standings.during(Member(peer("ws"), Role.RUNNER)) as during:
+            try:
+                going_on.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.05)  # as the guard says why
+            return during.cut.code if during.cut else ""
+
+    running = asyncio.create_task(call())
+    await going_on.wait()
+    for fact in (Revoke(peer("ws")), admit("other")):
+        lab.say("root", fact)
+        standings.changed(lab.roster("root").picture)
+        await asyncio.sleep(0.01)
+    assert await running == "revoked"
+
+
+async def test_a_command_that_could_not_exchange_rosters_with_one_agent_does_with_the_next(
+    tmp_path: Path,
+) -> None:
+    mesh = Mesh.make(tmp_path / "root")
+    lost, laptop = admitted(mesh, tmp_path, "lost"), admitted(mesh, tmp_path, "laptop")
+    book = open_book(laptop, mesh.membership.mesh_id)
+    book.add(open_keeper(mesh.root, mesh.membership).roster.statements.values())
+    say(mesh, Revoke(member(lost).peer_id))
+    async with mesh_agent(mesh.root, "root") as agent:
+        digest, channels = agent.members.digest(), Channels(laptop)
+        vetting = Vetting(laptop, channels)
+        card = replace(card_of(lost, "lost"), roster=digest)
+        nobody = KnownAgent(card, (Address("127.0.0.1:9"),), "seed", "alive", None)
+        assert await vetting.may_run(nobody), "nobody told us otherwise"
+        root = replace(agent.card, roster=digest)
+        assert await vetting.may_run(KnownAgent(root, (agent.address,), "seed", "alive", None))
+        assert not await vetting.may_run(nobody)
         await channels.close()
 
 

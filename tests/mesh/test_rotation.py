@@ -4,6 +4,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from dstack_mesh.faults import Forbidden, MeshError
+from dstack_mesh.faults import Busy, Forbidden, MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, id_of_key, public_der
 from dstack_mesh.ids import PeerId
@@ -29,6 +31,7 @@ from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.renewal import say_switched
 from dstack_mesh.wire.roster import RosterClient, open_keeper, record_founder
 from dstack_mesh.wire.rotation import (
+    MOST_OVERLAPPING,
     NextKeys,
     Unsaid,
     ask_to_replace,
@@ -186,6 +189,39 @@ async def test_a_known_key_and_one_that_is_no_members_are_not_taken(
     assert keeper.picture.belonging(member(home).peer_id) is Belonging.MEMBER
 
 
+async def test_of_many_keys_that_want_to_replace_one_at_once_one_does(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    home = enrolled(mesh, tmp_path / "ws", Role.READER)
+    keeper, now = open_keeper(mesh.root, mesh.membership), datetime.now(UTC)
+    who = Member(member(home).peer_id, Role.READER)
+    keys = [NextKeys(ec.generate_private_key(ec.SECP256R1()), None) for _ in range(12)]
+    asked = [replace_key(mesh.root, keeper, who, one.request(), now) for one in keys]
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    codes = [one.code for one in ends if isinstance(one, MeshError)]
+    assert codes == ["key-replaced"] * 11
+    members = keeper.picture.members.values()
+    assert [one.name for one in members if one.through == "rotation"] == ["ws"]
+
+
+async def test_one_membership_does_not_become_many_by_replacing_key_after_key(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    home = enrolled(mesh, tmp_path / "ws", Role.READER)
+    keeper, now = open_keeper(mesh.root, mesh.membership), datetime.now(UTC)
+    own = member(home).peer_id
+    with pytest.raises(Busy):
+        for _ in range(20):
+            keys = NextKeys(ec.generate_private_key(ec.SECP256R1()), None)
+            who = Member(own, Role.READER)
+            await replace_key(mesh.root, keeper, who, keys.request(), now)
+            own = PeerId(id_of_key(public_der(keys.peer.public_key())))
+    rotated = [one for one in keeper.picture.members.values() if one.through == "rotation"]
+    assert len(rotated) == MOST_OVERLAPPING
+    await revoke_retired(mesh.root, keeper, now + OVERLAP)
+    await replace_key(mesh.root, keeper, Member(own, Role.READER), next_keys(home).request(), now)
+
+
 @pytest.mark.parametrize("written", range(len(PLACES) + 1))
 async def test_a_switch_that_a_crash_cut_off_is_ended_by_whoever_reads_next(
     mesh: Mesh, tmp_path: Path, written: int
@@ -227,3 +263,22 @@ def test_a_promise_to_revoke_is_kept_over_a_restart_and_never_put_off(tmp_path: 
     assert Retiring(home).replaced_by(two) == [one]
     Retiring(home).forget([one])
     assert list(Retiring(home).all()) == [two]
+
+
+def test_promises_made_at_once_are_all_kept_and_one_too_many_is_refused(tmp_path: Path) -> None:
+    home, now = Home(tmp_path), datetime.now(UTC)
+    home.prepare()
+    by = PeerId("b" * 32)
+
+    def promise(number: int) -> None:
+        Retiring(home).add(PeerId(f"{number:032}"), Promise(now + timedelta(hours=number), by))
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(promise, range(64)))
+    assert len(Retiring(home).all()) == 64
+    kept = {PeerId(f"{number:032}"): {"at": now.isoformat(), "by": by} for number in range(1024)}
+    (home.keys / "retiring.json").write_text(json.dumps(kept))
+    with pytest.raises(Busy):
+        promise(2000)
+    promise(3)  # was promised already
+    assert len(Retiring(home).all()) == 1024

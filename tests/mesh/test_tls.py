@@ -11,7 +11,7 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dstack_mesh.faults import Fault, MeshError, Refused, Unreachable
+from dstack_mesh.faults import Fault, Forbidden, MeshError, Refused, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.identity import private_pem, read_private_key
 from dstack_mesh.ids import Address, PeerId
@@ -72,6 +72,8 @@ async def test_an_address_never_changes_who_is_talked_to(tmp_path: Path) -> None
         with pytest.raises(Unreachable) as refused:
             await hello(channels.to_peer(somebody_else, agent.address), laptop)
         assert refused.value.code == "not-that-peer"
+        with pytest.raises(Forbidden):
+            channels.to_peer(somebody_else, Address(f"unix:{home.agent_socket}"))
 
 
 def _other_ca(mesh: Mesh, folder: Path) -> tuple[bytes, bytes]:

@@ -138,7 +138,7 @@ async def _print_changes(arguments: argparse.Namespace) -> None:
                 | {"addresses": one.addresses}
                 for one in agent.roll.agents()
             ]
-            now = json.dumps({"agents": agents, "foreign": agent.roll.foreign})
+            now = json.dumps({"agents": agents})
             if now != before:
                 before = now
                 print(now, flush=True)

@@ -46,7 +46,7 @@ class World:
 
     def __post_init__(self) -> None:
         for name, home in self.homes.items():
-            self.keepers[name] = open_keeper(home, member(home))
+            self.keepers[name] = open_keeper(home, member(home), self.clock)
             self.running.add(name)
 
     async def agree(self) -> None:

@@ -116,7 +116,7 @@ def _membership(home: Home) -> dict[str, Sequence[Message]]:
         Rumour(PEER, 1 << 40, Condition.ALIVE, AgentState.ALIVE, "ws-2", SOURCE.addresses)
     )
     return {
-        "MembershipService/Hello": [membership_pb2.HelloRequest(caller=card, known=hints)],
+        "MembershipService/Hello": [membership_pb2.HelloRequest(caller=card)],
         "MembershipService/Probe": [membership_pb2.ProbeRequest(word=word, rumours=[word])],
         "MembershipService/ProbeFor": [membership_pb2.ProbeForRequest(target=hints[0])],
         "MembershipService/Compare": [

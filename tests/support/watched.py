@@ -21,7 +21,7 @@ class Watched:
 
     def last(self) -> dict[str, Any]:
         lines = self.output.read_text().splitlines() if self.output.exists() else []
-        return json.loads(lines[-1]) if lines else {"agents": [], "foreign": 0}
+        return json.loads(lines[-1]) if lines else {"agents": []}
 
     def sees(self) -> dict[str, str]:
         return {agent["name"]: agent["state"] for agent in self.last()["agents"]}

@@ -12,7 +12,7 @@ from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.v1 import roster_pb2 as pb
 from dstack_mesh.v1 import roster_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Member, caller
-from dstack_mesh.wire.roster import answer
+from dstack_mesh.wire.roster import Turns, answer
 
 
 class RosterServicer(rpc.RosterServiceServicer):
@@ -28,11 +28,14 @@ class RosterServicer(rpc.RosterServiceServicer):
         self._home = home
         self._keeper = keeper
         self._clock = clock
+        self._turns = Turns()
 
     async def Exchange(
         self, request: pb.ExchangeRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.ExchangeResponse:
-        return await answer(self._keeper, request)
+        who = caller(context)
+        async with self._turns.of(who.peer_id if isinstance(who, Member) else None):
+            return await answer(self._keeper, request)
 
     async def Renew(
         self, request: pb.RenewRequest, context: "grpc.aio.ServicerContext[Any, Any]"

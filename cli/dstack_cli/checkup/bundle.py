@@ -170,7 +170,7 @@ async def _agent(home: Home) -> dict[str, object]:
     card = command_card(home)
     target = Target(Address(f"unix:{home.agent_socket}"))
     try:
-        answer = await GrpcGreeter(channels, lambda: card).hello(target, (), STATUS_SECONDS)
+        answer = await GrpcGreeter(channels, lambda: card).hello(target, STATUS_SECONDS)
     except MeshError as failed:
         return {"runs": False, "trouble": str(failed)}
     finally:

@@ -145,7 +145,7 @@ class _Surveyor:
             return None, ""
         try:
             target = Target(Address(f"unix:{socket}"))
-            answer = await self._greeter.hello(target, (), HELLO_SECONDS)
+            answer = await self._greeter.hello(target, HELLO_SECONDS)
         except MeshError as failed:
             return None, str(failed)
         self._told_by(answer)
@@ -207,7 +207,7 @@ class _Surveyor:
 
     async def _greet(self, address: Address) -> Hello:
         began, before = time.monotonic(), self._clock.now()
-        answer = await self._greeter.hello(Target(address), (), HELLO_SECONDS)
+        answer = await self._greeter.hello(Target(address), HELLO_SECONDS)
         took = time.monotonic() - began
         said = answer.now
         ahead = None if said is None else (said - before).total_seconds() - took / 2

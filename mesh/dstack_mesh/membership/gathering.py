@@ -94,7 +94,7 @@ class Gathering:
     async def _greet(self, heard: Heard) -> None:
         target = heard.target
         try:
-            answer = await self._greeter.hello(target, (), self._within)
+            answer = await self._greeter.hello(target, self._within)
         except MeshError as failed:
             self.refusal = failed if failed.code in NO_MEMBER else self.refusal
             return

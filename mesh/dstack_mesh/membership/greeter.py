@@ -1,9 +1,8 @@
 """The border between calling the roll and the network."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
-from dstack_mesh.card import HelloAnswer, PeerHint
+from dstack_mesh.card import HelloAnswer
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address
 from dstack_mesh.membership.known import Target
@@ -12,7 +11,7 @@ from dstack_mesh.membership.known import Target
 class Greeter(Protocol):
     """Says Hello; `dstack_mesh.wire.greeter.GrpcGreeter` does it over gRPC."""
 
-    async def hello(self, target: Target, known: Sequence[PeerHint], within: float) -> HelloAnswer:
+    async def hello(self, target: Target, within: float) -> HelloAnswer:
         """Who answers.
 
         Raises:

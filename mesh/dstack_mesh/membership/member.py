@@ -117,8 +117,15 @@ class Member:
             accusers,
         )
 
+    def news_in(self, word: Rumour) -> bool:
+        """Whether what it says of itself is new: others may have said otherwise with its number."""
+        if word.incarnation != self.incarnation:
+            return word.incarnation > self.incarnation
+        said = word.state, word.name or self.name, word.addresses or self.addresses
+        return said != (self.state, self.name, self.addresses)
+
     def take(self, word: Rumour) -> None:
-        """Believes what it says of itself in a newer incarnation."""
+        """Believes what it says of itself."""
         self.incarnation, self.state = word.incarnation, word.state
         self.name = word.name or self.name
         self.addresses = word.addresses or self.addresses

@@ -66,7 +66,6 @@ class Place:
     failures: int = 0
     turn: int = 0
     dialing: Target | None = None
-    foreign: bool = False
 
     @property
     def address(self) -> Address:
@@ -105,7 +104,7 @@ class Place:
 
     def leave_alone(self, policy: Policy, now: float) -> None:
         """Nobody of ours is there."""
-        self.dialing, self.foreign = None, True
+        self.dialing = None
         self.failures += 1
         self.due = now + policy.foreign_retry
 

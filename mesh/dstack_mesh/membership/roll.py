@@ -152,11 +152,6 @@ class RollCall:
         if self._vigil is not None:
             await self._vigil.leave()
 
-    @property
-    def foreign(self) -> int:
-        """Addresses that turned out to belong to other meshes."""
-        return self._view.foreign
-
     # For a command
 
     async def gather(
@@ -194,11 +189,6 @@ class RollCall:
                 # Passed on, it would leave the TaskGroup as a group of errors.
                 pass
             search.cancel()
-
-    async def collect(self, within: float, browse: bool = False) -> tuple[KnownAgent, ...]:
-        """Everybody that `gather` finds, by name."""
-        found = [agent async for agent in self.gather(within, browse=browse)]
-        return tuple(sorted(found, key=lambda agent: (agent.card.name, agent.card.peer_id)))
 
     async def _search(self, gathering: Gathering, within: float, browse: bool) -> None:
         try:
@@ -317,7 +307,7 @@ class RollCall:
 
     async def _greet(self, target: Target) -> None:
         try:
-            answer = await self._greeter.hello(target, self.hints(), HELLO_SECONDS)
+            answer = await self._greeter.hello(target, HELLO_SECONDS)
         except MeshError as failed:
             log.debug("%s did not answer: %s", target, failed)
             foreign = isinstance(failed, Refused) or failed.code == "not-that-peer"

@@ -260,7 +260,7 @@ class Swim:
                 self._welcome(word, "it called", heard_at=self._now)
             return
         member.heard_at, member.roster = self._now, word.roster
-        before, news = member.condition, word.incarnation > member.incarnation
+        before, news = member.condition, member.news_in(word)
         if word.condition is Condition.LEFT:
             if outweighs(word, member.incarnation, member.condition):
                 untold = member.suspicion is None or member.suspicion.verdict is Condition.DEAD

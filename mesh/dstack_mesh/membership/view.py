@@ -156,11 +156,6 @@ class View:
         ]
         return tuple(sorted(known, key=lambda agent: (agent.card.name, agent.card.peer_id)))
 
-    @property
-    def foreign(self) -> int:
-        """How many addresses of other meshes are being left alone."""
-        return sum(place.foreign for place in self._strangers.values())
-
     def _places(self) -> Iterator[Place]:
         return chain(self._agents.values(), self._strangers.values())
 
@@ -204,7 +199,7 @@ class View:
 
     def _introduced(self, place: Place, address: Address, answer: HelloAnswer, now: float) -> None:
         # Any member could have answered and said anything, so it is dialled again by its id.
-        place.dialing, place.failures, place.foreign = None, 0, False
+        place.dialing, place.failures = None, 0
         place.due = now + self._policy.foreign_retry
         self._heard(Heard(Target(address, answer.card.peer_id), place.found_by), now)
         if place.found_by != "seed" and answer.card.peer_id != self._own:

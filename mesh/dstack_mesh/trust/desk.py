@@ -17,6 +17,7 @@ from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.identity import id_of_key, public_der
 from dstack_mesh.ids import Address, PeerId
+from dstack_mesh.signing import LONGEST_KEY_BYTES
 from dstack_mesh.trust.authority import Authority, key_of, parse_request, read_request
 from dstack_mesh.trust.crowd import Crowd
 from dstack_mesh.trust.invite import (
@@ -37,7 +38,6 @@ from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.enrolment import Enrolment
 from dstack_mesh.trust.roster.roster import Roster
 
-LONGEST_KEY_BYTES = 256
 LONGEST_REQUEST_BYTES = 4096
 
 

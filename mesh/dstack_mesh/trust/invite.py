@@ -1,4 +1,4 @@
-"""Invitations: the code that one person reads to another, and what both sides prove with it. Pure.
+"""Invitations: the code that one person reads to another, and what both sides prove with it.
 
     newcomer                                        listener
       invite id, own key, nonce          ──────▶

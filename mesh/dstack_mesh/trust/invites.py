@@ -1,7 +1,7 @@
-"""What became of invitations, written down so that none is ever used twice.
+"""What became of invitations, written down for people who ask who came in by which.
 
-The secret and the key made from it are in no file: an invitation ends with the process that serves
-it.
+No software reads it. The secret and the key made from it are in no file: an invitation ends with
+the process that serves it, so none is ever used twice.
 """
 
 import json
@@ -9,21 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from dstack_mesh.durable import write_durably
-from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
-from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.trust.invite import Burned, Expired, Invite, Live, State, Used
-from dstack_mesh.trust.membership import Role
 
 MOST_RECORDS = 256
-
-
-@frozen
-class Record:
-    """One line of the book."""
-
-    invite: Invite
-    changed_at: datetime
 
 
 class InviteBook:
@@ -46,28 +35,13 @@ class InviteBook:
         write_durably(self._path(invite.invite_id), json.dumps(fields).encode())
         self._prune()
 
-    def read(self, invite_id: str) -> Record | None:
-        """What is noted of an invitation."""
-        try:
-            fields = json.loads(self._path(invite_id).read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        invite = Invite(
-            invite_id=invite_id,
-            mesh_id=MeshId(fields["mesh_id"]),
-            role=Role(fields["role"]),
-            expires_at=0.0,
-            state=_state(fields["state"], fields["detail"]),
-        )
-        return Record(invite, datetime.fromisoformat(fields["changed_at"]))
-
     def _path(self, invite_id: str) -> Path:
         # Ids come from strangers; only letters and digits become a name of a file.
         safe = "".join(letter for letter in invite_id if letter.isascii() and letter.isalnum())
         return self._folder / f"{safe[:16]}.json"
 
     def _prune(self) -> None:
-        files = sorted(self._folder.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
+        files = sorted(self._folder.glob("[!.]*.json"), key=_changed_at)
         for path in files[:-MOST_RECORDS]:
             path.unlink(missing_ok=True)
 
@@ -84,13 +58,8 @@ def _state_words(state: State) -> tuple[str, str]:
             return "burned", ""
 
 
-def _state(kind: str, detail: str) -> State:
-    match kind:
-        case "live":
-            return Live(int(detail))
-        case "used":
-            return Used(PeerId(detail))
-        case "burned":
-            return Burned()
-        case _:
-            return Expired()
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process pruned it
+        return 0.0

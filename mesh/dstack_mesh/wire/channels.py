@@ -71,7 +71,7 @@ class Channels:
         self._options = options
         self._apart: list[Channels] = []
         self._open: dict[_Key, grpc.aio.Channel] = {}
-        self._retired: list[grpc.aio.Channel] = []
+        self._retired: list[tuple[_Key, grpc.aio.Channel]] = []
         self._credentials: grpc.ChannelCredentials | None = None
 
     def apart(self) -> "Channels":
@@ -87,10 +87,13 @@ class Channels:
 
         Raises:
             Refused: This home is in no mesh.
-            Forbidden: The peer is a member no more.
+            Forbidden: The peer is a member no more, or the address is another home's socket, where
+                nobody proves who it is.
         """
+        if address == f"unix:{self._home.agent_socket}":
+            return self.to_local(self._home.agent_socket)
         if address.startswith("unix:"):
-            return self.to_local(Path(address.removeprefix("unix:")))
+            raise Forbidden("A socket of another home proves no peer.", address)
         if self._picture().belonging(peer_id) not in (Belonging.MEMBER, None):
             raise Forbidden(
                 "That peer is a member no more.",
@@ -121,8 +124,10 @@ class Channels:
     async def shut(self, peers: Collection[PeerId]) -> None:
         """Closes the channels to these peers; calls in flight are cancelled."""
         names = set(map(_name, peers))
-        keys = [key for key in self._open if key.name in names]
-        await asyncio.gather(*(self._open.pop(key).close() for key in keys))
+        shut = [one for one in [*self._open.items(), *self._retired] if one[0].name in names]
+        self._open = {key: one for key, one in self._open.items() if key.name not in names}
+        self._retired = [one for one in self._retired if one[0].name not in names]
+        await asyncio.gather(*(channel.close() for _, channel in shut))
         for one in self._apart:
             await one.shut(peers)
 
@@ -131,7 +136,7 @@ class Channels:
 
         Open channels go on, and are closed with the others: the old certificate holds for weeks.
         """
-        self._retired.extend(one for key, one in self._open.items() if key.name)
+        self._retired.extend(one for one in self._open.items() if one[0].name)
         self._open = {key: one for key, one in self._open.items() if not key.name}
         self._credentials = None
         for one in self._apart:
@@ -139,7 +144,7 @@ class Channels:
 
     async def close(self) -> None:
         """Closes everything; calls in flight are cancelled."""
-        channels = [*self._open.values(), *self._retired]
+        channels = [*self._open.values(), *(channel for _, channel in self._retired)]
         self._open.clear()
         self._retired.clear()
         await asyncio.gather(*(channel.close() for channel in channels))

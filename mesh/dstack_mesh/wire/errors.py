@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from dstack_mesh.faults import ERRORS, Busy, Fault, MeshError
+from dstack_mesh.own_name import printable
 
 STATUS: dict[Fault, grpc.StatusCode] = {
     Fault.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
@@ -111,11 +112,16 @@ def _retry_seconds(sent: dict[str, Any]) -> float:
 
 def _text(sent: dict[str, Any], key: str) -> str:
     value = sent.get(key, b"")
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return _said(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
+
+
+def _said(text: str) -> str:
+    """What a peer wrote, line by line."""
+    return "\n".join(printable(line) for line in text[:_LONGEST].split("\n"))
 
 
 def _of_status(failed: "grpc.aio.AioRpcError", peer: str) -> MeshError:
-    status, details = failed.code(), failed.details() or ""
+    status, details = failed.code(), _said(failed.details() or "")
     fault = FAULT_OF_STATUS[status]
     error = ERRORS[fault]
     match status:

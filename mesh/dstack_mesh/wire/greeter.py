@@ -1,10 +1,10 @@
 """Calls the roll over gRPC."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
+from dstack_mesh.card import HelloAnswer, PeerCard
 from dstack_mesh.clock import Clock
 from dstack_mesh.discovery.seeds import all_seeds
 from dstack_mesh.discovery.switch import enabled
@@ -36,12 +36,12 @@ class GrpcGreeter:
         self._channels = channels
         self._card = card
 
-    async def hello(self, target: Target, known: Sequence[PeerHint], within: float) -> HelloAnswer:
+    async def hello(self, target: Target, within: float) -> HelloAnswer:
         if target.peer_id is not None or target.address.startswith("unix:"):
             channel = self._channels.to_peer(target.peer_id or self._card().peer_id, target.address)
         else:
             channel = self._channels.to_unknown(target.address)
-        return await MembershipClient(channel, target.address).hello(self._card(), known, within)
+        return await MembershipClient(channel, target.address).hello(self._card(), within)
 
     async def forget(self, target: Target) -> None:
         await self._channels.drop(target.address, target.peer_id)

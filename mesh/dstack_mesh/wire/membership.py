@@ -11,6 +11,7 @@ from dstack_mesh.faults import Invalid
 from dstack_mesh.identity import is_id
 from dstack_mesh.ids import Address, MeshId, PeerId, RunName
 from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Isolation, Machine, RunningJob
+from dstack_mesh.own_name import printable
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.v1 import membership_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
@@ -18,6 +19,7 @@ from dstack_mesh.wire.errors import translated
 MOST_HINTS = 256
 MOST_ADDRESSES = 64
 MOST_GPUS = 256
+LONGEST_NAME = 200
 
 _STATES = {
     AgentState.ALIVE: pb.AGENT_STATE_ALIVE,
@@ -53,13 +55,9 @@ class MembershipClient:
         self._stub = rpc.MembershipServiceStub(channel)
         self._name = name
 
-    async def hello(
-        self, caller: PeerCard, known: Iterable[PeerHint] = (), within: float = 2.0
-    ) -> HelloAnswer:
+    async def hello(self, caller: PeerCard, within: float = 2.0) -> HelloAnswer:
         """Who answers and what it has. Raises a MeshError."""
-        request = pb.HelloRequest(
-            caller=card_to_wire(caller), known=[hint_to_wire(hint) for hint in known][:MOST_HINTS]
-        )
+        request = pb.HelloRequest(caller=card_to_wire(caller))
         with translated(self._name):
             response = await self._stub.Hello(request, timeout=within)
         return answer_from_wire(response)
@@ -235,5 +233,4 @@ def _moment(wire: Timestamp) -> datetime:
 
 
 def _name(text: str) -> str:
-    # Names come from others and reach terminals: no control characters, no novels.
-    return "".join(letter for letter in text[:200] if letter.isprintable())
+    return printable(text, LONGEST_NAME)

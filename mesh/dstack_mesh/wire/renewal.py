@@ -180,11 +180,11 @@ class Renewal:
 
     async def say(self, own: Membership | None) -> None:
         """Says that this home has the key by which it calls, if a command could not."""
-        waiting = await asyncio.to_thread(unsaid, self._home)
-        present = await asyncio.to_thread(Membership.load, self._home)
-        if waiting is None or own is None or present is None or own.peer_id != present.peer_id:
-            return  # what runs with the old key says nothing for the new one
         try:
+            waiting = await asyncio.to_thread(unsaid, self._home)
+            present = await asyncio.to_thread(Membership.load, self._home)
+            if waiting is None or own is None or present is None or own.peer_id != present.peer_id:
+                return  # what runs with the old key says nothing for the new one
             now = self._clock.now()
             await say_switched(
                 self._home, self._keeper, self._channels, self._agents(), waiting, now
@@ -227,7 +227,7 @@ class Renewal:
             try:
                 now = self._clock.now()
                 return await renew_ourselves(self._home, self._keeper, membership, now)
-            except MeshError as failed:  # an admin no more, or its signing key ended
+            except (MeshError, OSError) as failed:  # an admin no more, a key ended, a full disk
                 log.warning("this home does not renew its own certificate: %s", failed)
         return await self._asked(self._signing(), membership)
 
@@ -238,7 +238,7 @@ class Renewal:
             try:
                 channel = self._channels.to_peer(agent.card.peer_id, agent.addresses[0])
                 return await ask_to_renew(channel, agent.card.name, self._home, membership)
-            except MeshError as failed:
+            except (MeshError, OSError) as failed:
                 log.warning("%s did not renew the certificate: %s", agent.card.name, failed)
         return None
 

@@ -1,11 +1,14 @@
 """RosterService: heads and statements both ways, and the roster of a home opened for a process."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
+from weakref import WeakValueDictionary
 
 import grpc
 
+from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -23,6 +26,7 @@ from dstack_mesh.v1 import roster_pb2_grpc as rpc
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.statements import (
     read_body,
+    readable,
     seal,
     signed_from_wire,
     signed_to_wire,
@@ -37,6 +41,10 @@ EXCHANGE_SECONDS = 5.0
 
 MOST_ROUNDS = 128
 """Calls of one exchange: enough for a roster that is full, one page at a time."""
+
+
+MOST_OF_ONE = 2
+"""Exchanges of one peer that go on at a time."""
 
 
 @frozen
@@ -77,6 +85,20 @@ class RosterClient:
             if theirs == keeper.picture.heads or quiet:
                 break
         return Exchanged(learned, told, theirs or {})
+
+
+class Turns:
+    """Lets two exchanges of one peer go on at a time; its further ones wait behind them.
+
+    So whoever sends much waits for itself, and delays nobody's revocation.
+    """
+
+    def __init__(self) -> None:
+        self._turns = WeakValueDictionary[PeerId | None, asyncio.Semaphore]()
+
+    def of(self, peer_id: PeerId | None) -> asyncio.Semaphore:
+        """To be held during an exchange of this peer; None is this home itself."""
+        return self._turns.setdefault(peer_id, asyncio.Semaphore(MOST_OF_ONE))
 
 
 async def answer(keeper: Keeper, request: pb.ExchangeRequest) -> pb.ExchangeResponse:
@@ -145,9 +167,9 @@ def open_book(home: Home, mesh_id: MeshId) -> Book:
     return Book(home, mesh_id, read_body)
 
 
-def open_keeper(home: Home, membership: Membership) -> Keeper:
+def open_keeper(home: Home, membership: Membership, clock: Clock | None = None) -> Keeper:
     """The roster of a home for a process that runs. Reads it from disk."""
-    return Keeper(open_book(home, membership.mesh_id), verified)
+    return Keeper(open_book(home, membership.mesh_id), readable, verified, clock)
 
 
 def scribe_of(home: Home, membership: Membership) -> Scribe:

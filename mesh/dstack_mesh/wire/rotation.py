@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dstack_mesh.durable import write_durably
-from dstack_mesh.faults import Damaged, Forbidden, Invalid, MeshError, Refused
+from dstack_mesh.faults import Busy, Damaged, Forbidden, Invalid, MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity, id_of_key, private_pem, public_der, read_private_key
@@ -54,6 +54,9 @@ from dstack_mesh.wire.roster import scribe_of
 ROTATE_SECONDS = 10.0
 """Deadline of asking for it."""
 
+MOST_OVERLAPPING = 4
+"""Old keys of one home that go on beside its new one; a membership is not to become many."""
+
 REPLACED = "replaced by a new key"
 
 NOTHING_REPLACED = "nothing-replaced"
@@ -76,7 +79,9 @@ async def replace_key(
         Invalid: The request is of the key that calls.
         Forbidden: An admin's or root's key is replaced by the root alone, or this home was an
             admin's.
-        Refused: The roster knows the next key already, or does not know the caller.
+        Refused: The roster knows the next key already, or does not know the caller, or another key
+            replaced the caller's.
+        Busy: The roster is full, or too many keys wait to be revoked, here or of the caller.
     """
     checked = parse_request(request.certificate_request)
     issuing = parse_request(request.issuer_request) if request.issuer_request else None
@@ -85,21 +90,27 @@ async def replace_key(
     retiring = Retiring(home)
     promise = (await asyncio.to_thread(retiring.all)).get(who.peer_id)
     picture = keeper.picture
-    admitted = promise is not None and promise.by == fresh and fresh in picture.members
+    admitted = _admitted(picture, promise, fresh)
     role = picture.role(fresh, who.role) if admitted else who.role
     _check_replaceable(picture, hand.scribe, who, role, fresh)
     issuer = PeerId(id_of_key(public_der(key_of(issuing)))) if issuing else None
-    if not admitted:
-        _check_unknown(picture, promise, fresh, issuer)
     signed = hand.authority.sign(checked, role, now)
     word = hand.authority.sign_issuer(issuing, now) if issuing and role is Role.ADMIN else b""
-    if not admitted:
+    admission = _Admission(who, fresh, issuer, hand.authority.until(now))
+
+    def admit(roster: Roster) -> list[Sealed]:
+        # Under the book's lock, or one key would admit as many as ask at once.
+        promise = retiring.all().get(who.peer_id)
+        if _admitted(roster.picture, promise, fresh):
+            return []
+        _check_unknown(roster.picture, promise, fresh, issuer)
+        _check_overlapping(len(retiring.replaced_by(who.peer_id)))
         # First, for who crashes in between promised too much, which is never kept.
-        await asyncio.to_thread(retiring.add, who.peer_id, Promise(now + OVERLAP, fresh))
-        admission = _Admission(who, fresh, issuer, hand.authority.until(now))
-        await keeper.issue(
-            lambda roster: hand.scribe.write(roster, admission.facts(roster), now),
-        )
+        retiring.add(who.peer_id, Promise(now + OVERLAP, fresh))
+        return hand.scribe.write(roster, admission.facts(roster), now)
+
+    if not admitted:
+        await keeper.issue(admit)
     return Granted(signed, word)
 
 
@@ -139,6 +150,11 @@ def _check_replaceable(
         raise Invalid("A key is replaced by another one, of a member that the roster knows.")
 
 
+def _admitted(picture: Picture, promise: Promise | None, fresh: PeerId) -> bool:
+    """Whether this key was admitted before in the place of the one that asks."""
+    return promise is not None and promise.by == fresh and fresh in picture.members
+
+
 def _check_unknown(
     picture: Picture, promise: Promise | None, fresh: PeerId, issuer: PeerId | None
 ) -> None:
@@ -152,6 +168,15 @@ def _check_unknown(
             f"{promise.at:%Y-%m-%d %H:%M} UTC.",
             "If that was not you: `dstack mesh revoke` that one, and join again with a new key.",
             code="key-replaced",
+        )
+
+
+def _check_overlapping(waiting: int) -> None:
+    if waiting >= MOST_OVERLAPPING:
+        raise Busy(
+            "This home's key was replaced too often within a day.",
+            f"{waiting} keys that it had before wait to be revoked.",
+            "Try again tomorrow, or have them revoked now: `dstack mesh revoke`.",
         )
 
 

@@ -3,6 +3,7 @@
 What comes in is bounded, and the sender's own line is about the peer that TLS names.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -20,6 +21,7 @@ from dstack_mesh.membership.rumour import (
     Message,
     Rumour,
 )
+from dstack_mesh.own_name import printable
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.wire.membership import state_from_wire, state_to_wire
 
@@ -27,6 +29,10 @@ MOST_RUMOURS = 64
 LONGEST_NAME = 64
 LONGEST_DIGEST = 64
 FINGERPRINT_BYTES = 8
+
+AHEAD_SECONDS = 86_400
+"""How far the clock by which a peer began may be ahead of ours. What it says of itself counts
+whatever its clock shows."""
 
 _CONDITIONS = {
     Condition.ALIVE: pb.CONDITION_ALIVE,
@@ -59,6 +65,16 @@ def rumour_to_wire(rumour: Rumour) -> pb.Rumour:
     )
 
 
+def hearsay_from_wire(rumour: pb.Rumour) -> Rumour:
+    """What one peer says of another. Raises Invalid if nobody can have said it.
+
+    An incarnation that its peer reaches in a day or later is one: that peer could not object.
+    """
+    if rumour.incarnation > (time.time() + AHEAD_SECONDS) * 1000:
+        raise Invalid("A rumour is of an incarnation to come.", str(rumour.incarnation))
+    return rumour_from_wire(rumour)
+
+
 def rumour_from_wire(rumour: pb.Rumour) -> Rumour:
     """Raises Invalid if no peer can have said it."""
     condition = _CONDITIONS_BACK.get(rumour.condition)
@@ -69,7 +85,7 @@ def rumour_from_wire(rumour: pb.Rumour) -> Rumour:
         )
     if rumour.incarnation > HIGHEST_INCARNATION:
         raise Invalid("A rumour is of no incarnation.", str(rumour.incarnation))
-    name = "".join(letter for letter in rumour.name[:LONGEST_NAME] if letter.isprintable())
+    name = printable(rumour.name, LONGEST_NAME)
     addresses = filter(may_dial, map(Address, rumour.addresses[:MOST_ADDRESSES]))
     accusers = (PeerId(one) for one in rumour.accusers[:MOST_ACCUSERS] if is_id(one))
     return Rumour(
@@ -138,6 +154,6 @@ def reply_from_wire(response: pb.CompareResponse, sender: PeerId) -> Reply:
 def _each(rumours: Iterable[pb.Rumour]) -> Iterable[Rumour]:
     for rumour in rumours:
         try:
-            yield rumour_from_wire(rumour)
+            yield hearsay_from_wire(rumour)
         except Invalid:
             continue

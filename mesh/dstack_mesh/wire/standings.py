@@ -91,9 +91,10 @@ class Standings:
         """Ends the calls of whoever was revoked, left, or has another role now."""
         for peer_id, calls in list(self._open.items()):
             for call in list(calls):
-                call.cut = call.cut or _why_end(picture, peer_id, call)
-                if call.cut is not None:
-                    call.task.cancel()
+                if call.cut is None:  # else it is ending, which nobody interrupts
+                    call.cut = _why_end(picture, peer_id, call)
+                    if call.cut is not None:
+                        call.task.cancel()
 
 
 def of_nobody() -> Standings:

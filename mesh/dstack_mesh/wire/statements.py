@@ -1,7 +1,7 @@
 """Statements of the roster as bytes that are signed, and back."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC
 
 from google.protobuf.message import DecodeError
@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from dstack_mesh.faults import Damaged, MeshError
 from dstack_mesh.identity import is_id
 from dstack_mesh.ids import MeshId, PeerId
+from dstack_mesh.own_name import printable
 from dstack_mesh.signing import (
     LONGEST_KEY_BYTES,
     LONGEST_SIGNATURE_BYTES,
@@ -19,6 +20,7 @@ from dstack_mesh.signing import (
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.statement import (
     DIGEST_BYTES,
+    LAST_YEAR,
     LONGEST_STATEMENT_BYTES,
     MOST_OF_A_MEMBER,
     PURPOSE,
@@ -41,9 +43,6 @@ from dstack_mesh.v1 import roster_pb2 as pb
 log = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
-
-LAST_YEAR = 2200
-"""A clock that is off must not push the times of all later statements out of what can be said."""
 
 _ROLES = {
     Role.READER: pb.MEMBER_ROLE_READER,
@@ -74,13 +73,22 @@ def unseal(signed: Signed) -> Sealed:
     return Sealed(statement, signed)
 
 
+def readable(arrived: Iterable[Signed]) -> list[Sealed]:
+    """Those that can be read, whoever signed them; the others are left out."""
+    return _each(lambda signed: Sealed(read_body(signed), signed), arrived)
+
+
 def verified(arrived: Iterable[Signed]) -> list[Sealed]:
     """Those that somebody signed and that can be read; the others are left out."""
+    return _each(unseal, arrived)
+
+
+def _each(convert: Callable[[Signed], Sealed], arrived: Iterable[Signed]) -> list[Sealed]:
     kept: list[Sealed] = []
     wrong: list[MeshError] = []
     for signed in arrived:
         try:
-            kept.append(unseal(signed))
+            kept.append(convert(signed))
         except MeshError as found:
             wrong.append(found)
     if wrong:
@@ -238,8 +246,7 @@ def _digest(digest: bytes) -> bytes:
 
 
 def _text(text: str) -> str:
-    # Names come from others and reach terminals: no control characters, no novels.
-    return "".join(letter for letter in text[:LONGEST_NAME] if letter.isprintable())
+    return printable(text, LONGEST_NAME)
 
 
 def _unreadable(why: str) -> Damaged:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
+from dstack_mesh.ids import PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.trust.roster.book import read_picture
@@ -30,7 +31,7 @@ class Vetting:
         self._channels = channels
         self._membership = Membership.load(home)
         self._picture: Picture | None = None
-        self._compared: set[str] = set()
+        self._compared: set[tuple[PeerId, str]] = set()
         self._turn = asyncio.Lock()
 
     async def may_run(self, agent: KnownAgent) -> bool:
@@ -62,23 +63,24 @@ class Vetting:
             if self._picture is None:
                 self._picture = read_picture(self._home, membership.mesh_id)
             theirs = agent.card.roster
-            if theirs and theirs != self._picture.digest and theirs not in self._compared:
-                self._compared.add(theirs)
-                self._picture = await self._exchange(agent, membership, self._picture)
+            compared = agent.card.peer_id, theirs
+            if theirs and theirs != self._picture.digest and compared not in self._compared:
+                try:
+                    self._picture = await self._exchanged(agent, membership, self._picture)
+                    self._compared.add(compared)
+                except MeshError as failed:
+                    log.debug("no roster exchanged with %s: %s", agent.card.name, failed)
             return self._picture
 
-    async def _exchange(
+    async def _exchanged(
         self, agent: KnownAgent, membership: Membership, before: Picture
     ) -> Picture:
         # Loads the library that verifies, which a command does without while nothing changed.
         from dstack_mesh.wire.roster import RosterClient, open_keeper
 
         keeper = await asyncio.to_thread(open_keeper, self._home, membership)
-        try:
-            channel = self._channels.to_peer(agent.card.peer_id, agent.addresses[0])
-            await RosterClient(channel, agent.card.name).exchange(keeper, WITHIN_SECONDS)
-        except MeshError as failed:
-            log.debug("the roster was not exchanged with %s: %s", agent.card.name, failed)
+        channel = self._channels.to_peer(agent.card.peer_id, agent.addresses[0])
+        await RosterClient(channel, agent.card.name).exchange(keeper, WITHIN_SECONDS)
         return keeper.picture if keeper.picture.heads else before
 
 

@@ -13,7 +13,12 @@ from dstack_mesh.membership.comparing import Question, comparing, fingerprint, r
 from dstack_mesh.membership.gossip import MOST_NEWS, Gossip
 from dstack_mesh.membership.known import Change
 from dstack_mesh.membership.pace import Pace, retry_seconds, suspicion_seconds, transmissions
-from dstack_mesh.membership.rumour import Condition, Message, Rumour
+from dstack_mesh.membership.rumour import (
+    HIGHEST_INCARNATION,
+    Condition,
+    Message,
+    Rumour,
+)
 from dstack_mesh.membership.signs import (
     Answered,
     Call,
@@ -35,6 +40,7 @@ from dstack_mesh.membership.swim import Swim
 
 OWN, ANA, BOB, CAT, DAN = (PeerId(letter * 32) for letter in "oabcd")
 PACE = Pace()
+NOWHERE = Address("10.6.6.6:6")
 
 
 def word(
@@ -111,6 +117,19 @@ def test_who_answers_stays_alive_and_is_probed_every_second() -> None:
     assert len(calls(done, Purpose.PROBE)) in (10, 11)
     assert {one.peer_id for one in calls(done, Purpose.PROBE)} == {ANA, BOB}
     assert [one for one in done if isinstance(one, Change)] == []
+
+
+def test_what_others_said_of_a_peer_ends_when_it_speaks_itself() -> None:
+    """Even if they used its own number, or the highest there is."""
+    swim = swim_with(ANA, BOB)
+    for incarnation in (1, HIGHEST_INCARNATION):
+        false = Rumour(ANA, incarnation, Condition.ALIVE, AgentState.PAUSED, "?", (NOWHERE,))
+        swim.handle(said(BOB, false), 1.0)
+        swim.handle(said(ANA, incarnation=incarnation), 2.0)
+        member = swim.member(ANA)
+        assert member is not None
+        assert (member.standing, member.name) == ("alive", "a")
+        assert NOWHERE not in member.addresses
 
 
 def test_silence_is_asked_about_and_suspected_and_called_before_it_is_gone() -> None:

@@ -177,11 +177,10 @@ def test_draining_and_paused_are_told_as_such() -> None:
         assert state_of(view, 0.0) == state.value
 
 
-def test_another_meshs_agent_is_left_alone_and_counted() -> None:
+def test_another_meshs_agent_is_left_alone() -> None:
     view = view_of()
     view.handle(Heard(Target(AT_BOB), "seed"), 0.0)
     view.handle(Failed(Target(AT_BOB), foreign=True), 0.0)
-    assert view.foreign == 1
     assert dials(view.handle(Tick(), 60.0)) == []
     assert view.agents(60.0) == ()
 

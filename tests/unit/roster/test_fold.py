@@ -93,6 +93,7 @@ def test_what_a_member_says_of_others_changes_nothing(fact: Fact) -> None:
         AddAdmin(peer("friend")),
         RemoveAdmin(peer("bob"), 0, b""),
         AddIssuer(peer("ann"), peer("ann")),
+        RequireProtocol(99),
     ],
     ids=lambda fact: type(fact).__name__,
 )
@@ -111,18 +112,6 @@ def test_an_admin_touches_neither_admins_nor_the_root_and_gives_no_more_than_it_
         before.issuers,
         before.protocol,
     )
-
-
-def test_the_newest_protocol_that_the_root_or_an_admin_requires_counts() -> None:
-    lab = governed("ann")
-    lab.say("root", RequireProtocol(2))
-    lab.tell("root", "ann")
-    lab.say("ann", RequireProtocol(4))
-    lab.say("ann", RequireProtocol(3))
-    assert lab.roster("ann").picture.protocol == 4
-    lab.say("root", RemoveAdmin(peer("ann"), 0, b""))
-    lab.tell("ann", "root")
-    assert lab.roster("root").picture.protocol == 2
 
 
 def test_a_removed_admins_word_stands_up_to_its_last_accepted_statement() -> None:

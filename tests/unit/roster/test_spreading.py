@@ -1,9 +1,11 @@
 """With whom a roster is exchanged, and when."""
 
+import asyncio
 from random import Random
 
 from dstack_mesh.ids import PeerId
 from dstack_mesh.trust.roster.spreading import Live, Pace, Spreading
+from dstack_mesh.wire.roster import MOST_OF_ONE, Turns
 
 PACE = Pace(fan_out=3, interval=30.0, retry=2.0, most_at_once=4)
 
@@ -94,3 +96,26 @@ def test_who_went_away_is_forgotten_and_new_when_it_is_back() -> None:
     core = calm(live("a"))
     assert core.due([], 1.0) == ()
     assert core.due(live("a"), 2.0) == ("a",)
+
+
+async def test_whoever_exchanges_much_at_once_waits_for_itself_and_nobody_for_it() -> None:
+    turns, going_on, enough = Turns(), 0, asyncio.Event()
+
+    async def exchange(peer: str) -> None:
+        nonlocal going_on
+        async with turns.of(PeerId(peer)):
+            going_on += 1
+            await enough.wait()
+            going_on -= 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(100):
+            tasks.create_task(exchange("greedy"))
+        await asyncio.sleep(0)
+        assert going_on == MOST_OF_ONE
+        modest = tasks.create_task(exchange("modest"))
+        await asyncio.sleep(0)
+        assert going_on == MOST_OF_ONE + 1
+        enough.set()
+        await modest
+    assert going_on == 0

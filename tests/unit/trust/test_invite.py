@@ -1,12 +1,16 @@
 """The code that one person reads to another, and what it proves."""
 
+import os
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_mesh.faults import Invalid, Missing
+from dstack_mesh.home import Home
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.trust.invite import (
     ALPHABET,
@@ -23,6 +27,7 @@ from dstack_mesh.trust.invite import (
     make_code,
     parse_code,
 )
+from dstack_mesh.trust.invites import MOST_RECORDS, InviteBook
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.words import WORDS, words_of
 
@@ -165,3 +170,17 @@ def test_no_order_of_events_brings_an_invitation_back(events: list[str]) -> None
             invite = invite.used(PeerId("p" * 32))
         assert not ended or invite == before
         ended = not isinstance(invite.state, Live)
+
+
+def test_only_the_last_invitations_are_remembered_whoever_else_forgets_some(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    book, folder = InviteBook(home), home.keys / "invites"
+    book.write(replace(_invite(), invite_id="FIRST"), datetime.now(UTC))
+    os.utime(folder / "FIRST.json", (0, 0))
+    for number in range(MOST_RECORDS - 1):
+        (folder / f"{number}.json").touch()
+    (folder / "gone.json").symlink_to(tmp_path / "nothing")  # as one that goes while we look
+    book.write(replace(_invite(), invite_id="LAST"), datetime.now(UTC))
+    assert not (folder / "FIRST.json").exists()
+    assert (folder / "LAST.json").exists()
+    assert len([*folder.iterdir()]) == MOST_RECORDS

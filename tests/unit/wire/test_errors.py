@@ -70,6 +70,18 @@ def test_a_long_error_fits_into_the_metadata() -> None:
     assert arrived.what.startswith("éé")
 
 
+def test_what_a_peer_says_of_its_trouble_reaches_no_terminal_as_a_command() -> None:
+    evil = "\x1b]52;c;cm0gLXJm\x07\x9b2Jbad"
+    metadata = Metadata(*to_metadata(Busy(evil, evil, f"one\n{evil}", evil)))
+    by_metadata = from_rpc_error(failed_with(STATUS[Fault.BUSY], evil, metadata), "ws-2")
+    assert by_metadata.hint.splitlines() == ["one", "]52;c;cm0gLXJm2Jbad"]
+    for status in grpc.StatusCode:
+        arrived = from_rpc_error(failed_with(status, evil), "ws-2")
+        for one in (arrived, by_metadata):
+            texts = (one.what, one.why, one.code, *one.hint.splitlines())
+            assert all(text.isprintable() for text in texts)
+
+
 @pytest.mark.parametrize("status", list(grpc.StatusCode))
 def test_a_status_of_grpc_itself_names_the_peer(status: grpc.StatusCode) -> None:
     arrived = from_rpc_error(failed_with(status, "details"), "ws-2")

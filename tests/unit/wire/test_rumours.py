@@ -1,5 +1,6 @@
 """What agents say of each other survives the wire, and what cannot be does not get past it."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from dstack_mesh.membership.place import LONGEST_ADDRESS
 from dstack_mesh.membership.rumour import HIGHEST_INCARNATION, Condition, Message, Rumour
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.wire.rumours import (
+    AHEAD_SECONDS,
     LONGEST_DIGEST,
     LONGEST_NAME,
     MOST_RUMOURS,
@@ -36,7 +38,7 @@ addresses = st.from_regex(r"10\.0\.[0-9]\.[1-9]:7420", fullmatch=True).map(Addre
 rumours = st.builds(
     Rumour,
     peer_ids,
-    st.integers(0, HIGHEST_INCARNATION),
+    st.integers(0, int(time.time() * 1000)),
     st.sampled_from(Condition),
     st.sampled_from(AgentState),
     names.filter(str.isprintable),
@@ -111,6 +113,18 @@ def test_a_rumour_that_cannot_be_is_left_out_and_the_others_are_read(wrong: pb.R
     own = rumour_to_wire(Rumour(ANA, 7, Condition.ALIVE))
     message = message_from_wire(pb.ProbeRequest(word=own, rumours=[wrong, good]), ANA)
     assert [one.peer_id for one in message.rumours] == [BOB]
+
+
+def test_nobody_speaks_for_another_with_a_number_that_it_cannot_reach() -> None:
+    own = rumour_to_wire(Rumour(ANA, HIGHEST_INCARNATION, Condition.ALIVE))
+    tomorrow = int((time.time() + AHEAD_SECONDS) * 1000)
+    told = [
+        rumour_to_wire(Rumour(BOB, incarnation, Condition.ALIVE))
+        for incarnation in (HIGHEST_INCARNATION, tomorrow + 60_000, tomorrow - 60_000)
+    ]
+    message = message_from_wire(pb.ProbeRequest(word=own, rumours=told), ANA)
+    assert message.word.incarnation == HIGHEST_INCARNATION, "of itself it says what it likes"
+    assert [one.incarnation for one in message.rumours] == [tomorrow - 60_000]
 
 
 def test_names_and_lists_are_cut_and_terminals_are_safe() -> None:

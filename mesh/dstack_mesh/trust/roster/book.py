@@ -22,7 +22,12 @@ from dstack_mesh.ids import MeshId
 from dstack_mesh.signing import Signed
 from dstack_mesh.trust.roster.picture import Picture, empty, from_json, to_json
 from dstack_mesh.trust.roster.roster import Roster
-from dstack_mesh.trust.roster.statement import MOST_STATEMENTS, Sealed, Statement
+from dstack_mesh.trust.roster.statement import (
+    MOST_OF_AN_ADMIN,
+    MOST_STATEMENTS,
+    Sealed,
+    Statement,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,7 @@ class Book:
     """
 
     def __init__(self, home: Home, mesh_id: MeshId, read_body: ReadBody) -> None:
+        self._home = home
         self._folder = home.keys
         self._mesh_id = mesh_id
         self._read_body = read_body
@@ -53,6 +59,17 @@ class Book:
         if stamp != self._last[0]:
             self._last = stamp, self._parsed()
         return self._last[1] if stamp else Roster.of(self._mesh_id)
+
+    def open(self) -> Roster:
+        """The statements, for a process that runs; what a crash left of the picture is mended."""
+        roster = self.read()
+        if read_picture(self._home, self._mesh_id).digest != roster.picture.digest:
+            try:
+                with self._locked():
+                    self._write_picture(self.read())
+            except OSError as failed:
+                log.warning("%s stays as it is: %s", picture_path(self._folder), failed)
+        return roster
 
     def _parsed(self) -> Roster:
         try:
@@ -91,8 +108,10 @@ class Book:
             if any(one.digest not in after.statements for one in written):
                 raise Busy(
                     "The mesh's roster is full.",
-                    f"It holds {len(before.statements):,} of {MOST_STATEMENTS:,} statements.",
-                    "Make a new mesh: `dstack mesh create NAME` in another home.",
+                    f"It holds {len(before.statements):,} of {MOST_STATEMENTS:,} statements, "
+                    f"and takes {MOST_OF_AN_ADMIN:,} of an admin.",
+                    "Do it where the root key is, or make a new mesh: `dstack mesh create NAME` in "
+                    "another home.",
                     code="roster-full",
                 )
             self._write(after)
@@ -101,8 +120,11 @@ class Book:
     def _write(self, roster: Roster) -> None:
         lines = b"".join(_line(one.signed) for one in roster.statements.values())
         write_durably(statements_path(self._folder), lines)
-        write_durably(picture_path(self._folder), json.dumps(to_json(roster.picture)).encode())
+        self._write_picture(roster)
         self._last = self.stamp(), roster
+
+    def _write_picture(self, roster: Roster) -> None:
+        write_durably(picture_path(self._folder), json.dumps(to_json(roster.picture)).encode())
 
     def _parse(self, line: bytes) -> Sealed | None:
         try:

@@ -1,10 +1,10 @@
 """From a set of statements to what they come to. Pure; the order in which they came is no input.
 
 - The root key may say everything. An admin admits, gives the roles reader, submitter and runner,
-  revokes, and says how old software may be; it touches neither admins nor the root. Anybody says
-  of itself that it leaves.
+  and revokes; it touches neither admins nor the root. Anybody says of itself that it leaves.
 - Who is an admin follows from the root's statements alone.
-- A removed admin's statements stand up to the one that the removal names, on that branch.
+- A removed admin's statements stand up to the one that the removal names, on that branch. Of those
+  beyond, only that it leaves.
 - A revocation that stands beats everything, for ever: it counts even if statements before it are
   missing. Only the root undoes one, by removing the admin who signed it with an earlier limit, or
   by making an admin of the revoked.
@@ -80,6 +80,13 @@ def spoken_of(chains: Chains, governing: frozenset[PeerId]) -> frozenset[PeerId]
     return frozenset(fact.subject for fact in facts if isinstance(fact, Admit))
 
 
+def void(mesh_id: MeshId, chains: Chains) -> frozenset[bytes]:
+    """What removed admins said beyond their limits. It counts never again, whatever arrives."""
+    order = _order_of(mesh_id, chains)
+    removed = order.limits.keys() & order.ever & chains.keys() - {order.root}
+    return frozenset(one for issuer in removed for one in order.beyond(issuer, chains[issuer]))
+
+
 @frozen
 class _Order:
     """Who may say what."""
@@ -105,11 +112,19 @@ class _Order:
                 yield from (one for one in chain.grounded.values() if _leaves(one))
 
     def _of_admin(self, issuer: PeerId, chain: Chain) -> Iterator[Sealed]:
-        said = [*chain.grounded.values(), *_revoking(chain.loose)]
-        for limit in self.limits.get(issuer, ()):
-            line = chain.up_to(limit.last_digest)
-            said = [one for one in said if _within(one, limit, line)]
-        return iter(said)
+        beyond = self.beyond(issuer, chain)
+        said = (*chain.grounded.values(), *_revoking(chain.loose))
+        return (one for one in said if one.digest not in beyond)
+
+    def beyond(self, issuer: PeerId, chain: Chain) -> frozenset[bytes]:
+        """What a removed admin said and what counts never again."""
+        limits = [(one, chain.up_to(one.last_digest)) for one in self.limits.get(issuer, ())]
+        said = (*chain.grounded.values(), *chain.loose) if limits else ()
+        return frozenset(
+            one.digest
+            for one in said
+            if not _leaves(one) and not all(_within(one, *limit) for limit in limits)
+        )
 
     def _allowed(self, one: Sealed) -> bool:
         match one.statement.fact:
@@ -117,8 +132,6 @@ class _Order:
                 return role in ASSIGNABLE and not self._protected(subject)
             case Revoke(subject=subject):
                 return not self._protected(subject)
-            case RequireProtocol():
-                return True
             case _:
                 return _leaves(one)
 

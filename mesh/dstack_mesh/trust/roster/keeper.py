@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 
+from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.signing import Signed
 from dstack_mesh.trust.roster.book import Book, Stamp
 from dstack_mesh.trust.roster.chain import Heads
@@ -16,6 +18,12 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """How soon is noticed what a command of this home wrote and could not tell us."""
 
+AHEAD = timedelta(days=1)
+"""How far a statement's time may be ahead of our clock; later ones wait for their time."""
+
+Read = Callable[[Iterable[Signed]], list[Sealed]]
+"""`dstack_mesh.wire.statements.readable`: leaves out what says nothing."""
+
 Verify = Callable[[Iterable[Signed]], list[Sealed]]
 """`dstack_mesh.wire.statements.verified`: leaves out what nobody signed."""
 
@@ -25,14 +33,18 @@ class Keeper:
 
     Args:
         book: On disk.
-        verify: Leaves out of what arrives whatever nobody signed.
+        read: Leaves out of what arrives whatever says nothing.
+        verify: And whatever nobody signed.
+        clock: To know what is dated too far ahead.
     """
 
-    def __init__(self, book: Book, verify: Verify) -> None:
+    def __init__(self, book: Book, read: Read, verify: Verify, clock: Clock | None = None) -> None:
         self._book = book
+        self._readable = read
         self._verify = verify
+        self._clock = clock or SystemClock()
         self._stamp: Stamp | None = book.stamp()
-        self._roster = book.read()
+        self._roster = book.open()
         self._turn = asyncio.Lock()
         self._listeners: list[Callable[[Picture], None]] = []
 
@@ -65,7 +77,7 @@ class Keeper:
     async def absorb(self, arrived: Sequence[Signed]) -> int:
         """Takes in what a peer sent; how many statements were new and are kept.
 
-        What nobody signed, and what is not worth keeping, is left out.
+        What nobody signed, what is not worth keeping, and what is dated a day ahead, is left out.
         """
         if not arrived:
             return 0
@@ -74,7 +86,7 @@ class Keeper:
             fresh = await asyncio.to_thread(self._verified, arrived)
             if fresh:
                 self._now(*await asyncio.to_thread(self._add, fresh))
-            return len(self._roster.statements) - len(before.statements)
+            return len(self._roster.statements.keys() - before.statements.keys())
 
     async def issue(self, write: Callable[[Roster], Sequence[Sealed]]) -> Roster:
         """Adds statements of our own. Raises Busy if the book is full."""
@@ -89,21 +101,30 @@ class Keeper:
     # In threads; each works out the picture there too.
 
     def _read(self) -> Roster:
-        return _worked_out(self._roster.merge(self._book.read()))
+        return _worked_out(self._roster.take(self._book.read().statements.values()))
 
-    def _add(self, fresh: list[Sealed]) -> tuple[Roster, Stamp | None]:
+    def _add(self, fresh: Iterable[Sealed]) -> tuple[Roster, Stamp | None]:
         try:
-            return _worked_out(self._book.add(fresh)), self._book.stamp()
+            return _worked_out(self._book.add([*self._known, *fresh])), self._book.stamp()
         except OSError as failed:  # who was revoked is refused although that cannot be written down
             log.error("the roster cannot be written: %s", failed)
             return _worked_out(self._roster.take(fresh)), self._stamp
 
     def _issue(self, write: Callable[[Roster], Sequence[Sealed]]) -> tuple[Roster, Stamp | None]:
+        self._book.add(self._known)
         return _worked_out(self._book.issue(write)), self._book.stamp()
 
+    @property
+    def _known(self) -> Iterable[Sealed]:
+        """What is in memory. Not all of it may be in the book: its disk may have been full."""
+        return self._roster.statements.values()
+
     def _verified(self, arrived: Sequence[Signed]) -> list[Sealed]:
-        known = {one.signed.body for one in self._roster.statements.values()}
-        return self._verify(one for one in arrived if one.body not in known)
+        known = {one.signed.body for one in self._known}
+        read = self._readable(one for one in arrived if one.body not in known)
+        latest = self._clock.now() + AHEAD
+        timely = [one for one in read if one.statement.at <= latest]
+        return self._verify(one.signed for one in self._roster.promising(timely))
 
     def _now(self, roster: Roster, stamp: Stamp | None) -> None:
         self._stamp = stamp

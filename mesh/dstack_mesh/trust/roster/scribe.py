@@ -1,18 +1,21 @@
 """Writes statements of one issuer: numbered, chained, and refused where nobody would heed them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.signing import Signer
 from dstack_mesh.trust.roster.roster import Roster
-from dstack_mesh.trust.roster.statement import Fact, Sealed, Statement
+from dstack_mesh.trust.roster.statement import LAST_YEAR, Fact, Sealed, Statement
 
 Seal = Callable[[Signer, Statement], Sealed]
 """`dstack_mesh.wire.statements.seal`: how statements become bytes is known there."""
 
 TICK = timedelta(microseconds=1)
+
+LAST = datetime(LAST_YEAR, 12, 31, 23, 59, 59, 999_999, UTC)
+"""Whoever can say nothing later says it then: of one moment the later number counts."""
 
 
 class Scribe:
@@ -43,17 +46,21 @@ class Scribe:
         chain = roster.chains.get(self.issuer)
         last = chain.tip if chain else None
         seq, previous = (last.statement.seq, last.digest) if last else (0, b"")
-        known = (one.statement.at for one in roster.statements.values())
-        at = max(now.astimezone(UTC), max(known, default=now) + TICK)
+        at = max([now.astimezone(UTC), *_heeded(roster)])
         written: list[Sealed] = []
         for number, fact in enumerate(facts, start=1):
-            said = Statement(
-                self._mesh_id, self.issuer, seq + number, previous, at + number * TICK, fact
-            )
+            moment = min(at, LAST - number * TICK) + number * TICK
+            said = Statement(self._mesh_id, self.issuer, seq + number, previous, moment, fact)
             sealed = self._seal(self._signer, said)
             written.append(sealed)
             previous = sealed.digest
         return written
+
+
+def _heeded(roster: Roster) -> Iterator[datetime]:
+    """When those spoke whose word counts for others."""
+    said = (one.statement for one in roster.statements.values())
+    return (one.at for one in said if one.issuer in roster.governors)
 
 
 def not_allowed(what: str) -> Forbidden:

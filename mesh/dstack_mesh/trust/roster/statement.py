@@ -21,10 +21,19 @@ MOST_STATEMENTS = 10_000
 KEPT_FREE = 1_000
 """Of those, room that is left for the root key and for revocations."""
 
+KEPT_FOR_ROOT = 500
+"""Of that, room for the root key alone: it can always take from an admin what that one is."""
+
+MOST_OF_AN_ADMIN = 4_000
+"""Statements of one admin."""
+
 MOST_OF_A_MEMBER = 16
 """Statements of one member that is no admin: it says that it leaves, and joins again."""
 
 DIGEST_BYTES = 32
+
+LAST_YEAR = 2200
+"""No statement is dated later."""
 
 ASSIGNABLE = frozenset({Role.READER, Role.SUBMITTER, Role.RUNNER})
 """Roles that an admin may give."""
