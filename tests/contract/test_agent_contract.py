@@ -15,7 +15,7 @@ from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import save_tree
 from dstack_mesh.faults import Conflict, MeshError, Missing
 from dstack_mesh.ids import Digest, HoldId, RunId, RunName
-from dstack_mesh.machine import AgentState, ExecutorKind
+from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.agent_port import Agent, AttachEvent, Hold, Question
 from dstack_scheduler.job import (
     EndOfLog,
@@ -119,14 +119,6 @@ def save_code(daemon: AgentProcess, folder: Path) -> Digest:
         return save_tree(store, folder).digest
     finally:
         store.close()
-
-
-async def test_hello_says_what_the_machine_has(bench: Bench) -> None:
-    answer = await bench.agent.hello()
-
-    assert answer.state is AgentState.ALIVE
-    assert answer.machine.cpus >= 1
-    assert ExecutorKind.PROCESS in answer.machine.executors
 
 
 async def test_an_ask_for_nothing_special_is_answered_with_now(bench: Bench) -> None:

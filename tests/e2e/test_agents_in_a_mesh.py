@@ -114,8 +114,7 @@ async def output_of(agent: GrpcAgent, spec: JobSpec) -> tuple[Fin, bytes]:
 async def test_agents_see_each_other_and_an_input_travels_between_them(lab: Lab) -> None:
     for agent in (lab.first, lab.second):
         eventually(lambda agent=agent: len(status(agent)["peers"]) == 1, 15)
-    async with lab.first.agent() as first:
-        card = (await first.hello()).card
+    card = await lab.first.card()
     data = tree(lab.first, numbers="1 2 3\n")
     spec = JobSpec(
         key=JobKey(RunId(secrets.token_hex(13)), 0, 1),

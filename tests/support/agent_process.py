@@ -17,6 +17,8 @@ from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.home import Home
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.greeter import command_card
+from dstack_mesh.wire.membership import MembershipClient
 from dstack_scheduler.wire.agent import GrpcAgent
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +107,15 @@ class AgentProcess:
         finally:
             await channels.close()
             store.close()
+
+    async def card(self) -> PeerCard:
+        """Who it says that it is."""
+        channels = Channels(self.home)
+        try:
+            client = MembershipClient(channels.to_local(self.home.agent_socket), "the agent")
+            return (await client.hello(command_card(self.home))).card
+        finally:
+            await channels.close()
 
 
 @contextlib.contextmanager

@@ -13,10 +13,9 @@ from typing import TypeVar
 
 from blake3 import blake3
 
-from dstack_mesh.card import HelloAnswer, PeerCard
+from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import Busy, Conflict, Missing, Refused, Unreachable
 from dstack_mesh.ids import Address, Digest, HoldId, MeshId, PeerId, RunId
-from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Machine
 from dstack_mesh.signing import Signed
 from dstack_scheduler.agent_port import (
     Agent,
@@ -240,17 +239,6 @@ class FakeAgent:
     @property
     def local(self) -> bool:
         return self._local
-
-    async def hello(self) -> HelloAnswer:
-        self._arrive("hello")
-        machine = self.machine
-        free = machine.free()
-        gpus = tuple(
-            Gpu(uuid, "Fake", 2**34, True, "" if uuid in free else "somebody")
-            for uuid in machine.gpu_uuids
-        )
-        has = Machine(8, 2**34, 2**34, 2**40, gpus, frozenset({ExecutorKind.PROCESS}))
-        return HelloAnswer(self.card, AgentState.ALIVE, has, (), (), NOW)
 
     async def ask(self, question: Question) -> Bid:
         await asyncio.sleep(0)

@@ -9,17 +9,15 @@ from contextlib import asynccontextmanager
 
 import grpc.aio
 
-from dstack_mesh.card import PROTOCOL, HelloAnswer, PeerCard
+from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Refused
 from dstack_mesh.ids import Digest, HoldId, RunId
 from dstack_mesh.signing import Signed
-from dstack_mesh.v1 import auction_pb2, membership_pb2, run_pb2
+from dstack_mesh.v1 import auction_pb2, run_pb2
 from dstack_mesh.v1.auction_pb2_grpc import AuctionServiceStub
-from dstack_mesh.v1.membership_pb2_grpc import MembershipServiceStub
 from dstack_mesh.v1.run_pb2_grpc import RunServiceStub
 from dstack_mesh.wire.errors import translated
-from dstack_mesh.wire.membership import answer_from_wire
 from dstack_mesh.wire.transfer import TransferClient
 from dstack_scheduler.agent_port import Attachment, DrivenJob, Hold, Listing, Question
 from dstack_scheduler.asker import OWNER, Asker
@@ -62,7 +60,6 @@ class GrpcAgent:
         self._local = local
         self._store = store
         self._behalf = behalf_to_wire(behalf)
-        self._membership = MembershipServiceStub(channel)
         self._auction = AuctionServiceStub(channel)
         self._runs = RunServiceStub(channel)
         self._transfer = TransferClient(channel, store)
@@ -74,13 +71,6 @@ class GrpcAgent:
     @property
     def local(self) -> bool:
         return self._local
-
-    async def hello(self) -> HelloAnswer:
-        caller = membership_pb2.PeerCard(mesh_id=self._card.mesh_id, protocol=PROTOCOL)
-        request = membership_pb2.HelloRequest(caller=caller)
-        with translated(self._card.name):
-            answer = await self._membership.Hello(request, timeout=QUICK_SECONDS)
-        return answer_from_wire(answer)
 
     async def ask(self, question: Question) -> Bid:
         request = questions.ask_to_wire(question)
