@@ -1,17 +1,21 @@
 """The runs that this agent drives, as its database keeps them."""
 
+import logging
 import sqlite3
+from collections.abc import Sequence
 
 from dstack_agent.database import Database
 from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
-from dstack_mesh.faults import Conflict
+from dstack_mesh.faults import Conflict, MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import RunRecord
 from dstack_scheduler.wire.behalf import behalf_of_text, behalf_text
+
+log = logging.getLogger(__name__)
 
 
 @frozen
@@ -131,13 +135,21 @@ class DrivenRuns:
         ]
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[DrivenRun]:
+        """What can be read of them: a row that cannot holds up no other run."""
         rows = self._database.read(
-            f"SELECT request, behalf, stop_cause, abort, over FROM driven WHERE {where}", values
+            f"SELECT run_id, request, behalf, stop_cause, abort, over FROM driven WHERE {where}",
+            values,
         )
-        return [_driven(row) for row in rows]
+        found: list[DrivenRun] = []
+        for run_id, *row in rows:
+            try:
+                found.append(_driven(row))
+            except MeshError as error:
+                log.warning("what is driven of run %s cannot be read: %s", run_id, error)
+        return found
 
 
-def _driven(row: tuple[object, ...]) -> DrivenRun:
+def _driven(row: Sequence[object]) -> DrivenRun:
     request, behalf, stop_cause, abort, over = row
     assert isinstance(request, bytes)
     record, jobs, epoch = stored.unpack_drive(request)

@@ -1,7 +1,8 @@
 """Drives runs that were handed over, as a command would, and remembers how far each has come.
 
 A run has one driver at a time, the one with the highest epoch. After a restart of the agent every
-run that is not over is driven on from what was written down; its jobs never noticed.
+run that is not over is driven on from what was written down; its jobs never noticed. One of which
+that cannot be read is logged and left out.
 """
 
 import asyncio

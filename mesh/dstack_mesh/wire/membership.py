@@ -18,6 +18,7 @@ from dstack_mesh.wire.errors import translated
 
 MOST_HINTS = 256
 MOST_ADDRESSES = 64
+LONGEST_ADDRESS = 255
 MOST_GPUS = 256
 LONGEST_NAME = 200
 
@@ -77,14 +78,14 @@ def card_to_wire(card: PeerCard) -> pb.PeerCard:
 
 
 def card_from_wire(card: pb.PeerCard) -> PeerCard:
-    """Raises Invalid if no peer could have sent it."""
+    """A card without what cannot be dialled. Raises Invalid if no peer could have sent it."""
     if not is_id(card.peer_id) or (card.mesh_id and not is_id(card.mesh_id)):
         raise Invalid("A peer's card names no peer.", f"{card.peer_id!r} of {card.mesh_id!r}")
     return PeerCard(
         peer_id=PeerId(card.peer_id),
         mesh_id=MeshId(card.mesh_id),
         name=_name(card.name) or card.peer_id[:8],
-        addresses=tuple(map(Address, card.addresses[:MOST_ADDRESSES])),
+        addresses=tuple(map(Address, filter(_is_address, card.addresses[:MOST_ADDRESSES]))),
         version=_name(card.version),
         agent=card.agent,
         protocol=card.protocol,
@@ -234,3 +235,8 @@ def _moment(wire: Timestamp) -> datetime:
 
 def _name(text: str) -> str:
     return printable(text, LONGEST_NAME)
+
+
+def _is_address(text: str) -> bool:
+    # It is written down with what a peer is awarded, and read again at every start.
+    return 0 < len(text) <= LONGEST_ADDRESS and text.isprintable()

@@ -273,6 +273,30 @@ async def test_a_run_that_cannot_be_driven_keeps_no_agent_from_starting(tmp_path
     database.close()
 
 
+async def test_a_run_that_cannot_be_read_hides_no_other_and_keeps_no_agent_from_starting(
+    tmp_path: Path,
+) -> None:
+    database = Database(tmp_path / "agent.db")
+    runs, run = DrivenRuns(database), driven()
+    other = RunId("1" * 26)
+    specs = [replace(one.spec, key=JobKey(other, one.spec.key.job)) for one in run.jobs]
+    await runs.take(replace(run.record, run_id=other), tuple(map(DrivenJob, specs)), 1)
+    nowhere = replace(WS, addresses=(Address("x\n"),))
+    await runs.take(run.record, run.jobs, 1)
+    await runs.progress(after(run, Awarding(0, 1, nowhere)))
+
+    assert [each.record.run_id for each in runs.unfinished()] == [other]
+    assert [each.run_id for each in runs.records()] == [other]
+    assert runs.find(RUN) is None
+    driving = Driving(runs, lambda submission, watcher: Endless())
+    running = asyncio.create_task(driving.run())
+    await asyncio.sleep(0)
+    assert driving.giver(other) is not None
+    running.cancel()
+    await asyncio.wait([running])
+    database.close()
+
+
 def _unasked(submission: Submission, watcher: Watcher) -> Driver:
     raise AssertionError("nothing is driven")
 

@@ -87,6 +87,12 @@ def test_names_of_others_bring_no_control_characters() -> None:
     assert card_from_wire(pb.PeerCard(peer_id="a" * 32)).name == "aaaaaaaa"
 
 
+@pytest.mark.parametrize("wrong", ["x\n", "10.0.0.1:1\0", "\x1b[2J", "", "a" * 256])
+def test_addresses_that_nobody_can_dial_are_left_out(wrong: str) -> None:
+    card = pb.PeerCard(peer_id="a" * 32, addresses=["10.0.0.1:1", wrong, "a" * 255])
+    assert card_from_wire(card).addresses == ("10.0.0.1:1", "a" * 255)
+
+
 def test_what_a_newer_peer_invented_is_read_with_care() -> None:
     response = pb.HelloResponse(answerer=pb.PeerCard(peer_id="a" * 32))
     response.MergeFromString(b"\x10\x63")  # state 99
