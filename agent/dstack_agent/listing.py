@@ -3,6 +3,7 @@
 Beside them it passes on what other agents published, each under its own name.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import groupby
@@ -11,6 +12,7 @@ from dstack_agent.driven import DrivenRuns
 from dstack_agent.records import Accepted, Records
 from dstack_agent.tags import Tags
 from dstack_mesh.card import PeerCard
+from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import Listing, Telling
@@ -22,6 +24,8 @@ from dstack_scheduler.job import (
     Source,
     StateChange,
 )
+
+log = logging.getLogger(__name__)
 
 MOST_RUNS = 1_000
 """Runs that are listed where none is named; older ones are found by their name or tag."""
@@ -56,10 +60,11 @@ class Listings:
             executed = set(self.records.run_ids(names, MOST_RUNS))
         driven = {record.run_id: record for record in self.driven.records(names, MOST_RUNS)}
         known = sorted({*executed, *driven}, reverse=True)
-        runs = tuple(
-            _merged(driven.get(run_id), self._executed(run_id) if run_id in executed else None)
+        told = (
+            _merged(driven.get(run_id), self._readable(run_id) if run_id in executed else None)
             for run_id in known
         )
+        runs = tuple(run for run in told if run is not None)
         others = self.others(names) if self.others is not None else ()
         return Listing(runs, tags, others, for_all=self.others is not None)
 
@@ -67,14 +72,20 @@ class Listings:
         """A run as far as it is known here first-hand."""
         driven = self.driven.find(run_id)
         executed = self._executed(run_id) if self.records.among([run_id]) else None
-        if driven is None and executed is None:
-            return None
         return _merged(driven.record if driven is not None else None, executed)
 
     def run_ids(self) -> list[RunId]:
         """The newest runs that are known here first-hand."""
         known = {*self.records.run_ids(most=MOST_RUNS), *self.driven.run_ids(MOST_RUNS)}
         return sorted(known, reverse=True)[:MOST_RUNS]
+
+    def _readable(self, run_id: RunId) -> RunRecord | None:
+        """A run as it runs here; None if a row of it cannot be read, which hides no other run."""
+        try:
+            return self._executed(run_id)
+        except MeshError as error:
+            log.warning("what runs here of run %s cannot be read: %s", run_id, error)
+            return None
 
     def _executed(self, run_id: RunId) -> RunRecord:
         attempts = self.records.of_run(run_id)
@@ -114,12 +125,10 @@ def _copies(artifacts: Iterable[ArtifactSaved], here: Source) -> tuple[Source, .
     return (here,) if any(artifact.complete for artifact in artifacts) else ()
 
 
-def _merged(driven: RunRecord | None, executed: RunRecord | None) -> RunRecord:
+def _merged(driven: RunRecord | None, executed: RunRecord | None) -> RunRecord | None:
     """A run that is driven here, with what is known first-hand of its jobs that run here."""
     if driven is None or executed is None:
-        found = driven or executed
-        assert found is not None
-        return found
+        return driven or executed
     jobs = {job.key.job: job for job in driven.jobs}
     for job in executed.jobs:
         told = jobs.get(job.key.job)

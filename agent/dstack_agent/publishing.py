@@ -115,15 +115,10 @@ class Publisher:
     async def _catch_up(self) -> None:
         """Publishes what changed while nobody published: what is not known to have ended."""
         self._sources.touched.take()
-        told = {
-            record.entry.key: stored.unpack_run(record.entry.payload)
-            for record in self._book.own(RUN)
+        resting = {
+            record.entry.key for record in self._book.own(RUN) if _rests(record.entry.payload)
         }
-        runs = [
-            run_id
-            for run_id in self._sources.listings.run_ids()
-            if run_id not in told or not _rests(told[run_id])
-        ]
+        runs = [run_id for run_id in self._sources.listings.run_ids() if run_id not in resting]
         await self._publish(runs, tags=True)
 
     async def _follow_up(self) -> None:
@@ -140,10 +135,9 @@ class Publisher:
     async def _publish(self, runs: Sequence[RunId], tags: bool) -> None:
         for begin in range(0, len(runs), SOME):
             some = runs[begin : begin + SOME]
-            entries = [each for run_id in some for each in self._of_run(run_id)]
+            entries: list[Entry] = []
             for run_id in some:
-                entries += await self._logs(run_id)
-                entries += self._evidence(run_id)
+                entries += await self._of_run(run_id)
             await self._write(entries)
         if tags:
             await self._write(list(self._tags()))
@@ -161,12 +155,19 @@ class Publisher:
         if written:
             await self._book.write(written)
 
-    def _of_run(self, run_id: RunId) -> Iterator[Entry]:
+    async def _of_run(self, run_id: RunId) -> list[Entry]:
+        """What is said of a run; a row that cannot be read holds up no other run."""
+        entries: list[Entry] = []
         try:
-            record = self._sources.listings.run(run_id)
-        except MeshError as error:  # a row that cannot be read holds up no other run
-            log.warning("others are not told of run %s: %s", run_id, error)
-            return
+            entries += self._record(run_id)
+            entries += await self._logs(run_id)
+            entries += self._evidence(run_id)
+        except MeshError as error:
+            log.warning("others are not told all of run %s: %s", run_id, error)
+        return entries
+
+    def _record(self, run_id: RunId) -> Iterator[Entry]:
+        record = self._sources.listings.run(run_id)
         payload = fitting(record) if record is not None else None
         if payload is not None:
             yield Entry(RUN, run_id, payload)
@@ -313,8 +314,12 @@ def _rough(free: int, whole: int) -> int:
     return free * _EIGHTHS // max(whole, 1)
 
 
-def _rests(run: RunRecord) -> bool:
-    """Whether all its jobs that are known have ended."""
+def _rests(payload: bytes) -> bool:
+    """Whether all jobs of a run that are known have ended, as far as it can be read."""
+    try:
+        run = stored.unpack_run(payload)
+    except MeshError:
+        return False
     return bool(run.jobs) and all(job.state.state.ended for job in run.jobs)
 
 

@@ -1,7 +1,7 @@
 """A job as everybody must know it: its key, its specification, its states, what it kept."""
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime
 from enum import Enum
 
@@ -171,6 +171,18 @@ class StateChange:
     cause: str = ""
     reason: str = ""
     exit_code: int | None = None
+
+
+CAUSE_CHARACTERS = 4000
+REASON_CHARACTERS = 100
+"""What is longer is cut off."""
+
+
+def legible(change: StateChange) -> StateChange:
+    """The same in words that can be kept and read again, whoever's they were."""
+    cause = change.cause.encode(errors="replace").decode().replace("\0", "")
+    reason = "".join(filter(str.isprintable, change.reason))
+    return replace(change, cause=cause[:CAUSE_CHARACTERS], reason=reason[:REASON_CHARACTERS])
 
 
 @frozen

@@ -15,7 +15,7 @@ from typing import assert_never
 
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.job import JobKey, JobState, StateChange
+from dstack_scheduler.job import JobKey, JobState, StateChange, legible
 
 
 @frozen
@@ -204,7 +204,7 @@ class Run:
             aborted = self._stop is not None and self._stop.abort
             state = JobState.ABORTED if aborted else JobState.STOPPED
             return self._ended(StateChange(key, state, at, cause, "stopped"))
-        return self._ended(StateChange(key, JobState.FAILED, at, str(error), error.code))
+        return self._ended(legible(StateChange(key, JobState.FAILED, at, f"{error}", error.code)))
 
     def _vanished(self, key: JobKey) -> list[Effect]:
         part = self._parts[key.job]

@@ -44,12 +44,9 @@ from dstack_agent.records import Accepted, Records
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.job import ArtifactSaved, Fin, JobState, StateChange
+from dstack_scheduler.job import ArtifactSaved, Fin, JobState, StateChange, legible
 
 log = logging.getLogger(__name__)
-
-CAUSE_CHARACTERS = 4000
-"""What is longer of a cause is cut off."""
 
 HELD_UP = "held-up"
 """The reason of a state that is told again because it does not go on."""
@@ -183,7 +180,7 @@ class LiveAttempt:
     ) -> StateChange:
         now = self.means.clock.now()
         key = self.accepted.key
-        return StateChange(key, state, now, cause[:CAUSE_CHARACTERS], reason, exit_code)
+        return legible(StateChange(key, state, now, cause, reason, exit_code))
 
     async def _prepare(self) -> None:
         async def note(cause: str) -> None:

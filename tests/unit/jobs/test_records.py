@@ -225,6 +225,18 @@ async def test_a_listing_joins_what_is_driven_with_what_runs_here(database: Data
     assert listings.listing(("calmer",)).runs == ()
 
 
+async def test_a_run_that_cannot_be_read_is_missing_from_a_listing_alone(
+    database: Database,
+) -> None:
+    records, other = Records(database), RunId("1" * 26)
+    for run in (RUN, other):
+        await records.accept(spec(run=run), ())
+    await records.enter(replace(change(spec().key, JobState.RUNNING), cause="\0"))
+    listings = Listings(records, DrivenRuns(database), Tags(database), lambda: ME)
+    assert [run.run_id for run in listings.listing(()).runs] == [other]
+    assert [run.run_id for run in listings.listing(("calm",)).runs] == [other]
+
+
 async def test_a_listing_has_the_newest_runs_and_those_that_a_tag_names(database: Database) -> None:
     records, tags = Records(database), Tags(database)
     runs = [RunId(f"{number:026d}") for number in range(MOST_RUNS + 5)]

@@ -211,6 +211,17 @@ async def test_a_launch_that_fails_is_the_end_with_its_reason(tmp_path: Path) ->
         assert fin.state.exit_code is None
 
 
+async def test_whatever_words_an_error_has_its_state_can_be_read_again(tmp_path: Path) -> None:
+    def refuse(launch: Launch) -> None:
+        raise Refused("It\0 did \udcff not start." + "x" * 9000, code="a\nb" + "c" * 300)
+
+    async with bench(tmp_path, Puppet(launching=refuse)) as on:
+        fin = await on.end(await on.accept(on.spec()))
+        assert fin.state.cause.startswith("It did ? not start.x")
+        assert fin.state.reason.startswith("abc")
+        assert on.memory.records.history(KEY)[-1] == fin.state
+
+
 async def test_a_bug_in_one_attempt_fails_it_and_leaves_the_others_alone(tmp_path: Path) -> None:
     def break_down(launch: Launch) -> None:
         if launch.spec.key == KEY:

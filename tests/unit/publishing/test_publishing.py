@@ -291,6 +291,17 @@ async def test_a_record_that_cannot_be_read_hides_no_other(ws_1: Agent, ws_2: Ag
     assert [run.run_id for each in ws_2.hearsay.tellings(()) for run in each.runs] == [run_id]
 
 
+async def test_a_row_that_cannot_be_read_holds_up_no_other_run(ws_1: Agent, ws_2: Agent) -> None:
+    bad, good = JobKey(RunId("8" * 26), 0), JobKey(RunId("7" * 26), 0)
+    fin = Fin(bad, replace(change(bad, JobState.FAILED, 1), cause="\0"), 0, DIGEST, 0, DIGEST)
+    await ws_1.records.accept(job(bad), ())
+    await ws_1.records.finish(fin)
+    await ws_1.records.accept(job(good), ())
+    await shown(ws_1, RUN, 1)
+    await tell(ws_1, ws_2)
+    assert [run.run_id for each in ws_2.hearsay.tellings(()) for run in each.runs] == [good.run_id]
+
+
 async def test_what_is_too_much_is_let_go_the_oldest_first(
     ws_1: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_mesh.faults import Busy
+from dstack_mesh.faults import Busy, Refused
 from dstack_mesh.ids import RunId
 from dstack_scheduler.job import JobKey, JobState, StateChange
 from dstack_scheduler.run import (
@@ -123,6 +123,16 @@ def test_a_job_that_nobody_takes_ends_the_run() -> None:
 
     assert isinstance(end, End)
     assert (end.state.state, end.state.reason) == (JobState.FAILED, "busy")
+
+
+def test_whatever_words_an_error_has_they_can_be_read_again() -> None:
+    run = chain()
+    run.start()
+
+    (end,) = run.handle(Unplaced(0, Refused("No\0 agent.", code="a\nb"), AT))
+
+    assert isinstance(end, End)
+    assert (end.state.cause, end.state.reason) == ("job-0: No agent.", "ab")
 
 
 def test_stop_while_a_job_is_placed_gives_the_search_up() -> None:
