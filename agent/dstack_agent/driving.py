@@ -16,6 +16,7 @@ from dstack_mesh.faults import Busy, Invalid, MeshError
 from dstack_mesh.ids import PeerId, RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.asker import OWNER, Asker
+from dstack_scheduler.follow import TRANSIENT
 from dstack_scheduler.job import Fin, JobRecord, JobState, RunRecord, Source, StateChange
 from dstack_scheduler.progress import (
     Awarded,
@@ -166,6 +167,9 @@ class Driving:
         """Drives a run to its end; false if that broke, which must not take other runs down."""
         try:
             await drive.live()
+        except TRANSIENT as error:
+            log.warning("run %s does not go on now: %s", drive.run.record.run_name, error)
+            return False
         except Exception:  # a bug of ours or a full disk
             log.exception("run %s could not be driven", drive.run.record.run_id)
             return False
@@ -205,11 +209,13 @@ class Drive:
         )
 
     async def live(self) -> None:
-        """Returns when the run is over or cannot go on."""
+        """Returns when the run is over or cannot go on; raises if it may another time."""
         if self.run.stop_cause is not None:
             self.driver.stop(self.run.abort, self.run.stop_cause)
         try:
             await self.driver.run()
+        except TRANSIENT:
+            raise
         except MeshError as error:
             log.warning("run %s cannot go on: %s", self.run.record.run_name, error)
         self.run = replace(self.run, over=True)

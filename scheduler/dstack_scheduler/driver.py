@@ -11,12 +11,12 @@ from functools import partial
 from typing import assert_never
 
 from dstack_mesh.clock import Clock
-from dstack_mesh.faults import MeshError, Missing, Refused, TooLate, Unreachable
+from dstack_mesh.faults import MeshError, Missing, Refused
 from dstack_scheduler import run as decisions
 from dstack_scheduler.agent_port import Agent, Directory, DrivenJob
 from dstack_scheduler.auction import is_superseded
 from dstack_scheduler.award import Carrier, Trees, release
-from dstack_scheduler.follow import Follower
+from dstack_scheduler.follow import TRANSIENT, Follower, wanted_pause_seconds
 from dstack_scheduler.foresight import refuse_hopeless
 from dstack_scheduler.inputs import Elsewhere, with_inputs
 from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
@@ -296,8 +296,8 @@ class Driver:
             try:
                 await agent.stop(key.run_id, key.job, abort, cause)
                 return
-            except (Unreachable, TooLate):
-                await self._pause(tries)
+            except TRANSIENT as error:
+                await self._pause(tries, wanted_pause_seconds(error))
                 tries += 1
                 agent = await self._directory.find(agent.card.peer_id) or agent
             except Missing:
@@ -306,9 +306,9 @@ class Driver:
                 self._fail(error)
                 return
 
-    async def _pause(self, tries: int) -> None:
+    async def _pause(self, tries: int, least: float = 0.0) -> None:
         longest = PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)]
-        await asyncio.sleep(longest * (0.5 + self._random() / 2))
+        await asyncio.sleep(max(least, longest * (0.5 + self._random() / 2)))
 
 
 def _part(job: DrivenJob) -> Part:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import assert_never
 
 from dstack_mesh.card import PeerCard
-from dstack_mesh.faults import TooLate, Unreachable
+from dstack_mesh.faults import Broken, Busy, MeshError, TooLate, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.agent_port import Agent, AttachEvent, Attachment, Directory
 from dstack_scheduler.cursor import Cursor, Hole
@@ -36,6 +36,12 @@ LONGEST_PAUSE_SECONDS = 1.0
 ACK_BYTES = 256 * 1024
 """An acknowledgement is sent at least every so many bytes."""
 
+TRANSIENT = (Broken, Busy, TooLate, Unreachable)
+"""Errors that say nothing about the job: whoever was called may answer the next time."""
+
+LONGEST_WAIT_SECONDS = 60.0
+"""Nobody who is busy keeps us away for longer."""
+
 HOLE_TRIES = 3
 """So often a hole is read again before it becomes a gap."""
 
@@ -50,6 +56,11 @@ class Start:
 
 
 FROM_THE_BEGINNING = Start()
+
+
+def wanted_pause_seconds(error: MeshError) -> float:
+    """How long whoever was called wants to be left alone."""
+    return min(error.retry_seconds, LONGEST_WAIT_SECONDS) if isinstance(error, Busy) else 0.0
 
 
 class Follower:
@@ -97,16 +108,19 @@ class Follower:
             Missing: The agent answers and knows no such job.
         """
         while True:
+            least = 0.0
             try:
                 last = await self._read()
-            except (Unreachable, TooLate, TimeoutError):
+            except TRANSIENT as error:
+                last, least = None, wanted_pause_seconds(error)
+            except TimeoutError:
                 last = None
             except Hole as hole:
                 last = None
                 await self._met(hole)
             if last is not None:
                 return last
-            await self._pause()
+            await self._pause(least)
 
     async def _read(self) -> Fin | EndOfLog | None:
         """Reads one connection to its end; None if it broke."""
@@ -173,14 +187,14 @@ class Follower:
         self._unheard = False
         self._failures = 0
 
-    async def _pause(self) -> None:
+    async def _pause(self, least: float) -> None:
         """Waits before the next try, and finds the agent again."""
         if not self._unheard and time.monotonic() - self._heard_at >= self._patience:
             self._unheard = True
             await self._tell(Unheard(self._cursor.key.job, self._card))
         longest = min(LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS * 2**self._failures)
         self._failures = min(self._failures + 1, 8)
-        await asyncio.sleep(longest * (0.5 + self._chance() / 2))
+        await asyncio.sleep(max(least, longest * (0.5 + self._chance() / 2)))
         found = await self._directory.find(self._card.peer_id)
         if found is not None:
             self._agent = found

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Busy, Conflict, Missing, Refused, Unreachable
-from dstack_mesh.ids import HoldId
+from dstack_mesh.faults import Broken, Busy, Conflict, MeshError, Missing, Refused, Unreachable
+from dstack_mesh.ids import HoldId, RunId
 from dstack_scheduler.agent_port import Hold, Question
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.job import Fin, JobKey, JobSpec, JobState, StateChange
@@ -405,6 +405,25 @@ async def test_stop_ends_a_running_job_and_the_run() -> None:
         person.driver.stop(abort=False, cause="stopped by ana")
         end = await running
     assert (end.state, end.cause) == (JobState.STOPPED, "stopped by ana")
+
+
+async def test_a_stop_is_heard_by_an_agent_that_was_busy_or_broken() -> None:
+    here = FakeMachine("here", play=play_nothing)
+    errors: list[MeshError] = [Busy("It is called too often.", retry_seconds=0.1), Broken("A bug.")]
+
+    class Troubled(FakeAgent):
+        async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
+            if errors:
+                raise errors.pop(0)
+            return await super().stop(run_id, job, abort, cause)
+
+    person = Person(submission(planned(0, "sleep")))
+    person.directory.known.append(Troubled(here, person.store, True))
+    async with person.running() as running:
+        await job_of(here)
+        person.driver.stop(abort=False, cause="stopped by ana")
+        end = await running
+    assert (end.state, errors) == (JobState.STOPPED, [])
 
 
 async def test_stop_while_waiting_never_starts_the_job() -> None:

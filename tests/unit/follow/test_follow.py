@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_mesh.faults import Missing, Unreachable
+from dstack_mesh.faults import Broken, Busy, MeshError, Missing, Unreachable
 from dstack_mesh.ids import Digest
 from dstack_scheduler.agent_port import AttachEvent, Attachment
 from dstack_scheduler.follow import Follower, Start
@@ -180,6 +180,35 @@ class SkippingAttachment(FakeAttachment):
                 yield LogFrame(event.key, event.stream, 3, event.data[3:], event.at)
             else:
                 yield event
+
+
+class Troubled(FakeAgent):
+    """An agent that has errors of its own before it answers."""
+
+    def __init__(self, machine: FakeMachine, errors: list[MeshError]) -> None:
+        super().__init__(machine, FakeStore(), local=False)
+        self._errors = errors
+
+    @asynccontextmanager
+    async def attach(self) -> AsyncGenerator[Attachment]:
+        if self._errors:
+            raise self._errors.pop(0)
+        async with super().attach() as attachment:
+            yield attachment
+
+
+async def test_an_agent_that_is_busy_or_broken_now_is_followed_later() -> None:
+    machine, watcher = FakeMachine("there"), Remembering()
+    job = job_on(machine)
+    await job.end()
+    errors: list[MeshError] = [Busy("It is called too often.", retry_seconds=0.3), Broken("A bug.")]
+    began = asyncio.get_running_loop().time()
+
+    async with asyncio.timeout(10):
+        await follower(Troubled(machine, errors), job, watcher).run()
+
+    assert asyncio.get_running_loop().time() - began >= 0.3
+    assert len(watcher.of(Fin)) == 1
 
 
 async def test_a_hole_is_read_again_and_then_said() -> None:

@@ -12,7 +12,7 @@ from dstack_agent.driven import DrivenRun, DrivenRuns
 from dstack_agent.driving import Driving, after
 from dstack_mesh.card import PeerCard
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Busy, Invalid
+from dstack_mesh.faults import Broken, Busy, Conflict, Invalid, Missing
 from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.asker import OWNER, Asker
@@ -174,8 +174,9 @@ def test_a_job_that_is_being_awarded_is_asked_for_at_that_agent_until_it_decline
 class BreaksOnce:
     """Makes drivers of which the first one breaks."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception) -> None:
         self.made: list[Submission] = []
+        self._error = error
 
     def make(self, submission: Submission, watcher: Watcher) -> "BreaksOnce":
         self.made.append(submission)
@@ -183,16 +184,28 @@ class BreaksOnce:
 
     async def run(self) -> StateChange:
         if len(self.made) == 1:
-            raise OSError(28, "No space left on device")
+            raise self._error
         return StateChange(JobKey(RUN, 1), JobState.DONE, AT)
 
     def stop(self, abort: bool, cause: str) -> None:
         raise AssertionError("nobody asked for it")
 
 
-async def test_a_run_whose_driving_broke_is_driven_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "drivers"),
+    [
+        (OSError(28, "No space left on device"), 2),
+        (Busy("An agent is called too often."), 2),
+        (Broken("An agent has a bug."), 2),
+        (Conflict("Another driver has taken the run over.", code="epoch"), 1),
+        (Missing("An input does not exist."), 1),
+    ],
+)
+async def test_a_run_whose_driving_broke_is_driven_on_unless_that_is_final(
+    tmp_path: Path, error: Exception, drivers: int
+) -> None:
     database = Database(tmp_path / "agent.db")
-    breaking = BreaksOnce()
+    breaking = BreaksOnce(error)
     driving = Driving(DrivenRuns(database), breaking.make, again_seconds=0.01)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(driving.run())
@@ -206,7 +219,7 @@ async def test_a_run_whose_driving_broke_is_driven_on(tmp_path: Path) -> None:
 
         await eventually_async(over, 5)
         task.cancel()
-    assert len(breaking.made) == 2
+    assert len(breaking.made) == drivers
     database.close()
 
 
