@@ -38,10 +38,13 @@ class Peers:
     called: Callable[[PeerId], str] = lambda peer_id: ""
 
     async def agents(self) -> AsyncGenerator[Agent, None]:
-        """Ourselves, then everybody who may answer."""
+        """Ourselves, then everybody who may answer.
+
+        Also who is gone: a driver that nobody answers is cut off, and its job waits for them.
+        """
         yield self._ourselves()
         for known in self.known():
-            there = not known.local and known.state not in ("gone", "left") and known.addresses
+            there = not known.local and known.state != "left" and known.addresses
             if there and self.may_run(known):
                 yield self._agent(known)
 
