@@ -6,6 +6,7 @@ is believed.
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import assert_never
 
 from dstack_mesh.faults import Damaged, MeshError
 from dstack_mesh.frozen import frozen
@@ -208,7 +209,7 @@ def _event(number: int, signed: Signed, read: Reading) -> Event:
 
 
 def _check_place(number: int, event: Event, evidence: Evidence, before: Sequence[Event]) -> None:
-    if event.key != evidence.key or _key_of(event.said) not in (None, evidence.key):
+    if event.key != evidence.key or not _is_of(event.said, evidence.key):
         raise _broken(f"Event {number} is of another attempt.")
     if event.seq != number:
         raise _broken(f"Event {number} is not there: event {event.seq} stands in its place.")
@@ -232,12 +233,16 @@ def _check_last_word(fin: Fin, said: Sequence[Said]) -> None:
             raise _broken(f"The last word names an artifact, {artifact.path}, that no event does.")
 
 
-def _key_of(said: Said) -> JobKey | None:
+def _is_of(said: Said, attempt: JobKey) -> bool:
     match said:
         case StateChange(key=key) | ArtifactSaved(key=key) | Fin(key=key):
-            return key
-        case _:
-            return None
+            return key == attempt
+        case Taken(specification=JobSpec(key=key)):
+            # A submitter signs the job, whichever attempt at it that becomes.
+            return (key.run_id, key.job) == (attempt.run_id, attempt.job)
+        case Vouched():
+            return True
+    assert_never(said)
 
 
 def _specification(walked: Walked, standing: Standing, sentence: str) -> Fact:

@@ -7,9 +7,10 @@ from functools import cache
 import pytest
 
 from dstack_mesh.faults import MeshError
+from dstack_mesh.ids import RunId
 from dstack_mesh.signing import Signed
-from dstack_scheduler.evidence import Evidence, Taken, Vouched, specification_of
-from dstack_scheduler.job import ArtifactSaved, JobState
+from dstack_scheduler.evidence import Evidence, Taken, Vouched, specification_of, taken
+from dstack_scheduler.job import ArtifactSaved, JobKey, JobState
 from dstack_scheduler.proving import Fact, Reading, Standing, prove_chain, walk
 from dstack_scheduler.wire.evidence import (
     event_bytes,
@@ -134,6 +135,14 @@ def test_events_of_another_attempt_are_refused() -> None:
     assert "another attempt" in wrong(retold(whole(), *events))
     inside = signed_by(WS, story(ANA.peer_id, other))
     assert "another attempt" in wrong(retold(whole(), *inside))
+
+
+@pytest.mark.parametrize("other", [replace(KEY, run_id=RunId("2" * 26)), replace(KEY, job=1)])
+def test_a_specification_of_another_job_proves_nothing_of_this_one(other: JobKey) -> None:
+    signed = vouched_by(ANA, spec(other))
+    said = [taken(spec(other), ANA.peer_id, ("GPU-1",)), *story(ANA.peer_id)[1:]]
+    events = signed_by(WS, [*said, Vouched(ANA.peer_id)])
+    assert "Event 1 is of another attempt" in wrong(Evidence(KEY, tuple(events), signed))
 
 
 def test_a_forged_submitter_is_refused() -> None:
