@@ -89,7 +89,8 @@ class Follower:
         self._until_now = start.until_now
         self._patience = patience_seconds
         self._cursor = Cursor(key, start.stdout_offset, start.stderr_offset)
-        self._told: set[StateChange | ArtifactSaved] = set()
+        self._told: set[StateChange] = set()
+        self._saved: dict[str, ArtifactSaved] = {}
         self._holes: Counter[tuple[str, int]] = Counter()
         self._acked = 0
         self._heard_at = time.monotonic()
@@ -144,8 +145,14 @@ class Follower:
         match event:
             case LogFrame() | Gap():
                 await self._read_on(event, attachment)
+            case StateChange() if event not in self._told:
+                self._told.add(event)
+                await self._tell(event)
+            case ArtifactSaved(path=path) if event != self._saved.get(path):
+                self._saved[path] = event
+                await self._tell(event)
             case StateChange() | ArtifactSaved():
-                await self._tell_once(event)
+                pass  # an agent says again what holds now whenever somebody comes back
             case Fin():
                 for wrong in self._cursor.fin(event):
                     await self._tell(wrong)
@@ -163,12 +170,6 @@ class Follower:
         if new is not None:
             await self._tell(new)
             await self._ack(attachment)
-
-    async def _tell_once(self, event: StateChange | ArtifactSaved) -> None:
-        # An agent says again what holds now whenever somebody comes back.
-        if event not in self._told:
-            self._told.add(event)
-            await self._tell(event)
 
     async def _ack(self, attachment: Attachment) -> None:
         stdout, stderr = self._cursor.offsets

@@ -13,7 +13,16 @@ from dstack_mesh.faults import Broken, Busy, MeshError, Missing, Unreachable
 from dstack_mesh.ids import Digest
 from dstack_scheduler.agent_port import AttachEvent, Attachment
 from dstack_scheduler.follow import Follower, Start
-from dstack_scheduler.job import EndOfLog, Fin, Gap, JobState, LogFrame, LogStream, StateChange
+from dstack_scheduler.job import (
+    ArtifactSaved,
+    EndOfLog,
+    Fin,
+    Gap,
+    JobState,
+    LogFrame,
+    LogStream,
+    StateChange,
+)
 from dstack_scheduler.progress import Unheard
 from support.eventually import eventually_async
 from support.fake_agent import (
@@ -180,6 +189,30 @@ class SkippingAttachment(FakeAttachment):
                 yield LogFrame(event.key, event.stream, 3, event.data[3:], event.at)
             else:
                 yield event
+
+
+async def test_of_each_artifact_the_newest_version_is_remembered_and_told_once() -> None:
+    machine, watcher = FakeMachine("there"), Remembering()
+    job = job_on(machine)
+    await job.end()
+    old, new = (ArtifactSaved(job.key, "out", Digest(c * 32), 1, 1, False) for c in (b"o", b"n"))
+
+    class Versions(FakeAttachment):
+        async def events(self) -> AsyncGenerator[AttachEvent, None]:
+            for version in (old, old, new, new, old):
+                yield version
+            async for event in super().events():
+                yield event
+
+    class Saving(FakeAgent):
+        @asynccontextmanager
+        async def attach(self) -> AsyncGenerator[Attachment]:
+            yield Versions(self.machine, FakeStore())
+
+    async with asyncio.timeout(5):
+        await follower(Saving(machine, FakeStore(), False), job, watcher).run()
+
+    assert watcher.of(ArtifactSaved) == [old, new, old], "its bytes may be those of before again"
 
 
 class Troubled(FakeAgent):
