@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-from dstack_agent.owner.policy_text import parse_policy
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.policy import Policy
@@ -92,6 +91,7 @@ class PolicyFile:
 
     def _read(self) -> InForce:
         # Most homes have no such file, and the parser takes 20 ms to load.
+        from dstack_agent.owner.policy_text import parse_policy
 
         data = read_bytes(self.path)
         return InForce(parse_policy(self.path, data, self._start), data.decode())
@@ -113,6 +113,7 @@ def read_bytes(path: Path) -> bytes:
 
 def check(path: Path) -> Policy:
     """The policy in a file, for a command. Raises PolicyBroken, or Invalid if nothing is there."""
+    from dstack_agent.owner.policy_text import parse_policy
 
     if not path.exists():
         raise Invalid(f"There is no {path}.", hint="name the file: --check FILE", code="policy")

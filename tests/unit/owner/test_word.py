@@ -1,6 +1,8 @@
 """The owner's word: a file that is read again, a pause that lasts, nothing lost to a mistake."""
 
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +32,18 @@ def write(folder: Path, text: str) -> None:
     draft = folder / ".draft"
     draft.write_text(text)
     draft.replace(folder / "policy.yaml")
+
+
+def test_an_agent_without_a_policy_loads_no_parser(tmp_path: Path) -> None:
+    story = (
+        "import sys; from pathlib import Path\n"
+        "from dstack_agent.owner.policy_file import Policy, PolicyFile\n"
+        "PolicyFile(Path(sys.argv[1]), Policy()).load()\n"
+        "print(*(name for name in sys.modules if 'policy_text' in name or 'yaml' in name))"
+    )
+    command = (sys.executable, "-c", story, str(tmp_path / "policy.yaml"))
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == "\n"
 
 
 async def test_a_changed_file_holds_without_a_restart(tmp_path: Path) -> None:
