@@ -23,7 +23,6 @@ CREATE TABLE job (
     run_id TEXT NOT NULL, job INTEGER NOT NULL, attempt INTEGER NOT NULL,
     run_name TEXT NOT NULL, spec BLOB NOT NULL, gpu_uuids TEXT NOT NULL,
     stop_cause TEXT, abort INTEGER NOT NULL DEFAULT 0, launching INTEGER NOT NULL DEFAULT 0,
-    stdout_acked INTEGER NOT NULL DEFAULT 0, stderr_acked INTEGER NOT NULL DEFAULT 0,
     fin BLOB,
     PRIMARY KEY (run_id, job, attempt)
 ) WITHOUT ROWID;
@@ -56,6 +55,7 @@ ADDED = (
     ("job", "epoch", "INTEGER"),
     ("job", "vouched", "BLOB"),
     ("tag", "given_by", "TEXT"),
+    ("driven", "run_name", "TEXT"),
 )
 """Columns that came later. An older version neither reads nor needs them, so the version stays."""
 
@@ -65,6 +65,7 @@ CREATE TABLE IF NOT EXISTS event (
     last INTEGER NOT NULL, body BLOB NOT NULL, key BLOB NOT NULL, signature BLOB NOT NULL,
     PRIMARY KEY (run_id, job, attempt, seq)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS driven_over ON driven (over, run_id);
 """
 """Likewise."""
 

@@ -1,10 +1,12 @@
 """The runs that this agent drives, as its database keeps them."""
 
+import json
 import logging
 import sqlite3
 from collections.abc import Sequence
 
 from dstack_agent.database import Database
+from dstack_agent.records import NAMED
 from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
 from dstack_mesh.faults import Conflict, MeshError
@@ -16,6 +18,9 @@ from dstack_scheduler.job import RunRecord
 from dstack_scheduler.wire.behalf import behalf_of_text, behalf_text
 
 log = logging.getLogger(__name__)
+
+MOST_OVER = 10_000
+"""Runs that are over and remembered; of older ones the agents that had their jobs know."""
 
 
 @frozen
@@ -39,14 +44,19 @@ class DrivenRun:
 class DrivenRuns:
     """Runs that were handed over, with how far they have come. `touched` hears which change."""
 
-    def __init__(self, database: Database, touched: Touched | None = None) -> None:
+    def __init__(
+        self, database: Database, touched: Touched | None = None, most_over: int = MOST_OVER
+    ) -> None:
         self._database = database
         self._touched = touched or Touched()
+        self._most_over = most_over
 
     async def take(
         self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker = OWNER
     ) -> bool:
         """Writes down durably that the run is driven here; False if that was known.
+
+        Makes room for it: of the runs that are over only the newest stay.
 
         Raises:
             Conflict: A higher epoch was seen.
@@ -67,10 +77,16 @@ class DrivenRuns:
                 return False
             # A stop that a person ordered outlives the driver that was to carry it out.
             connection.execute(
-                "INSERT INTO driven (run_id, epoch, request, behalf) VALUES (?, ?, ?, ?)"
+                "INSERT INTO driven (run_id, run_name, epoch, request, behalf)"
+                " VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch,"
                 " request = excluded.request, behalf = excluded.behalf, over = 0",
-                (record.run_id, epoch, request, behalf_text(behalf)),
+                (record.run_id, record.run_name, epoch, request, behalf_text(behalf)),
+            )
+            connection.execute(
+                "DELETE FROM driven WHERE run_id IN (SELECT run_id FROM driven WHERE over = 1"
+                " ORDER BY run_id DESC LIMIT -1 OFFSET ?)",
+                (self._most_over,),
             )
             return True
 
@@ -124,15 +140,10 @@ class DrivenRuns:
 
         They are named by their id or by a beginning of their name.
         """
-        limit = -1 if names else most
-        rows = self._select("1 ORDER BY run_id DESC LIMIT ?", (limit,))
-        found = [run.record for run in rows]
-        return [
-            record
-            for record in found
-            if not names
-            or any(record.run_id == name or record.run_name.startswith(name) for name in names)
-        ]
+        chosen = f"EXISTS ({NAMED})" if names else "1"
+        values = [json.dumps(names)] if names else []
+        rows = self._select(f"{chosen} ORDER BY run_id DESC LIMIT ?", (*values, most))
+        return [run.record for run in rows]
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[DrivenRun]:
         """What can be read of them: a row that cannot holds up no other run."""

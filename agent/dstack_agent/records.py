@@ -4,7 +4,6 @@
 safe as the process. All reads answer at once from the last commit; all writes are awaited.
 """
 
-import contextlib
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -145,18 +144,6 @@ class Records:
         """Writes down, before it happens, that a shim is started."""
         await self._update(key, "launching = 1", ())
 
-    async def acknowledge(self, key: JobKey, stdout_bytes: int, stderr_bytes: int) -> None:
-        """Remembers which bytes some reader has safely. Cumulative.
-
-        A full disk forgets it: that loses nothing, and the reader goes on reading.
-        """
-        with contextlib.suppress(sqlite3.OperationalError):
-            await self._update(
-                key,
-                "stdout_acked = max(stdout_acked, ?), stderr_acked = max(stderr_acked, ?)",
-                (stdout_bytes, stderr_bytes),
-            )
-
     async def _update(
         self, key: JobKey, assignment: str, values: tuple[object, ...], durable: bool = False
     ) -> None:
@@ -270,7 +257,7 @@ class Records:
 
         All, or those whose id or beginning of a name is among `names`.
         """
-        where = f" WHERE EXISTS ({_NAMED})" if names else ""
+        where = f" WHERE EXISTS ({NAMED})" if names else ""
         values = [json.dumps(names)] if names else []
         rows = self._database.read(
             f"SELECT DISTINCT run_id FROM job{where} ORDER BY run_id DESC LIMIT ?",
@@ -305,11 +292,11 @@ _COLUMNS = (
     "spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, vouched"
 )
 
-
-_NAMED = (
+NAMED = (
     "SELECT 1 FROM json_each(?) AS name"
     " WHERE run_id = name.value OR substr(run_name, 1, length(name.value)) = name.value"
 )
+"""Whether a row is of a run whose id or beginning of a name is among those of a JSON list."""
 
 
 def _insert_state(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:

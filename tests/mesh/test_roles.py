@@ -53,9 +53,6 @@ class Told:
         self.stopped.append(run_id)
         return 1
 
-    async def acknowledge(self, key: JobKey, stdout: int, stderr: int) -> None:
-        raise AssertionError("nobody follows")
-
     async def drive(
         self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker
     ) -> None:
@@ -76,7 +73,7 @@ async def asked_by(
     home = mesh.admit(folder / "member", role=role)
     told.gave = frozenset({member(home).peer_id if own else PeerId("o" * 32)})
     store = ChunkStore(folder / "chunks")
-    wishes = Wishes(told.follow, told.stop, told.acknowledge, store, told.givers)
+    wishes = Wishes(told.follow, told.stop, store, told.givers)
     runs = Runs(lambda names: Listing((), ()), told.drive, told.tag, told.heard, told.heard)
     server, channels = make_server(), Channels(home)
     rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs), server)

@@ -161,7 +161,6 @@ def served_of(
         wishes=Wishes(
             follow=work.supervisor.follow,
             stop=steering.stop,
-            acknowledge=memory.records.acknowledge,
             store=memory.store,
             givers=steering.givers,
         ),

@@ -6,7 +6,6 @@ end.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -26,9 +25,6 @@ from dstack_scheduler.wire import convert, fields
 MOST_FOLLOWED = 64
 """Jobs that one stream may follow: a run's jobs and their attempts are far fewer."""
 
-ACK_SECONDS = 1.0
-"""Acknowledgements are cumulative; they are written down at most so often."""
-
 
 @frozen
 class Wishes:
@@ -37,13 +33,11 @@ class Wishes:
     Attributes:
         follow: Finds an attempt. Raises Missing.
         stop: Writes down that jobs of a run shall end: run, job, abort, cause.
-        acknowledge: Remembers what a reader has safely.
         givers: The peers that gave a run to this agent, while something of it goes on here.
     """
 
     follow: Callable[[JobKey], Followed]
     stop: Callable[[RunId, int | None, bool, str], Awaitable[int]]
-    acknowledge: Callable[[JobKey, int, int], Awaitable[None]]
     store: ChunkStore
     givers: Callable[[RunId], Awaitable[frozenset[PeerId]]]
 
@@ -63,7 +57,6 @@ class Attachment:
     share: Share = field(default_factory=Share)
     _tails: dict[JobKey, Tail] = field(default_factory=dict[JobKey, Tail])
     _followed: int = 0
-    _acked_at: float = 0.0
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -85,7 +78,7 @@ class Attachment:
             case "follow":
                 self._follow(request.follow, group)
             case "ack":
-                await self._acknowledge(request.ack)
+                self._acknowledge(request.ack)
             case "stop":
                 await self.stop(*stop_from_wire(request.stop))
             case "want":
@@ -104,14 +97,10 @@ class Attachment:
         pump = Pump(followed, tail, wire.until_now, self._send, self._turn)
         group.create_task(pump.run())
 
-    async def _acknowledge(self, wire: pb.Ack) -> None:
+    def _acknowledge(self, wire: pb.Ack) -> None:
         key, offsets = convert.key_from_wire(wire.key), _offsets(wire)
         if key in self._tails:
             self._tails[key].acknowledged(*offsets)
-        now = time.monotonic()
-        if now - self._acked_at >= ACK_SECONDS:
-            self._acked_at = now
-            await self.wishes.acknowledge(key, *offsets)
 
     async def _send(self, response: pb.AttachResponse) -> None:
         async with self._writing:

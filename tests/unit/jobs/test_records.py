@@ -211,6 +211,28 @@ async def test_a_driven_run_changes_hands_by_epoch(database: Database) -> None:
     assert (again.epoch, again.stop_cause) == (3, "stopped")
 
 
+async def test_driven_runs_are_found_by_name_and_only_the_newest_that_are_over_stay(
+    database: Database,
+) -> None:
+    driven = DrivenRuns(database, most_over=2)
+
+    async def drive(number: int, name: str, over: bool) -> None:
+        run = RunId(f"{number:026d}")
+        record = replace(driven_record(), run_id=run, run_name=RunName(name))
+        await driven.take(record, (DrivenJob(spec(run=run)),), 1)
+        await driven.progress(DrivenRun(record, (DrivenJob(spec(run=run)),), 1, over=over))
+
+    await drive(1, "calm-ibex-1", over=False)
+    for number in range(2, 6):
+        await drive(number, f"lazy-bobcat-{number}", over=True)
+    await drive(6, "calm-ibex-2", over=False)
+    assert [int(record.run_id) for record in driven.records()] == [6, 5, 4, 1]
+    assert [int(record.run_id) for record in driven.records(("calm", "x"))] == [6, 1]
+    assert [int(record.run_id) for record in driven.records(("calm",), most=1)] == [6]
+    assert [int(record.run_id) for record in driven.records((f"{4:026d}",))] == [4]
+    assert [int(run.record.run_id) for run in driven.unfinished()] == [1, 6]
+
+
 async def test_a_listing_joins_what_is_driven_with_what_runs_here(database: Database) -> None:
     records, driven = Records(database), DrivenRuns(database)
     await records.accept(spec(1), ("GPU-1",))
