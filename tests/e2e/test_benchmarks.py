@@ -28,5 +28,6 @@ def test_every_benchmark_runs_in_its_smallest_size() -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    for title in ("First line", "Ask of 2 agents", "Idle agent", "1,000 lines", "MiB"):
+    titles = ("First line", "Ask of 2 agents", "Idle agent", "1,000 lines", "4 MB", "100 files")
+    for title in titles:
         assert title in ran.stdout, ran.stdout
