@@ -53,9 +53,13 @@ async def was_launched(folder: Path) -> bool:
 def remove_work(folder: Path) -> None:
     """Removes what a job worked in: every folder in its own. The log and what the shim said stay.
 
-    What cannot be removed stays too and is logged.
+    What cannot be removed stays too and is logged. A folder that is gone is no trouble.
     """
-    for part in folder.iterdir():
+    try:
+        parts = list(folder.iterdir())
+    except FileNotFoundError:
+        return
+    for part in parts:
         if part.is_dir() and not part.is_symlink():
             shutil.rmtree(part, onerror=_not_removed)
 

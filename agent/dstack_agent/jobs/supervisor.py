@@ -124,7 +124,7 @@ class Supervisor:
         told: list[Told] = [*self.workshop.records.history(accepted.key)]
         told += self.workshop.records.artifacts(accepted.key)
         means = self.workshop.means(accepted)
-        live = LiveAttempt(accepted, Chronicle(told), means, secrets)
+        live = LiveAttempt(accepted, Chronicle(told), means, secrets, order=accepted.order)
         self._live[accepted.key] = live
         self._group.create_task(self._live_out(live))
         self.changes.ring()
@@ -165,7 +165,8 @@ class Supervisor:
     def _renewed(self, live: LiveAttempt) -> LiveAttempt:
         """The same attempt as a restarted agent would find it; readers notice nothing."""
         accepted = self.workshop.records.find(live.accepted.key)
-        return LiveAttempt(accepted, live.chronicle, self.workshop.means(accepted), live.secrets)
+        means = self.workshop.means(accepted)
+        return LiveAttempt(accepted, live.chronicle, means, live.secrets, order=live.order)
 
     async def _give_up(self, live: LiveAttempt) -> None:
         means = live.means
@@ -180,31 +181,49 @@ class Supervisor:
     async def _clean(self, live: LiveAttempt) -> None:
         """Removes what a job worked in, unless that is the only copy of what it kept."""
         if not (self.keeping.work or live.unsaved):
-            await asyncio.to_thread(remove_work, live.means.folder)
+            try:
+                await asyncio.to_thread(remove_work, live.means.folder)
+            except OSError as error:
+                log.warning("%s is not tidied up: %s", live.means.folder, error)
 
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
-        """Writes down that the jobs of a run shall end; how many it concerns. Idempotent."""
+        """Has the jobs of a run end, and writes it down; how many it concerns. Idempotent.
+
+        Raises:
+            Busy: They end, but the disk is full: a restarted agent may not know of it.
+        """
         order = StopAsked(abort, cause)
         concerned = [
             live
             for key, live in self._live.items()
             if key.run_id == run_id and job in (None, key.job)
         ]
+        try:
+            await self._order(concerned, order)
+        except sqlite3.Error as error:
+            raise Busy(
+                "The jobs are told to end, but the agent cannot write it down.",
+                f"{error}.",
+                "free some disk",
+                "disk-full",
+            ) from error
+        return len(concerned)
+
+    async def _order(self, concerned: Sequence[LiveAttempt], order: StopAsked) -> None:
+        """Tells first: an end does not wait for a full disk, nor is it lost while one is tried."""
+        for live in concerned:
+            await live.tell(order)
         for live in concerned:
             await self.workshop.records.order_stop(live.accepted.key, order)
-            await live.tell(order)
-        return len(concerned)
 
     async def take_back(self, keys: Sequence[JobKey], cause: str, grace_seconds: float) -> int:
         """Asks jobs to save and go because the owner wants her machine; how many. Idempotent."""
         order = StopAsked(False, cause, RECLAIMED, grace_seconds)
         concerned = [live for key in keys if (live := self._live.get(key)) is not None]
-        for live in concerned:
-            try:
-                await self.workshop.records.order_stop(live.accepted.key, order)
-            except sqlite3.Error as error:  # the owner's wish does not wait for a full disk
-                log.warning("%s is asked to go; not written down: %s", live.accepted.key, error)
-            await live.tell(order)
+        try:
+            await self._order(concerned, order)
+        except sqlite3.Error as error:  # the owner's wish does not wait for a full disk
+            log.warning("jobs are asked to go; not written down: %s", error)
         return len(concerned)
 
     def note(self, key: JobKey, sentence: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.chronicle import Followed
+from dstack_agent.jobs.event import StopAsked
 from dstack_agent.jobs.folders import KEEPING, Keeping
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.jobs.workshop import Workshop
@@ -402,3 +403,79 @@ async def test_an_award_that_is_repeated_while_the_disk_is_full_succeeds(tmp_pat
         on.puppet.ended.set_result(Ended(0))
         assert (await on.end(followed)).state.state is JobState.DONE
         assert len(on.puppet.launches) == 1
+
+
+class Full(Records):
+    """Records on a disk that is full once a test says so."""
+
+    full = False
+
+    async def order_stop(self, key: JobKey, order: StopAsked) -> None:
+        self._check()
+        await super().order_stop(key, order)
+
+    async def enter(self, change: StateChange) -> None:
+        self._check()
+        await super().enter(change)
+
+    async def finish(self, fin: Fin) -> None:
+        self._check()
+        await super().finish(fin)
+
+    def _check(self) -> None:
+        if self.full:
+            raise sqlite3.OperationalError("database or disk is full")
+
+
+def on_full_records(on: Bench) -> Full:
+    records = Full(on.memory.records._database)  # pyright: ignore[reportPrivateUsage]
+    on.supervisor.workshop = replace(on.supervisor.workshop, records=records)
+    return records
+
+
+async def test_a_job_that_filled_the_disk_is_stopped_all_the_same(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        records = on_full_records(on)
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        records.full = True
+        with pytest.raises(Busy):
+            await on.supervisor.stop(KEY.run_id, None, False, "it fills my disk")
+        await eventually_async(lambda: _is(lambda: on.puppet.stops == [False]), 10)
+        records.full = False
+        fin = await on.end(followed)
+        assert (fin.state.state, fin.state.cause) == (JobState.STOPPED, "it fills my disk")
+
+
+async def test_a_stop_is_remembered_while_an_attempt_is_taken_up_again(tmp_path: Path) -> None:
+    def full(launch: Launch) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with bench(tmp_path / "h", Puppet(launching=full)) as on:
+        records = on_full_records(on)
+        on.supervisor.again_seconds = 0.5
+        followed = await on.accept(on.spec())
+
+        async def waits() -> bool:
+            return any(each.reason == "held-up" for each in followed.chronicle.states())
+
+        await eventually_async(waits, 10)
+        records.full = True
+        with pytest.raises(Busy):
+            await on.supervisor.stop(KEY.run_id, None, False, "enough")
+        records.full = False
+        on.puppet.launching = lambda launch: None
+        assert (await on.end(followed)).state.cause == "enough"
+
+
+async def test_a_job_whose_folder_is_gone_takes_nobody_down(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        followed.journal.parent.rename(tmp_path / "elsewhere")
+        on.puppet.ended.set_result(Ended(3))
+        await on.end(followed)
+        await eventually_async(lambda: _is(lambda: not on.supervisor.running()), 10)
+        on.puppet.ended = asyncio.Future()
+        other = replace(on.spec(), key=replace(KEY, job=1))
+        await on.until(await on.accept(other), JobState.RUNNING)
