@@ -11,6 +11,7 @@ from typing import assert_never
 from dstack_agent.artifacts.saving import Saver
 from dstack_agent.executor.port import Executor
 from dstack_agent.executor.port import Launch as LaunchOrder
+from dstack_agent.executor.starting import unprepared
 from dstack_agent.jobs.attempt import Attempt, step, together
 from dstack_agent.jobs.chronicle import Chronicle
 from dstack_agent.jobs.effect import (
@@ -216,7 +217,7 @@ class LiveAttempt:
 
     async def _launch(self) -> None:
         try:
-            order = await self.means.order(self.secrets)
+            order = await self._order()
             await self.means.records.launching(self.accepted.key)
             await self.means.executor.launch(order)
         except MeshError as error:
@@ -224,6 +225,12 @@ class LiveAttempt:
         else:
             self.secrets = {}
             await self.tell(Launched())
+
+    async def _order(self) -> LaunchOrder:
+        try:
+            return await self.means.order(self.secrets)
+        except OSError as error:
+            raise unprepared(error) from error
 
     async def _await_end(self) -> None:
         ended = await self.means.executor.wait(self.means.folder)

@@ -166,13 +166,18 @@ class Supervisor:
         """The same attempt as a restarted agent would find it; readers notice nothing."""
         accepted = self.workshop.records.find(live.accepted.key)
         means = self.workshop.means(accepted)
-        return LiveAttempt(accepted, live.chronicle, means, live.secrets, order=live.order)
+        return LiveAttempt(
+            accepted, live.chronicle, means, live.secrets, live.unsaved, order=live.order
+        )
 
     async def _give_up(self, live: LiveAttempt) -> None:
         means = live.means
+        if self.workshop.records.find(live.accepted.key).fin is not None:
+            return  # it has ended, and there is one end; what follows it is tried for ever
         cause = f"The agent failed inside; its log says more under {means.folder.name}."
         verdict = Verdict(JobState.FAILED, "agent-failed", cause)
         try:
+            live.unsaved = bool(live.accepted.spec.artifacts)
             await means.executor.stop(means.folder, True)
             await live.finish(verdict)
         except Exception:  # it is tried again; the agent and its other jobs go on

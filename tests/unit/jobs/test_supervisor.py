@@ -1,10 +1,11 @@
 """The supervisor with real records, ledger and store, and an executor that does as it is told."""
 
 import asyncio
+import errno
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +20,17 @@ from dstack_agent.jobs.folders import KEEPING, Keeping
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.lease import Award, Claim
+from dstack_agent.ledger import Ledger
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
 from dstack_agent.records import Given, Records
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Busy, Missing, Refused
+from dstack_mesh.faults import Broken, Busy, Missing, Refused
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
-from dstack_mesh.machine import ExecutorKind, Machine
+from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.job import (
     ArtifactSaved,
     Fin,
@@ -311,12 +313,14 @@ async def test_artifacts_that_could_not_be_saved_stay_where_the_job_left_them(
     tmp_path: Path,
 ) -> None:
     async with bench(tmp_path / "h") as on:
-        spec = replace(on.spec(), artifacts=("out",))
+        spec = replace(on.spec(), artifacts=("sub/out",))
         followed = await on.accept(spec)
         await on.until(followed, JobState.RUNNING)
-        out = followed.journal.parent / "work" / "out"
+        work = followed.journal.parent / "work"
+        out = work / "real" / "out"
+        (work / "sub").rename(work / "real")
+        (work / "sub").symlink_to("real")  # nothing is saved through a link
         (out / "model").write_text("weights")
-        on.memory.store.close()
         on.puppet.ended.set_result(Ended(0))
         fin = await on.end(followed)
         assert fin.state.state is JobState.FAILED
@@ -403,6 +407,56 @@ async def test_an_award_that_is_repeated_while_the_disk_is_full_succeeds(tmp_pat
         on.puppet.ended.set_result(Ended(0))
         assert (await on.end(followed)).state.state is JobState.DONE
         assert len(on.puppet.launches) == 1
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+async def test_a_job_that_ended_has_one_end_whatever_its_lease_does(
+    tmp_path: Path, failures: int
+) -> None:
+    tries: list[int] = []
+
+    class Stuck(Ledger):
+        def end(self, key: JobKey) -> None:
+            tries.append(1)
+            if len(tries) <= failures:
+                raise Broken("The ledger cannot be used.")
+            super().end(key)
+
+    async with bench(tmp_path / "h") as on:
+        with closing(Stuck(tmp_path / "ledger.db", SystemClock())) as ledger:
+            on.supervisor.workshop = replace(on.supervisor.workshop, ledger=ledger)
+            followed = await on.accept(on.spec())
+            await on.until(followed, JobState.RUNNING)
+            on.puppet.ended.set_result(Ended(0))
+            assert (await on.end(followed)).state.state is JobState.DONE
+            await eventually_async(lambda: _is(lambda: not on.supervisor.running()), 10)
+        ends = [each for each in on.memory.records.history(KEY) if each.state.ended]
+        assert [each.state for each in ends] == [JobState.DONE]
+        assert on.puppet.stops == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
+async def test_what_is_not_the_disk_s_fault_is_not_tried_for_ever(
+    tmp_path: Path, number: int
+) -> None:
+    def refuse(launch: Launch) -> None:
+        raise OSError(number, os.strerror(number))
+
+    async with bench(tmp_path / "h", Puppet(launching=refuse)) as on:
+        fin = await on.end(await on.accept(replace(on.spec(), artifacts=("out",))))
+        assert (fin.state.state, fin.state.reason) == (JobState.FAILED, "agent-failed")
+
+
+async def test_an_environment_that_cannot_be_made_is_the_end_with_its_reason(
+    tmp_path: Path,
+) -> None:
+    def exhausted(spec: JobSpec, folder: Path, gpus: tuple[Gpu, ...]) -> Mapping[str, str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with bench(tmp_path / "h") as on:
+        on.supervisor.workshop = replace(on.supervisor.workshop, environment=exhausted)
+        fin = await on.end(await on.accept(on.spec()))
+        assert (fin.state.state, fin.state.reason) == (JobState.FAILED, "not-started")
 
 
 class Full(Records):
