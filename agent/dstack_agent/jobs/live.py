@@ -92,6 +92,7 @@ class LiveAttempt:
 
     Attributes:
         unsaved: Whether its artifacts could not be saved: they are in its work folder alone.
+        leased: Whether the machine was given to it, as far as is known.
         order: What was asked for, whether or not it could be written down.
     """
 
@@ -100,6 +101,7 @@ class LiveAttempt:
     means: Means
     secrets: Mapping[str, str]
     unsaved: bool = False
+    leased: bool = True
     order: StopAsked | None = None
     # Each producer waits for room: what waits here is a handful of facts of one attempt.
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue[Event](64))

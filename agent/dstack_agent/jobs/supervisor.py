@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,11 @@ AGAIN_SECONDS = 2.0
 
 MOST_TRIES = 3
 """So often an attempt is taken up that breaks for another reason than a full or broken disk."""
+
+UNLEASED = Verdict(
+    JobState.LOST, "not-leased", "The agent restarted, and the machine was not given to the job."
+)
+"""How a job ends whose award failed after it was written down."""
 
 
 @dataclass(slots=True)
@@ -63,9 +68,10 @@ class Supervisor:
         """Takes up what did not end; returns the jobs that did."""
         unfinished = self.workshop.records.unfinished()
         known = self.workshop.records.keys()
-        await asyncio.to_thread(self._end_stale_leases, {each.key for each in unfinished}, known)
+        keys = {each.key for each in unfinished}
+        leased = await asyncio.to_thread(self._end_stale_leases, keys, known)
         for accepted in unfinished:
-            self._begin(accepted, {})
+            self._begin(self._taken_up(accepted, accepted.key in leased))
         return known - {each.key for each in unfinished}
 
     async def _sweep(self, ended: set[JobKey]) -> None:
@@ -75,20 +81,25 @@ class Supervisor:
         except OSError as error:  # it is tried again at the next start
             log.warning("old folders below %s stay: %s", self.workshop.jobs, error)
 
-    def _end_stale_leases(self, unfinished: set[JobKey], known: set[JobKey]) -> None:
+    def _end_stale_leases(self, unfinished: set[JobKey], known: set[JobKey]) -> set[JobKey]:
         """Gives back what jobs that are over, or never began, hold since the agent died.
 
         A commit whose job was never written down must not be remembered: repeated, it would answer
         that the job was taken, and it would never run.
+
+        Returns:
+            The unfinished jobs that have their lease.
         """
         ledger = self.workshop.ledger
-        for lease in ledger.leases():
+        leases = ledger.leases()
+        for lease in leases:
             if lease.key in unfinished:
                 continue
             if lease.key in known:
                 ledger.end(lease.key)
             else:
                 ledger.withdraw(lease.key)
+        return {lease.key for lease in leases} & unfinished
 
     async def accept(
         self,
@@ -102,16 +113,21 @@ class Supervisor:
         Raises:
             Busy: The disk is full.
         """
+        if spec.key in self._live:  # the award was repeated
+            return
+        new = self._made(
+            Accepted(spec, gpu_uuids, None, False, None, given or Given()), (), secrets
+        )
         try:
-            new = await self.workshop.records.accept(spec, gpu_uuids, given)
+            is_new = await self.workshop.records.accept(spec, gpu_uuids, given)
         except sqlite3.Error as error:
             if self._knows(spec.key):  # the award was repeated; the job has been ours since
                 return
             raise Busy(
                 "The agent cannot write the job down.", f"{error}.", code="disk-full"
             ) from error
-        if new:
-            self._begin(self.workshop.records.find(spec.key), secrets)
+        if is_new:  # nothing between here and its beginning may fail: it would have no lease
+            self._begin(new)
 
     def _knows(self, key: JobKey) -> bool:
         try:
@@ -119,13 +135,27 @@ class Supervisor:
         except Missing:
             return False
 
-    def _begin(self, accepted: Accepted, secrets: Mapping[str, str]) -> None:
-        assert self._group is not None, "accept() before run()"
+    def _taken_up(self, accepted: Accepted, leased: bool) -> LiveAttempt:
+        """The attempt of an earlier life of the agent.
+
+        A job that never started and has no lease was refused: whoever gave it was told so. What a
+        shim has goes on.
+        """
         told: list[Told] = [*self.workshop.records.history(accepted.key)]
         told += self.workshop.records.artifacts(accepted.key)
+        live = self._made(accepted, told, {})
+        live.leased = leased or accepted.launching
+        return live
+
+    def _made(
+        self, accepted: Accepted, told: Iterable[Told], secrets: Mapping[str, str]
+    ) -> LiveAttempt:
         means = self.workshop.means(accepted)
-        live = LiveAttempt(accepted, Chronicle(told), means, secrets, order=accepted.order)
-        self._live[accepted.key] = live
+        return LiveAttempt(accepted, Chronicle(told), means, secrets, order=accepted.order)
+
+    def _begin(self, live: LiveAttempt) -> None:
+        assert self._group is not None, "accept() before run()"
+        self._live[live.accepted.key] = live
         self._group.create_task(self._live_out(live))
         self.changes.ring()
 
@@ -150,6 +180,8 @@ class Supervisor:
         try:
             if live.accepted.fin is not None:
                 await live.close(live.accepted.fin)
+            elif not live.leased:
+                await live.finish(UNLEASED)
             else:
                 await live.run(live.accepted.launching and await was_launched(folder))
         except Exception as error:  # a bug of ours or a full disk
@@ -167,7 +199,13 @@ class Supervisor:
         accepted = self.workshop.records.find(live.accepted.key)
         means = self.workshop.means(accepted)
         return LiveAttempt(
-            accepted, live.chronicle, means, live.secrets, live.unsaved, order=live.order
+            accepted,
+            live.chronicle,
+            means,
+            live.secrets,
+            live.unsaved,
+            live.leased,
+            live.order,
         )
 
     async def _give_up(self, live: LiveAttempt) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.executor.record import claim
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.chronicle import Followed
 from dstack_agent.jobs.event import StopAsked
 from dstack_agent.jobs.folders import KEEPING, Keeping
+from dstack_agent.jobs.places import folder_of
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.lease import Award, Claim
@@ -248,6 +250,7 @@ async def test_secrets_that_a_restart_lost_are_named(tmp_path: Path) -> None:
     spec_with = replace
     async with bench(tmp_path / "h") as on:
         spec = spec_with(on.spec(), secret_names=("TOKEN",))
+        lease(on)
         await on.memory.records.accept(spec, ())
     async with bench(tmp_path / "h") as on:
         fin = await on.end(on.supervisor.follow(KEY))
@@ -255,14 +258,20 @@ async def test_secrets_that_a_restart_lost_are_named(tmp_path: Path) -> None:
         assert "TOKEN" in fin.state.cause
 
 
+def lease(on: Bench) -> Award:
+    """Gives the job the machine; how."""
+    claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
+    hold = on.memory.ledger.reserve(claim, lambda taken: Now())
+    award = Award(hold.hold_id, 1, KEY, Needs(), ExecutorKind.PROCESS, Digest(b"d" * 32))
+    on.memory.ledger.commit(award)
+    return award
+
+
 async def test_a_lease_whose_job_was_never_written_down_is_withdrawn_at_the_start(
     tmp_path: Path,
 ) -> None:
     async with bench(tmp_path / "h") as on:
-        claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
-        hold = on.memory.ledger.reserve(claim, lambda taken: Now())
-        award = Award(hold.hold_id, 1, KEY, Needs(), ExecutorKind.PROCESS, Digest(b"d" * 32))
-        on.memory.ledger.commit(award)
+        award = lease(on)
         assert len(on.memory.ledger.leases()) == 1
     async with bench(tmp_path / "h") as on:
         assert on.memory.ledger.leases() == ()
@@ -271,12 +280,58 @@ async def test_a_lease_whose_job_was_never_written_down_is_withdrawn_at_the_star
             on.memory.ledger.commit(award)
 
 
+async def test_a_job_that_could_not_begin_is_not_the_agents(tmp_path: Path) -> None:
+    def unknown(key: JobKey) -> bool:
+        raise Busy("The ledger is in use by another process.")
+
+    async with bench(tmp_path / "h") as on:
+        on.supervisor.workshop = replace(on.supervisor.workshop, is_own=unknown)
+        with pytest.raises(Busy):
+            await on.accept(on.spec())
+        assert on.memory.records.unfinished() == []
+
+
+async def test_an_award_that_is_repeated_asks_nothing_of_the_ledger(tmp_path: Path) -> None:
+    def unknown(key: JobKey) -> bool:
+        raise Busy("The ledger is in use by another process.")
+
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        on.supervisor.workshop = replace(on.supervisor.workshop, is_own=unknown)
+        await on.accept(on.spec())  # an error would take its lease away
+        on.puppet.ended.set_result(Ended(0))
+        await on.end(followed)
+
+
+async def test_a_job_without_a_lease_never_starts_after_a_restart(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        await on.memory.records.accept(on.spec(), ())
+    async with bench(tmp_path / "h") as on:
+        fin = await on.end(on.supervisor.follow(KEY))
+        assert (fin.state.state, fin.state.reason) == (JobState.LOST, "not-leased")
+        assert on.puppet.launches == []
+
+
+async def test_a_job_that_has_a_shim_goes_on_after_a_restart_without_a_lease(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path / "h") as on:
+        await on.memory.records.accept(on.spec(), ())
+        await on.memory.records.launching(KEY)
+        folder = folder_of(on.home.jobs, KEY)
+        folder.mkdir(parents=True)
+        assert claim(str(folder), os.getpid())
+    async with bench(tmp_path / "h") as on:
+        followed = on.supervisor.follow(KEY)
+        await on.until(followed, JobState.RUNNING)
+        on.puppet.ended.set_result(Ended(0))
+        assert (await on.end(followed)).state.state is JobState.DONE
+
+
 async def test_a_lease_whose_job_ended_is_ended_at_the_start_and_remembered(tmp_path: Path) -> None:
     async with bench(tmp_path / "h") as on:
-        claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
-        hold = on.memory.ledger.reserve(claim, lambda taken: Now())
-        award = Award(hold.hold_id, 1, KEY, Needs(), ExecutorKind.PROCESS, Digest(b"d" * 32))
-        on.memory.ledger.commit(award)
+        award = lease(on)
         await on.memory.records.accept(on.spec(), ())
         done = StateChange(KEY, JobState.DONE, datetime.now(UTC))
         nothing = Digest(b"d" * 32)
@@ -313,13 +368,11 @@ async def test_artifacts_that_could_not_be_saved_stay_where_the_job_left_them(
     tmp_path: Path,
 ) -> None:
     async with bench(tmp_path / "h") as on:
-        spec = replace(on.spec(), artifacts=("sub/out",))
+        spec = replace(on.spec(), artifacts=("out",))
         followed = await on.accept(spec)
         await on.until(followed, JobState.RUNNING)
-        work = followed.journal.parent / "work"
-        out = work / "real" / "out"
-        (work / "sub").rename(work / "real")
-        (work / "sub").symlink_to("real")  # nothing is saved through a link
+        (on.home.chunks / "packs").rename(tmp_path / "elsewhere")
+        out = followed.journal.parent / "work" / "out"
         (out / "model").write_text("weights")
         on.puppet.ended.set_result(Ended(0))
         fin = await on.end(followed)
