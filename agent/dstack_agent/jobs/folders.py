@@ -15,7 +15,10 @@ from dstack_scheduler.job import JobKey
 log = logging.getLogger(__name__)
 
 SHIM_SECONDS = 1.0
-"""A shim whose agent was killed while starting it claims its job within this time, or never."""
+"""A shim whose agent was killed while starting it claims its job within this time, as a rule.
+
+One that is slower keeps the job: the shim that is started then is refused, and the launch succeeds.
+"""
 
 SHIM_LOOKS = 20
 
