@@ -105,6 +105,8 @@ class DockerExecutor:
             ended = await asyncio.to_thread(read_exit, folder)
             if ended is not None:
                 self._adopting.pop(folder, None)
+                # Its shim may have been killed between recording the exit and removing it.
+                await asyncio.to_thread(remove_of, self._socket, folder, False)
                 return ended
             if not shim.pid:
                 await self._remove_unstarted(folder)
