@@ -51,6 +51,7 @@ class Supervisor:
     again_seconds: float = AGAIN_SECONDS
     _live: dict[JobKey, LiveAttempt] = field(default_factory=dict[JobKey, LiveAttempt])
     _group: asyncio.TaskGroup | None = None
+    _recovered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, ready: asyncio.Event) -> None:
         """Takes unfinished attempts up again, says `ready`, then lives them until cancelled.
@@ -60,6 +61,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             self._group = group
             ended = await self._recover()
+            self._recovered.set()
             ready.set()
             await self._sweep(ended)
             await asyncio.Event().wait()
@@ -236,6 +238,7 @@ class Supervisor:
             Busy: They end, but the disk is full: a restarted agent may not know of it.
         """
         order = StopAsked(abort, cause)
+        await self._recovered.wait()  # a job of before is not passed over
         concerned = [
             live
             for key, live in self._live.items()
@@ -262,6 +265,7 @@ class Supervisor:
     async def take_back(self, keys: Sequence[JobKey], cause: str, grace_seconds: float) -> int:
         """Asks jobs to save and go because the owner wants her machine; how many. Idempotent."""
         order = StopAsked(False, cause, RECLAIMED, grace_seconds)
+        await self._recovered.wait()
         concerned = [live for key in keys if (live := self._live.get(key)) is not None]
         try:
             await self._order(concerned, order)

@@ -188,6 +188,21 @@ async def test_a_stop_while_an_input_is_on_its_way_ends_at_once(tmp_path: Path) 
         assert await on.supervisor.stop(KEY.run_id, None, False, "enough") == 0
 
 
+async def test_a_stop_that_comes_before_jobs_were_found_again_is_not_lost(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        lease(on)
+        await on.memory.records.accept(waiting_for_input(on.spec()), ())
+        later = Supervisor(on.supervisor.workshop)
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(later.stop(KEY.run_id, None, False, "revoked"))
+            await asyncio.sleep(0)
+            running = group.create_task(later.run(asyncio.Event()))
+            assert await stopping == 1
+            on.supervisor = later
+            assert (await on.end(later.follow(KEY))).state.cause == "revoked"
+            running.cancel()
+
+
 async def test_people_are_told_what_a_job_waits_for(tmp_path: Path) -> None:
     async with bench(tmp_path / "h") as on:
         followed = await on.accept(waiting_for_input(on.spec()))
