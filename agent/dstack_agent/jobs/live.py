@@ -181,8 +181,9 @@ class LiveAttempt:
         task.add_done_callback(self._doing.discard)
 
     def _drop(self) -> None:
-        for task in self._doing:
-            task.cancel()
+        # Each once: a second time would take from it the time to leave things as they should be.
+        while self._doing:
+            self._doing.pop().cancel()
 
     async def _enter(self, effect: Enter) -> None:
         change = self._change(effect.state, effect.cause, effect.reason, effect.exit_code)

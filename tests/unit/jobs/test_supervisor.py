@@ -4,7 +4,8 @@ import asyncio
 import errno
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Mapping
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from dstack_agent.memory import Memory, open_memory
 from dstack_agent.records import Given, Records
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
+from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Broken, Busy, Missing, Refused
 from dstack_mesh.home import Home
@@ -201,6 +203,42 @@ async def test_a_stop_that_comes_before_jobs_were_found_again_is_not_lost(tmp_pa
             on.supervisor = later
             assert (await on.end(later.follow(KEY))).state.cause == "revoked"
             running.cancel()
+
+
+class Slow(ChunkStore):
+    """A store that gives its bytes out when a test says so."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.given: list[Digest] = []
+        self.gate = threading.Event()
+
+    def read(self, digests: Sequence[Digest]) -> Iterator[tuple[Digest, memoryview]]:
+        for digest, data in super().read(digests):
+            self.given.append(digest)
+            self.gate.wait(20)
+            yield digest, data
+
+
+async def test_nothing_is_removed_while_it_is_still_written(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        with closing(Slow(tmp_path / "slow")) as store:
+            texts = {digest_of(text): text for text in (b"one", b"two")}
+            store.put(texts.items())
+            files = [FileEntry(str(n), (3,), each) for n, each in enumerate(texts)]
+            code = store.put_manifest(Manifest(files).encode())
+            on.supervisor.workshop = replace(on.supervisor.workshop, store=store)
+            followed = await on.accept(replace(on.spec(), code_digest=code))
+            await eventually_async(lambda: _is(lambda: bool(store.given)), 10)
+            await on.supervisor.stop(KEY.run_id, None, False, "enough")
+            assert (await on.end(followed)).state.state is JobState.STOPPED
+            work = followed.journal.parent / "work"
+            with pytest.raises(AssertionError):
+                await eventually_async(lambda: _is(lambda: not work.exists()), 0.5)
+            store.gate.set()
+            await eventually_async(lambda: _is(lambda: not on.supervisor.running()), 10)
+            await eventually_async(lambda: _is(lambda: not work.exists()), 10)
+            assert len(store.given) == 1
 
 
 async def test_people_are_told_what_a_job_waits_for(tmp_path: Path) -> None:
