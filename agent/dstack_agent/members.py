@@ -5,9 +5,13 @@ jobs that they gave us end if that was said, and other agents are told.
 """
 
 import asyncio
+import contextlib
+import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 
 from dstack_mesh.clock import Clock
+from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.membership.known import KnownAgent
@@ -20,7 +24,12 @@ from dstack_mesh.wire.spreading import RosterSpreading
 from dstack_mesh.wire.standings import Standings
 from dstack_mesh.wire.vetting import may_run
 
+log = logging.getLogger(__name__)
+
 EndJobs = Callable[[frozenset[PeerId]], Awaitable[None]]
+
+AGAIN_SECONDS = 5.0
+"""Before it is tried again to end the jobs of revoked peers, where that failed."""
 
 
 class Members:
@@ -71,6 +80,7 @@ class Members:
         agents: Callable[[], Sequence[KnownAgent]],
         clock: Clock,
         end_jobs: EndJobs | None = None,
+        again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         """Keeps the roster up to date here and at others, until cancelled.
 
@@ -79,6 +89,7 @@ class Members:
             agents: Who is there.
             clock: For waiting.
             end_jobs: Ends the jobs that these peers gave us.
+            again_seconds: Before it is tried again to end them, where that failed.
         """
         if self.keeper is None:
             return
@@ -88,11 +99,23 @@ class Members:
             while True:
                 picture = self.picture()
                 await channels.shut(picture.shut_out())
-                if end_jobs is not None and (stopped := picture.stopped()):
-                    await end_jobs(stopped)
-                await self._news.wait()
+                ended = end_jobs is None or await _ended(end_jobs, picture.stopped())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if ended else again_seconds):
+                        await self._news.wait()
                 self._news.clear()
 
     def _changed(self, picture: Picture) -> None:
         self.standings.changed(picture)
         self._news.set()
+
+
+async def _ended(end_jobs: EndJobs, peers: frozenset[PeerId]) -> bool:
+    """Whether the jobs of these peers are told to end; a full disk must not end the agent."""
+    try:
+        if peers:
+            await end_jobs(peers)
+    except (MeshError, sqlite3.Error, OSError) as error:
+        log.warning("the jobs of revoked peers are not ended yet: %s", error)
+        return False
+    return True

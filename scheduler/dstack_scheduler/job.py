@@ -11,6 +11,9 @@ from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.secret import RegistryAuth, needed
 
+MOST_PORTS = 100
+"""That one job may ask for."""
+
 
 @frozen(slots=True)
 class JobKey:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from dstack_agent.executor import record
 from dstack_agent.executor.docker import DockerExecutor
 from dstack_agent.executor.environment import Site, environment_of
 from dstack_agent.executor.port import Ended, Launch
@@ -452,6 +453,15 @@ async def test_another_agent_stops_a_job_whose_shim_is_dead(bench: Bench) -> Non
         ended = await later.wait(folder)
     assert ended.reason == "stopped"
     assert written(folder)[0] == b"ready\n"
+
+
+async def test_a_shim_killed_after_it_recorded_the_exit_leaves_no_container(bench: Bench) -> None:
+    folder = await bench.start("echo ready", "sleep 100")
+    eventually(lambda: written(folder)[0], within=20)
+    os.kill(shim_pid(folder), signal.SIGKILL)
+    record.write_exit(str(folder), {"exit_code": 3, "reason": "", "cause": ""})
+    assert (await bench.end(folder)).exit_code == 3
+    assert bench.containers(folder) == []
 
 
 async def test_a_container_that_somebody_removed_is_not_called_a_success(bench: Bench) -> None:

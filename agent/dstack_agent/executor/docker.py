@@ -6,6 +6,7 @@ job's folder, but for secrets.
 """
 
 import asyncio
+import logging
 import os
 import threading
 from collections import defaultdict
@@ -33,6 +34,8 @@ CONTAINER = "container.json"
 """In a job's folder: its container, and what the next shim needs to know of it."""
 _ADOPTIONS = 20
 _AGAIN_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
 
 
 class DockerExecutor:
@@ -102,6 +105,8 @@ class DockerExecutor:
             ended = await asyncio.to_thread(read_exit, folder)
             if ended is not None:
                 self._adopting.pop(folder, None)
+                # Its shim may have been killed between recording the exit and removing it.
+                await asyncio.to_thread(remove_of, self._socket, folder, False)
                 return ended
             if not shim.pid:
                 await self._remove_unstarted(folder)
@@ -120,7 +125,10 @@ class DockerExecutor:
             starting.set()
         if await asyncio.to_thread(read_shim, folder) is not None:
             reason = ABORTED if abort else STOPPED
-            await asyncio.to_thread(note_request, str(folder), reason)
+            try:
+                await asyncio.to_thread(note_request, str(folder), reason)
+            except OSError as error:  # only a shim that takes over would have read it
+                log.warning("%s: a stop is not noted: %s", folder.name, error)
             await self._adopt(folder)
             await asyncio.to_thread(ask_to_end, folder, abort)
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import IO
 
 from dstack_agent.executor import record, spare
+from dstack_agent.executor.watching import find_shim, read_shim
 from dstack_mesh.faults import Broken, Refused, TooLate
 from dstack_mesh.machine import ExecutorKind
 
@@ -72,23 +74,54 @@ class Spare:
 
 
 async def start_shim(
-    folder: Path, kind: ExecutorKind, task: bytes, waiting: Spare | None = None
+    folder: Path,
+    kind: ExecutorKind,
+    task: bytes,
+    waiting: Spare | None = None,
+    seconds: float = _START_SECONDS,
 ) -> None:
-    """Returns once the shim said that the job is its own; its task goes over standard input.
+    """Returns once a shim has the job; its task goes over standard input.
+
+    That may be one which an earlier life of the agent started and which was slow.
 
     Args:
         waiting: Whence a shim is taken that is started already.
+        seconds: How long it may take to answer.
 
     Raises:
         Refused: The shim may not start the job, or no process can be made.
         Broken: The shim failed.
-        TooLate: It did not answer.
+        TooLate: It did not answer; the job never starts.
     """
+    try:
+        await _start(folder, kind, task, waiting, seconds)
+    except TooLate:
+        # From here on the job is the shim's or nobody's: an answer may come later still.
+        if not (await asyncio.to_thread(find_shim, folder)).pid:
+            raise
+    except Refused:
+        if not await asyncio.to_thread(_is_owned, folder):
+            raise
+
+
+def _is_owned(folder: Path) -> bool:
+    """Whether a shim that lives has the job."""
+    shim = read_shim(folder)
+    descriptor = shim.open() if shim else None
+    if descriptor is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
+async def _start(
+    folder: Path, kind: ExecutorKind, task: bytes, waiting: Spare | None, seconds: float
+) -> None:
     word = "container" if kind is ExecutorKind.DOCKER else "process"
     errors = folder / record.ERRORS
     answer = b""
     if waiting is not None and (shim := waiting.take()) is not None:
-        answer = await _answer(shim, spare.told(str(folder), task))
+        answer = await _answer(shim, spare.told(str(folder), task), seconds)
         waiting.refill()
     if not answer:
         # Also if the spare died: a job is claimed once, so it cannot start twice.
@@ -97,7 +130,7 @@ async def start_shim(
                 shim = await _spawn(str(folder), word, stderr)
         except OSError as error:
             raise unprepared(error) from error
-        answer = await _answer(shim, task)
+        answer = await _answer(shim, task, seconds)
     said = answer.decode(errors="replace").strip()
     if said == "ok":
         return
@@ -119,12 +152,14 @@ async def _spawn(folder: str, word: str, stderr: IO[bytes] | None) -> Process:
     )
 
 
-async def _answer(shim: Process, told: bytes) -> bytes:
+async def _answer(shim: Process, told: bytes, seconds: float) -> bytes:
     """What a shim says to its task. Raises TooLate."""
     try:
-        async with asyncio.timeout(_START_SECONDS):
+        async with asyncio.timeout(seconds):
             return (await shim.communicate(told))[0]
     except TimeoutError as error:
+        if shim.returncode is None:
+            shim.kill()
         raise TooLate("The job's shim does not answer.") from error
 
 

@@ -87,6 +87,14 @@ def step(attempt: Attempt, event: Event) -> Step:
     assert_never(event)
 
 
+def together(earlier: StopAsked | None, later: StopAsked) -> StopAsked:
+    """What two orders come to: an abort, or the first stop with the shorter grace."""
+    if earlier is None or _outranks(later, earlier):
+        return later
+    hurried = replace(earlier, grace_seconds=later.grace_seconds)
+    return hurried if _hurries(later, earlier) else earlier
+
+
 def order_of(event: StopAsked) -> Order:
     reason = event.reason or ("aborted" if event.abort else "stopped")
     return Order(event.abort, reason, event.cause, event.grace_seconds)
@@ -132,11 +140,11 @@ def _end_sooner(attempt: Attempt, order: Order, earlier: Order) -> Step:
     return _end_running(attempt, order) if _outranks(order, earlier) else (attempt, ())
 
 
-def _outranks(order: Order, earlier: Order | None) -> bool:
+def _outranks(order: Order | StopAsked, earlier: Order | StopAsked | None) -> bool:
     return earlier is None or (order.abort and not earlier.abort)
 
 
-def _hurries(order: Order, earlier: Order) -> bool:
+def _hurries(order: Order | StopAsked, earlier: Order | StopAsked) -> bool:
     """Whether a stop leaves a job that is told to stop less time than it has."""
     if order.abort or earlier.abort or order.grace_seconds is None:
         return False

@@ -15,7 +15,10 @@ from dstack_scheduler.job import JobKey
 log = logging.getLogger(__name__)
 
 SHIM_SECONDS = 1.0
-"""A shim whose agent was killed while starting it claims its job within this time, or never."""
+"""A shim whose agent was killed while starting it claims its job within this time, as a rule.
+
+One that is slower keeps the job: the shim that is started then is refused, and the launch succeeds.
+"""
 
 SHIM_LOOKS = 20
 
@@ -53,9 +56,13 @@ async def was_launched(folder: Path) -> bool:
 def remove_work(folder: Path) -> None:
     """Removes what a job worked in: every folder in its own. The log and what the shim said stay.
 
-    What cannot be removed stays too and is logged.
+    What cannot be removed stays too and is logged. A folder that is gone is no trouble.
     """
-    for part in folder.iterdir():
+    try:
+        parts = list(folder.iterdir())
+    except FileNotFoundError:
+        return
+    for part in parts:
         if part.is_dir() and not part.is_symlink():
             shutil.rmtree(part, onerror=_not_removed)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import assert_never
 from dstack_agent.artifacts.saving import Saver
 from dstack_agent.executor.port import Executor
 from dstack_agent.executor.port import Launch as LaunchOrder
-from dstack_agent.jobs.attempt import Attempt, step
+from dstack_agent.executor.starting import unprepared
+from dstack_agent.jobs.attempt import Attempt, step, together
 from dstack_agent.jobs.chronicle import Chronicle
 from dstack_agent.jobs.effect import (
     Attend,
@@ -34,6 +36,7 @@ from dstack_agent.jobs.event import (
     NotSaved,
     Prepared,
     Saved,
+    StopAsked,
 )
 from dstack_agent.jobs.phase import Over, Verdict
 from dstack_agent.jobs.preparing import Preparation, reason_of
@@ -50,6 +53,9 @@ log = logging.getLogger(__name__)
 
 HELD_UP = "held-up"
 """The reason of a state that is told again because it does not go on."""
+
+ORDERED = frozenset({JobState.STOPPING, JobState.ABORTING})
+"""States that do not wait for the disk."""
 
 UNASKED_SECONDS = 0.5
 """How late output is seen at most whose poke was lost."""
@@ -83,6 +89,8 @@ class LiveAttempt:
 
     Attributes:
         unsaved: Whether its artifacts could not be saved: they are in its work folder alone.
+        leased: Whether the machine was given to it, as far as is known.
+        order: What was asked for, whether or not it could be written down.
     """
 
     accepted: Accepted
@@ -90,12 +98,16 @@ class LiveAttempt:
     means: Means
     secrets: Mapping[str, str]
     unsaved: bool = False
+    leased: bool = True
+    order: StopAsked | None = None
     # Each producer waits for room: what waits here is a handful of facts of one attempt.
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue[Event](64))
     _doing: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     async def tell(self, event: Event) -> None:
         """Lets the attempt know that something happened."""
+        if isinstance(event, StopAsked):
+            self.order = together(self.order, event)
         await self._events.put(event)
 
     def note(self, sentence: str) -> None:
@@ -115,7 +127,7 @@ class LiveAttempt:
         Args:
             launched: Whether a shim has, or had, the job.
         """
-        attempt, effects = resume(self.chronicle.states(), self.accepted.order, launched)
+        attempt, effects = resume(self.chronicle.states(), self.order, launched)
         async with asyncio.TaskGroup() as group:
             await self._carry_out(effects, group)
             while not isinstance(attempt.phase, Over):
@@ -166,14 +178,24 @@ class LiveAttempt:
         task.add_done_callback(self._doing.discard)
 
     def _drop(self) -> None:
-        for task in self._doing:
-            task.cancel()
+        # Each once: a second time would take from it the time to leave things as they should be.
+        while self._doing:
+            self._doing.pop().cancel()
 
     async def _enter(self, effect: Enter) -> None:
         change = self._change(effect.state, effect.cause, effect.reason, effect.exit_code)
         if not (change.state is JobState.PREPARING and change.cause):
-            await self.means.records.enter(change)
+            await self._write_down(change)
         self.chronicle.tell(change)
+
+    async def _write_down(self, change: StateChange) -> None:
+        try:
+            await self.means.records.enter(change)
+        except sqlite3.Error as error:
+            if change.state not in ORDERED:
+                raise
+            # A job that filled the disk must end all the same.
+            log.warning("%s is %s; not written down: %s", change.key, change.state.value, error)
 
     def _change(
         self, state: JobState, cause: str, reason: str, exit_code: int | None
@@ -195,7 +217,7 @@ class LiveAttempt:
 
     async def _launch(self) -> None:
         try:
-            order = await self.means.order(self.secrets)
+            order = await self._order()
             await self.means.records.launching(self.accepted.key)
             await self.means.executor.launch(order)
         except MeshError as error:
@@ -203,6 +225,12 @@ class LiveAttempt:
         else:
             self.secrets = {}
             await self.tell(Launched())
+
+    async def _order(self) -> LaunchOrder:
+        try:
+            return await self.means.order(self.secrets)
+        except OSError as error:
+            raise unprepared(error) from error
 
     async def _await_end(self) -> None:
         ended = await self.means.executor.wait(self.means.folder)

@@ -2,8 +2,11 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import field
 from pathlib import Path
+from typing import TypeVar
 
 from dstack_agent.artifacts.saving import Saver
 from dstack_agent.jobs.bringing import Bringer
@@ -15,6 +18,8 @@ from dstack_mesh.chunks.tree import lay_tree
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import Input, JobSpec
+
+T = TypeVar("T")
 
 NAMED = 3
 """Files that are named; of the others it is said how many there are."""
@@ -37,19 +42,39 @@ class Preparation:
     bringer: Bringer
     saver: Saver
     note: Note
+    _dropped: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> None:
-        """Returns when the job can be launched. Raises MeshError with the reason as its code."""
+        """Returns when the job can be launched; once it is over nothing is written any more.
+
+        Raises:
+            MeshError: With the reason as its code.
+        """
         try:
-            await asyncio.to_thread(self._make_folder)
-            await asyncio.to_thread(self._lay_code)
+            await self._in_thread(self._make_folder)
+            await self._in_thread(self._lay_code)
             for number in range(len(self.spec.inputs)):
                 await self._lay_input(number)
-            await asyncio.to_thread(self._make_artifact_folders)
+            await self._in_thread(self._make_artifact_folders)
         except OSError as error:
             raise Refused(
                 "The job's folder cannot be prepared.", str(error), code="folder-not-prepared"
             ) from error
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """What work returns. Cancelled, it asks the thread to stop and waits for its end."""
+        doing = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            self._dropped.set()
+            await asyncio.wait((doing,))
+            if not doing.cancelled():
+                doing.exception()  # nobody is left to hear of it
+            raise
+
+    def _wanted(self) -> bool:
+        return not self._dropped.is_set()
 
     def _make_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,7 +84,7 @@ class Preparation:
         check_reserve(self.folder, sum(each.size_bytes for each in self.spec.inputs))
 
     def _lay_code(self) -> None:
-        lay_tree(self.store, self.spec.code_digest, self.places.work)
+        lay_tree(self.store, self.spec.code_digest, self.places.work, wanted=self._wanted)
         self.places.start.mkdir(parents=True, exist_ok=True)
 
     async def _lay_input(self, number: int) -> None:
@@ -69,8 +94,13 @@ class Preparation:
         await self.note(f"Bringing {what}.")
         await self.bringer.bring(each.digest, each.sources, what)
         try:
-            laid = await asyncio.to_thread(
-                lay_tree, self.store, each.digest, place.path, merge=True, within=place.within
+            laid = await self._in_thread(
+                lambda: lay_tree(
+                    *(self.store, each.digest, place.path),
+                    merge=True,
+                    within=place.within,
+                    wanted=self._wanted,
+                )
             )
         except Refused as error:
             raise await asyncio.to_thread(self._clash, number) or error from error

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,11 @@ AGAIN_SECONDS = 2.0
 MOST_TRIES = 3
 """So often an attempt is taken up that breaks for another reason than a full or broken disk."""
 
+UNLEASED = Verdict(
+    JobState.LOST, "not-leased", "The agent restarted, and the machine was not given to the job."
+)
+"""How a job ends whose award failed after it was written down."""
+
 
 @dataclass(slots=True)
 class Supervisor:
@@ -46,6 +51,7 @@ class Supervisor:
     again_seconds: float = AGAIN_SECONDS
     _live: dict[JobKey, LiveAttempt] = field(default_factory=dict[JobKey, LiveAttempt])
     _group: asyncio.TaskGroup | None = None
+    _recovered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, ready: asyncio.Event) -> None:
         """Takes unfinished attempts up again, says `ready`, then lives them until cancelled.
@@ -55,6 +61,7 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             self._group = group
             ended = await self._recover()
+            self._recovered.set()
             ready.set()
             await self._sweep(ended)
             await asyncio.Event().wait()
@@ -63,9 +70,10 @@ class Supervisor:
         """Takes up what did not end; returns the jobs that did."""
         unfinished = self.workshop.records.unfinished()
         known = self.workshop.records.keys()
-        await asyncio.to_thread(self._end_stale_leases, {each.key for each in unfinished}, known)
+        keys = {each.key for each in unfinished}
+        leased = await asyncio.to_thread(self._end_stale_leases, keys, known)
         for accepted in unfinished:
-            self._begin(accepted, {})
+            self._begin(self._taken_up(accepted, accepted.key in leased))
         return known - {each.key for each in unfinished}
 
     async def _sweep(self, ended: set[JobKey]) -> None:
@@ -75,20 +83,25 @@ class Supervisor:
         except OSError as error:  # it is tried again at the next start
             log.warning("old folders below %s stay: %s", self.workshop.jobs, error)
 
-    def _end_stale_leases(self, unfinished: set[JobKey], known: set[JobKey]) -> None:
+    def _end_stale_leases(self, unfinished: set[JobKey], known: set[JobKey]) -> set[JobKey]:
         """Gives back what jobs that are over, or never began, hold since the agent died.
 
         A commit whose job was never written down must not be remembered: repeated, it would answer
         that the job was taken, and it would never run.
+
+        Returns:
+            The unfinished jobs that have their lease.
         """
         ledger = self.workshop.ledger
-        for lease in ledger.leases():
+        leases = ledger.leases()
+        for lease in leases:
             if lease.key in unfinished:
                 continue
             if lease.key in known:
                 ledger.end(lease.key)
             else:
                 ledger.withdraw(lease.key)
+        return {lease.key for lease in leases} & unfinished
 
     async def accept(
         self,
@@ -102,16 +115,21 @@ class Supervisor:
         Raises:
             Busy: The disk is full.
         """
+        if spec.key in self._live:  # the award was repeated
+            return
+        new = self._made(
+            Accepted(spec, gpu_uuids, None, False, None, given or Given()), (), secrets
+        )
         try:
-            new = await self.workshop.records.accept(spec, gpu_uuids, given)
+            is_new = await self.workshop.records.accept(spec, gpu_uuids, given)
         except sqlite3.Error as error:
             if self._knows(spec.key):  # the award was repeated; the job has been ours since
                 return
             raise Busy(
                 "The agent cannot write the job down.", f"{error}.", code="disk-full"
             ) from error
-        if new:
-            self._begin(self.workshop.records.find(spec.key), secrets)
+        if is_new:  # nothing between here and its beginning may fail: it would have no lease
+            self._begin(new)
 
     def _knows(self, key: JobKey) -> bool:
         try:
@@ -119,13 +137,27 @@ class Supervisor:
         except Missing:
             return False
 
-    def _begin(self, accepted: Accepted, secrets: Mapping[str, str]) -> None:
-        assert self._group is not None, "accept() before run()"
+    def _taken_up(self, accepted: Accepted, leased: bool) -> LiveAttempt:
+        """The attempt of an earlier life of the agent.
+
+        A job that never started and has no lease was refused: whoever gave it was told so. What a
+        shim has goes on.
+        """
         told: list[Told] = [*self.workshop.records.history(accepted.key)]
         told += self.workshop.records.artifacts(accepted.key)
+        live = self._made(accepted, told, {})
+        live.leased = leased or accepted.launching
+        return live
+
+    def _made(
+        self, accepted: Accepted, told: Iterable[Told], secrets: Mapping[str, str]
+    ) -> LiveAttempt:
         means = self.workshop.means(accepted)
-        live = LiveAttempt(accepted, Chronicle(told), means, secrets)
-        self._live[accepted.key] = live
+        return LiveAttempt(accepted, Chronicle(told), means, secrets, order=accepted.order)
+
+    def _begin(self, live: LiveAttempt) -> None:
+        assert self._group is not None, "accept() before run()"
+        self._live[live.accepted.key] = live
         self._group.create_task(self._live_out(live))
         self.changes.ring()
 
@@ -150,6 +182,8 @@ class Supervisor:
         try:
             if live.accepted.fin is not None:
                 await live.close(live.accepted.fin)
+            elif not live.leased:
+                await live.finish(UNLEASED)
             else:
                 await live.run(live.accepted.launching and await was_launched(folder))
         except Exception as error:  # a bug of ours or a full disk
@@ -165,13 +199,25 @@ class Supervisor:
     def _renewed(self, live: LiveAttempt) -> LiveAttempt:
         """The same attempt as a restarted agent would find it; readers notice nothing."""
         accepted = self.workshop.records.find(live.accepted.key)
-        return LiveAttempt(accepted, live.chronicle, self.workshop.means(accepted), live.secrets)
+        means = self.workshop.means(accepted)
+        return LiveAttempt(
+            accepted,
+            live.chronicle,
+            means,
+            live.secrets,
+            live.unsaved,
+            live.leased,
+            live.order,
+        )
 
     async def _give_up(self, live: LiveAttempt) -> None:
         means = live.means
+        if self.workshop.records.find(live.accepted.key).fin is not None:
+            return  # it has ended, and there is one end; what follows it is tried for ever
         cause = f"The agent failed inside; its log says more under {means.folder.name}."
         verdict = Verdict(JobState.FAILED, "agent-failed", cause)
         try:
+            live.unsaved = bool(live.accepted.spec.artifacts)
             await means.executor.stop(means.folder, True)
             await live.finish(verdict)
         except Exception:  # it is tried again; the agent and its other jobs go on
@@ -180,31 +226,51 @@ class Supervisor:
     async def _clean(self, live: LiveAttempt) -> None:
         """Removes what a job worked in, unless that is the only copy of what it kept."""
         if not (self.keeping.work or live.unsaved):
-            await asyncio.to_thread(remove_work, live.means.folder)
+            try:
+                await asyncio.to_thread(remove_work, live.means.folder)
+            except OSError as error:
+                log.warning("%s is not tidied up: %s", live.means.folder, error)
 
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
-        """Writes down that the jobs of a run shall end; how many it concerns. Idempotent."""
+        """Has the jobs of a run end, and writes it down; how many it concerns. Idempotent.
+
+        Raises:
+            Busy: They end, but the disk is full: a restarted agent may not know of it.
+        """
         order = StopAsked(abort, cause)
+        await self._recovered.wait()  # a job of before is not passed over
         concerned = [
             live
             for key, live in self._live.items()
             if key.run_id == run_id and job in (None, key.job)
         ]
+        try:
+            await self._order(concerned, order)
+        except sqlite3.Error as error:
+            raise Busy(
+                "The jobs are told to end, but the agent cannot write it down.",
+                f"{error}.",
+                "free some disk",
+                "disk-full",
+            ) from error
+        return len(concerned)
+
+    async def _order(self, concerned: Sequence[LiveAttempt], order: StopAsked) -> None:
+        """Tells first: an end does not wait for a full disk, nor is it lost while one is tried."""
+        for live in concerned:
+            await live.tell(order)
         for live in concerned:
             await self.workshop.records.order_stop(live.accepted.key, order)
-            await live.tell(order)
-        return len(concerned)
 
     async def take_back(self, keys: Sequence[JobKey], cause: str, grace_seconds: float) -> int:
         """Asks jobs to save and go because the owner wants her machine; how many. Idempotent."""
         order = StopAsked(False, cause, RECLAIMED, grace_seconds)
+        await self._recovered.wait()
         concerned = [live for key in keys if (live := self._live.get(key)) is not None]
-        for live in concerned:
-            try:
-                await self.workshop.records.order_stop(live.accepted.key, order)
-            except sqlite3.Error as error:  # the owner's wish does not wait for a full disk
-                log.warning("%s is asked to go; not written down: %s", live.accepted.key, error)
-            await live.tell(order)
+        try:
+            await self._order(concerned, order)
+        except sqlite3.Error as error:  # the owner's wish does not wait for a full disk
+            log.warning("jobs are asked to go; not written down: %s", error)
         return len(concerned)
 
     def note(self, key: JobKey, sentence: str) -> None:

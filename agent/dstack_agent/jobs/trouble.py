@@ -1,7 +1,10 @@
 """Telling one kind of failure of our own from another."""
 
+import errno
 import sqlite3
 from typing import cast
+
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 
 def storage_trouble(error: BaseException) -> BaseException | None:
@@ -9,4 +12,14 @@ def storage_trouble(error: BaseException) -> BaseException | None:
     if isinstance(error, BaseExceptionGroup):
         inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
         return next((found for each in inner if (found := storage_trouble(each))), None)
-    return error if isinstance(error, OSError | sqlite3.Error) else None
+    return error if _is_of_the_disk(error) else None
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    match error:
+        case OSError(errno=number):
+            return number in _OF_THE_DISK
+        case sqlite3.ProgrammingError():
+            return False
+        case _:
+            return isinstance(error, sqlite3.Error)

@@ -6,7 +6,7 @@ come last. Nothing is written at all if the manifest or a chunk of it is missing
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def lay_tree(
     target: Path,
     merge: bool = False,
     within: Path | None = None,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> Laid:
     """Lays a tree out in a folder, which is made if it is not there. Not synced to disk.
 
@@ -50,12 +51,13 @@ def lay_tree(
             and named; a folder is never replaced.
         within: A folder above the target that can be trusted; the way from there must not lead
             through a link. Give it whenever somebody else could have made what lies between.
+        wanted: Asked before each file; where it says no, the rest is not laid.
 
     Raises:
         Missing: The manifest or a chunk is not here.
         Damaged: A chunk is damaged.
-        Refused: The folder is not empty, or a folder is where a file belongs or the other way
-            round.
+        Refused: The folder is not empty, a folder is where a file belongs or the other way round,
+            or the tree is not wanted any more.
         Busy: The disk is full.
     """
     manifest = store.get_manifest(digest)
@@ -65,7 +67,7 @@ def lay_tree(
     try:
         with _open_target(target, merge, within) as folders:
             check_room(target, manifest.room_bytes)
-            return _lay(store, manifest, folders)
+            return _lay(store, manifest, folders, wanted)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise Refused(
             f"The files do not fit into {target}.",
@@ -90,7 +92,9 @@ def _open_target(target: Path, merge: bool, within: Path | None) -> Folders:
     return folders
 
 
-def _lay(store: ChunkStore, manifest: Manifest, folders: Folders) -> Laid:
+def _lay(
+    store: ChunkStore, manifest: Manifest, folders: Folders, wanted: Callable[[], bool]
+) -> Laid:
     conflicts: list[str] = []
     chunks = store.read(
         [
@@ -102,6 +106,8 @@ def _lay(store: ChunkStore, manifest: Manifest, folders: Folders) -> Laid:
         ]
     )
     for entry in manifest.entries:
+        if not wanted():
+            raise Refused("The tree is not wanted any more.", code="stopped")
         if isinstance(entry, FileEntry) and _lay_file(entry, folders, chunks):
             conflicts.append(entry.path)
         elif isinstance(entry, FolderEntry):

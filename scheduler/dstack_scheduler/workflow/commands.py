@@ -4,6 +4,7 @@ import re
 import shlex
 from dataclasses import replace
 
+from dstack_scheduler.job import MOST_PORTS
 from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code, one_of
 from dstack_scheduler.workflow.scope import Scope
@@ -13,7 +14,6 @@ PYTHONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 """Versions that may be asked for; which of them a machine has, its agent says."""
 
 _PORT = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?\Z")
-_MAX_PORTS = 100
 
 
 def read_help(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
@@ -100,11 +100,11 @@ def read_ports(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """A number of free ports, or a list of ports of the job, each as `8000` or `8000:18000`."""
     if not isinstance(node, ListNode):
         count = scope.whole(node)
-        if count is not None and count > _MAX_PORTS:
+        if count is not None and count > MOST_PORTS:
             scope.complain(
                 node,
                 Code.BAD_PORT,
-                f"{count} is a number of ports here, and more than {_MAX_PORTS}.",
+                f"{count} is a number of ports here, and more than {MOST_PORTS}.",
                 f"for the port {count} write ports: [{count}]",
             )
             return workflow

@@ -4,16 +4,23 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
+from dstack_agent.executor import record
 from dstack_agent.executor.port import Ended
 from dstack_agent.executor.process import ProcessExecutor
-from dstack_agent.executor.starting import Spare
+from dstack_agent.executor.starting import Spare, start_shim
+from dstack_agent.executor.task import Task
+from dstack_agent.executor.watching import read_shim
+from dstack_mesh.faults import Refused, TooLate
+from dstack_mesh.machine import ExecutorKind
 from support.eventually import eventually_async
 from support.launches import launch_of, spec_of, written
+
+PROCESS = ExecutorKind.PROCESS
 
 
 @asynccontextmanager
@@ -79,3 +86,41 @@ async def test_it_ends_at_whatever_moment_it_is_told_to(turns: int) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
         running.cancel()
+
+
+async def test_a_job_whose_shim_does_not_answer_never_starts(tmp_path: Path) -> None:
+    async with keeping() as spare:
+        slow = await pid(spare)
+        os.kill(slow, signal.SIGSTOP)
+        with pytest.raises(TooLate):
+            await start_shim(tmp_path, PROCESS, task(tmp_path), spare, seconds=0.2)
+        with suppress(ProcessLookupError):
+            os.kill(slow, signal.SIGCONT)
+        shim = read_shim(tmp_path)
+        assert shim is not None
+        assert not shim.pid, "a shim that answers still later is refused"
+    assert not (tmp_path / "started").exists()
+
+
+async def test_a_job_whose_shim_answers_too_late_is_launched(tmp_path: Path) -> None:
+    async with keeping() as spare:
+        os.kill(await pid(spare), signal.SIGSTOP)
+        assert record.claim(str(tmp_path), os.getpid())
+        await start_shim(tmp_path, PROCESS, task(tmp_path), spare, seconds=0.2)
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_a_job_that_a_slow_shim_took_meanwhile_is_launched_while_that_lives(
+    tmp_path: Path, lives: bool
+) -> None:
+    record.claim(str(tmp_path), os.getpid())
+    if not lives:
+        text = (tmp_path / record.SHIM).read_text()
+        (tmp_path / record.SHIM).write_text(text.replace(str(os.getpid()), "4194304"))
+    with nullcontext() if lives else pytest.raises(Refused):
+        await start_shim(tmp_path, PROCESS, task(tmp_path))
+    assert not (tmp_path / "started").exists()
+
+
+def task(folder: Path) -> bytes:
+    return Task(["/bin/sh", "-c", "touch started"], str(folder), {}).encode()

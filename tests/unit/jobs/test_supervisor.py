@@ -1,10 +1,12 @@
 """The supervisor with real records, ledger and store, and an executor that does as it is told."""
 
 import asyncio
+import errno
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,22 +14,27 @@ from pathlib import Path
 import pytest
 
 from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.executor.record import claim
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.chronicle import Followed
+from dstack_agent.jobs.event import StopAsked
 from dstack_agent.jobs.folders import KEEPING, Keeping
+from dstack_agent.jobs.places import folder_of
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.lease import Award, Claim
+from dstack_agent.ledger import Ledger
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
 from dstack_agent.records import Given, Records
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
+from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Busy, Missing, Refused
+from dstack_mesh.faults import Broken, Busy, Missing, Refused
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
-from dstack_mesh.machine import ExecutorKind, Machine
+from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.job import (
     ArtifactSaved,
     Fin,
@@ -183,6 +190,57 @@ async def test_a_stop_while_an_input_is_on_its_way_ends_at_once(tmp_path: Path) 
         assert await on.supervisor.stop(KEY.run_id, None, False, "enough") == 0
 
 
+async def test_a_stop_that_comes_before_jobs_were_found_again_is_not_lost(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        lease(on)
+        await on.memory.records.accept(waiting_for_input(on.spec()), ())
+        later = Supervisor(on.supervisor.workshop)
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(later.stop(KEY.run_id, None, False, "revoked"))
+            await asyncio.sleep(0)
+            running = group.create_task(later.run(asyncio.Event()))
+            assert await stopping == 1
+            on.supervisor = later
+            assert (await on.end(later.follow(KEY))).state.cause == "revoked"
+            running.cancel()
+
+
+class Slow(ChunkStore):
+    """A store that gives its bytes out when a test says so."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.given: list[Digest] = []
+        self.gate = threading.Event()
+
+    def read(self, digests: Sequence[Digest]) -> Iterator[tuple[Digest, memoryview]]:
+        for digest, data in super().read(digests):
+            self.given.append(digest)
+            self.gate.wait(20)
+            yield digest, data
+
+
+async def test_nothing_is_removed_while_it_is_still_written(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        with closing(Slow(tmp_path / "slow")) as store:
+            texts = {digest_of(text): text for text in (b"one", b"two")}
+            store.put(texts.items())
+            files = [FileEntry(str(n), (3,), each) for n, each in enumerate(texts)]
+            code = store.put_manifest(Manifest(files).encode())
+            on.supervisor.workshop = replace(on.supervisor.workshop, store=store)
+            followed = await on.accept(replace(on.spec(), code_digest=code))
+            await eventually_async(lambda: _is(lambda: bool(store.given)), 10)
+            await on.supervisor.stop(KEY.run_id, None, False, "enough")
+            assert (await on.end(followed)).state.state is JobState.STOPPED
+            work = followed.journal.parent / "work"
+            with pytest.raises(AssertionError):
+                await eventually_async(lambda: _is(lambda: not work.exists()), 0.5)
+            store.gate.set()
+            await eventually_async(lambda: _is(lambda: not on.supervisor.running()), 10)
+            await eventually_async(lambda: _is(lambda: not work.exists()), 10)
+            assert len(store.given) == 1
+
+
 async def test_people_are_told_what_a_job_waits_for(tmp_path: Path) -> None:
     async with bench(tmp_path / "h") as on:
         followed = await on.accept(waiting_for_input(on.spec()))
@@ -256,6 +314,7 @@ async def test_secrets_that_a_restart_lost_are_named(tmp_path: Path) -> None:
     spec_with = replace
     async with bench(tmp_path / "h") as on:
         spec = spec_with(on.spec(), secret_names=("TOKEN",))
+        lease(on)
         await on.memory.records.accept(spec, ())
     async with bench(tmp_path / "h") as on:
         fin = await on.end(on.supervisor.follow(KEY))
@@ -263,14 +322,20 @@ async def test_secrets_that_a_restart_lost_are_named(tmp_path: Path) -> None:
         assert "TOKEN" in fin.state.cause
 
 
+def lease(on: Bench) -> Award:
+    """Gives the job the machine; how."""
+    claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
+    hold = on.memory.ledger.reserve(claim, lambda taken: Now())
+    award = Award(hold.hold_id, 1, KEY, Needs(), ExecutorKind.PROCESS, Digest(b"d" * 32))
+    on.memory.ledger.commit(award)
+    return award
+
+
 async def test_a_lease_whose_job_was_never_written_down_is_withdrawn_at_the_start(
     tmp_path: Path,
 ) -> None:
     async with bench(tmp_path / "h") as on:
-        claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
-        hold = on.memory.ledger.reserve(claim, lambda taken: Now())
-        award = Award(hold.hold_id, 1, KEY, Needs(), ExecutorKind.PROCESS, Digest(b"d" * 32))
-        on.memory.ledger.commit(award)
+        award = lease(on)
         assert len(on.memory.ledger.leases()) == 1
     async with bench(tmp_path / "h") as on:
         assert on.memory.ledger.leases() == ()
@@ -279,12 +344,58 @@ async def test_a_lease_whose_job_was_never_written_down_is_withdrawn_at_the_star
             on.memory.ledger.commit(award)
 
 
+async def test_a_job_that_could_not_begin_is_not_the_agents(tmp_path: Path) -> None:
+    def unknown(key: JobKey) -> bool:
+        raise Busy("The ledger is in use by another process.")
+
+    async with bench(tmp_path / "h") as on:
+        on.supervisor.workshop = replace(on.supervisor.workshop, is_own=unknown)
+        with pytest.raises(Busy):
+            await on.accept(on.spec())
+        assert on.memory.records.unfinished() == []
+
+
+async def test_an_award_that_is_repeated_asks_nothing_of_the_ledger(tmp_path: Path) -> None:
+    def unknown(key: JobKey) -> bool:
+        raise Busy("The ledger is in use by another process.")
+
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        on.supervisor.workshop = replace(on.supervisor.workshop, is_own=unknown)
+        await on.accept(on.spec())  # an error would take its lease away
+        on.puppet.ended.set_result(Ended(0))
+        await on.end(followed)
+
+
+async def test_a_job_without_a_lease_never_starts_after_a_restart(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        await on.memory.records.accept(on.spec(), ())
+    async with bench(tmp_path / "h") as on:
+        fin = await on.end(on.supervisor.follow(KEY))
+        assert (fin.state.state, fin.state.reason) == (JobState.LOST, "not-leased")
+        assert on.puppet.launches == []
+
+
+async def test_a_job_that_has_a_shim_goes_on_after_a_restart_without_a_lease(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path / "h") as on:
+        await on.memory.records.accept(on.spec(), ())
+        await on.memory.records.launching(KEY)
+        folder = folder_of(on.home.jobs, KEY)
+        folder.mkdir(parents=True)
+        assert claim(str(folder), os.getpid())
+    async with bench(tmp_path / "h") as on:
+        followed = on.supervisor.follow(KEY)
+        await on.until(followed, JobState.RUNNING)
+        on.puppet.ended.set_result(Ended(0))
+        assert (await on.end(followed)).state.state is JobState.DONE
+
+
 async def test_a_lease_whose_job_ended_is_ended_at_the_start_and_remembered(tmp_path: Path) -> None:
     async with bench(tmp_path / "h") as on:
-        claim = Claim(KEY, RunName("x-1"), Needs(), ExecutorKind.PROCESS, 1, PeerId(""))
-        hold = on.memory.ledger.reserve(claim, lambda taken: Now())
-        award = Award(hold.hold_id, 1, KEY, Needs(), ExecutorKind.PROCESS, Digest(b"d" * 32))
-        on.memory.ledger.commit(award)
+        award = lease(on)
         await on.memory.records.accept(on.spec(), ())
         done = StateChange(KEY, JobState.DONE, datetime.now(UTC))
         nothing = Digest(b"d" * 32)
@@ -324,9 +435,9 @@ async def test_artifacts_that_could_not_be_saved_stay_where_the_job_left_them(
         spec = replace(on.spec(), artifacts=("out",))
         followed = await on.accept(spec)
         await on.until(followed, JobState.RUNNING)
+        (on.home.chunks / "packs").rename(tmp_path / "elsewhere")
         out = followed.journal.parent / "work" / "out"
         (out / "model").write_text("weights")
-        on.memory.store.close()
         on.puppet.ended.set_result(Ended(0))
         fin = await on.end(followed)
         assert fin.state.state is JobState.FAILED
@@ -413,3 +524,129 @@ async def test_an_award_that_is_repeated_while_the_disk_is_full_succeeds(tmp_pat
         on.puppet.ended.set_result(Ended(0))
         assert (await on.end(followed)).state.state is JobState.DONE
         assert len(on.puppet.launches) == 1
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+async def test_a_job_that_ended_has_one_end_whatever_its_lease_does(
+    tmp_path: Path, failures: int
+) -> None:
+    tries: list[int] = []
+
+    class Stuck(Ledger):
+        def end(self, key: JobKey) -> None:
+            tries.append(1)
+            if len(tries) <= failures:
+                raise Broken("The ledger cannot be used.")
+            super().end(key)
+
+    async with bench(tmp_path / "h") as on:
+        with closing(Stuck(tmp_path / "ledger.db", SystemClock())) as ledger:
+            on.supervisor.workshop = replace(on.supervisor.workshop, ledger=ledger)
+            followed = await on.accept(on.spec())
+            await on.until(followed, JobState.RUNNING)
+            on.puppet.ended.set_result(Ended(0))
+            assert (await on.end(followed)).state.state is JobState.DONE
+            await eventually_async(lambda: _is(lambda: not on.supervisor.running()), 10)
+        ends = [each for each in on.memory.records.history(KEY) if each.state.ended]
+        assert [each.state for each in ends] == [JobState.DONE]
+        assert on.puppet.stops == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
+async def test_what_is_not_the_disk_s_fault_is_not_tried_for_ever(
+    tmp_path: Path, number: int
+) -> None:
+    def refuse(launch: Launch) -> None:
+        raise OSError(number, os.strerror(number))
+
+    async with bench(tmp_path / "h", Puppet(launching=refuse)) as on:
+        fin = await on.end(await on.accept(replace(on.spec(), artifacts=("out",))))
+        assert (fin.state.state, fin.state.reason) == (JobState.FAILED, "agent-failed")
+
+
+async def test_an_environment_that_cannot_be_made_is_the_end_with_its_reason(
+    tmp_path: Path,
+) -> None:
+    def exhausted(spec: JobSpec, folder: Path, gpus: tuple[Gpu, ...]) -> Mapping[str, str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with bench(tmp_path / "h") as on:
+        on.supervisor.workshop = replace(on.supervisor.workshop, environment=exhausted)
+        fin = await on.end(await on.accept(on.spec()))
+        assert (fin.state.state, fin.state.reason) == (JobState.FAILED, "not-started")
+
+
+class Full(Records):
+    """Records on a disk that is full once a test says so."""
+
+    full = False
+
+    async def order_stop(self, key: JobKey, order: StopAsked) -> None:
+        self._check()
+        await super().order_stop(key, order)
+
+    async def enter(self, change: StateChange) -> None:
+        self._check()
+        await super().enter(change)
+
+    async def finish(self, fin: Fin) -> None:
+        self._check()
+        await super().finish(fin)
+
+    def _check(self) -> None:
+        if self.full:
+            raise sqlite3.OperationalError("database or disk is full")
+
+
+def on_full_records(on: Bench) -> Full:
+    records = Full(on.memory.records._database)  # pyright: ignore[reportPrivateUsage]
+    on.supervisor.workshop = replace(on.supervisor.workshop, records=records)
+    return records
+
+
+async def test_a_job_that_filled_the_disk_is_stopped_all_the_same(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        records = on_full_records(on)
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        records.full = True
+        with pytest.raises(Busy):
+            await on.supervisor.stop(KEY.run_id, None, False, "it fills my disk")
+        await eventually_async(lambda: _is(lambda: on.puppet.stops == [False]), 10)
+        records.full = False
+        fin = await on.end(followed)
+        assert (fin.state.state, fin.state.cause) == (JobState.STOPPED, "it fills my disk")
+
+
+async def test_a_stop_is_remembered_while_an_attempt_is_taken_up_again(tmp_path: Path) -> None:
+    def full(launch: Launch) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with bench(tmp_path / "h", Puppet(launching=full)) as on:
+        records = on_full_records(on)
+        on.supervisor.again_seconds = 0.5
+        followed = await on.accept(on.spec())
+
+        async def waits() -> bool:
+            return any(each.reason == "held-up" for each in followed.chronicle.states())
+
+        await eventually_async(waits, 10)
+        records.full = True
+        with pytest.raises(Busy):
+            await on.supervisor.stop(KEY.run_id, None, False, "enough")
+        records.full = False
+        on.puppet.launching = lambda launch: None
+        assert (await on.end(followed)).state.cause == "enough"
+
+
+async def test_a_job_whose_folder_is_gone_takes_nobody_down(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        followed = await on.accept(on.spec())
+        await on.until(followed, JobState.RUNNING)
+        followed.journal.parent.rename(tmp_path / "elsewhere")
+        on.puppet.ended.set_result(Ended(3))
+        await on.end(followed)
+        await eventually_async(lambda: _is(lambda: not on.supervisor.running()), 10)
+        on.puppet.ended = asyncio.Future()
+        other = replace(on.spec(), key=replace(KEY, job=1))
+        await on.until(await on.accept(other), JobState.RUNNING)

@@ -283,6 +283,7 @@ def test_the_message_that_the_next_tests_spoil_is_valid() -> None:
         {"artifacts": [job_pb2.ArtifactRequest(path="")]},
         {"commands": ["x" * 100_000]},
         {"commands": [""] * 20_000},
+        {"ports": [0] * 101},
     ],
 )
 def test_a_specification_with_one_bad_field_is_refused(change: dict[str, object]) -> None:

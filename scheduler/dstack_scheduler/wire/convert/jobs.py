@@ -4,7 +4,16 @@ from collections.abc import Iterable
 
 from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2
-from dstack_scheduler.job import Input, JobKey, JobSpec, JobState, Revision, Source, StateChange
+from dstack_scheduler.job import (
+    MOST_PORTS,
+    Input,
+    JobKey,
+    JobSpec,
+    JobState,
+    Revision,
+    Source,
+    StateChange,
+)
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.secret import RegistryAuth, is_placeholder
 from dstack_scheduler.wire import fields
@@ -178,7 +187,7 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         secret_names=fields.lines(wire.secret_names, "Names of secrets"),
         target=fields.line(wire.target, "The target"),
         job_count=wire.job_count or 1,
-        ports=tuple(fields.port(each) for each in fields.items(wire.ports, "Ports")),
+        ports=tuple(fields.port(each) for each in fields.items(wire.ports, "Ports", MOST_PORTS)),
         registry_auth=auth_from_wire(wire.registry_auth)
         if wire.HasField("registry_auth")
         else None,
