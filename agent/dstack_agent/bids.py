@@ -9,6 +9,7 @@ out to its end even if the caller goes away meanwhile.
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -16,14 +17,15 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from dstack_agent.lease import Award, Claim, Lease
-from dstack_agent.ledger import Ledger
+from dstack_agent.ledger import Ledger, others_run
 from dstack_agent.owner.terms import Terms
 from dstack_agent.records import Given
 from dstack_mesh.chunks.digest import digest_of
-from dstack_mesh.faults import Invalid, Refused
+from dstack_mesh.faults import Invalid, MeshError, Refused
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import Digest, HoldId, PeerId
+from dstack_mesh.ids import Digest, HoldId, PeerId, RunId
 from dstack_mesh.machine import Machine, RunningJob
+from dstack_mesh.wire.rights import STOPPING_ANY
 from dstack_scheduler.agent_port import Hold, Question, question_of
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.fit import Taken, occupied
@@ -31,8 +33,13 @@ from dstack_scheduler.job import JobKey, JobSpec
 from dstack_scheduler.secret import check_value, why_no_name
 from dstack_scheduler.verdict import Bid, Verdict
 
+log = logging.getLogger(__name__)
+
 THREADS = 4
 """Threads of its own, so that bids do not queue behind the copying of files."""
+
+AGAIN_SECONDS = 2.0
+"""Before holds that ended are dropped again, where that failed."""
 
 SEEN_SECONDS = 0.5
 """So long one reading answers questions; what is held or leased meanwhile ends it at once.
@@ -76,6 +83,7 @@ class BidDesk:
         terms: On which terms the owner lends the machine now; does no I/O.
         name_of: A peer's name for people; empty if it is not known.
         note: Has people know something about a job that was taken.
+        driven_for: The peer for whom a run is driven here; None if it is not driven here.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class BidDesk:
         terms: Callable[[], Terms] = Terms,
         name_of: Callable[[PeerId], str] = lambda peer: "",
         note: Callable[[JobKey, str], None] = lambda key, sentence: None,
+        driven_for: Callable[[RunId], PeerId | None] = lambda run_id: None,
     ) -> None:
         self._machine = machine
         self._ledger = ledger
@@ -95,6 +104,7 @@ class BidDesk:
         self._terms = terms
         self._name_of = name_of
         self._note = note
+        self._driven_for = driven_for
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bids")
         self._group: asyncio.TaskGroup | None = None
         self._seen: _Seen | None = None
@@ -112,8 +122,8 @@ class BidDesk:
     async def ask(self, question: Question, asker: Asker = OWNER) -> Bid:
         """Whether the agent could run the job. Changes nothing.
 
-        What was read for the last question serves the next ones for a second, or until the ledger
-        changes: a crowd that asks costs no reading each.
+        What was read for the last question serves the next ones for `SEEN_SECONDS`, or until the
+        ledger changes: a crowd that asks costs no reading each.
         """
         now = asyncio.get_running_loop().time()
         seen = self._seen
@@ -122,7 +132,17 @@ class BidDesk:
         return self._bid(question, seen, self._named(asker))
 
     async def reserve(self, question: Question, epoch: int, asker: Asker) -> Hold:
-        """Holds what the job needs, or renews the hold. Raises Busy with reasons, or Conflict."""
+        """Holds what the job needs, or renews the hold.
+
+        Raises:
+            Busy: With reasons.
+            Conflict: A higher epoch was seen, or it is another's.
+            Forbidden: The run is somebody else's.
+        """
+        driven_for = self._driven_for(question.key.run_id)
+        takes_over = may_take_over(asker) or asker.peer_id == driven_for
+        if driven_for is not None and not takes_over:
+            raise others_run()
         claim = Claim(
             key=question.key,
             run_name=question.run_name,
@@ -131,6 +151,7 @@ class BidDesk:
             epoch=epoch,
             peer=asker.peer_id,
             owner="" if asker.is_owner else self._name_of(asker.peer_id),
+            takes_over=takes_over,
         )
         asker = self._named(asker)
         return await self._in_thread(lambda: self._reserve(question, claim, asker))
@@ -149,6 +170,7 @@ class BidDesk:
             Missing: The hold is gone.
             Conflict: A higher epoch was seen, or the job was awarded otherwise.
             Refused: The code has not arrived, or the owner forbids the job.
+            Forbidden: The run is somebody else's.
             Busy: The machine does not take it any more.
         """
         if self._group is None:
@@ -209,7 +231,7 @@ class BidDesk:
         asker: Asker,
     ) -> None:
         try:
-            await self._take_over(_award(hold_id, epoch, spec), spec, secrets, asker)
+            await self._take_over(_award(hold_id, epoch, spec, asker), spec, secrets, asker)
         except Exception as error:  # whoever asked gets it; the agent and its jobs go on
             if not answer.cancelled():
                 answer.set_exception(error)
@@ -250,7 +272,11 @@ class BidDesk:
     async def _expire(self) -> None:
         while True:
             seen = self._ledger.changes.strokes
-            pause = await self._in_thread(self._ledger.expire)
+            try:
+                pause = await self._in_thread(self._ledger.expire)
+            except MeshError as error:  # a full disk, a damaged file: jobs go on without
+                log.warning("holds that ended could not be dropped: %s", error)
+                pause = AGAIN_SECONDS
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._ledger.changes.later_than(seen)
@@ -282,7 +308,12 @@ def _plain(value: object) -> str:
             raise TypeError(f"{value!r} has no place in a specification")
 
 
-def _award(hold_id: HoldId, epoch: int, spec: JobSpec) -> Award:
+def may_take_over(asker: Asker) -> bool:
+    """Whether somebody may go on with runs of others, as a driver that takes over does."""
+    return asker.is_owner or asker.role in {role.value for role in STOPPING_ANY}
+
+
+def _award(hold_id: HoldId, epoch: int, spec: JobSpec, asker: Asker) -> Award:
     return Award(
         hold_id=hold_id,
         epoch=epoch,
@@ -291,4 +322,6 @@ def _award(hold_id: HoldId, epoch: int, spec: JobSpec) -> Award:
         executor=spec.executor,
         spec_digest=spec_digest(spec),
         owner=spec.owner,
+        peer=asker.peer_id,
+        takes_over=may_take_over(asker),
     )

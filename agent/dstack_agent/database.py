@@ -119,10 +119,12 @@ class Database:
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = change(connection)
+            connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            # On a full disk SQLite did it itself, and what it says of a second one is no news.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
-        connection.execute("COMMIT")
         return result
 
     def close(self) -> None:

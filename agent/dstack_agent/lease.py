@@ -19,6 +19,7 @@ class Claim:
         epoch: Of the run's driver.
         peer: Who asks, as TLS proved it; empty for the owner of this home.
         owner: Who asks, for people; may be empty.
+        takes_over: Whether they may go on with runs that others gave; the owner always may.
     """
 
     key: JobKey
@@ -28,11 +29,12 @@ class Claim:
     epoch: int
     peer: PeerId
     owner: str = ""
+    takes_over: bool = False
 
 
 @frozen
 class Award:
-    """What somebody wants to turn a hold into."""
+    """What somebody wants to turn a hold into; `peer` and `takes_over` as of a claim."""
 
     hold_id: HoldId
     epoch: int
@@ -41,6 +43,8 @@ class Award:
     executor: ExecutorKind
     spec_digest: Digest
     owner: str = ""
+    peer: PeerId = PeerId("")
+    takes_over: bool = False
 
 
 @frozen

@@ -6,8 +6,10 @@
   key of the table of cards says so too.
 - Everything is idempotent by (run, job, attempt). Reserving again renews the same hold; committing
   again with the same specification changes nothing, with another one it is a conflict.
-- Fencing: per (run, job), an epoch lower than one seen before is refused, whatever became of the
-  call that showed it.
+- A run is its first giver's: whoever else asks for its jobs is refused, unless they may take over
+  (a role that drives runs of others, or the owner), as long as a hold or a lease of it is known.
+- Fencing: per (run, job), an epoch lower than one seen before is refused. One is seen once the job
+  got a hold here; from then on whatever becomes of the call that shows it, if it is a giver's.
 
 Time is that of `Clock.elapsed`, which counts sleep and starts anew at boot.
 """
@@ -33,12 +35,14 @@ from dstack_agent.ledger_rows import (
     key_values,
     lease_row,
     needs_of,
+    read_givers,
     read_lease,
     read_taken,
+    seat,
 )
 from dstack_mesh.clock import Clock
-from dstack_mesh.faults import Busy, Conflict, Invalid, MeshError, Missing
-from dstack_mesh.ids import HoldId, RunId
+from dstack_mesh.faults import Busy, Conflict, Forbidden, Invalid, MeshError, Missing
+from dstack_mesh.ids import HoldId, PeerId, RunId
 from dstack_mesh.machine import Gpu
 from dstack_scheduler.agent_port import Hold
 from dstack_scheduler.fit import Taken
@@ -83,12 +87,13 @@ class Ledger:
 
         Raises:
             NotFree: The verdict was not "now".
+            Forbidden: The run is somebody else's.
             Busy: The peer has too many holds.
             Conflict: A higher epoch was seen, another peer holds for the job, or this attempt ended
                 here already.
         """
         with self._changing() as db:
-            self._fence(db, claim.key, claim.epoch)
+            self._fence(db, claim)
             lease = find_lease(db, claim.key)
             if lease is not None:
                 return _as_hold(lease, claim)
@@ -106,17 +111,19 @@ class Ledger:
 
         Args:
             award: What and for whom.
-            decide: As for `reserve`. What the hold is for counts as free; a lease stays whatever
-                would be said now.
+            decide: As for `reserve`. What the hold is for counts as free, and the lease has the
+                cards that are named now, or those of the hold if none are; one that is there
+                stays whatever would be said now.
 
         Raises:
             Missing: The hold expired, was released or never was.
             Conflict: A higher epoch was seen, or the hold was for something else.
+            Forbidden: The run is somebody else's.
             NotFree: The verdict was "later" or "not now".
             Forbade: The verdict was "never".
         """
         with self._changing() as db:
-            self._fence(db, award.key, award.epoch)
+            self._fence(db, award)
             lease = find_lease(db, award.key)
             if lease is not None:
                 return _repeated(lease, award)
@@ -129,7 +136,9 @@ class Ledger:
                     "hold-expired",
                 )
             _check_award(hold, award)
-            _check_verdict(decide(read_taken(db)))
+            verdict = _checked(decide(read_taken(db)))
+            if verdict.gpu_uuids:  # one that was held may have gone to a stranger meanwhile
+                seat(db, award.hold_id, verdict.gpu_uuids)
             insert(db, "leases", lease_row(hold, award))
             db.execute("DELETE FROM holds WHERE hold_id = ?", (award.hold_id,))
             row = db.execute(f"SELECT * FROM leases WHERE {KEY}", key_values(award.key)).fetchone()
@@ -174,6 +183,11 @@ class Ledger:
             rows = db.execute("SELECT * FROM leases WHERE ended = 0 ORDER BY id").fetchall()
             return tuple(read_lease(db, row) for row in rows)
 
+    def givers(self, run_id: RunId) -> frozenset[PeerId]:
+        """The peers that gave jobs of a run, also such as ended, or hold for them."""
+        with self._file.transaction() as db:
+            return read_givers(db, run_id)
+
     def free(self, gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
         """Those of the cards that nobody has."""
         taken = {uuid for each in self.taken() for uuid in each.gpu_uuids}
@@ -205,10 +219,18 @@ class Ledger:
         if refusal is not None:
             raise refusal
 
-    def _fence(self, db: sqlite3.Connection, key: JobKey, epoch: int) -> None:
+    def _fence(self, db: sqlite3.Connection, asked: Claim | Award) -> None:
+        """Lets nobody else's driver and no earlier one pass; a giver's epoch is seen from now on.
+
+        Only where one is known: otherwise whoever is refused could fill the disk with them.
+        """
+        epoch, givers = asked.epoch, read_givers(db, asked.key.run_id)
         if not 0 <= epoch <= MAX_EPOCH:
             raise Invalid("The epoch is out of range.", f"It is {epoch}.")
-        where = (key.run_id, key.job)
+        trusted = asked.takes_over or not asked.peer or asked.peer in givers
+        if givers and not trusted:
+            raise others_run()
+        where = (asked.key.run_id, asked.key.job)
         row = db.execute("SELECT epoch FROM epochs WHERE run_id = ? AND job = ?", where).fetchone()
         if row is not None and row["epoch"] > epoch:
             raise Conflict(
@@ -216,12 +238,8 @@ class Ledger:
                 f"Its epoch is {row['epoch']}, that of this call {epoch}.",
                 code="epoch",
             )
-        if row is None or row["epoch"] < epoch:
-            db.execute(
-                "INSERT INTO epochs (run_id, job, epoch) VALUES (?, ?, ?)"
-                " ON CONFLICT (run_id, job) DO UPDATE SET epoch = excluded.epoch",
-                (*where, epoch),
-            )
+        if trusted and row is not None and row["epoch"] < epoch:
+            _see(db, asked)
 
     def _renew(self, db: sqlite3.Connection, hold: sqlite3.Row, claim: Claim) -> Hold:
         db.execute(
@@ -252,10 +270,8 @@ class Ledger:
         _check_hoarding(db, claim, hold_id)
         drop_holds(db, "hold_id = ?", (hold_id,))
         insert(db, "holds", self._hold_row(hold_id, claim))
-        db.executemany(
-            "INSERT INTO cards (uuid, hold_id, place) VALUES (?, ?, ?)",
-            [(card, hold_id, place) for place, card in enumerate(verdict.gpu_uuids)],
-        )
+        seat(db, hold_id, verdict.gpu_uuids)
+        _see(db, claim)
         return Hold(hold_id, HOLD_SECONDS, verdict.gpu_uuids)
 
     def _hold_row(self, hold_id: HoldId, claim: Claim) -> dict[str, object]:
@@ -273,6 +289,25 @@ class Ledger:
             "boot_id": self._boot_id,
             "expires_at": self._clock.elapsed() + HOLD_SECONDS,
         }
+
+
+def others_run() -> Forbidden:
+    """What whoever asks for jobs of somebody else's run is told."""
+    return Forbidden(
+        "This run is somebody else's.",
+        "Another peer gave it to this agent first.",
+        "submit a run of your own",
+        "not-your-run",
+    )
+
+
+def _see(db: sqlite3.Connection, asked: Claim | Award) -> None:
+    """Remembers an epoch, which is no lower than one seen before."""
+    db.execute(
+        "INSERT INTO epochs (run_id, job, epoch) VALUES (?, ?, ?)"
+        " ON CONFLICT (run_id, job) DO UPDATE SET epoch = excluded.epoch",
+        (asked.key.run_id, asked.key.job, asked.epoch),
+    )
 
 
 def _boot_id() -> str:
@@ -332,10 +367,10 @@ def _otherwise(lease: Lease) -> Conflict:
     )
 
 
-def _check_verdict(verdict: Verdict) -> None:
+def _checked(verdict: Verdict) -> Now:
     match verdict:
         case Now():
-            return
+            return verdict
         case Never(reasons):
             raise Forbade(reasons)
         case Later(reasons) | NotNow(reasons):

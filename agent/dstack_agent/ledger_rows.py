@@ -68,6 +68,22 @@ def read_taken(db: sqlite3.Connection) -> tuple[Taken, ...]:
     )
 
 
+def read_givers(db: sqlite3.Connection, run_id: str) -> frozenset[PeerId]:
+    rows = db.execute(
+        "SELECT peer FROM leases WHERE run_id = ? UNION SELECT peer FROM holds WHERE run_id = ?",
+        (run_id, run_id),
+    )
+    return frozenset(PeerId(row["peer"]) for row in rows)
+
+
+def seat(db: sqlite3.Connection, hold_id: str, gpu_uuids: tuple[str, ...]) -> None:
+    db.execute("DELETE FROM cards WHERE hold_id = ?", (hold_id,))
+    db.executemany(
+        "INSERT INTO cards (uuid, hold_id, place) VALUES (?, ?, ?)",
+        [(card, hold_id, place) for place, card in enumerate(gpu_uuids)],
+    )
+
+
 def find_lease(db: sqlite3.Connection, key: JobKey) -> Lease | None:
     row = db.execute(f"SELECT * FROM leases WHERE {KEY}", key_values(key)).fetchone()
     return None if row is None else read_lease(db, row)

@@ -10,6 +10,7 @@ from dstack_agent.inventory import Inventory
 from dstack_agent.ledger import Ledger
 from dstack_mesh.card import PeerCard
 from dstack_mesh.discovery.interfaces import own_addresses
+from dstack_mesh.faults import MeshError
 from dstack_mesh.ids import Address, MeshId, PeerId
 from dstack_mesh.machine import Machine
 from dstack_scheduler.fit import occupied
@@ -54,7 +55,7 @@ class SelfPortrait:
             self._machine = await asyncio.to_thread(self.inventory.read)
             if self.port is not None:
                 self._addresses = await asyncio.to_thread(reached_at, self.listens_on, self.port)
-        except OSError as error:
+        except (OSError, MeshError) as error:  # of the machine, or of the ledger
             log.warning("the machine could not be read: %s", error)
 
     def card(self) -> PeerCard:

@@ -2,13 +2,17 @@
 
 import asyncio
 
+from dstack_agent.bids import may_take_over
 from dstack_agent.driving import Driving
 from dstack_agent.jobs.supervisor import Supervisor
-from dstack_agent.ledger import Ledger
+from dstack_agent.ledger import Ledger, others_run
 from dstack_agent.records import Records
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId
+from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.asker import Asker
+from dstack_scheduler.job import RunRecord
 
 
 @frozen
@@ -48,6 +52,17 @@ class Steering:
         for lease in await asyncio.to_thread(self.ledger.leases):
             if lease.peer in peers:
                 await self.supervisor.stop(lease.key.run_id, lease.key.job, False, cause)
+
+    async def drive(
+        self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker
+    ) -> None:
+        """Has a run driven here, as `Driving.drive` does. Raises Forbidden if it is another's."""
+        gave = set(await asyncio.to_thread(self.ledger.givers, record.run_id))
+        if driven := self.driving.runs.find(record.run_id):
+            gave.add(driven.behalf.peer_id)
+        if gave and behalf.peer_id not in gave and not may_take_over(behalf):
+            raise others_run()
+        await self.driving.drive(record, jobs, epoch, behalf)
 
     async def givers(self, run_id: RunId) -> frozenset[PeerId]:
         """The peers that gave a run to this agent; empty where nothing of it goes on here."""

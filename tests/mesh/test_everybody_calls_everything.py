@@ -22,6 +22,7 @@ from dstack_mesh.ids import Address
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.statement import Admit, Revoke
 from dstack_mesh.wire.admission import Invitation, serve_invitation
+from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.rights import RIGHTS
 from dstack_mesh.wire.roster import open_keeper, record_founder
 from dstack_mesh.wire.server import listen_local, listen_tcp, make_server
@@ -84,7 +85,8 @@ MEMBERS_ONLY = {"RosterService/Renew"}
 """The guard lets the owner pass; the servicer says that she has no certificate to renew."""
 
 OUTSIDERS = ("plaintext", "no certificate", *INTRUDERS, *MISTAKES)
-INSIDERS = (*COLUMNS, "revoked", "made a reader")
+INSIDERS = (*COLUMNS, "revoked", "made a reader", "no secret")
+"""The last has the owner's socket, and not the secret of her home: a walled job."""
 
 
 def allowed() -> dict[str, frozenset[str]]:
@@ -133,6 +135,11 @@ async def channel_of(who: str, gate: Gate, number: int) -> AsyncGenerator[grpc.a
     if who == "plaintext":
         opened = grpc.aio.insecure_channel(gate.address, options=options)
     elif who == "owner":
+        channels = Channels(gate.mesh.root)
+        yield channels.to_local(gate.mesh.root.agent_socket)
+        await channels.close()
+        return
+    elif who == "no secret":
         local = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
         opened = grpc.aio.secure_channel(f"unix:{gate.mesh.root.agent_socket}", local)
     else:
@@ -173,8 +180,17 @@ def expected(who: str, served: set[str]) -> dict[str, str]:
         return dict.fromkeys(allowed(), "no-member" if who in MISTAKES else "no handshake")
     column = "reader" if who == "made a reader" else who
     refusal = "revoked" if who == "revoked" else "no-right"
+    if who == "no secret":
+        return {name: _of_no_secret(name, served) for name in allowed()}
     ours = {name: "passed" if column in may else refusal for name, may in allowed().items()}
     return {name: one if name in served else "not served" for name, one in ours.items()}
+
+
+def _of_no_secret(name: str, served: set[str]) -> str:
+    """Who proves nothing hears whether the agent is well; joining begins with proving nothing."""
+    if name not in served:
+        return "not served"
+    return "passed" if name.startswith(("Health/", "AdmissionService/")) else "no-right"
 
 
 @pytest.fixture(scope="module")

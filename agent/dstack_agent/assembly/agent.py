@@ -166,7 +166,7 @@ def served_of(
         ),
         runs=Runs(
             listing=listings.listing,
-            drive=work.driving.drive,
+            drive=steering.drive,
             tag=memory.tags.state,
             stopped=ground.auditor.stopped,
             tagged=ground.auditor.tagged,

@@ -57,7 +57,7 @@ def work_of(ground: Ground, company: Company) -> Work:
         workshop=workshop,
         supervisor=supervisor,
         driving=driving,
-        desk=desk_of(ground, company, supervisor),
+        desk=desk_of(ground, company, supervisor, driving),
         owner=owner,
         steering=Steering(supervisor, driving, memory.records, memory.ledger),
     )
@@ -73,7 +73,7 @@ def driver_maker(peers: Peers, clock: Clock) -> MakeDriver:
     return make
 
 
-def desk_of(ground: Ground, company: Company, supervisor: Supervisor) -> BidDesk:
+def desk_of(ground: Ground, company: Company, supervisor: Supervisor, driving: Driving) -> BidDesk:
     """Answers asks and takes awards."""
     return BidDesk(
         company.portrait.inventory.read,
@@ -83,6 +83,7 @@ def desk_of(ground: Ground, company: Company, supervisor: Supervisor) -> BidDesk
         terms=ground.start.word.terms,
         name_of=company.peers.name,
         note=supervisor.note,
+        driven_for=driving.giver,
     )
 
 

@@ -12,8 +12,8 @@ from dstack_agent.executor.starting import Spare
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.notes import Notes
 from dstack_agent.jobs.workshop import Environment, Workshop
-from dstack_agent.memory import Memory
 from dstack_agent.peers import Peers
+from dstack_agent.records import Records
 from dstack_agent.self_portrait import SelfPortrait
 from dstack_mesh.ids import PeerId
 from dstack_mesh.machine import Gpu
@@ -45,7 +45,7 @@ def workshop_of(ground: Ground, company: Company, notes: Notes, spare: Spare) ->
         user_home=home,
         limited=lambda spec: word.terms().limited(spec)[0],
         network=lambda: word.in_force.policy.network is Network.BRIDGE,
-        is_own=(lambda key: True) if settings.private else owning(memory),
+        is_own=(lambda key: True) if settings.private else owning(memory.records),
     )
 
 
@@ -54,11 +54,12 @@ def bringer_of(peers: Peers, ourselves: PeerId) -> Bringer:
     return Bringer(peers.here, peers.fetch, peers.addresses, ourselves)
 
 
-def owning(memory: Memory) -> Callable[[JobKey], bool]:
-    """Whether a job came from a command of this home, and not from a peer or a driver."""
+def owning(records: Records) -> Callable[[JobKey], bool]:
+    """Whether an accepted job came from a command of this home, and not from a peer or a driver."""
 
     def is_own(key: JobKey) -> bool:
-        return any(lease.key == key and not lease.peer for lease in memory.ledger.leases())
+        given = records.find(key).given
+        return given is not None and not given.peer
 
     return is_own
 

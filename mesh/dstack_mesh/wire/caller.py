@@ -11,6 +11,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.identity import id_of_key, public_der
 from dstack_mesh.ids import PeerId
 from dstack_mesh.trust.membership import Role
+from dstack_mesh.wire.ownership import is_owners
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Owner:
-    """The person whose agent this is, over the Unix socket that only she can open."""
+    """The person whose agent this is, over its Unix socket, with the secret of the home."""
 
 
 @frozen
@@ -36,7 +37,8 @@ class Member:
 
 @frozen
 class Stranger:
-    """Somebody without a certificate; only the listener of an invitation hears such callers."""
+    """Somebody who proves nothing: without a certificate, as the listener of an invitation hears
+    them, or a process of this machine without the secret of the home, such as a walled job."""
 
 
 Caller = Owner | Member | Stranger
@@ -66,7 +68,7 @@ def certified(context: "grpc.aio.ServicerContext[Any, Any]") -> Caller:
     facts = context.auth_context()
     transport = _first(facts.get("transport_security_type"))
     if transport == b"local":
-        return Owner()
+        return Owner() if is_owners(context) else Stranger()
     if transport != b"ssl":
         raise Forbidden("This connection is not encrypted.", code="plaintext")
     version = _first(facts.get("ssl_tls_version"))

@@ -21,6 +21,7 @@ from dstack_mesh.trust.membership import Membership
 from dstack_mesh.trust.roster.book import read_picture
 from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
 from dstack_mesh.wire.keepalive import KEEPALIVE
+from dstack_mesh.wire.ownership import said_by, secret_of
 from dstack_mesh.wire.protocol import said_of
 
 OPTIONS: list[tuple[str, int | str]] = [
@@ -112,7 +113,9 @@ class Channels:
         key = _Key(f"unix:{socket}", "")
         if key not in self._open:
             local = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
-            self._open[key] = grpc.aio.secure_channel(key.target, local, options=OPTIONS)
+            said = said_of(PROTOCOL) + said_by(secret_of(socket))
+            options = [*OPTIONS, ("grpc.primary_user_agent", said)]
+            self._open[key] = grpc.aio.secure_channel(key.target, local, options=options)
         return self._open[key]
 
     async def drop(self, address: Address, peer_id: PeerId | None) -> None:

@@ -16,11 +16,12 @@ from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
 class Audience(Enum):
     """For whom a method is."""
 
-    OWNER = "the owner of this machine, over its Unix socket"
+    OWNER = "the owner of this machine, over its Unix socket with the secret of the home"
     MEMBERS = "members of the mesh and the owner"
     SUBMITTERS = "members that may submit or run, and the owner"
     RUNNERS = "members that take jobs, and the owner"
     ADMINS = "admins, the mesh's root, and the owner"
+    ANYBODY = "whoever reaches this agent"
     NEWCOMERS = "somebody who was invited and has no certificate yet"
 
 
@@ -33,6 +34,7 @@ ROLES: dict[Audience, frozenset[Role]] = {
     Audience.SUBMITTERS: _MEMBERS - {Role.READER},
     Audience.RUNNERS: frozenset({Role.RUNNER, Role.ADMIN, Role.ROOT}),
     Audience.ADMINS: frozenset({Role.ADMIN, Role.ROOT}),
+    Audience.ANYBODY: _MEMBERS,
     Audience.NEWCOMERS: frozenset(),
 }
 """Which members belong to an audience."""
@@ -76,9 +78,9 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.TransferService/Push": Audience.SUBMITTERS,
     f"/{_PACKAGE}.TransferService/Fetch": Audience.MEMBERS,
     f"/{_PACKAGE}.TransferService/Manifest": Audience.MEMBERS,
-    "/grpc.health.v1.Health/Check": Audience.MEMBERS,
-    "/grpc.health.v1.Health/List": Audience.MEMBERS,
-    "/grpc.health.v1.Health/Watch": Audience.MEMBERS,
+    "/grpc.health.v1.Health/Check": Audience.ANYBODY,
+    "/grpc.health.v1.Health/List": Audience.ANYBODY,
+    "/grpc.health.v1.Health/Watch": Audience.ANYBODY,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Audience.MEMBERS,
 }
 
@@ -137,6 +139,6 @@ def _belongs(caller: Caller, audience: Audience) -> bool:
         case Member(role=role):
             return role in ROLES[audience]
         case Stranger():
-            return audience is Audience.NEWCOMERS
+            return audience in (Audience.NEWCOMERS, Audience.ANYBODY)
         case _:
             assert_never(caller)

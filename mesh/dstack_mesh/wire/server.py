@@ -23,6 +23,7 @@ from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger, caller
 from dstack_mesh.wire.guard import GuardInterceptor
 from dstack_mesh.wire.keepalive import KEEPALIVE
+from dstack_mesh.wire.ownership import open_to, shut_to
 from dstack_mesh.wire.rates import Pacing
 from dstack_mesh.wire.rights import services_for_members
 from dstack_mesh.wire.standings import Standings
@@ -185,7 +186,8 @@ def _errno_of_bind(host: str, port: int) -> int:
 
 @frozen
 class LocalListener:
-    """An open Unix socket and the lock that makes it the only one of its home."""
+    """An open Unix socket, the lock that makes it the only one of its home, and what callers show
+    to be the owner: whoever does not may ask after the agent's health and nothing else."""
 
     path: Path
     lock: int
@@ -193,11 +195,14 @@ class LocalListener:
     def close(self) -> None:
         """Removes the socket and lets another agent have the home. Stop the server first."""
         self.path.unlink(missing_ok=True)
+        shut_to(self.path)
         os.close(self.lock)
 
 
 def listen_local(server: grpc.aio.Server, socket: Path) -> LocalListener:
     """Opens the owner's socket. A socket that a killed agent left behind is replaced.
+
+    Whoever connects is the owner only with the secret that `ownership` keeps beside it.
 
     The lock lives as long as the process, or until `close`.
 
@@ -216,6 +221,7 @@ def listen_local(server: grpc.aio.Server, socket: Path) -> LocalListener:
     lock = _lock_home(socket)
     try:
         socket.unlink(missing_ok=True)
+        open_to(socket)
         server.add_secure_port(
             f"unix:{socket}", grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
         )

@@ -13,7 +13,7 @@ from dstack_agent.ledger import HOLD_SECONDS, Ledger
 from dstack_agent.owner.terms import Terms
 from dstack_agent.records import Given
 from dstack_mesh.clock import Clock, SystemClock
-from dstack_mesh.faults import Busy, Conflict, Invalid, Missing, Refused
+from dstack_mesh.faults import Busy, Conflict, Forbidden, Invalid, Missing, Refused
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.machine import AgentState, ExecutorKind, Machine, RunningJob
 from dstack_scheduler.asker import Asker
@@ -316,3 +316,50 @@ def test_a_specification_is_named_by_what_it_says() -> None:
         replace(job, inputs=(Input(ABSENT, "data"),)),
     ):
         assert spec_digest(job) != spec_digest(other)
+
+
+async def test_a_run_that_is_driven_here_is_not_joined_by_another_submitter(tmp_path: Path) -> None:
+    """A lease of it would make her a giver of it, who may stop it."""
+    ledger = Ledger(tmp_path / "ledger.db", SystemClock())
+    agent = Agent(ledger, machine(gpu(0)))
+    ben = replace(ANA, peer_id=PeerId("d" * 32))
+    desk = BidDesk(
+        lambda: agent.machine,
+        ledger,
+        agent,
+        agent.accept,
+        name_of=lambda peer: "",
+        driven_for=lambda run_id: ANA.peer_id if run_id == ONE.key.run_id else None,
+    )
+    joining = replace(ONE, key=replace(ONE.key, job=9999))
+    with pytest.raises(Forbidden) as refused:
+        await desk.reserve(joining, 1, ben)
+    assert refused.value.code == "not-your-run"
+    await desk.reserve(ONE, 1, ANA)
+    ledger.close()
+
+
+async def test_a_full_disk_ends_no_desk(tmp_path: Path) -> None:
+    class Full(Ledger):
+        tried = 0
+
+        def expire(self) -> float | None:
+            self.tried += 1
+            if self.tried == 1:
+                raise Refused("ledger.db cannot be written.", code="disk-full")
+            return super().expire()
+
+    ledger = Full(tmp_path / "ledger.db", SystemClock())
+    agent = Agent(ledger, machine(gpu(0)))
+    desk = BidDesk(lambda: agent.machine, ledger, agent, agent.accept)
+
+    async def tried_twice() -> bool:
+        ledger.changes.ring()  # whatever changes, it is tried again
+        return ledger.tried > 1
+
+    running = asyncio.create_task(desk.run())
+    await eventually_async(tried_twice, within=5)
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+    ledger.close()

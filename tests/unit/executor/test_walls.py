@@ -12,6 +12,9 @@ from dstack_agent.executor.environment import VIRTUAL_ENVIRONMENT
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.executor.process import ProcessExecutor
 from dstack_agent.executor.walls import outside, walls_of
+from dstack_mesh.home import Home
+from dstack_mesh.wire.server import listen_local, make_server
+from support.every_method import Recorder
 from support.launches import PATH, launch_of, spec_of, written
 
 TREE = {
@@ -20,6 +23,8 @@ TREE = {
     "/home/ana": ("/home/ana/.ssh", "/home/ana/agent", "/home/ana/data"),
     "/home/ana/agent": ("/home/ana/agent/jobs", "/home/ana/agent/keys"),
 }
+
+TESTS = Path(__file__).parents[2]
 
 needs_landlock = pytest.mark.skipif(
     landlock.version() == 0, reason="the kernel of this machine has no Landlock"
@@ -139,6 +144,49 @@ async def test_nothing_beyond_the_walls_is_changed_or_signalled(
     assert ended.exit_code not in (0, None)
     assert [secret.read_text() for secret in (person.ssh, person.key)] == ["canary", "canary"]
     assert sorted(each.name for each in person.home.iterdir()) == [".ssh", "share"]
+
+
+CALL = """
+import asyncio, sys
+from pathlib import Path
+from dstack_mesh.home import Home
+from dstack_mesh.wire.channels import Channels
+from support.every_method import call
+
+async def ask():
+    home = Home(Path(sys.argv[1]))
+    channels = Channels(home)
+    print((await call(channels.to_local(home.agent_socket), sys.argv[2])).outcome)
+    await channels.close()
+
+asyncio.run(ask())
+"""
+
+
+@needs_landlock
+@pytest.mark.parametrize(
+    ("own", "outcomes"), [(False, ["no-right", "no-right", "passed"]), (True, ["passed"] * 3)]
+)
+async def test_a_job_of_somebody_else_is_not_the_owner_on_her_socket(
+    person: Person, own: bool, outcomes: list[str]
+) -> None:
+    """A job of her own is the negative control, and what docs/security.md says of it."""
+    home, recorder, server = Home(person.agent), Recorder(), make_server()
+    home.prepare()
+    recorder.add_to(server)
+    listener = listen_local(server, home.agent_socket)
+    await server.start()
+    script = person.home.parent / "call.py"
+    script.write_text(f"import sys\nsys.path[:0] = {[str(TESTS), *sys.path]}\n{CALL}")
+    methods = ("dstack_mesh.v1.AuctionService/Commit", "dstack_mesh.v1.OwnerService/Pause")
+    asked = [f"/{method}" for method in (*methods, "grpc.health.v1.Health/Check")]
+    lines = [f"{sys.executable} {script} {home.root} {method}" for method in asked]
+    try:
+        ended, stdout, stderr = await person.run(*lines, own=own)
+    finally:
+        await server.stop(0)
+        listener.close()
+    assert (ended, stdout.split()) == (Ended(0), outcomes), stderr
 
 
 @needs_landlock

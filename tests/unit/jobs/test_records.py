@@ -1,5 +1,6 @@
 """What the agent remembers, over restarts."""
 
+import sqlite3
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -277,3 +278,18 @@ async def test_a_listing_takes_as_many_names_as_the_wire_does(database: Database
     await records.accept(spec(), ())
     names = tuple(f"no-such-run-{number}" for number in range(9_999))
     assert records.run_ids((*names, "calm")) == [RUN]
+
+
+async def test_what_went_wrong_is_told_though_the_database_rolled_back_by_itself(
+    tmp_path: Path,
+) -> None:
+    database = Database(tmp_path / "agent.db")
+
+    def twice(db: sqlite3.Connection) -> None:
+        for _ in range(2):  # as a full disk does
+            db.execute("INSERT OR ROLLBACK INTO driven VALUES ('a', 1, x'', '', 0, 0, '')")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        await database.write(twice)
+    assert database.read("SELECT * FROM driven") == []
+    database.close()

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import settings
@@ -58,9 +59,11 @@ class Agent(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def fenced(self, job: JobKey, epoch: int) -> bool:
-        known = self.epochs.get((job.run_id, job.job), 0)
-        self.epochs[job.run_id, job.job] = max(known, epoch)
-        return epoch < known
+        """Whether the epoch is too low; a higher one is seen where the job ever got a hold."""
+        known = self.epochs.get((job.run_id, job.job))
+        if known is not None:
+            self.epochs[job.run_id, job.job] = max(known, epoch)
+        return known is not None and epoch < known
 
     @rule(
         target=holds,
@@ -75,6 +78,7 @@ class Agent(RuleBasedStateMachine):
             key(run, attempt=attempt), RunName("x-1"), Needs(gpus=gpus), ExecutorKind.PROCESS
         )
         claim = Claim(asked.key, asked.run_name, asked.needs, asked.executor, epoch, peer)
+        claim = replace(claim, takes_over=True)
         before = {taken.key: taken for taken in self.ledger.taken()}
         fenced = self.fenced(asked.key, epoch)
         try:
@@ -95,6 +99,7 @@ class Agent(RuleBasedStateMachine):
             assert gpus > free or busy.code == "too-many-holds"
             return NOTHING
         assert not fenced
+        self.epochs[asked.key.run_id, asked.key.job] = epoch
         others = {u for t in before.values() if t.key != asked.key for u in t.gpu_uuids}
         assert not others & set(hold.gpu_uuids)
         if asked.key in self.leased:

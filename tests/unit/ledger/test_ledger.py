@@ -10,8 +10,17 @@ import pytest
 
 from dstack_agent.lease import Award, Claim, NotFree
 from dstack_agent.ledger import HOLD_SECONDS, MAX_EPOCH, MAX_HOLDS_PER_PEER, Ledger
-from dstack_agent.ledger_file import SCHEMA_VERSION
-from dstack_mesh.faults import Broken, Busy, Conflict, Damaged, Invalid, Missing, Refused
+from dstack_agent.ledger_file import SCHEMA_VERSION, LedgerFile
+from dstack_mesh.faults import (
+    Broken,
+    Busy,
+    Conflict,
+    Damaged,
+    Forbidden,
+    Invalid,
+    Missing,
+    Refused,
+)
 from dstack_mesh.ids import Digest, HoldId, PeerId, RunName
 from dstack_mesh.machine import ExecutorKind, Machine
 from dstack_scheduler.agent_port import Hold, Question
@@ -44,9 +53,11 @@ def reserve(
     peer: PeerId = ANA,
     has: Machine = TWO_CARDS,
     owner: str = "ana",
+    takes_over: bool = False,
 ) -> Hold:
     name = RunName(asked.run_name)
     claim = Claim(asked.key, name, asked.needs, asked.executor, epoch, peer, owner)
+    claim = replace(claim, takes_over=takes_over)
     return ledger.reserve(claim, lambda taken: fit(asked, has, taken))
 
 
@@ -160,11 +171,78 @@ def test_a_hold_that_ended_cannot_be_committed(ledger: Ledger, clock: SetClock) 
 def test_a_hold_is_told_to_its_peer_alone_until_another_driver_takes_over(ledger: Ledger) -> None:
     hold = reserve(ledger, question(ONE), peer=ANA)
     with pytest.raises(Conflict) as raised:
-        reserve(ledger, question(ONE), peer=BO)
+        reserve(ledger, question(ONE), peer=BO, takes_over=True)
     assert raised.value.code == "held-by-another"
     with pytest.raises(Conflict):
-        reserve(ledger, question(Needs(gpus=2)), peer=BO)
-    assert reserve(ledger, question(ONE), epoch=2, peer=BO) == hold
+        reserve(ledger, question(Needs(gpus=2)), peer=BO, takes_over=True)
+    assert reserve(ledger, question(ONE), epoch=2, peer=BO, takes_over=True) == hold
+
+
+@pytest.mark.parametrize("ended", [False, True])
+@pytest.mark.parametrize("job", [0, 9999])
+def test_a_run_is_its_first_giver_s_though_its_jobs_ended(
+    ledger: Ledger, job: int, ended: bool
+) -> None:
+    asked = question(ONE)
+    ledger.commit(award(reserve(ledger, asked), asked))
+    if ended:
+        ledger.end(asked.key)
+    theirs = question(ONE, replace(asked.key, job=job, attempt=2))
+    with pytest.raises(Forbidden) as raised:
+        reserve(ledger, theirs, peer=BO)
+    assert raised.value.code == "not-your-run"
+    assert ledger.givers(asked.key.run_id) == {ANA}
+    reserve(ledger, question(ONE, replace(asked.key, job=1)), peer=BO, takes_over=True)
+    assert ledger.givers(asked.key.run_id) == {ANA, BO}
+
+
+def test_a_run_of_the_owner_is_nobody_else_s(ledger: Ledger) -> None:
+    reserve(ledger, question(ONE), peer=PeerId(""))
+    with pytest.raises(Forbidden):
+        reserve(ledger, question(ONE), peer=BO, epoch=2)
+
+
+def test_nobody_fences_the_driver_of_somebody_else_out(ledger: Ledger) -> None:
+    asked = question(ONE)
+    hold = reserve(ledger, asked)
+    with pytest.raises(Forbidden):
+        reserve(ledger, asked, epoch=MAX_EPOCH, peer=BO)
+    with pytest.raises(Forbidden):
+        ledger.commit(replace(award(hold, asked, epoch=MAX_EPOCH), peer=BO))
+    assert reserve(ledger, asked) == hold
+    ledger.release(hold.hold_id)
+    with pytest.raises(Missing):
+        ledger.commit(replace(award(hold, asked, epoch=MAX_EPOCH), peer=BO))
+    reserve(ledger, asked)
+
+
+def test_the_owner_and_who_drives_runs_of_others_take_over(ledger: Ledger) -> None:
+    asked = question(ONE)
+    hold = reserve(ledger, asked)
+    assert reserve(ledger, asked, epoch=2, peer=BO, takes_over=True) == hold
+    assert reserve(ledger, asked, epoch=3, peer=PeerId("")) == hold
+    with pytest.raises(Conflict):
+        reserve(ledger, asked, epoch=2, peer=BO, takes_over=True)
+
+
+def test_refused_claims_leave_nothing_behind(tmp_path: Path, ledger: Ledger) -> None:
+    reserve(ledger, question(Needs(gpus=2)))
+    for run in range(20):
+        with pytest.raises(NotFree):
+            reserve(ledger, question(ONE, key(2 + run)), epoch=5, peer=BO)
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        assert db.execute("SELECT count(*) FROM epochs").fetchone() == (1,)
+    db.close()
+
+
+def test_a_card_that_a_stranger_took_since_it_was_held_is_not_awarded(ledger: Ledger) -> None:
+    asked = question(ONE)
+    hold = reserve(ledger, asked)
+    assert hold.gpu_uuids == ("GPU-0",)
+    taken = machine(replace(gpu(0), holder="pid 42 (bob)"), gpu(1))
+    lease = ledger.commit(award(hold, asked), lambda others: fit(asked, taken, others))
+    assert lease.gpu_uuids == ("GPU-1",)
+    assert free(ledger) == ["GPU-0"]
 
 
 def test_a_lower_epoch_is_refused(ledger: Ledger) -> None:
@@ -184,10 +262,10 @@ def test_a_lower_epoch_is_refused(ledger: Ledger) -> None:
 
 
 def test_a_refused_call_still_fences_lower_epochs(ledger: Ledger) -> None:
-    reserve(ledger, question(Needs(gpus=2)))
-    asked = question(ONE, key(2))
+    asked = question(ONE)
+    reserve(ledger, asked)
     with pytest.raises(NotFree):
-        reserve(ledger, asked, epoch=5)
+        reserve(ledger, question(Needs(gpus=3), asked.key), epoch=5)
     with pytest.raises(Conflict):
         reserve(ledger, asked, epoch=4)
 
@@ -336,3 +414,13 @@ def test_a_file_that_is_no_database_is_damaged(tmp_path: Path, clock: SetClock) 
 def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path, clock: SetClock) -> None:
     with pytest.raises(Refused):
         Ledger(tmp_path / "missing" / "ledger.db", clock)
+
+
+def test_what_went_wrong_is_told_though_the_database_rolled_back_by_itself(tmp_path: Path) -> None:
+    file = LedgerFile(tmp_path / "ledger.db")
+    with pytest.raises(Broken, match="impossible state"), file.transaction() as db:
+        for _ in range(2):  # as a full disk does
+            db.execute("INSERT OR ROLLBACK INTO cards VALUES ('GPU-0', 'hold', 0)")
+    with file.transaction() as db:
+        assert db.execute("SELECT count(*) FROM cards").fetchone()[0] == 0
+    file.close()

@@ -24,6 +24,7 @@ ALLOWED: dict[Audience, set[Caller]] = {
     Audience.SUBMITTERS: {OWNER, SUBMITTER, RUNNER, ADMIN, ROOT},
     Audience.RUNNERS: {OWNER, RUNNER, ADMIN, ROOT},
     Audience.ADMINS: {OWNER, ADMIN, ROOT},
+    Audience.ANYBODY: set(CALLERS),
     Audience.NEWCOMERS: {STRANGER},
 }
 
