@@ -12,6 +12,7 @@ import pytest
 from dstack_agent.executor import landlock
 from support.alone import agent_pid, alone
 from support.lab import DSTACK, Peer, join_mesh, make_peer, project, said
+from support.launches import has_memory
 
 VALUE = "hunter2-canary 'quoted'"
 
@@ -23,7 +24,7 @@ workflows:
     env: ["URL=https://me:${{ secrets.PASS }}@host"]
     commands:
       - printf %s "$TOKEN" | wc -c; printf %s "$URL" | wc -c
-      - cat "$DSTACK_SECRETS_DIR/TOKEN" | wc -c
+      - if [ "$DSTACK_SECRETS_DIR" ]; then cat "$DSTACK_SECRETS_DIR/TOKEN" | wc -c; fi
       - echo "token $TOKEN"; echo ${PASS-no variable of that name}
   - name: missing
     provider: bash
@@ -147,7 +148,8 @@ def test_a_run_gets_its_secrets_and_its_log_shows_stars(home: Peer, code: Path) 
     ended = home.dstack("run", "use", cwd=code)
     assert ended.returncode == 0, said(ended)
     length, url = len(VALUE), len("https://me:p4ssw0rd@host")
-    expected = f"{length}\n{url}\n{length}\ntoken {'*' * length}\nno variable of that name\n"
+    file = f"{length}\n" if has_memory() else ""
+    expected = f"{length}\n{url}\n{file}token {'*' * length}\nno variable of that name\n"
     assert ended.stdout.decode() == expected
     told = (ended, home.dstack("ps", "-a", "--json"), home.dstack("logs", "@"))
     assert all(b"hunter2" not in each.stdout + each.stderr for each in told)

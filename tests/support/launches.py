@@ -50,9 +50,15 @@ def written(folder: Path) -> tuple[bytes, bytes]:
     return stdout, stderr
 
 
+def has_memory() -> bool:
+    """Whether secrets of processes can be files on this machine."""
+    return bool(vault.place("/any"))
+
+
 def has_vault(folder: Path) -> bool:
     """Whether secrets of a job are in memory beside it."""
-    return Path(vault.place(str(folder))).exists()
+    place = vault.place(str(folder))
+    return bool(place) and Path(place).exists()
 
 
 def shim_pid(folder: Path) -> int:

@@ -1,8 +1,9 @@
 """A folder in memory for the secrets of one job. Standard library only: the shim imports it.
 
-It lies on a tmpfs, so that no value ever reaches a disk by our hand; its name is made from the
-job's folder, so that whoever finds the job later finds it too. Where there is no tmpfs there is no
-vault: the job has its variables alone.
+It lies on a tmpfs, so that no value ever reaches a disk by our hand, and where walls hide it from
+jobs of others, which /dev/shm is not; its name is made from the job's folder, so that whoever finds
+the job later finds it too. Where there is no such place there is no vault: the job has its
+variables alone.
 """
 
 # Loading pathlib would double the time that a shim takes to start.
@@ -16,15 +17,18 @@ import stat
 FILES = "files"
 """Folder of a vault: a file by the name of each secret, for the job."""
 
+OF_ROOT = "/run/dstack"
+"""Folder of the vaults of root, who often has no /run/user/0."""
+
 _HIDDEN = "hidden"
 _MEMORY = ("tmpfs", "ramfs")
 
 
 def place(folder: str) -> str:
-    """Where the vault of a job's folder is, or would be; empty where no memory can be written."""
+    """Where the vault of a job's folder is, or would be; empty where there is no safe memory."""
     import hashlib  # only jobs with secrets pay for it
 
-    base = _base()
+    base = base_of(os.getuid(), _memory_mounts())
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
     return f"{base}/dstack-{name}" if base else ""
 
@@ -42,6 +46,8 @@ def fill(folder: str, files: "dict[str, str]", hidden: "list[str]") -> str:
     vault = place(folder)
     if not vault:
         return ""
+    if vault.startswith(f"{OF_ROOT}/"):
+        _make(OF_ROOT)
     _make(vault)
     _make(f"{vault}/{FILES}")
     for name, value in files.items():
@@ -76,15 +82,12 @@ def clear(folder: str) -> None:
             os.rmdir(part)  # noqa: PTH106
 
 
-def _base() -> str:
-    """A folder in memory that we may write."""
-    user = os.getuid()
-    own = (f"/run/user/{user}", "/run") if user == 0 else (f"/run/user/{user}",)
-    mounts = _memory_mounts()
-    for base in (*own, "/dev/shm"):
-        if base in mounts and os.access(base, os.W_OK | os.X_OK):
-            return base
-    return ""
+def base_of(user: int, mounts: "set[str]") -> str:
+    """A folder in memory that the user may write and walls hide; empty where there is none."""
+    own = f"/run/user/{user}"
+    if own in mounts:
+        return own
+    return OF_ROOT if user == 0 and "/run" in mounts else ""
 
 
 def _memory_mounts() -> "set[str]":

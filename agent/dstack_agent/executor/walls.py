@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dstack_agent.executor.environment import HOME, TMP, VIRTUAL_ENVIRONMENT
+from dstack_agent.executor.vault import OF_ROOT
 
 List = Callable[[Path], Iterable[Path]]
 
@@ -92,8 +93,8 @@ def _resolved(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def _runtime() -> list[Path]:
-    """The user's folder of sockets: agents of SSH and GPG, the bus, other jobs' vaults."""
-    return [Path(f"/run/user/{os.getuid()}")]
+    """The user's folder of sockets: agents of SSH and GPG, the bus; vaults of other jobs."""
+    return [Path(f"/run/user/{os.getuid()}"), Path(OF_ROOT)]
 
 
 @lru_cache(maxsize=64)

@@ -15,10 +15,24 @@ def folder(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("user", "mounts", "base"),
+    [
+        (7, {"/dev/shm", "/run", "/run/user/7"}, "/run/user/7"),
+        (7, {"/dev/shm", "/run", "/run/user/8"}, ""),
+        (0, {"/dev/shm", "/run", "/run/user/0"}, "/run/user/0"),
+        (0, {"/dev/shm", "/run"}, vault.OF_ROOT),
+        (0, {"/dev/shm"}, ""),
+    ],
+)
+def test_vaults_are_only_where_walls_hide_them(user: int, mounts: set[str], base: str) -> None:
+    assert vault.base_of(user, mounts) == base
+
+
 def test_a_vault_is_in_memory_and_its_owner_s_alone(folder: str) -> None:
     place = Path(vault.fill(folder, {"TOKEN": "a\nvalue", "É": "x"}, ["a\nvalue"]))
     try:
-        assert str(place).startswith(("/run/", "/dev/shm/"))
+        assert str(place).startswith("/run/")
         assert (place / vault.FILES / "TOKEN").read_text() == "a\nvalue"
         assert vault.hidden_values(folder) == ["a\nvalue"]
         for path in (place, *place.rglob("*")):

@@ -11,6 +11,7 @@ from dstack_agent.executor import landlock
 from dstack_agent.executor.environment import VIRTUAL_ENVIRONMENT
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.executor.process import ProcessExecutor
+from dstack_agent.executor.vault import OF_ROOT
 from dstack_agent.executor.walls import outside, walls_of
 from dstack_mesh.home import Home
 from dstack_mesh.wire.server import listen_local, make_server
@@ -55,6 +56,18 @@ def test_nothing_that_may_be_read_has_a_hidden_folder_inside() -> None:
     walls = walls_of((prefix / "keys",), Path("/j"), Path(sys.executable), "/vault", names)
     assert str(prefix) not in walls.readable
     assert "/vault" in walls.readable
+
+
+def test_vaults_of_other_jobs_are_hidden() -> None:
+    tree = {"/": ("/dev", "/run"), "/run": (OF_ROOT, "/run/lock", "/run/user")}
+    tree["/run/user"] = (f"/run/user/{os.getuid()}", "/run/user/99999")
+    vault = f"{OF_ROOT}/own/files"
+    walls = walls_of(
+        (), Path("/j"), Path(sys.executable), vault, lambda top: map(Path, tree.get(str(top), ()))
+    )
+    assert walls.writable[:3] == ("/dev", "/run/lock", "/run/user/99999")
+    assert OF_ROOT not in walls.readable
+    assert vault in walls.readable
 
 
 def test_folders_that_a_job_sees_nothing_of_are_not_searched_for_commands() -> None:
