@@ -1,7 +1,7 @@
 """The workshop of an agent: what attempts are lived with."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from dstack_agent.assembly.company import Company
@@ -13,12 +13,12 @@ from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.notes import Notes
 from dstack_agent.jobs.workshop import Environment, Workshop
 from dstack_agent.peers import Peers
-from dstack_agent.records import Records
+from dstack_agent.records import Accepted
 from dstack_agent.self_portrait import SelfPortrait
 from dstack_mesh.ids import PeerId
 from dstack_mesh.machine import Gpu
 from dstack_mesh.user import user_home
-from dstack_scheduler.job import JobKey, JobSpec
+from dstack_scheduler.job import JobSpec
 from dstack_scheduler.policy import Network
 
 
@@ -45,7 +45,7 @@ def workshop_of(ground: Ground, company: Company, notes: Notes, spare: Spare) ->
         user_home=home,
         limited=lambda spec: word.terms().limited(spec)[0],
         network=lambda: word.in_force.policy.network is Network.BRIDGE,
-        is_own=(lambda key: True) if settings.private else owning(memory.records),
+        is_own=(lambda accepted: True) if settings.private else came_from_here,
     )
 
 
@@ -54,14 +54,9 @@ def bringer_of(peers: Peers, ourselves: PeerId) -> Bringer:
     return Bringer(peers.here, peers.fetch, peers.addresses, ourselves)
 
 
-def owning(records: Records) -> Callable[[JobKey], bool]:
-    """Whether an accepted job came from a command of this home, and not from a peer or a driver."""
-
-    def is_own(key: JobKey) -> bool:
-        given = records.find(key).given
-        return given is not None and not given.peer
-
-    return is_own
+def came_from_here(accepted: Accepted) -> bool:
+    """Whether a job came from a command of this home, and not from a peer or a driver."""
+    return accepted.given is not None and not accepted.given.peer
 
 
 def environment(portrait: SelfPortrait) -> Environment:

@@ -117,9 +117,8 @@ class Supervisor:
         """
         if spec.key in self._live:  # the award was repeated
             return
-        new = self._made(
-            Accepted(spec, gpu_uuids, None, False, None, given or Given()), (), secrets
-        )
+        given = given or Given()
+        new = self._made(Accepted(spec, gpu_uuids, None, False, None, given), (), secrets)
         try:
             is_new = await self.workshop.records.accept(spec, gpu_uuids, given)
         except sqlite3.Error as error:

@@ -21,7 +21,7 @@ from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
-from dstack_scheduler.job import JobKey, JobSpec
+from dstack_scheduler.job import JobSpec
 
 Environment = Callable[[JobSpec, Path, tuple[Gpu, ...]], Mapping[str, str]]
 """What a job sees as its environment but for secrets, given its folder and cards."""
@@ -58,7 +58,7 @@ class Workshop:
     user_home: Path
     limited: Callable[[JobSpec], JobSpec] = lambda spec: spec
     network: Callable[[], bool] = lambda: True
-    is_own: Callable[[JobKey], bool] = lambda key: True
+    is_own: Callable[[Accepted], bool] = lambda accepted: True
 
     def folder(self, accepted: Accepted) -> Path:
         return folder_of(self.jobs, accepted.key)
@@ -66,15 +66,16 @@ class Workshop:
     def journal(self, accepted: Accepted) -> Path:
         return self.folder(accepted) / self.journal_name
 
-    def places(self, spec: JobSpec) -> Places:
+    def places(self, accepted: Accepted) -> Places:
         """Where the paths of a job lie."""
+        spec = accepted.spec
         folder = folder_of(self.jobs, spec.key)
         work = folder / WORK
         if spec.executor is ExecutorKind.DOCKER:
             outside = folder / OUTSIDE
             home = outside / CONTAINER_HOME.removeprefix("/")
             return Places(work, spec.working_dir, home, outside)
-        if not self.is_own(spec.key):
+        if not self.is_own(accepted):
             return Places(work, spec.working_dir, folder / HOME, closed=self.closed, own_home=True)
         return Places(work, spec.working_dir, self.user_home, None, self.allowed, self.closed)
 
@@ -82,7 +83,7 @@ class Workshop:
         """What this attempt is lived with."""
         spec = accepted.spec
         folder = self.folder(accepted)
-        places = self.places(spec)
+        places = self.places(accepted)
         told = {each.path: each.digest for each in self.records.artifacts(spec.key)}
         saver = Saver(spec.key, spec.artifacts, places, self.store, self.clock, told)
 

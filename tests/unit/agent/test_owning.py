@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dstack_agent.assembly.workshop import owning
+from dstack_agent.assembly.workshop import came_from_here
 from dstack_agent.database import Database
 from dstack_agent.records import Given, Records
 from dstack_mesh.ids import Digest, PeerId
@@ -19,7 +19,7 @@ async def test_a_job_is_the_person_s_own_if_no_peer_gave_it(
     database = Database(tmp_path / "agent.db")
     records, job = Records(database), spec(question(), code=Digest(b"c" * 32))
     await records.accept(job, (), Given(PeerId(peer), 1))
-    assert owning(records)(job.key) is own
+    assert came_from_here(records.find(job.key)) is own
     database.close()
 
 
@@ -28,5 +28,5 @@ async def test_of_whom_nobody_wrote_who_gave_it_is_not(tmp_path: Path) -> None:
     records, job = Records(database), spec(question(), code=Digest(b"c" * 32))
     await records.accept(job, ())
     await database.write(lambda db: db.execute("UPDATE job SET given_by = NULL"))
-    assert not owning(records)(job.key)
+    assert not came_from_here(records.find(job.key))
     database.close()

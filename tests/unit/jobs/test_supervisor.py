@@ -26,7 +26,7 @@ from dstack_agent.lease import Award, Claim
 from dstack_agent.ledger import Ledger
 from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
-from dstack_agent.records import Given, Records
+from dstack_agent.records import Accepted, Given, Records
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.store import ChunkStore
@@ -345,7 +345,7 @@ async def test_a_lease_whose_job_was_never_written_down_is_withdrawn_at_the_star
 
 
 async def test_a_job_that_could_not_begin_is_not_the_agents(tmp_path: Path) -> None:
-    def unknown(key: JobKey) -> bool:
+    def unknown(accepted: Accepted) -> bool:
         raise Busy("The ledger is in use by another process.")
 
     async with bench(tmp_path / "h") as on:
@@ -356,7 +356,7 @@ async def test_a_job_that_could_not_begin_is_not_the_agents(tmp_path: Path) -> N
 
 
 async def test_an_award_that_is_repeated_asks_nothing_of_the_ledger(tmp_path: Path) -> None:
-    def unknown(key: JobKey) -> bool:
+    def unknown(accepted: Accepted) -> bool:
         raise Busy("The ledger is in use by another process.")
 
     async with bench(tmp_path / "h") as on:
