@@ -287,7 +287,7 @@ async def test_what_went_wrong_is_told_though_the_database_rolled_back_by_itself
 
     def twice(db: sqlite3.Connection) -> None:
         for _ in range(2):  # as a full disk does
-            db.execute("INSERT OR ROLLBACK INTO driven VALUES ('a', 1, x'', '', 0, 0, '')")
+            db.execute("INSERT OR ROLLBACK INTO driven VALUES ('a', 1, x'', '', 0, 0, '', '')")
 
     with pytest.raises(sqlite3.IntegrityError):
         await database.write(twice)
