@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -94,8 +94,7 @@ async def test_a_job_whose_shim_does_not_answer_never_starts(tmp_path: Path) -> 
         os.kill(slow, signal.SIGSTOP)
         with pytest.raises(TooLate):
             await start_shim(tmp_path, PROCESS, task(tmp_path), spare, seconds=0.2)
-        with suppress(ProcessLookupError):
-            os.kill(slow, signal.SIGCONT)
+        await reaped(slow)
         shim = read_shim(tmp_path)
         assert shim is not None
         assert not shim.pid, "a shim that answers still later is refused"
@@ -104,9 +103,11 @@ async def test_a_job_whose_shim_does_not_answer_never_starts(tmp_path: Path) -> 
 
 async def test_a_job_whose_shim_answers_too_late_is_launched(tmp_path: Path) -> None:
     async with keeping() as spare:
-        os.kill(await pid(spare), signal.SIGSTOP)
+        slow = await pid(spare)
+        os.kill(slow, signal.SIGSTOP)
         assert record.claim(str(tmp_path), os.getpid())
         await start_shim(tmp_path, PROCESS, task(tmp_path), spare, seconds=0.2)
+        await reaped(slow)
 
 
 @pytest.mark.parametrize("lives", [True, False])
@@ -120,6 +121,15 @@ async def test_a_job_that_a_slow_shim_took_meanwhile_is_launched_while_that_live
     with nullcontext() if lives else pytest.raises(Refused):
         await start_shim(tmp_path, PROCESS, task(tmp_path))
     assert not (tmp_path / "started").exists()
+
+
+async def reaped(number: int) -> None:
+    """Returns when a process is gone for good."""
+
+    async def gone() -> bool:
+        return not record.start_time(number)
+
+    await eventually_async(gone, within=10)
 
 
 def task(folder: Path) -> bytes:
