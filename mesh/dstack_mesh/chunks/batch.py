@@ -1,15 +1,13 @@
 """Gathers chunks for a store, so that a few long writes and syncs bring many of them."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.packs import Bytes, Place
 from dstack_mesh.chunks.sessions import Session
 from dstack_mesh.faults import Damaged
 from dstack_mesh.ids import Digest
-
-if TYPE_CHECKING:
-    from dstack_mesh.chunks.store import ChunkStore
 
 WRITE_BYTES = 4 << 20
 """Chunks are gathered to this many bytes before they are written."""
@@ -23,6 +21,26 @@ COMMIT_BYTES = 256 << 20
 lost."""
 
 
+class Shelving(Protocol):
+    """What a batch asks of its store."""
+
+    def session(self) -> Session:
+        """While it lasts, what is said to be here stays."""
+        ...
+
+    def missing(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Those that are not here."""
+        ...
+
+    def write(self, chunks: Sequence[tuple[Digest, Bytes]]) -> list[Place]:
+        """Appends chunks without a promise."""
+        ...
+
+    def commit(self, rows: Sequence[tuple[Digest, Place]]) -> None:
+        """Makes appended chunks durable, then known."""
+        ...
+
+
 class Batch:
     """Chunks on their way into a store. For one thread.
 
@@ -31,7 +49,7 @@ class Batch:
     next `flush`. `written_bytes` counts what was not here before.
     """
 
-    def __init__(self, store: "ChunkStore") -> None:
+    def __init__(self, store: Shelving) -> None:
         self._store = store
         self._waiting: dict[Digest, Bytes] = {}
         self._waiting_bytes = 0

@@ -8,11 +8,11 @@ came and said to be changing.
 import os
 import stat
 
+from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.cache import Cut, Stamp
 from dstack_mesh.chunks.chunker import WHOLE_BYTES, ZEROS, cut_blocks
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.holes import HOLE, hole_at
-from dstack_mesh.chunks.store import Batch
 from dstack_mesh.frozen import frozen
 
 TRIES = 3

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.cache import Cut, Stamp
 from dstack_mesh.chunks.digest import split_digests
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry
 from dstack_mesh.chunks.paths import link_fault, path_fault
 from dstack_mesh.chunks.reading import TRIES, executable, read_file, stamp_of
-from dstack_mesh.chunks.store import Batch, ChunkStore
+from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Missing, Refused
 from dstack_mesh.frozen import frozen
 

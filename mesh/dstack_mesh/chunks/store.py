@@ -39,8 +39,6 @@ from dstack_mesh.chunks.shelf import Shelf
 from dstack_mesh.faults import Busy, Damaged, Invalid, MeshError, Missing, Refused
 from dstack_mesh.ids import Digest
 
-__all__ = ["Batch", "ChunkStore"]
-
 RUN_BYTES = 1 << 20
 """Chunks that lie side by side are read together up to this size."""
 

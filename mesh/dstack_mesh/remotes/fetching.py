@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest
-from dstack_mesh.chunks.store import Batch, ChunkStore
+from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Damaged, Missing
 from dstack_mesh.ids import Digest
 from dstack_mesh.remotes.crew import Crew

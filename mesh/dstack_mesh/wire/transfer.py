@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.digest import digest_of, split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest
-from dstack_mesh.chunks.store import Batch, ChunkStore
+from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Damaged
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import transfer_pb2_grpc

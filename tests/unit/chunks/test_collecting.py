@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.collecting import Collected, Collector, Rules
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.sessions import horizon
-from dstack_mesh.chunks.store import Batch, ChunkStore
+from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Busy, Missing
 from dstack_mesh.ids import Digest
 from support.rounds import rounds, seeded

@@ -257,7 +257,8 @@ RECEIVE = """
 import random, sys
 from pathlib import Path
 from dstack_mesh.chunks.digest import digest_of
-from dstack_mesh.chunks.store import Batch, ChunkStore
+from dstack_mesh.chunks.batch import Batch
+from dstack_mesh.chunks.store import ChunkStore
 batch = Batch(ChunkStore(Path(sys.argv[1])))
 dice, size = random.Random(sys.argv[2]), 0
 while True:
