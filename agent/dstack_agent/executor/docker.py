@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from dstack_agent.executor import vault
+from dstack_agent.executor import halves
 from dstack_agent.executor.container_task import ContainerTask
 from dstack_agent.executor.creating import Creation, create, remove_of
 from dstack_agent.executor.port import Ended, Launch
@@ -114,7 +114,7 @@ class DockerExecutor:
                 return await asyncio.to_thread(write_lost, folder, cause)
             await self._adopt(folder)
         await asyncio.to_thread(remove_of, self._socket, folder, False)
-        await asyncio.to_thread(vault.clear, str(folder))
+        await asyncio.to_thread(halves.forget, str(folder))
         cause = f"Its shim was killed {_ADOPTIONS} times."
         return await asyncio.to_thread(write_lost, folder, cause)
 

@@ -206,7 +206,7 @@ def _lay_secrets(folder: str, task: Task) -> None:
     if not task.secrets:
         return
     try:
-        vault.fill(folder, task.secrets, [])
+        vault.fill(folder, task.secrets)
     except OSError as error:
         print(f"the secrets are in variables only: {error}", file=sys.stderr)
 

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 
-from dstack_agent.executor import ending, record, tree, vault
+from dstack_agent.executor import ending, halves, record, tree
 from dstack_agent.executor.container_task import ContainerTask
 from dstack_agent.executor.detaching import Refusal, detach, hold, refuse, say_ok, take
 from dstack_agent.executor.engine import Engine, EngineError, OutputStream, answer_body
@@ -39,7 +39,7 @@ def tend(folder: str) -> int:
         take(folder, task.adopt)
     except Refusal as refusal:
         return refuse(refusal)
-    hidden = vault.hidden_values(folder) if task.adopt else _kept_for_others(folder, task.hidden)
+    hidden = halves.kept(folder) if task.adopt else _kept_for_others(folder, task.hidden)
     output = Output(folder, task.wake, task.log_bytes, hidden)
     say_ok()
     output.start()
@@ -48,7 +48,7 @@ def tend(folder: str) -> int:
         summary = tender.tend(record.noted_request(folder))
     finally:  # whatever becomes of the records, no secret stays in memory
         if hidden:
-            vault.clear(folder)
+            halves.forget(folder)
     output.close()
     stdout, stderr = output.lengths
     lengths = {"stdout_bytes": stdout, "stderr_bytes": stderr, "lost_bytes": output.lost_bytes}
@@ -63,7 +63,7 @@ def _kept_for_others(folder: str, hidden: "list[str]") -> "list[str]":
     """The values to hide, which a shim that takes over from this one finds in memory."""
     if hidden:
         try:
-            vault.fill(folder, {}, hidden)
+            halves.keep(folder, hidden)
         except OSError as error:
             print(f"another shim could not hide the secrets: {error}", file=sys.stderr)
     return hidden

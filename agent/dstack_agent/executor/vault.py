@@ -20,7 +20,6 @@ FILES = "files"
 OF_ROOT = "/run/dstack"
 """Folder of the vaults of root, who often has no /run/user/0."""
 
-_HIDDEN = "hidden"
 _MEMORY = ("tmpfs", "ramfs")
 
 
@@ -33,12 +32,11 @@ def place(folder: str) -> str:
     return f"{base}/dstack-{name}" if base else ""
 
 
-def fill(folder: str, files: "dict[str, str]", hidden: "list[str]") -> str:
+def fill(folder: str, files: "dict[str, str]") -> str:
     """Writes the vault of a job; returns its place, empty where there is none.
 
     Args:
         files: Contents by name, for the job to read.
-        hidden: Values for a shim that takes over from a dead one.
 
     Raises:
         OSError: Something that is not ours is in its place.
@@ -51,22 +49,8 @@ def fill(folder: str, files: "dict[str, str]", hidden: "list[str]") -> str:
     _make(vault)
     _make(f"{vault}/{FILES}")
     for name, value in files.items():
-        _write(f"{vault}/{FILES}/{name}", value)
-    _write(f"{vault}/{_HIDDEN}", "\0".join(hidden))
+        write_private(f"{vault}/{FILES}/{name}", text_bytes(value))
     return vault
-
-
-def hidden_values(folder: str) -> "list[str]":
-    """The values that the vault of a job holds for shims; empty if there is none."""
-    vault = place(folder)
-    if not vault or not _ours(vault):
-        return []
-    try:
-        with open(f"{vault}/{_HIDDEN}", encoding="utf-8", errors="surrogateescape") as file:
-            held = file.read()
-    except OSError:
-        return []
-    return held.split("\0") if held else []
 
 
 def clear(folder: str) -> None:
@@ -116,13 +100,18 @@ def _make(path: str) -> None:
             raise PermissionError(errno.EPERM, "it is somebody else's", path) from None
 
 
-def _write(path: str, value: str) -> None:
+def text_bytes(text: str) -> bytes:
+    """A value as the job reads it."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def write_private(path: str, data: bytes) -> None:
+    """Writes a file anew that nobody else may read. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o400)
     try:
-        data = value.encode("utf-8", "surrogateescape")
         while data:
             data = data[os.write(descriptor, data) :]
     finally:
