@@ -23,7 +23,7 @@ class Peers:
     Attributes:
         card: Who we are: the first agent of the directory, reached by our own socket.
         known: The agents that the roll call knows now.
-        behalf: For whom we ask ourselves.
+        behalf: For whom we ask.
         may_run: Whether work may be given to one of them.
         called: What the mesh's roster calls a member; empty if it does not speak of it.
     """
@@ -87,4 +87,4 @@ class Peers:
 
     def _agent(self, known: KnownAgent) -> GrpcAgent:
         channel = self.channels.to_peer(known.card.peer_id, known.addresses[0])
-        return GrpcAgent(channel, known.card, False, self.store)
+        return GrpcAgent(channel, known.card, False, self.store, self.behalf)

@@ -14,7 +14,7 @@ from dstack_agent.jobs.chronicle import Followed
 from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Forbidden, Missing
+from dstack_mesh.faults import Forbidden, MeshError, Missing
 from dstack_mesh.ids import Address, PeerId, RunId, RunName
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import run_pb2 as pb
@@ -26,9 +26,11 @@ from dstack_scheduler.agent_port import DrivenJob, Listing
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.job import JobKey, RunRecord, TagRecord
 from dstack_scheduler.wire import convert
+from dstack_scheduler.wire.behalf import behalf_to_wire
 from support.meshes import Mesh, member
 
 RUN = "0" * 26
+GIVER = PeerId("o" * 32)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 A_RUN = RunRecord(RunId(RUN), RunName("calm-ibex-1"), "train", "ana@laptop", EPOCH, 1)
 
@@ -71,7 +73,7 @@ async def asked_by(
 ) -> AsyncGenerator[tuple[rpc.RunServiceAsyncStub, Told]]:
     mesh, told = Mesh.make(folder / "root"), Told()
     home = mesh.admit(folder / "member", role=role)
-    told.gave = frozenset({member(home).peer_id if own else PeerId("o" * 32)})
+    told.gave = frozenset({member(home).peer_id if own else GIVER})
     store = ChunkStore(folder / "chunks")
     wishes = Wishes(told.follow, told.stop, store, told.givers)
     runs = Runs(lambda names: Listing((), ()), told.drive, told.tag, told.heard, told.heard)
@@ -138,6 +140,36 @@ async def test_a_submitter_stops_and_takes_over_its_own_runs_only(
                 await act(stub)
             assert refused.value.code == ("not-your-run" if role is Role.SUBMITTER else "no-right")
     assert bool(told.stopped or told.driven) is may
+
+
+@pytest.mark.parametrize(
+    ("behind", "refusal"),
+    [
+        (Asker(GIVER, "submitter"), ""),
+        (Asker(PeerId("m" * 32), "submitter"), "not-your-run"),
+        (Asker(PeerId("m" * 32), "reader"), "no-right"),
+        (Asker(PeerId("m" * 32), "admin"), ""),
+        (Asker(PeerId("m" * 32), "king"), "invalid"),
+    ],
+)
+async def test_a_runner_that_drives_for_somebody_may_no_more_than_they(
+    tmp_path: Path, behind: Asker, refusal: str
+) -> None:
+    """Else whoever hands a run of others to a runner would have it stopped by that runner."""
+
+    async def stop(stub: rpc.RunServiceAsyncStub) -> None:
+        with translated("ws-1"):
+            request = pb.StopRequest(run_id=RUN)
+            await stub.Stop(request, timeout=5, metadata=behalf_to_wire(behind))
+
+    async with asked_by(Role.RUNNER, tmp_path, own=False) as (stub, told):
+        if refusal:
+            with pytest.raises(MeshError) as refused:
+                await stop(stub)
+            assert refused.value.code == refusal
+        else:
+            await stop(stub)
+    assert bool(told.stopped) is not bool(refusal)
 
 
 async def test_what_does_not_go_on_here_may_be_stopped_by_whoever_may_stop(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import grpc
 
 from dstack_agent.bids import BidDesk
-from dstack_mesh.faults import Forbidden
+from dstack_mesh.faults import Forbidden, Invalid
+from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import auction_pb2, auction_pb2_grpc
 from dstack_mesh.wire.caller import Member, Owner, Stranger, caller
 from dstack_scheduler.asker import Asker
@@ -48,6 +49,19 @@ class AuctionServicer(auction_pb2_grpc.AuctionServiceServicer):
     ) -> auction_pb2.ReleaseResponse:
         await self._desk.release(fields.hold_id(request.hold_id))
         return auction_pb2.ReleaseResponse()
+
+
+def behind(context: Context) -> Asker:
+    """For whom a caller says that it drives; the owner where it says nothing. It only narrows."""
+    return behalf_from_wire(context.invocation_metadata())
+
+
+def role_of(asker: Asker) -> Role:
+    """The role of whoever is behind a call. Raises Invalid if there is no such role."""
+    try:
+        return Role(asker.role)
+    except ValueError as error:
+        raise Invalid("Nobody is behind the call.", f"It names {asker.role[:64]!r}.") from error
 
 
 def asker_of(context: Context) -> Asker:

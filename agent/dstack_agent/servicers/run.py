@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
-from dstack_agent.servicers.auction import asker_of
+from dstack_agent.servicers.auction import asker_of, behind, role_of
 from dstack_agent.servicers.share import Share
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
-from dstack_mesh.wire.caller import Caller, caller
+from dstack_mesh.wire.caller import Caller, Member, caller
 from dstack_mesh.wire.rights import check_stop
 from dstack_scheduler.agent_port import DrivenJob, Listing
 from dstack_scheduler.asker import Asker
@@ -60,7 +60,8 @@ class RunServicer(rpc.RunServiceServicer):
         context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
         who = caller(context)
-        stop, share = partial(self._stop, who, asker_of(context)), self._shares[who]
+        stop = partial(self._stop, who, asker_of(context), behind(context))
+        share = self._shares[who]
         await Attachment(self._wishes, context.write, stop, share).serve(request_iterator)
 
     async def List(
@@ -73,7 +74,7 @@ class RunServicer(rpc.RunServiceServicer):
         self, request: pb.StopRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.StopResponse:
         who, asker = caller(context), asker_of(context)
-        stopped = await self._stop(who, asker, *stop_from_wire(request))
+        stopped = await self._stop(who, asker, behind(context), *stop_from_wire(request))
         return pb.StopResponse(jobs=stopped)
 
     async def Drive(
@@ -83,7 +84,7 @@ class RunServicer(rpc.RunServiceServicer):
         record = convert.run_record_from_wire(request.record)
         epoch = fields.epoch(request.epoch)
         # Whoever may not stop a run takes it over from nobody either.
-        await self._check_stop(caller(context), record.run_id)
+        await self._check_stop(caller(context), behind(context), record.run_id)
         await self._runs.drive(record, jobs, epoch, asker_of(context))
         return pb.DriveResponse()
 
@@ -96,16 +97,28 @@ class RunServicer(rpc.RunServiceServicer):
         return pb.TagResponse()
 
     async def _stop(
-        self, who: Caller, asker: Asker, run_id: RunId, job: int | None, abort: bool, cause: str
+        self,
+        who: Caller,
+        asker: Asker,
+        behalf: Asker,
+        run_id: RunId,
+        job: int | None,
+        abort: bool,
+        cause: str,
     ) -> int:
         """Ends a run, or one job of it; how many jobs that concerns. Raises Forbidden."""
-        givers = await self._check_stop(who, run_id)
+        givers = await self._check_stop(who, behalf, run_id)
         jobs = await self._wishes.stop(run_id, job, abort, cause)
         self._runs.stopped(who, asker, run_id, abort, givers)
         return jobs
 
-    async def _check_stop(self, who: Caller, run_id: RunId) -> frozenset[PeerId]:
-        """The peers that gave the run to this agent. Raises Forbidden."""
+    async def _check_stop(self, who: Caller, behalf: Asker, run_id: RunId) -> frozenset[PeerId]:
+        """The peers that gave the run to this agent. Raises Forbidden.
+
+        A runner that drives for somebody else may no more than they, but for what it gave itself.
+        """
         givers = await self._wishes.givers(run_id)
         check_stop(who, givers)
+        if isinstance(who, Member) and who.peer_id not in givers and not behalf.is_owner:
+            check_stop(Member(behalf.peer_id, role_of(behalf)), givers)
         return givers

@@ -44,7 +44,7 @@ class GrpcAgent:
     Args:
         local: Whether it is the agent of this home, reached by its Unix socket.
         store: Where trees come from and go to.
-        behalf: For whom the agent of this home is asked; another agent knows only who calls.
+        behalf: For whom is asked. Another agent knows who calls, and what they say narrows a stop.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""On whose behalf a driver asks the agent of its own home, as metadata of the call.
+"""On whose behalf a driver asks, as metadata of the call.
 
-Over its own Unix socket an agent is its owner. A run that was handed over by a member must not get
-the owner's rights by that, so its driver says for whom it asks. Nobody gains by saying it: it is
-heard only from the owner, whose rights it narrows.
+Over its own Unix socket an agent is its owner, and to others it is a runner, who may stop any run.
+A run that was handed over by a member must not get these rights by that, so its driver says for
+whom it asks. Nobody gains by saying it: it narrows the rights of whoever says it.
 """
 
 from collections.abc import Iterable
