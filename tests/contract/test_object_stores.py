@@ -123,16 +123,16 @@ def test_a_bucket_that_does_not_exist_is_named(s3: S3Service) -> None:
 
 
 def test_credentials_that_are_wrong_or_absent_are_told_and_not_shown(
-    ceph: S3Service, monkeypatch: pytest.MonkeyPatch
+    ceph: S3Service,
 ) -> None:
     place = ceph.made()
-    with ceph.credentials():
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret-of-ceph")
+    with ceph.credentials(), pytest.MonkeyPatch.context() as person:
+        person.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret-of-ceph")
         wrong = _trouble(place)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        person.setenv("AWS_ACCESS_KEY_ID", "nobody")
         unknown = _trouble(place)
-        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        person.delenv("AWS_ACCESS_KEY_ID")
+        person.delenv("AWS_SECRET_ACCESS_KEY")
         absent = _trouble(place)
     for trouble in (wrong, unknown, absent):
         assert isinstance(trouble, Forbidden)
@@ -148,11 +148,10 @@ def test_a_profile_that_does_not_exist_is_told(moto: S3Service) -> None:
     assert "nobodys" in refused.value.why
 
 
-def test_a_service_that_is_not_there_does_not_answer(
-    moto: S3Service, free_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with moto.behind(free_port).credentials():
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+def test_a_service_that_is_not_there_does_not_answer(moto: S3Service, free_port: int) -> None:
+    away = moto.behind(free_port).credentials()
+    with away, pytest.MonkeyPatch.context() as person:
+        person.setenv("AWS_MAX_ATTEMPTS", "2")
         trouble = _trouble(moto.behind(free_port).bucket())
     assert isinstance(trouble, Unreachable)
     assert trouble.code == "remote-away"

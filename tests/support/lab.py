@@ -33,7 +33,8 @@ class Peer:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("DSTACK_")}
+        ours = "DSTACK_", "AWS_"
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         return kept | {"DSTACK_HOME": str(self.home), "DSTACK_NAME": self.name} | dict(self.env)
 
     def popen(
