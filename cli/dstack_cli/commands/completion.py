@@ -8,7 +8,7 @@ from dstack_cli.verbs import VERBS
 NAMING_RUNS = ("stop", "wait", "attach", "ps", "status", "logs", "ls", "artifacts", "cp", "tag")
 
 RUNNER_WORDS = (
-    *("start", "join", "status", "check", "pause", "resume", "drain", "policy", "audit"),
+    *("start", "join", "status", "check", "pause", "resume", "drain", "policy", "audit", "prune"),
     *("--help", "--version"),
 )
 """What `dstack-runner` begins with; a test holds it against that command."""

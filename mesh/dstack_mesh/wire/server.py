@@ -19,6 +19,7 @@ import grpc
 
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
+from dstack_mesh.trouble import of_the_machine
 from dstack_mesh.trust.membership import Membership
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger, caller
 from dstack_mesh.wire.guard import GuardInterceptor
@@ -208,6 +209,8 @@ def listen_local(server: grpc.aio.Server, socket: Path) -> LocalListener:
 
     Raises:
         Refused: An agent already runs in this home, or the path is too long for a socket.
+        Busy: The disk is full.
+        Forbidden: The home may not be written.
     """
     if len(os.fsencode(socket)) > SUN_PATH_BYTES:
         raise Refused(
@@ -228,7 +231,9 @@ def listen_local(server: grpc.aio.Server, socket: Path) -> LocalListener:
         socket.chmod(0o600)
     except (OSError, RuntimeError) as failed:
         os.close(lock)
-        raise Refused("The local socket cannot be opened.", f"{socket}: {failed}.") from failed
+        said = of_the_machine(failed)
+        unknown = Refused("The local socket cannot be opened.", f"{socket}: {failed}.")
+        raise said or unknown from failed
     return LocalListener(socket, lock)
 
 
