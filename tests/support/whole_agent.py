@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,6 +26,7 @@ from dstack_agent.executor.port import Executor
 from dstack_agent.settings import Settings
 from dstack_mesh.home import Home
 from dstack_mesh.wire.guard import GuardInterceptor
+from dstack_mesh.wire.ownership import open_to, said_by, secret_of
 from dstack_mesh.wire.server import add_standard_services
 from dstack_scheduler.job import StateChange
 from dstack_scheduler.progress import Watcher
@@ -82,7 +86,7 @@ class Context:
         }
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()
+        return () if self.certificate else (("user-agent", owners_word()),)
 
     async def write(self, message: object) -> None:
         self.written += 1
@@ -96,6 +100,15 @@ class Context:
 
     def set_details(self, details: str) -> None:
         """Health says so what it does not know."""
+
+
+@cache
+def owners_word() -> str:
+    """What a channel of the owner says, to the agents of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        socket = Path(folder, "agent.sock")
+        open_to(socket)
+        return f"grpc-python-asyncio/1{said_by(secret_of(socket))}"
 
 
 @dataclass(slots=True)
