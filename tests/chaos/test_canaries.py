@@ -175,8 +175,9 @@ def _watched(
 
 
 def _printed_lengths(out: bytes) -> list[int]:
-    line = next(each for each in out.splitlines() if len(each.split()) == 2 and each[:1].isdigit())
-    return [int(word) for word in line.split()]
+    lines = (each.split() for each in out.splitlines())
+    words = next(each for each in lines if len(each) == 2 and all(map(bytes.isdigit, each)))
+    return [int(word) for word in words]
 
 
 def nowhere(yard: Yard, canaries: Canaries) -> None:

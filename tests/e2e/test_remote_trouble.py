@@ -104,7 +104,7 @@ def test_an_outage_in_the_middle_is_told_and_the_push_goes_on_from_there(
         assert packs, "nothing had arrived before the outage"
         proxy.cut_after = None
         [item] = person.json("push", "@")["items"]
-    assert item["sent"] < item["size"] - 20_000_000
+    assert item["sent"] < item["size"]  # what was half there is sent again, up to four packs
     stranger = at(make_peer(tmp_path, "bea", (), DSTACK_MDNS="0"), s3)
     configured(stranger, place, s3.endpoint)
     stranger.dstack("cp", "@", "model", str(tmp_path / "got"), check=True)
