@@ -1,6 +1,7 @@
 """Fixtures that every kind of test may use, and the rule for parts that are missing here."""
 
 import os
+import signal
 import socket
 from collections.abc import Generator
 
@@ -10,6 +11,10 @@ from support.s3_lab import ceph as ceph
 from support.s3_lab import moto as moto
 from support.s3_lab import s3 as s3
 from support.s3_lab import s3_or_both as s3_or_both
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell in the background has its children ignore Ctrl-C, which some tests press.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
