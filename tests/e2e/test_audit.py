@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import subprocess
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 
 from dstack_mesh.faults import EXIT_CODES, Fault
 from support.eventually import eventually
-from support.lab import RUNNER, Daemon, Peer, join_mesh, make_peer, project, said
+from support.lab import Daemon, Peer, join_mesh, make_peer, project, said
 
 PORT_FLAGS = ("--listen", "127.0.0.1:0", "--no-mdns")
 CANARY = "xyzzy-4711"
@@ -50,16 +49,7 @@ class Lab:
 
     def owner(self, *words: str, code: int = 0) -> str:
         """What `dstack-runner …` prints on ws-2."""
-        ended = subprocess.run(
-            (*RUNNER, *words),
-            cwd=self.station.home,
-            env=self.station.environment,
-            capture_output=True,
-            check=False,
-            timeout=30,
-        )
-        assert ended.returncode == code, said(ended)
-        return ended.stdout.decode()
+        return self.station.tells(*words, code=code).stdout.decode()
 
     def submit(self) -> str:
         """Ana submits and goes; the run's name."""

@@ -83,16 +83,7 @@ class Lab:
 
     def owner(self, *words: str, code: int = 0) -> str:
         """What `dstack-runner …` says on ws-2."""
-        ended = subprocess.run(
-            (*RUNNER, *words),
-            cwd=self.station.home,
-            env=self.station.environment,
-            capture_output=True,
-            check=False,
-            timeout=30,
-        )
-        assert ended.returncode == code, said(ended)
-        return said(ended)
+        return said(self.station.tells(*words, code=code))
 
     def status(self) -> Any:
         return json.loads(self.owner("status", "--json"))

@@ -28,11 +28,10 @@ from dstack_mesh.wire.roster import (
     open_book,
     open_keeper,
     own_scribe,
-    record_founder,
     scribe_of,
 )
 from dstack_mesh.wire.rotation import next_keys, replace_key, revoke_retired, take_keys, unsaid
-from support.inviting import invited
+from support.inviting import admin_of, invited
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, member
 from support.rotating import STEPS, exchange, rotate
@@ -45,15 +44,7 @@ def no_multicast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Mesh:
-    made = Mesh.make(tmp_path / "root")
-    record_founder(made.root, made.membership, "root", datetime.now(UTC))
-    return made
-
-
-async def admin_of(mesh: Mesh, folder: Path) -> Home:
-    home = Home(folder)
-    await invited(mesh.root, home, Role.ADMIN, "ann")
-    return home
+    return Mesh.founded(tmp_path / "root")
 
 
 def live(picture: Picture, name: str = "ann") -> dict[PeerId, Role]:
@@ -90,7 +81,7 @@ async def test_an_admin_takes_new_keys_and_governs_and_invites_with_them_alone(
     mesh: Mesh, tmp_path: Path
 ) -> None:
     ann, early, late = (
-        await admin_of(mesh, tmp_path / "ann"),
+        await admin_of(mesh.root, tmp_path / "ann", "ann"),
         *map(Home, (tmp_path / "e", tmp_path / "l")),
     )
     before, signing = member(ann), issuer_of_home(ann)
@@ -123,7 +114,7 @@ async def test_an_admin_takes_new_keys_and_governs_and_invites_with_them_alone(
 async def test_what_the_old_key_says_after_the_new_one_spoke_counts_nowhere(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    ann, ws = await admin_of(mesh, tmp_path / "ann"), Home(tmp_path / "ws")
+    ann, ws = await admin_of(mesh.root, tmp_path / "ann", "ann"), Home(tmp_path / "ws")
     await invited(mesh.root, ws, Role.RUNNER, "ws")
     scribe = own_scribe(ann, member(ann))
     async with mesh_agent(mesh.root, "root") as root:
@@ -139,7 +130,7 @@ async def test_what_the_old_key_says_after_the_new_one_spoke_counts_nowhere(
 async def test_whoever_is_killed_while_it_takes_a_key_goes_on_and_ends_with_one(
     mesh: Mesh, tmp_path: Path, step: str
 ) -> None:
-    ann = await admin_of(mesh, tmp_path / "ann")
+    ann = await admin_of(mesh.root, tmp_path / "ann", "ann")
     before = member(ann)
     async with mesh_agent(mesh.root, "root") as root:
         await killed(ann, root, step)
@@ -160,7 +151,7 @@ async def test_whoever_is_killed_while_it_takes_a_key_goes_on_and_ends_with_one(
 async def test_an_agent_that_is_started_with_the_new_key_says_so_itself(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    ann = await admin_of(mesh, tmp_path / "ann")
+    ann = await admin_of(mesh.root, tmp_path / "ann", "ann")
     before = member(ann)
     async with mesh_agent(mesh.root, "root") as root:
         await killed(ann, root, "switched")
@@ -179,7 +170,7 @@ async def test_an_agent_that_is_started_with_the_new_key_says_so_itself(
 async def test_an_invitation_that_is_open_while_its_admins_key_ends_admits_nobody(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    ann = await admin_of(mesh, tmp_path / "ann")
+    ann = await admin_of(mesh.root, tmp_path / "ann", "ann")
     keeper, scribe = open_keeper(ann, member(ann)), own_scribe(ann, member(ann))
     enrolment = Enrolment(keeper, scribe)
     async with mesh_agent(mesh.root, "root") as root:
@@ -193,7 +184,7 @@ async def test_an_invitation_that_is_open_while_its_admins_key_ends_admits_nobod
 async def test_a_promise_whose_key_was_never_admitted_revokes_nobody(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    ann, now = await admin_of(mesh, tmp_path / "ann"), datetime.now(UTC)
+    ann, now = await admin_of(mesh.root, tmp_path / "ann", "ann"), datetime.now(UTC)
     old = member(ann).peer_id
     # The root's agent was killed between the promise and the admission.
     Retiring(mesh.root).add(old, Promise(now + OVERLAP, PeerId("x" * 32)))
@@ -209,7 +200,10 @@ async def test_a_promise_whose_key_was_never_admitted_revokes_nobody(
 async def test_a_replaced_key_takes_no_third_one_and_another_admin_replaces_none(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    ann, bob = await admin_of(mesh, tmp_path / "ann"), await admin_of(mesh, tmp_path / "bob")
+    ann, bob = (
+        await admin_of(mesh.root, tmp_path / "ann", "ann"),
+        await admin_of(mesh.root, tmp_path / "bob", "ann"),
+    )
     keeper, now = open_keeper(mesh.root, mesh.membership), datetime.now(UTC)
     who = Member(member(ann).peer_id, Role.ADMIN)
     keys = next_keys(ann)

@@ -11,7 +11,6 @@ import ssl
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -24,7 +23,7 @@ from dstack_mesh.trust.roster.statement import Admit, Revoke
 from dstack_mesh.wire.admission import Invitation, serve_invitation
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.rights import RIGHTS
-from dstack_mesh.wire.roster import open_keeper, record_founder
+from dstack_mesh.wire.roster import open_keeper
 from dstack_mesh.wire.server import listen_local, listen_tcp, make_server
 from dstack_mesh.wire.standings import Standings
 from support.agent_process import agent_process
@@ -113,8 +112,7 @@ class Gate:
 
 def found(folder: Path) -> Mesh:
     """A mesh whose roster knows one member that was revoked, and one that is a reader now."""
-    mesh = Mesh.make(folder / "root")
-    record_founder(mesh.root, mesh.membership, "root", datetime.now(UTC))
+    mesh = Mesh.founded(folder / "root")
     for role in Role:
         mesh.admit(folder / role.value, role=role)
     revoked = member(mesh.admit(folder / "revoked", role=Role.ROOT)).peer_id

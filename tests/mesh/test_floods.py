@@ -36,7 +36,6 @@ from dstack_mesh.v1 import records_pb2, run_pb2, transfer_pb2
 from dstack_mesh.wire.errors import from_rpc_error
 from dstack_mesh.wire.guard import GuardInterceptor
 from dstack_mesh.wire.rates import RATES, kind_of
-from dstack_mesh.wire.roster import record_founder
 from dstack_mesh.wire.server import add_standard_services, listen_tcp
 from dstack_mesh.wire.standings import MOST_OPEN
 from dstack_scheduler.agent_port import Question
@@ -94,8 +93,7 @@ class Flooded:
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[AgentProcess, int, Mesh]]:
-    mesh = Mesh.make(tmp_path_factory.mktemp("floods") / "root")
-    record_founder(mesh.root, mesh.membership, "root", datetime.now(UTC))
+    mesh = Mesh.founded(tmp_path_factory.mktemp("floods") / "root")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

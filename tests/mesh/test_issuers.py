@@ -45,8 +45,8 @@ from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.renewal import Renewal, ask_to_renew, renew
-from dstack_mesh.wire.roster import RosterClient, open_book, open_keeper, record_founder
-from support.inviting import invited
+from dstack_mesh.wire.roster import RosterClient, open_book, open_keeper
+from support.inviting import admin_of, invited
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, OffClock, card_of, member
 from support.saying import say
@@ -59,15 +59,7 @@ def no_multicast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Mesh:
-    made = Mesh.make(tmp_path / "root")
-    record_founder(made.root, made.membership, "root", datetime.now(UTC))
-    return made
-
-
-async def admin_of(mesh: Mesh, folder: Path) -> Home:
-    home = Home(folder)
-    await invited(mesh.root, home, Role.ADMIN)
-    return home
+    return Mesh.founded(tmp_path / "root")
 
 
 def issuer_key(home: Home) -> ec.EllipticCurvePrivateKey:
@@ -139,7 +131,7 @@ async def test_an_admin_that_the_root_invites_gets_a_key_to_sign_with(
 async def test_whom_an_admin_invites_is_heard_and_served_over_tls_both_ways(
     mesh: Mesh, tmp_path: Path, role: Role
 ) -> None:
-    admin, ws = await admin_of(mesh, tmp_path / "ann"), Home(tmp_path / "ws")
+    admin, ws = await admin_of(mesh.root, tmp_path / "ann"), Home(tmp_path / "ws")
     joined = await invited(admin, ws, role)
     assert joined.role is role
     shown = x509.load_pem_x509_certificates(joined.certificate_path.read_bytes())
@@ -159,7 +151,7 @@ async def test_whom_an_admin_invites_is_heard_and_served_over_tls_both_ways(
 async def test_an_admin_invites_no_admin_and_who_was_one_invites_nobody(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    admin = await admin_of(mesh, tmp_path / "ann")
+    admin = await admin_of(mesh.root, tmp_path / "ann")
     with pytest.raises(BaseExceptionGroup) as group:
         await invited(admin, Home(tmp_path / "bob"), Role.ADMIN)
     assert error_in(group.value).code == "not-an-admin"
@@ -184,7 +176,7 @@ def error_in(group: BaseException) -> MeshError:
 async def test_a_leaf_of_a_live_issuer_is_heard_though_its_admission_is_not_known(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    admin = await admin_of(mesh, tmp_path / "ann")
+    admin = await admin_of(mesh.root, tmp_path / "ann")
     home = with_leaf(mesh, admin, tmp_path / "ws")
     async with mesh_agent(mesh.root, "root") as root:
         assert root.members.picture().belonging(member(home).peer_id) is None
@@ -194,7 +186,7 @@ async def test_a_leaf_of_a_live_issuer_is_heard_though_its_admission_is_not_know
 async def test_a_leaf_of_a_removed_issuer_is_refused_whoever_shows_it(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    admin, known = await admin_of(mesh, tmp_path / "ann"), Home(tmp_path / "known")
+    admin, known = await admin_of(mesh.root, tmp_path / "ann"), Home(tmp_path / "known")
     unknown = with_leaf(mesh, admin, tmp_path / "unknown")
     await invited(admin, known, Role.RUNNER)
     learn(mesh, admin)
@@ -241,8 +233,8 @@ async def test_what_an_issuer_signed_past_its_admins_limit_is_refused_and_before
 async def test_nothing_shown_beside_it_makes_a_removed_issuers_leaf_another_ones(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    admin = await admin_of(mesh, tmp_path / "ann")
-    other = await admin_of(mesh, tmp_path / "bob")
+    admin = await admin_of(mesh.root, tmp_path / "ann")
+    other = await admin_of(mesh.root, tmp_path / "bob")
     home = with_leaf(mesh, admin, tmp_path / "ws")
     leaf = x509.load_pem_x509_certificate(member(home).certificate_path.read_bytes())
     issuer, live = issuer_certificate(admin), issuer_certificate(other)
@@ -281,7 +273,7 @@ def self_signed(key: ec.EllipticCurvePrivateKey, name: x509.Name) -> x509.Certif
 async def test_a_leaf_that_hides_who_signed_it_is_known_by_its_signature(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    admin = await admin_of(mesh, tmp_path / "ann")
+    admin = await admin_of(mesh.root, tmp_path / "ann")
     home, issuer = mesh.admit(tmp_path / "ws"), issuer_certificate(admin)
     key = Identity.load_or_make(home).private_key()
     now = datetime.now(UTC)
@@ -304,7 +296,7 @@ async def test_a_leaf_that_hides_who_signed_it_is_known_by_its_signature(
 
 
 async def test_an_issuer_makes_no_issuer(mesh: Mesh, tmp_path: Path) -> None:
-    admin = await admin_of(mesh, tmp_path / "ann")
+    admin = await admin_of(mesh.root, tmp_path / "ann")
     home = mesh.admit(tmp_path / "ws")
     second = ec.generate_private_key(ec.SECP256R1())
     above = issuer_certificate(admin)
@@ -347,7 +339,7 @@ class Auction(auction_pb2_grpc.AuctionServiceServicer):
 async def test_an_issuer_names_nobody_admin_or_root(
     mesh: Mesh, tmp_path: Path, named: Role, may_ask: bool
 ) -> None:
-    admin = await admin_of(mesh, tmp_path / "ann")
+    admin = await admin_of(mesh.root, tmp_path / "ann")
     home = with_leaf(mesh, admin, tmp_path / "ws", named)
 
     def serve(server: grpc.aio.Server) -> None:
@@ -366,7 +358,7 @@ async def test_an_issuer_names_nobody_admin_or_root(
 
 
 async def test_open_calls_of_a_removed_issuers_leaf_end_at_once(mesh: Mesh, tmp_path: Path) -> None:
-    admin = await admin_of(mesh, tmp_path / "ann")
+    admin = await admin_of(mesh.root, tmp_path / "ann")
     home = with_leaf(mesh, admin, tmp_path / "ws")
     async with mesh_agent(mesh.root, "root") as root:
         channels = Channels(home)
@@ -393,7 +385,7 @@ async def channel_to(agent: MeshAgent, home: Home) -> AsyncGenerator[grpc.aio.Ch
 async def test_certificates_are_renewed_at_an_admins_agent_and_by_itself(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    admin, ws = await admin_of(mesh, tmp_path / "ann"), Home(tmp_path / "ws")
+    admin, ws = await admin_of(mesh.root, tmp_path / "ann"), Home(tmp_path / "ws")
     await invited(mesh.root, ws, Role.RUNNER)
     open_book(admin, member(ws).mesh_id).add(
         open_book(mesh.root, member(ws).mesh_id).read().statements.values()
@@ -429,7 +421,7 @@ async def test_certificates_are_renewed_at_an_admins_agent_and_by_itself(
 async def test_an_issuer_signs_nothing_that_outlives_it_and_nothing_after_its_end(
     mesh: Mesh, tmp_path: Path
 ) -> None:
-    admin = await admin_of(mesh, tmp_path / "ann")
+    admin = await admin_of(mesh.root, tmp_path / "ann")
     last = issuer_certificate(admin).not_valid_after_utc
     authority = Authority(admin)
     assert authority.until(last - timedelta(days=3)) == last

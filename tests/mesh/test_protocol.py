@@ -1,7 +1,6 @@
 """Software that is too old for the mesh gives and takes no new work; everything else goes on."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from dstack_mesh.wire.channels import OPTIONS, Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.protocol import check_protocol, protocol_of, said_of
-from dstack_mesh.wire.roster import record_founder
 from dstack_mesh.wire.vetting import may_run
 from dstack_scheduler.verdict import Never
 from dstack_scheduler.wire.agent import GrpcAgent
@@ -52,9 +50,7 @@ class Auction(rpc.AuctionServiceServicer):
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Mesh:
-    made = Mesh.make(tmp_path / "root")
-    record_founder(made.root, made.membership, "root", datetime.now(UTC))
-    return made
+    return Mesh.founded(tmp_path / "root")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from dstack_mesh.wire import renewal as renewing
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.renewal import Renewal, ask_to_renew
-from dstack_mesh.wire.roster import RosterClient, open_keeper, record_founder
+from dstack_mesh.wire.roster import RosterClient, open_keeper
 from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, OffClock, member
 from support.rosters import peer
@@ -52,9 +52,7 @@ def renewal(home: Home, agent: MeshAgent, channels: Channels) -> Renewal:
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Mesh:
-    made = Mesh.make(tmp_path / "root")
-    record_founder(made.root, made.membership, "root", datetime.now(UTC))
-    return made
+    return Mesh.founded(tmp_path / "root")
 
 
 async def learned(home: Home, agent: MeshAgent, channels: Channels) -> None:

@@ -29,7 +29,7 @@ from dstack_mesh.wire.caller import Member
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.renewal import say_switched
-from dstack_mesh.wire.roster import RosterClient, open_keeper, record_founder
+from dstack_mesh.wire.roster import RosterClient, open_keeper
 from dstack_mesh.wire.rotation import (
     MOST_OVERLAPPING,
     NextKeys,
@@ -48,9 +48,7 @@ from support.saying import say
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Mesh:
-    made = Mesh.make(tmp_path / "root")
-    record_founder(made.root, made.membership, "root", datetime.now(UTC))
-    return made
+    return Mesh.founded(tmp_path / "root")
 
 
 def enrolled(mesh: Mesh, folder: Path, role: Role = Role.RUNNER) -> Home:

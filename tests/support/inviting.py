@@ -1,11 +1,19 @@
 """Homes that join by an invitation, on loopback."""
 
 import asyncio
+from pathlib import Path
 
 from dstack_mesh.home import Home
 from dstack_mesh.trust.membership import Membership, Role
 from dstack_mesh.wire.admission import Invitation, serve_invitation
 from dstack_mesh.wire.newcomer import join_mesh
+
+
+async def admin_of(root: Home, folder: Path, name: str = "ws") -> Home:
+    """A home whose member is an admin."""
+    home = Home(folder)
+    await invited(root, home, Role.ADMIN, name)
+    return home
 
 
 async def invited(by: Home, home: Home, role: Role, name: str = "ws") -> Membership:

@@ -71,6 +71,19 @@ class Peer:
         """What `dstack … --json` prints."""
         return json.loads(self.dstack(*arguments, "--json", cwd=cwd, check=True).stdout)
 
+    def tells(self, *words: str, code: int = 0) -> "subprocess.CompletedProcess[bytes]":
+        """Runs `dstack-runner …` to its end. Raises AssertionError if it exits otherwise."""
+        ended = subprocess.run(
+            (*RUNNER, *words),
+            cwd=self.home,
+            env=self.environment,
+            capture_output=True,
+            check=False,
+            timeout=30,
+        )
+        assert ended.returncode == code, said(ended)
+        return ended
+
     @contextlib.contextmanager
     def runner(self, *flags: str, ready_within: float = 10) -> Generator["Daemon"]:
         """An agent of this home while the block runs; its jobs are stopped with it."""

@@ -14,6 +14,7 @@ from dstack_mesh.identity import Identity, read_private_key
 from dstack_mesh.ids import Address
 from dstack_mesh.trust.authority import create_mesh, sign_leaf, to_pem
 from dstack_mesh.trust.membership import Membership, Role, root_key_path
+from dstack_mesh.wire.roster import record_founder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,13 @@ class Mesh:
     def make(cls, folder: Path, name: str = "lab") -> "Mesh":
         home = Home(folder)
         return cls(home, create_mesh(home, name, datetime.now(UTC)))
+
+    @classmethod
+    def founded(cls, folder: Path) -> "Mesh":
+        """One whose roster begins with its root, as `dstack mesh create` leaves it."""
+        made = cls.make(folder)
+        record_founder(made.root, made.membership, "root", datetime.now(UTC))
+        return made
 
     def admit(
         self,
