@@ -6,9 +6,11 @@ notice. How far they have come is on disk: an agent that leaves when it is idle 
 
 import asyncio
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -91,18 +93,20 @@ class Housekeeping:
         self, name: str, every_seconds: float, work: Callable[[], Awaitable[None]]
     ) -> None:
         while True:
-            await asyncio.sleep(self._left(name, every_seconds))
             try:
+                await asyncio.sleep(self._left(name, every_seconds))
                 await work()
                 self._store.index.put_cursor(name, str(time.time()))
-            except MeshError as error:
+            except (MeshError, OSError, sqlite3.Error) as error:  # the agent does not end of it
                 log.warning("The chunk store was not %s: %s", name, error)
                 await asyncio.sleep(every_seconds / 10)
 
     def _left(self, name: str, every_seconds: float) -> float:
         """How long until it is due; a clock that was set back makes nobody wait longer."""
-        last = float(self._store.index.cursor(name) or 0)
-        return min(max(0.0, last + every_seconds - time.time()), every_seconds)
+        with suppress(ValueError):  # a damaged index: it is due
+            last = float(self._store.index.cursor(name))
+            return min(max(0.0, last + every_seconds - time.time()), every_seconds)
+        return 0.0
 
     async def _collect(self) -> None:
         roots = await self._roots()

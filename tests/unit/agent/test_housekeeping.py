@@ -1,6 +1,7 @@
 """The agent keeps its store small and whole while it runs, and stops between two pieces."""
 
 import asyncio
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from dstack_mesh.chunks.collecting import Rules
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.faults import Busy
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Digest
 from dstack_mesh.wire.channels import Channels
@@ -82,6 +84,32 @@ async def test_it_stops_in_the_middle_of_a_collection(tmp_path: Path) -> None:
         await running
     assert time.monotonic() - began < 2
     store.close()  # nobody works with it any more
+
+
+@pytest.mark.parametrize(
+    "trouble", [sqlite3.OperationalError("disk I/O error"), OSError(5, "I/O"), Busy("Full.")]
+)
+async def test_trouble_with_the_disk_ends_nothing_and_it_is_tried_again(
+    tmp_path: Path, trouble: Exception
+) -> None:
+    store, troubles = ChunkStore(tmp_path, grace_seconds=0), [trouble] * 3
+    store.index.put_cursor(COLLECTED, "no time at all")
+
+    async def roots() -> set[Digest]:
+        if troubles:
+            raise troubles.pop()
+        return set()
+
+    running = asyncio.create_task(Housekeeping(store, roots, AT_ONCE, Rules(0)).run())
+
+    async def collected() -> bool:
+        return not troubles and store.index.cursor(COLLECTED)[:1].isdigit()
+
+    await eventually_async(collected, within=10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    store.close()
 
 
 async def test_the_roots_are_what_runs_read_and_kept(tmp_path: Path) -> None:
