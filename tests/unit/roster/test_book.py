@@ -1,5 +1,6 @@
 """The roster on disk: shared by processes, bounded, and read without cryptography."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from dstack_mesh.ids import MeshId
 from dstack_mesh.signing import Signed, Signer
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster import book as book_of
+from dstack_mesh.trust.roster import keeper as keeper_module
 from dstack_mesh.trust.roster import roster as bounds
-from dstack_mesh.trust.roster.book import picture_path, read_picture, statements_path
+from dstack_mesh.trust.roster.book import Stamp, picture_path, read_picture, statements_path
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.trust.roster.picture import Belonging, Picture
 from dstack_mesh.trust.roster.roster import Roster
@@ -33,6 +35,7 @@ from dstack_mesh.trust.roster.statement import (
 )
 from dstack_mesh.wire.roster import open_book
 from dstack_mesh.wire.statements import readable, seal, verified
+from support.eventually import eventually_async
 from support.played import Played
 from support.rosters import NOW, Lab, admit, governed, mesh_id, peer, signer
 
@@ -236,6 +239,32 @@ async def test_a_keeper_notices_what_another_process_wrote(tmp_path: Path) -> No
     await keeper.look()
     await keeper.look()
     assert told == [lab.roster("root").picture]
+
+
+async def test_a_disk_that_fails_for_a_moment_does_not_end_the_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keeper_module, "LOOK_SECONDS", 0.01)
+    lab, book = governed("ann"), open_book(Home(tmp_path), mesh_id())
+    keeper, stamp, troubles = Keeper(book, readable, verified), book.stamp, [OSError(5, "I/O")]
+
+    def failing() -> Stamp | None:
+        if troubles:
+            raise troubles.pop()
+        return stamp()
+
+    monkeypatch.setattr(book, "stamp", failing)
+    open_book(Home(tmp_path), mesh_id()).add(lab.roster("root").statements.values())
+    running = asyncio.create_task(keeper.run())
+
+    async def noticed() -> bool:
+        return keeper.picture == lab.roster("root").picture
+
+    await eventually_async(noticed, within=10)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not troubles and "could not be read" in caplog.text
 
 
 async def test_a_revocation_counts_although_the_disk_is_full(

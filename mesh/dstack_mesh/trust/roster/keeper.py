@@ -65,7 +65,10 @@ class Keeper:
         """Notices what other processes of this home write, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            await self.look()
+            try:
+                await self.look()
+            except OSError as error:  # a disk that fails; what was known holds
+                log.warning("the roster on disk could not be read: %s", error)
 
     async def look(self) -> None:
         """Reads the book again if it changed."""
