@@ -256,20 +256,26 @@ READERS = [
 async def test_readers_that_do_not_read_cost_bounded_memory_and_slow_nobody(
     name: str, ask: Callable[[Flooded], list[Any]], flooded: Flooded
 ) -> None:
-    method, asked = METHODS[name], ask(flooded)
+    method, asked, rate = METHODS[name], ask(flooded), RATES[kind_of(name)]
     encoded = [one if isinstance(one, bytes) else one.SerializeToString() for one in asked]
+    begun: list[Any] = []
     async with untouched(flooded, f"{name} ({ask.__name__})"), contextlib.AsyncExitStack() as stack:
-        for _ in range(2):
-            channel: Any = await stack.enter_async_context(flooded.channel())
-            for _ in range(CALLS // 2):
-                if method.client_streaming:
-                    begun = channel.stream_stream(name)(timeout=600)
-                    for one in encoded:
-                        await begun.write(one)
-                else:
-                    begun = channel.unary_stream(name)(encoded[0], timeout=600)
-                stack.callback(begun.cancel)
+        channels: list[Any] = [await stack.enter_async_context(flooded.channel()) for _ in range(2)]
+        for number in range(CALLS):
+            if number >= rate.burst // 2:
+                await asyncio.sleep(2 / rate.per_second)
+            channel = channels[number % 2]
+            if method.client_streaming:
+                begun.append(channel.stream_stream(name)(timeout=600))
+            else:
+                begun.append(channel.unary_stream(name)(encoded[0], timeout=600))
+            stack.callback(begun[-1].cancel)
+            if method.client_streaming:
+                for one in encoded:
+                    await begun[-1].write(one)
         await asyncio.sleep(rounds(3))
+        refused = [await one.details() for one in begun if one.done()]
+        assert not any("too" in details for details in refused), refused
 
 
 async def test_readers_that_go_in_the_middle_of_a_log_are_no_bug_of_ours(flooded: Flooded) -> None:
