@@ -140,7 +140,7 @@ class BidDesk:
             Forbidden: The run is somebody else's.
         """
         driven_for = self._driven_for(question.key.run_id)
-        takes_over = may_take_over(asker) or asker.peer_id == driven_for
+        takes_over = may_take_over(asker) or driven_for in peers_of(asker)
         if driven_for is not None and not takes_over:
             raise others_run()
         claim = Claim(
@@ -150,6 +150,7 @@ class BidDesk:
             executor=question.executor,
             epoch=epoch,
             peer=asker.peer_id,
+            behind=behind(asker),
             owner="" if asker.is_owner else self._name_of(asker.peer_id),
             takes_over=takes_over,
         )
@@ -201,6 +202,8 @@ class BidDesk:
     def _named(self, asker: Asker) -> Asker:
         """The asker with the name that members know; the beginning of an id is no name."""
         name = "" if asker.is_owner else self._name_of(asker.peer_id)
+        if asker.behind is not None:
+            asker = replace(asker, behind=self._named(asker.behind))
         return asker if not name or asker.peer_id.startswith(name) else replace(asker, name=name)
 
     def _look(self, until: float) -> _Seen:
@@ -309,8 +312,23 @@ def _plain(value: object) -> str:
 
 
 def may_take_over(asker: Asker) -> bool:
-    """Whether somebody may go on with runs of others, as a driver that takes over does."""
+    """Whether somebody may go on with runs of others, as a driver that takes over does.
+
+    A runner may not merely because somebody handed it a run: then it may what they may.
+    """
+    if asker.behind is not None and not may_take_over(asker.behind):
+        return False
     return asker.is_owner or asker.role in {role.value for role in STOPPING_ANY}
+
+
+def behind(asker: Asker) -> PeerId:
+    """For whom a peer asks; empty if for itself."""
+    return asker.behind.peer_id if asker.behind is not None else PeerId("")
+
+
+def peers_of(asker: Asker) -> tuple[PeerId, ...]:
+    """The peers that an asker stands for."""
+    return (asker.peer_id, behind(asker)) if asker.behind is not None else (asker.peer_id,)
 
 
 def _award(hold_id: HoldId, epoch: int, spec: JobSpec, asker: Asker) -> Award:
@@ -323,5 +341,6 @@ def _award(hold_id: HoldId, epoch: int, spec: JobSpec, asker: Asker) -> Award:
         spec_digest=spec_digest(spec),
         owner=spec.owner,
         peer=asker.peer_id,
+        behind=behind(asker),
         takes_over=may_take_over(asker),
     )

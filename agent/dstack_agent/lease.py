@@ -18,6 +18,7 @@ class Claim:
     Attributes:
         epoch: Of the run's driver.
         peer: Who asks, as TLS proved it; empty for the owner of this home.
+        behind: For whom the peer says that it asks; empty for itself.
         owner: Who asks, for people; may be empty.
         takes_over: Whether they may go on with runs that others gave; the owner always may.
     """
@@ -29,12 +30,13 @@ class Claim:
     epoch: int
     peer: PeerId
     owner: str = ""
+    behind: PeerId = PeerId("")
     takes_over: bool = False
 
 
 @frozen
 class Award:
-    """What somebody wants to turn a hold into; `peer` and `takes_over` as of a claim."""
+    """What somebody wants to turn a hold into; peers and `takes_over` as of a claim."""
 
     hold_id: HoldId
     epoch: int
@@ -44,6 +46,7 @@ class Award:
     spec_digest: Digest
     owner: str = ""
     peer: PeerId = PeerId("")
+    behind: PeerId = PeerId("")
     takes_over: bool = False
 
 
@@ -60,8 +63,14 @@ class Lease:
     needs: Needs
     epoch: int
     spec_digest: Digest
+    behind: PeerId = PeerId("")
     gpu_uuids: tuple[str, ...] = ()
     ended: bool = False
+
+    @property
+    def givers(self) -> frozenset[PeerId]:
+        """Who gave the job: the peer that asked and, if it asked for somebody, they."""
+        return frozenset({self.peer, self.behind} if self.behind else {self.peer})
 
 
 class NotFree(Busy):

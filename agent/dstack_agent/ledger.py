@@ -227,7 +227,8 @@ class Ledger:
         epoch, givers = asked.epoch, read_givers(db, asked.key.run_id)
         if not 0 <= epoch <= MAX_EPOCH:
             raise Invalid("The epoch is out of range.", f"It is {epoch}.")
-        trusted = asked.takes_over or not asked.peer or asked.peer in givers
+        gave = asked.peer in givers or asked.behind in givers - {PeerId("")}
+        trusted = asked.takes_over or not asked.peer or gave
         if givers and not trusted:
             raise others_run()
         where = (asked.key.run_id, asked.key.job)
@@ -243,13 +244,14 @@ class Ledger:
 
     def _renew(self, db: sqlite3.Connection, hold: sqlite3.Row, claim: Claim) -> Hold:
         db.execute(
-            "UPDATE holds SET expires_at = ?, epoch = ?, executor = ?, peer = ?, owner = ?"
-            " WHERE hold_id = ?",
+            "UPDATE holds SET expires_at = ?, epoch = ?, executor = ?, peer = ?, behind = ?,"
+            " owner = ? WHERE hold_id = ?",
             (
                 self._clock.elapsed() + HOLD_SECONDS,
                 claim.epoch,
                 claim.executor.value,
                 claim.peer,
+                claim.behind,
                 claim.owner,
                 hold["hold_id"],
             ),
@@ -284,6 +286,7 @@ class Ledger:
             "run_name": claim.run_name,
             "owner": claim.owner,
             "peer": claim.peer,
+            "behind": claim.behind,
             "executor": claim.executor.value,
             "needs": json.dumps(asdict(claim.needs)),
             "boot_id": self._boot_id,

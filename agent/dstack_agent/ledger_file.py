@@ -23,6 +23,7 @@ CREATE TABLE holds (
     hold_id TEXT PRIMARY KEY,
     run_id TEXT NOT NULL, job INTEGER NOT NULL, attempt INTEGER NOT NULL,
     epoch INTEGER NOT NULL, run_name TEXT NOT NULL, owner TEXT NOT NULL, peer TEXT NOT NULL,
+    behind TEXT NOT NULL,
     executor TEXT NOT NULL, needs TEXT NOT NULL,
     boot_id TEXT NOT NULL, expires_at REAL NOT NULL,
     UNIQUE (run_id, job, attempt)
@@ -32,6 +33,7 @@ CREATE TABLE leases (
     hold_id TEXT NOT NULL UNIQUE,
     run_id TEXT NOT NULL, job INTEGER NOT NULL, attempt INTEGER NOT NULL,
     epoch INTEGER NOT NULL, run_name TEXT NOT NULL, owner TEXT NOT NULL, peer TEXT NOT NULL,
+    behind TEXT NOT NULL,
     executor TEXT NOT NULL, needs TEXT NOT NULL,
     spec_digest BLOB NOT NULL, ended INTEGER NOT NULL DEFAULT 0,
     UNIQUE (run_id, job, attempt)

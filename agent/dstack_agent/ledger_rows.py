@@ -69,11 +69,14 @@ def read_taken(db: sqlite3.Connection) -> tuple[Taken, ...]:
 
 
 def read_givers(db: sqlite3.Connection, run_id: str) -> frozenset[PeerId]:
+    """Who gave jobs of a run or holds for them, and for whom they said they did."""
     rows = db.execute(
-        "SELECT peer FROM leases WHERE run_id = ? UNION SELECT peer FROM holds WHERE run_id = ?",
+        "SELECT peer, behind FROM leases WHERE run_id = ?"
+        " UNION SELECT peer, behind FROM holds WHERE run_id = ?",
         (run_id, run_id),
-    )
-    return frozenset(PeerId(row["peer"]) for row in rows)
+    ).fetchall()
+    behind = {PeerId(row["behind"]) for row in rows} - {PeerId("")}
+    return frozenset(behind | {PeerId(row["peer"]) for row in rows})
 
 
 def seat(db: sqlite3.Connection, hold_id: str, gpu_uuids: tuple[str, ...]) -> None:
@@ -96,6 +99,7 @@ def read_lease(db: sqlite3.Connection, row: sqlite3.Row) -> Lease:
         run_name=RunName(row["run_name"]),
         owner=row["owner"],
         peer=PeerId(row["peer"]),
+        behind=PeerId(row["behind"]),
         executor=ExecutorKind(row["executor"]),
         needs=needs_of(row),
         epoch=row["epoch"],
@@ -106,7 +110,8 @@ def read_lease(db: sqlite3.Connection, row: sqlite3.Row) -> Lease:
 
 
 def lease_row(hold: sqlite3.Row, award: Award) -> dict[str, object]:
-    copied = ("hold_id", "run_id", "job", "attempt", "run_name", "peer", "executor", "needs")
+    copied = ("hold_id", "run_id", "job", "attempt", "run_name")
+    copied += ("peer", "behind", "executor", "needs")
     return {
         **{column: hold[column] for column in copied},
         "owner": award.owner or hold["owner"],

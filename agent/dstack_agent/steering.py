@@ -50,7 +50,7 @@ class Steering:
         for run_id in self.driving.given_by(peers):
             await self.driving.stop(run_id, False, cause)
         for lease in await asyncio.to_thread(self.ledger.leases):
-            if lease.peer in peers:
+            if lease.givers & peers:
                 await self.supervisor.stop(lease.key.run_id, lease.key.job, False, cause)
 
     async def drive(
@@ -67,9 +67,9 @@ class Steering:
     async def givers(self, run_id: RunId) -> frozenset[PeerId]:
         """The peers that gave a run to this agent; empty where nothing of it goes on here."""
         leases = await asyncio.to_thread(self.ledger.leases)
-        gave = {lease.peer for lease in leases if lease.key.run_id == run_id}
+        gave = (lease.givers for lease in leases if lease.key.run_id == run_id)
         driven = self.driving.giver(run_id)
-        return frozenset(gave if driven is None else gave | {driven})
+        return frozenset[PeerId]().union(*gave, () if driven is None else (driven,))
 
     def _knows(self, run_id: RunId) -> bool:
         return bool(self.records.run_ids((run_id,))) or self.driving.runs.find(run_id) is not None

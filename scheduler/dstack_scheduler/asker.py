@@ -12,11 +12,14 @@ class Asker:
         peer_id: Empty for the machine's owner, who asks over the Unix socket.
         role: The word of the member's role; empty for the owner.
         name: What members call the peer; empty where that is not known.
+        behind: For whom the peer says that it drives a run; None where it says nobody. That only
+            narrows: what is asked must be right for both.
     """
 
     peer_id: PeerId = PeerId("")
     role: str = ""
     name: str = ""
+    behind: "Asker | None" = None
 
     @property
     def is_owner(self) -> bool:

@@ -67,8 +67,10 @@ def for_now(question: Question, policy: Policy, occasion: Occasion) -> list[Reas
 
 
 def _stranger(policy: Policy, asker: Asker) -> list[Reason]:
-    if policy.who is None or asker.is_owner or any(_is(asker, word) for word in policy.who):
+    if policy.who is None or asker.is_owner:
         return []
+    if any(_is(asker, word) for word in policy.who):
+        return _stranger(policy, asker.behind) if asker.behind else []
     message = f"{policy.lender} is not lent to {asker}."
     return [Reason("policy-who", message, f"its owner allows {asker.peer_id} in policy.yaml there")]
 

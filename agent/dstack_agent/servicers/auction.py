@@ -65,11 +65,12 @@ def role_of(asker: Asker) -> Role:
 
 
 def asker_of(context: Context) -> Asker:
-    """Who asks. The owner's own agent may say on whose behalf it drives, which only narrows."""
+    """Who asks. Whoever drives for somebody says for whom, which only narrows."""
+    said = behind(context)
     match caller(context):
         case Owner():
-            return behalf_from_wire(context.invocation_metadata())
+            return said
         case Member(peer_id, role):
-            return Asker(peer_id, role.value)
+            return Asker(peer_id, role.value, behind=None if said.is_owner else said)
         case Stranger():
             raise Forbidden("Only members ask for resources.", code="no-right")

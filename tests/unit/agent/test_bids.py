@@ -25,7 +25,8 @@ from support.eventually import eventually_async
 from support.machines import SetClock, gpu, key, machine, question, spec
 
 ANA, BO = Asker(PeerId("a" * 32), "submitter"), Asker(PeerId("b" * 32), "runner")
-NAMES = {ANA.peer_id: "ana-laptop", BO.peer_id: ""}
+MEG = Asker(PeerId("d" * 32), "submitter")
+NAMES = {ANA.peer_id: "ana-laptop", BO.peer_id: "", MEG.peer_id: "meg-laptop"}
 HERE, ABSENT = Digest(b"h" * 32), Digest(b"a" * 32)
 ONE = question(Needs(gpus=1))
 
@@ -90,6 +91,48 @@ async def lab(folder: Path, clock: Clock, policy: Policy | None = None) -> Async
         runner.cancel()
         await asyncio.gather(runner, return_exceptions=True)
         ledger.close()
+
+
+async def test_a_runner_that_drives_for_somebody_takes_over_only_their_runs(tmp_path: Path) -> None:
+    """Else whoever hands a run of others to a runner would have it fence their driver out."""
+    for_meg, for_ana = replace(BO, behind=MEG), replace(BO, behind=ANA)
+    job = spec(ONE, code=HERE)
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        for act in (
+            lambda: here.desk.reserve(ONE, 99, for_meg),
+            lambda: here.desk.reserve(replace(ONE, key=replace(ONE.key, job=7)), 99, for_meg),
+            lambda: here.desk.commit(hold.hold_id, 99, job, {}, for_meg),
+        ):
+            with pytest.raises(Forbidden) as refused:
+                await act()
+            assert refused.value.code == "not-your-run"
+        assert await here.desk.reserve(ONE, 1, ANA) == hold
+        assert await here.desk.reserve(ONE, 2, for_ana) == hold
+        await here.desk.commit(hold.hold_id, 2, job, {}, for_ana)
+        assert len(here.agent.accepted) == 1
+
+
+async def test_whoever_a_job_was_given_for_goes_on_with_its_run(tmp_path: Path) -> None:
+    theirs = replace(ONE, key=replace(ONE.key, attempt=2))
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, replace(BO, behind=ANA))
+        await here.desk.release(hold.hold_id)
+        hold = await here.desk.reserve(ONE, 1, replace(BO, behind=ANA))
+        await here.desk.commit(hold.hold_id, 1, spec(ONE, code=HERE), {}, replace(BO, behind=ANA))
+        with pytest.raises(Forbidden):
+            await here.desk.reserve(theirs, 2, MEG)
+        with pytest.raises(Busy):  # one card, and it has it
+            await here.desk.reserve(theirs, 2, ANA)
+
+
+async def test_what_is_lent_to_one_is_not_lent_to_whom_they_drive_for(tmp_path: Path) -> None:
+    async with lab(tmp_path, SetClock(), Policy(who=("role:runner", "ana-laptop"))) as here:
+        assert isinstance((await here.desk.ask(ONE, BO)).verdict, Now)
+        assert isinstance((await here.desk.ask(ONE, replace(BO, behind=ANA))).verdict, Now)
+        verdict = (await here.desk.ask(ONE, replace(BO, behind=MEG))).verdict
+        assert isinstance(verdict, Never)
+        assert "is not lent to meg-laptop" in verdict.reasons[0].message
 
 
 async def test_a_job_goes_from_ask_to_award(tmp_path: Path) -> None:
