@@ -213,7 +213,7 @@ def _fitting(needs: Needs, cards: Iterable[Gpu]) -> list[Gpu]:
         gpu
         for gpu in cards
         if name_fits(needs.gpu_name, gpu.name)
-        and memory_fits(needs.gpu_memory_bytes, gpu.memory_bytes)
+        and memory_fits(needs.gpu_memory_bytes, gpu.memory_bytes, needs.gpu_memory_most_bytes)
     ]
 
 

@@ -48,14 +48,21 @@ class DeclaredGpu:
 
 @lru_cache(maxsize=256)  # an agent asks it of the same few cards for every job
 def name_fits(wanted: str, card: str) -> bool:
-    """Whether a card of this name is what was asked for; asking for no name fits every card."""
-    words = _significant(_tokens(wanted))
+    """Whether a card of this name is what was asked for, or one of what commas separate.
+
+    Asking for no name fits every card.
+    """
     tokens = _card_tokens(card)
-    return all(_has(word, tokens) for word in words)
+    return any(
+        all(_has(word, tokens) for word in _significant(_tokens(name)))
+        for name in wanted.split(",")
+    )
 
 
-def memory_fits(wanted_bytes: int, card_bytes: int) -> bool:
-    """Whether a card is large enough, a few percent under nominal included."""
+def memory_fits(wanted_bytes: int, card_bytes: int, most_bytes: int = 0) -> bool:
+    """Whether a card is large enough, a few percent under nominal included, and not too large."""
+    if most_bytes and nominal_gb(card_bytes) * 10**9 > most_bytes:
+        return False
     return 100 * card_bytes >= MEMORY_PERCENT * wanted_bytes
 
 

@@ -76,7 +76,17 @@ def _card_lacks(needs: Needs, cards: tuple[Gpu, ...]) -> list[Reason]:
     if not named:
         message = f"The job needs {wanted}; the machine has {models(cards)}."
         return [Reason("gpu-name", message, f'--gpu-name "{cards[0].name}"')]
-    lacks: list[Reason] = []
+    most = needs.gpu_memory_most_bytes
+    small = [gpu for gpu in named if memory_fits(0, gpu.memory_bytes, most)]
+    if not small:
+        message = f"The job takes cards of at most {gigabytes(most)}; it has {models(named)}."
+        return [Reason("gpu-memory", message, "leave out the upper end of its gpu memory")]
+    return _short_of(needs, small)
+
+
+def _short_of(needs: Needs, named: list[Gpu]) -> list[Reason]:
+    """What is missing among cards that would do."""
+    wanted, lacks = wanted_cards(needs), list[Reason]()
     if len(named) < needs.gpus:
         message = f"The job needs {wanted}; the machine has {models(named)}."
         lacks.append(Reason("gpu-too-few", message, f"--gpu {len(named)}"))

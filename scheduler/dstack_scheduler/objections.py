@@ -121,7 +121,7 @@ def _cards(needs: Needs, machine: Machine, policy: Policy) -> list[Reason]:
         gpu
         for gpu in lent
         if name_fits(needs.gpu_name, gpu.name)
-        and memory_fits(needs.gpu_memory_bytes, gpu.memory_bytes)
+        and memory_fits(needs.gpu_memory_bytes, gpu.memory_bytes, needs.gpu_memory_most_bytes)
     ]
     most = policy.cards.most
     limit = len(fitting) if most is None else min(len(fitting), most)

@@ -9,7 +9,7 @@ from dstack_scheduler.needs import Needs
 
 def wanted_cards(needs: Needs) -> str:
     """The cards that a job needs: "2 V100 GPUs"."""
-    name = f"{needs.gpu_name} " if needs.gpu_name else ""
+    name = f"{needs.gpu_name.replace(',', ' or ')} " if needs.gpu_name else ""
     return count(needs.gpus, f"{name}GPU")
 
 

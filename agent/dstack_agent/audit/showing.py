@@ -7,9 +7,9 @@ from dstack_agent.audit.chain import Checked, Wrong
 from dstack_agent.audit.entry import Line
 from dstack_agent.audit.log import MOST_SEGMENTS
 from dstack_agent.audit.reading import read_log
-from dstack_agent.owner.spans import parse_span
 from dstack_mesh.faults import Invalid
 from dstack_mesh.home import Home
+from dstack_scheduler.spans import parse_span
 
 BROKEN = 1
 """Exit code for a log that does not add up, as of `dstack-runner check`."""

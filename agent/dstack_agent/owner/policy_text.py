@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dstack_agent.owner.spans import parse_span
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind
@@ -13,6 +12,7 @@ from dstack_mesh.trust.membership import Role
 from dstack_scheduler.hours import Window, parse_window
 from dstack_scheduler.objections import FULL_ID, ROLE
 from dstack_scheduler.policy import Lent, Network, Policy, Reclaim
+from dstack_scheduler.spans import parse_span
 from dstack_scheduler.workflow.document import SourceFile, decode, read_tree
 from dstack_scheduler.workflow.problem import Code, Problem, Report, did_you_mean, in_order
 from dstack_scheduler.workflow.sizes import parse_size

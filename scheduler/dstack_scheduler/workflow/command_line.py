@@ -18,8 +18,8 @@ from dstack_scheduler.workflow.paths import read_artifacts, read_working_dir
 from dstack_scheduler.workflow.problem import Code, Place
 from dstack_scheduler.workflow.resources import (
     at_least_one,
+    read_cards,
     read_cpus,
-    read_gpu_count,
     read_gpu_memory,
     read_gpu_name,
     read_interruptible,
@@ -51,7 +51,7 @@ class Flag(NamedTuple):
 
 
 def _read_gpus(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    return settled(read_gpu_count(workflow, node, scope))
+    return settled(read_cards(workflow, node, scope))
 
 
 def _for_a_card(read: Reader) -> Reader:

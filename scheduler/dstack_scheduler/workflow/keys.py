@@ -16,8 +16,14 @@ from dstack_scheduler.workflow.commands import (
 )
 from dstack_scheduler.workflow.dependencies import read_chain, read_reuses
 from dstack_scheduler.workflow.environment import read_env
+from dstack_scheduler.workflow.limits import read_idle_timeout, read_max_duration, read_retry
 from dstack_scheduler.workflow.model import Key, Workflow
-from dstack_scheduler.workflow.paths import read_artifacts, read_home_dir, read_working_dir
+from dstack_scheduler.workflow.paths import (
+    read_artifacts,
+    read_cache,
+    read_home_dir,
+    read_working_dir,
+)
 from dstack_scheduler.workflow.resources import read_gpu, read_nodes, read_resources
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.secrets import read_registry_auth, read_secrets
@@ -64,12 +70,15 @@ COMMON: Mapping[str, Key] = {
     "resources": Key("resources", read_resources, "resources: {gpu: 1}"),
     "gpu": Key("gpu", read_gpu, "gpu: 1"),
     "nodes": NODES,
+    "cache": Key("cache", read_cache, "cache: [~/.cache/pip]"),
+    "max_duration": Key("max_duration", read_max_duration, "max_duration: 2h"),
+    "idle_timeout": Key("idle_timeout", read_idle_timeout, "idle_timeout: 1h"),
+    "retry": Key("retry", read_retry, "retry: 3"),
 }
 """Keys that every provider takes."""
 
 LATER: Mapping[str, str] = {
     "app": "applications",
-    "cache": "folders that are kept between runs",
     "code": "links for editors",
     "logdir": "TensorBoard",
     "output": "downloads",

@@ -43,6 +43,26 @@ class Dependency:
         return Reuse(self.workflow, self.tag, self.repo, self.text)
 
 
+RETRY_EVENTS = ("error", "interruption", "lost", "no-capacity")
+"""After what a job may be tried again: it failed, its machine was taken back, its agent was lost,
+nobody could take it."""
+
+
+@frozen
+class Retry:
+    """When a job is tried again.
+
+    Attributes:
+        attempts: How often at most, the first attempt not counted.
+        events: After which of `RETRY_EVENTS`.
+        duration_seconds: For how long after the run began; None for no limit.
+    """
+
+    attempts: int = 3
+    events: tuple[str, ...] = RETRY_EVENTS
+    duration_seconds: float | None = None
+
+
 @frozen
 class Workflow:
     """What a workflow asks for, variables put in.
@@ -60,6 +80,10 @@ class Workflow:
         run_args: What was given on the command line for the script.
         secrets: Names of secrets that the job gets.
         registry_auth: What the image is pulled with.
+        cache: Folders that are kept between runs of the workflow.
+        max_duration_seconds: 0 for no limit, whatever the default is; None if nothing is said.
+        idle_timeout_seconds: Of an application that nobody uses; 0 and None as above.
+        retry: None if it is tried once.
         direct: Made by `dstack run PROVIDER`, not written in a file.
     """
 
@@ -86,6 +110,10 @@ class Workflow:
     run_args: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     registry_auth: RegistryAuth | None = None
+    cache: tuple[str, ...] = ()
+    max_duration_seconds: float | None = None
+    idle_timeout_seconds: float | None = None
+    retry: Retry | None = None
     direct: bool = False
 
 

@@ -1,6 +1,7 @@
 """Paths of a workflow: where it works, what it keeps."""
 
 import posixpath
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from dstack_scheduler.workflow.model import Workflow
@@ -8,22 +9,22 @@ from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import MapNode, Node, shorten
 
+_Rows = Mapping[str, Callable[[str, Node, Scope], str]]
+
 
 def read_artifacts(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`artifacts:`, a list of folders, as text or as `{path: data}`; each once."""
-    paths: dict[str, None] = {}
-    for item in scope.items(node, "write artifacts: [data]"):
-        path = scope.walk("", item, _ARTIFACT, "") if isinstance(item, MapNode) else None
-        if path is None:
-            path = read_artifact_path("", item, scope)
-        elif not path and not _has_path(item):
-            scope.complain(item, Code.MISSING_KEY, "The artifact has no path.", "add path: data")
-        if path:
-            paths[path] = None
-    return replace(workflow, artifacts=tuple(paths))
+    items = scope.items(node, "write artifacts: [data]")
+    return replace(workflow, artifacts=_folders(items, _ARTIFACT, scope))
 
 
-def read_artifact_path(path: str, node: Node, scope: Scope) -> str:
+def read_cache(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """`cache:`, a list of folders, as text or as `{path: ~/.cache/pip}`; each once."""
+    items = scope.items(node, "write cache: [~/.cache/pip]")
+    return replace(workflow, cache=_folders(items, _CACHE, scope))
+
+
+def read_folder(path: str, node: Node, scope: Scope) -> str:
     """A folder as the plan names it: `./x` and `x/` are `x`; `~/x` and `/x` stay."""
     text = scope.line(node)
     if text is None:
@@ -41,7 +42,7 @@ def read_artifact_path(path: str, node: Node, scope: Scope) -> str:
         scope.complain(
             node,
             Code.BAD_PATH,
-            f'"{shorten(text)}" cannot be kept as an artifact.',
+            f'"{shorten(text)}" is no folder that can be kept.',
             "name a folder inside it, as data",
         )
         return path
@@ -99,6 +100,19 @@ def normal_path(text: str) -> str | None:
     return "" if clean == "." else "/" + clean.lstrip("/") if clean.startswith("/") else clean
 
 
+def _folders(items: Iterable[Node], rows: _Rows, scope: Scope) -> tuple[str, ...]:
+    paths: dict[str, None] = {}
+    for item in items:
+        path = scope.walk("", item, rows, "") if isinstance(item, MapNode) else None
+        if path is None:
+            path = read_folder("", item, scope)
+        elif not path and not _has_path(item):
+            scope.complain(item, Code.MISSING_KEY, "The folder has no path.", "add path: data")
+        if path:
+            paths[path] = None
+    return tuple(paths)
+
+
 def _has_path(node: Node) -> bool:
     return isinstance(node, MapNode) and any(key.text == "path" for key, _ in node.entries)
 
@@ -109,5 +123,8 @@ def _read_mount(path: str, node: Node, scope: Scope) -> str:
     return path
 
 
-_ARTIFACT = {"path": read_artifact_path, "mount": _read_mount}
+_ARTIFACT: _Rows = {"path": read_folder, "mount": _read_mount}
 """Keys of an artifact."""
+
+_CACHE: _Rows = {"path": read_folder}
+"""Keys of a folder that is kept between runs."""

@@ -1,15 +1,22 @@
-"""Hardware: every spelling of `resources`. Every number is a minimum, 0 asks for nothing."""
+"""Hardware: every spelling of `resources`. Every number is a minimum, 0 asks for nothing.
+
+A range such as `2..4` is its lower end. The upper end of the memory of a card keeps larger cards
+out; that of anything else only says that more is of no use.
+"""
 
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from dstack_scheduler.needs import Needs
+from dstack_scheduler.workflow.cards import parse_cards, parse_names
 from dstack_scheduler.workflow.model import Reader, Workflow
 from dstack_scheduler.workflow.problem import Code
+from dstack_scheduler.workflow.ranges import Range, read_count, read_sizes
 from dstack_scheduler.workflow.scope import Scope
-from dstack_scheduler.workflow.sizes import read_size
-from dstack_scheduler.workflow.tree import MapNode, Node
+from dstack_scheduler.workflow.tree import ListNode, MapNode, Node, shorten
+
+MOST_CARDS = 1024
+"""Of one job; what asks for more probably names a model."""
 
 _NAMED_GPU = re.compile(r"(.+)/gpu\Z", re.IGNORECASE)
 
@@ -28,18 +35,21 @@ def read_resources(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
 def read_cpus(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`cpu: 4` or `cpu: {count: 4}`."""
     if isinstance(node, MapNode):
-        return scope.walk(workflow, node, {"count": read_cpus}, "")
-    return _with(workflow, cpus=scope.whole(node))
+        return scope.walk(workflow, node, CPU, "")
+    count = read_count(node, scope)
+    return workflow if count is None else _with(workflow, cpus=count.least)
 
 
 def read_memory(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`memory: 16GB`."""
-    return _with(workflow, memory_bytes=read_size(node, scope))
+    size = read_sizes(node, scope)
+    return workflow if size is None else _with(workflow, memory_bytes=size.least)
 
 
 def read_shm_size(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`shm_size: 8GB`."""
-    return _with(workflow, shm_bytes=read_size(node, scope))
+    size = read_sizes(node, scope)
+    return workflow if size is None else _with(workflow, shm_bytes=size.least)
 
 
 def read_interruptible(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
@@ -49,23 +59,61 @@ def read_interruptible(workflow: Workflow, node: Node, scope: Scope) -> Workflow
 
 
 def read_gpu(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    """`gpu: 2` or `gpu: {count: 1, name: V100, memory: 16GB}`, every part optional."""
+    """`gpu: 2`, `gpu: A100:40GB:2`, or `gpu: {count: 1, name: V100, memory: 16GB}`."""
     return _only_once(workflow, node, scope, "")
+
+
+def read_cards(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """Cards in one text; what it does not say stays as it is."""
+    text = scope.text(node)
+    if text is None or scope.left_empty(text, node):
+        return workflow
+    cards = parse_cards(text)
+    if cards is None:
+        scope.complain(
+            node,
+            Code.BAD_NUMBER,
+            f'"{scope.key}" asks for no cards: "{shorten(text)}".',
+            "write a number, as 1, or NAME:MEMORY:COUNT, as A100:40GB:2",
+        )
+        return workflow
+    if cards.names is not None:
+        workflow = _with(workflow, gpu_name=cards.names)
+    if cards.memory is not None:
+        workflow = _with_card_memory(workflow, cards.memory)
+    if cards.number is not None:
+        return _with_cards(workflow, cards.number, node, scope)
+    return at_least_one(workflow)
 
 
 def read_gpu_count(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """A number of cards; name and memory stay as they are."""
-    return _with(workflow, gpus=scope.whole(node))
+    count = read_count(node, scope)
+    return workflow if count is None else _with_cards(workflow, count, node, scope)
 
 
 def read_gpu_name(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    """A model of the cards."""
-    return _with(workflow, gpu_name=scope.text(node))
+    """Models of the cards, any of which will do."""
+    items = node.items if isinstance(node, ListNode) else (node,)
+    texts = [text for item in items if (text := scope.text(item)) is not None]
+    if len(texts) < len(items) or scope.left_empty(",".join(texts), node):
+        return workflow
+    names = parse_names(",".join(texts))
+    if names is None:
+        scope.complain(
+            node,
+            Code.BAD_NAME,
+            f'"{shorten(",".join(texts))}" is not the name of a card.',
+            "write it as V100, several as [A100, H100]",
+        )
+        return workflow
+    return _with(workflow, gpu_name=names)
 
 
 def read_gpu_memory(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """Memory of each card."""
-    return _with(workflow, gpu_memory_bytes=read_size(node, scope))
+    size = read_sizes(node, scope)
+    return workflow if size is None else _with_card_memory(workflow, size)
 
 
 def at_least_one(workflow: Workflow) -> Workflow:
@@ -77,7 +125,7 @@ def settled(workflow: Workflow) -> Workflow:
     """The workflow without wishes about cards if it wants none."""
     if workflow.needs.gpus:
         return workflow
-    return _with(workflow, gpu_name="", gpu_memory_bytes=0)
+    return _with_card_memory(_with(workflow, gpu_name=""), Range(0))
 
 
 def read_nodes(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
@@ -115,7 +163,25 @@ def _only_once(workflow: Workflow, node: Node, scope: Scope, name: str) -> Workf
         workflow = _with(workflow, gpu_name=name)
     if isinstance(node, MapNode):
         return settled(scope.walk(at_least_one(workflow), node, GPU, ""))
-    return settled(read_gpu_count(workflow, node, scope))
+    return settled(read_cards(workflow, node, scope))
+
+
+def _with_cards(workflow: Workflow, count: Range, node: Node, scope: Scope) -> Workflow:
+    if count.least > MOST_CARDS:
+        scope.complain(
+            node,
+            Code.BAD_NUMBER,
+            f"{count.least} is a number of cards here, and more than {MOST_CARDS}.",
+            f'for the model write gpu: {{name: "{count.least}"}}',
+        )
+        return workflow
+    return _with(workflow, gpus=count.least)
+
+
+def _with_card_memory(workflow: Workflow, size: Range) -> Workflow:
+    least, most = size
+    needs = replace(workflow.needs, gpu_memory_bytes=least, gpu_memory_most_bytes=most)
+    return replace(workflow, needs=needs)
 
 
 def _place(word: str) -> Reader:
@@ -142,21 +208,22 @@ def _with(
     shm_bytes: int | None = None,
     gpus: int | None = None,
     gpu_name: str | None = None,
-    gpu_memory_bytes: int | None = None,
 ) -> Workflow:
     """The workflow with the numbers that are known."""
     old = workflow.needs
-    needs = Needs(
+    needs = replace(
+        old,
         cpus=old.cpus if cpus is None else cpus,
         memory_bytes=old.memory_bytes if memory_bytes is None else memory_bytes,
         gpus=old.gpus if gpus is None else gpus,
         gpu_name=old.gpu_name if gpu_name is None else gpu_name,
-        gpu_memory_bytes=old.gpu_memory_bytes if gpu_memory_bytes is None else gpu_memory_bytes,
         shm_bytes=old.shm_bytes if shm_bytes is None else shm_bytes,
-        interruptible=old.interruptible,
     )
     return replace(workflow, needs=needs)
 
+
+CPU: Mapping[str, Reader] = {"count": read_cpus}
+"""Keys below `cpu`."""
 
 GPU: Mapping[str, Reader] = {
     "count": read_gpu_count,

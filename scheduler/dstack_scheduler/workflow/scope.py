@@ -110,7 +110,7 @@ class Scope:
     def whole(self, node: Node) -> int | None:
         """A whole number from 0; None also if a variable left it empty."""
         text = self.text(node)
-        if text is None or (not text.strip() and "$" in _written(node)):
+        if text is None or self.left_empty(text, node):
             return None
         if _WHOLE.match(text.strip()):
             return int(text)
@@ -121,6 +121,10 @@ class Scope:
             "write a number, as 1",
         )
         return None
+
+    def left_empty(self, text: str, node: Node) -> bool:
+        """Whether a variable left a value empty, which says nothing."""
+        return not text.strip() and isinstance(node, ScalarNode) and "$" in node.text
 
     def items(self, node: Node, example: str) -> tuple[Node, ...]:
         """The items of a list; an empty one is fine."""
@@ -218,10 +222,6 @@ class Scope:
             return replace(node.place, column=node.place.column + len(before), length=len(text))
         column = len(before) - before.rfind("\n")
         return Place(node.place.file, node.place.line + before.count("\n"), column, len(text))
-
-
-def _written(node: Node) -> str:
-    return node.text if isinstance(node, ScalarNode) else ""
 
 
 def _quoting(node: Node) -> str:

@@ -2,13 +2,13 @@
 
 import re
 
-from dstack_scheduler.workflow.problem import Code
-from dstack_scheduler.workflow.scope import Scope
-from dstack_scheduler.workflow.tree import Node, shorten
+MOST_BYTES = 10**18
+"""More than any machine has, and less than a message can hold."""
 
-_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([a-z]*)\Z")
+_SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,6}))?([a-z]*)\Z")
 
 UNITS = {
+    "b": 1,
     "k": 10**3,
     "kb": 10**3,
     "m": 10**6,
@@ -33,23 +33,10 @@ def parse_size(text: str) -> int | None:
     match = _SIZE.match("".join(text.split()).lower())
     if not match:
         return None
-    number, unit = match.groups()
+    whole, part, unit = match[1], match[2] or "", match[3]
     if not unit:
-        return 0 if float(number) == 0 else None
-    return int(float(number) * UNITS[unit]) if unit in UNITS else None
-
-
-def read_size(node: Node, scope: Scope) -> int | None:
-    """Bytes; None if it is no size, or a variable left it empty."""
-    text = scope.text(node)
-    if text is None or not text.strip():
+        return 0 if not int(whole + part) else None
+    if unit not in UNITS:
         return None
-    size = parse_size(text)
-    if size is None:
-        scope.complain(
-            node,
-            Code.BAD_SIZE,
-            f'"{scope.key}" must be a size with a unit, not "{shorten(text)}".',
-            "write a number and MB, GB, MiB or GiB, as 16GB",
-        )
-    return size
+    size = int(whole + part) * UNITS[unit] // 10 ** len(part)
+    return size if size <= MOST_BYTES else None

@@ -117,6 +117,13 @@ def test_too_small_cards_hint_at_what_would_fit() -> None:
     assert isinstance(fit(question(Needs(gpus=2, gpu_memory_bytes=24 * GB)), has), Now)
 
 
+def test_cards_above_the_upper_end_are_left_to_others() -> None:
+    asked = question(Needs(gpus=1, gpu_memory_bytes=16 * GB, gpu_memory_most_bytes=24 * GB))
+    has = machine(gpu(0, "A100", 80), gpu(1, "RTX 4090", 24))
+    assert fit(asked, has) == Now(("GPU-1",), gpus_left=1)
+    assert codes(fit(asked, machine(gpu(0, "A100", 80)))) == ["gpu-memory"]
+
+
 def test_too_few_and_too_small_are_both_said() -> None:
     asked = question(Needs(gpus=2, gpu_memory_bytes=40 * GB))
     assert codes(fit(asked, machine(gpu(0, "RTX 3090", 24)))) == ["gpu-too-few", "gpu-memory"]

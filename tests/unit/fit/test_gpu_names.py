@@ -91,6 +91,8 @@ TABLE: dict[str, set[str]] = {
     "Tesla": {"v100", "v100-32", "k80", "t4"},
     "GeForce": {"3090", "3090ti", "4090", "1080ti"},
     "MI300X": set(),
+    "V100,K80": {"v100", "v100-32", "k80"},
+    "A10, RTX 4090": {"a10", "4090"},
 }
 
 
@@ -128,6 +130,20 @@ def test_any_text_is_answered(wanted: str, card: str) -> None:
 )
 def test_memory_fits_a_few_percent_under_nominal(wanted_gb: int, card_mib: int, fits: bool) -> None:
     assert memory_fits(wanted_gb * 10**9, card_mib * 2**20) is fits
+
+
+@pytest.mark.parametrize(
+    ("most_gb", "card_mib", "fits"),
+    [
+        (24, 24576, True),
+        (24, 81920, False),
+        (80, 81559, True),
+        (16, 16160, True),
+        (15, 16160, False),
+    ],
+)
+def test_an_upper_end_goes_by_the_size_on_the_box(most_gb: int, card_mib: int, fits: bool) -> None:
+    assert memory_fits(0, card_mib * 2**20, most_gb * 10**9) is fits
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def driven_of(spec: JobSpec, placement: str, awarded: Source | None) -> DrivenJo
 
 
 sources = st.builds(Source, peer_ids, tuples(addresses))
-needs = st.builds(Needs, small, counts, small, words, counts, counts, st.booleans())
+needs = st.builds(Needs, small, counts, small, words, counts, counts, st.booleans(), counts)
 inputs = st.builds(Input, digests, paths, tuples(sources), words, counts)
 revisions = st.builds(Revision, words, words, words, st.booleans())
 states = st.builds(

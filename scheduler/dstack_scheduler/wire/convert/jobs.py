@@ -54,6 +54,7 @@ def needs_to_wire(needs: Needs) -> job_pb2.Needs:
         gpu_memory_bytes=needs.gpu_memory_bytes,
         shm_bytes=needs.shm_bytes,
         interruptible=needs.interruptible,
+        gpu_memory_most_bytes=needs.gpu_memory_most_bytes,
     )
 
 
@@ -66,6 +67,7 @@ def needs_from_wire(wire: job_pb2.Needs) -> Needs:
         gpu_memory_bytes=wire.gpu_memory_bytes,
         shm_bytes=wire.shm_bytes,
         interruptible=wire.interruptible,
+        gpu_memory_most_bytes=wire.gpu_memory_most_bytes,
     )
 
 
