@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from dstack_cli.output.port import Json, Listing
 from dstack_cli.output.table import Column, Table
-from dstack_scheduler.providers.registry import PROVIDERS
+from dstack_scheduler.providers.installed import installed
+from dstack_scheduler.providers.port import Direct, Provider
+from dstack_scheduler.providers.registry import FILES, every, provider_of
 from dstack_scheduler.workflow.checking import takes
 from dstack_scheduler.workflow.command_line import FLAGS, SHORT
 from dstack_scheduler.workflow.problem import (
@@ -25,7 +27,12 @@ def targets_listing(project: Project) -> Listing:
     workflows = [
         (one.name, one.provider or "image", one.help) for one in project.workflows.values()
     ]
-    providers = [(one.name, one.about) for one in PROVIDERS.values()]
+    providers = [
+        (one.name, one.about)
+        if isinstance(one, Provider)
+        else (one.name, f"cannot be used: {one.why} ({one.package})")
+        for one in every()
+    ]
     items: list[Mapping[str, Json]] = [
         {"name": name, "kind": "workflow", "provider": provider, "help": about}
         for name, provider, about in workflows
@@ -48,20 +55,48 @@ def help_of(project: Project, target: str) -> str:
         WorkflowProblems: There is none of that name.
     """
     written = project.workflows.get(target)
-    provider = PROVIDERS.get(written.provider if written is not None else target)
+    found = provider_of(written.provider if written is not None else target)
+    provider = found if isinstance(found, Provider) else None
     if written is not None:
         lines = _about_workflow(project, written)
     elif provider is not None:
-        lines = [f"Usage: {provider.direct.usage}", "", f"{provider.about}."]
+        lines = _about_provider(provider)
     else:
         raise WorkflowProblems([_unknown(project, target)])
+    direct = Direct() if provider is None or written is not None else provider.direct
     short = {long: letter for letter, long in SHORT.items()}
     lines += ["", "Flags:"]
     for name, flag in FLAGS.items():
+        if name in direct.spelled:
+            continue
         if provider is None or takes(provider, flag.meaning):
             spelled = f"{short[name]}, {name}" if name in short else name
-            lines.append(f"  {f'{spelled} {flag.example}'.strip():<36} {flag.about}")
+            lines.append(_row(f"{spelled} {flag.example}", flag.about))
     return "\n".join([*lines, "", "Flags of dstack run itself: dstack run --help"])
+
+
+def _row(spelled: str, about: str) -> str:
+    return f"  {spelled.strip():<36} {about}"
+
+
+def _about_provider(provider: Provider) -> list[str]:
+    """How it is run directly: its words, its own flags, and its keys in a workflow."""
+    direct = provider.direct
+    lines = [f"Usage: {direct.usage} [FLAGS]", "", f"{provider.about}."]
+    words = [*direct.first, *((direct.many,) if direct.many else ())]
+    if words:
+        lines += ["", "Arguments:"]
+        lines += [_row(word.upper(), f"as {provider.keys[word].example}") for word in words]
+    if direct.options:
+        lines += ["", f"Flags of {provider.name}:"]
+        lines += [
+            _row(f"{', '.join(one.spellings)} {one.example}", one.about) for one in direct.options
+        ]
+    lines += ["", f"Keys of a workflow with provider: {provider.name}"]
+    spelled: dict[str, list[str]] = {}
+    for name, key in provider.keys.items():
+        spelled.setdefault(key.example, []).append(name)
+    return lines + [_row(", ".join(names), f"as {one}") for one, names in spelled.items()]
 
 
 def _about_workflow(project: Project, written: Written) -> list[str]:
@@ -85,5 +120,5 @@ def _unknown(project: Project, target: str) -> Problem:
         key="",
         code=Code.UNKNOWN_WORKFLOW,
         message=f'There is no workflow or provider "{target}".',
-        hint=did_you_mean(target, (*project.workflows, *PROVIDERS)),
+        hint=did_you_mean(target, (*project.workflows, *FILES, *installed())),
     )

@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 
 from dstack_scheduler.plan import PlannedJob
-from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation, with_run_args
+from dstack_scheduler.providers.port import (
+    COMMAND,
+    PORT_COUNT,
+    Direct,
+    Provider,
+    one_job,
+    preparation,
+    with_run_args,
+)
 from dstack_scheduler.workflow.keys import COMMANDS, PORTS, PYTHON, REQUIREMENTS, SETUP
 from dstack_scheduler.workflow.model import Workflow
 
@@ -24,10 +32,7 @@ BASH = Provider(
         "ports": PORTS,
     },
     required=("commands",),
-    direct=Direct(
-        flags={"-c": "commands", "--command": "commands", "-p": "ports", "--ports": "ports"},
-        usage='dstack run bash -c "COMMAND"',
-    ),
+    direct=Direct(options=(COMMAND, PORT_COUNT), usage='dstack run bash -c "COMMAND" [ARGUMENTS]'),
     appends_args=False,
     jobs=_jobs,
 )

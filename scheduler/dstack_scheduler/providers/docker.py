@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dstack_scheduler.plan import PlannedJob
-from dstack_scheduler.providers.port import Direct, Provider, one_job, with_run_args
+from dstack_scheduler.providers.port import (
+    COMMAND,
+    PORT_COUNT,
+    Direct,
+    Provider,
+    one_job,
+    with_run_args,
+)
 from dstack_scheduler.workflow.keys import (
     COMMANDS,
     ENTRYPOINT,
@@ -53,8 +60,8 @@ DOCKER = Provider(
     required=("image",),
     direct=Direct(
         first=("image",),
-        flags={"-c": "commands", "--command": "commands", "-p": "ports", "--ports": "ports"},
-        usage='dstack run docker IMAGE [-c "COMMAND"]',
+        options=(COMMAND, PORT_COUNT),
+        usage='dstack run docker IMAGE [-c "COMMAND"] [COMMAND ARGUMENTS]',
     ),
     appends_args=False,
     jobs=_jobs,

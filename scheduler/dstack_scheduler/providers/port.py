@@ -2,15 +2,12 @@
 
 import shlex
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.workflow.environment import exported
-from dstack_scheduler.workflow.model import Key, Workflow
-
-NO_FLAGS: Mapping[str, str] = MappingProxyType({})
+from dstack_scheduler.workflow.model import Key, Option, Workflow
 
 
 class Direct(NamedTuple):
@@ -18,13 +15,24 @@ class Direct(NamedTuple):
 
     Attributes:
         first: Keys of the words that come first, in order.
-        flags: Keys of the provider's own flags.
-        usage: For messages.
+        many: Key of all words that come after them; empty if they are the script's.
+        options: The provider's own flags.
+        usage: For messages, as "dstack run python FILE [ARGUMENTS]".
     """
 
     first: tuple[str, ...] = ()
-    flags: Mapping[str, str] = NO_FLAGS
+    many: str = ""
+    options: tuple[Option, ...] = ()
     usage: str = ""
+
+    @property
+    def spelled(self) -> Mapping[str, Option]:
+        """Its own flags by spelling."""
+        return {spelling: one for one in self.options for spelling in one.spellings}
+
+
+COMMAND = Option(("-c", "--command"), "commands", "Command for a shell", "COMMAND")
+PORT_COUNT = Option(("-p", "--ports"), "ports", "Number of free ports, as $PORT_0 …", "N")
 
 
 @frozen
@@ -39,6 +47,7 @@ class Provider:
         direct: How to run it without a workflow.
         appends_args: Arguments of the command line reach the script without `${{ run.args }}`.
         jobs: The jobs; who plans fills in what stands in for their place in the run.
+        package: That brings it; empty for our own.
     """
 
     name: str
@@ -48,6 +57,7 @@ class Provider:
     direct: Direct
     appends_args: bool
     jobs: Callable[[Workflow, Mapping[str, str]], tuple[PlannedJob, ...]]
+    package: str = ""
 
 
 def one_job(

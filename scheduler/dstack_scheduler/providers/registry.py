@@ -1,21 +1,46 @@
-"""Which providers there are."""
+"""Which providers there are: our own by a table, then what packages bring.
+
+A file of ours is loaded once somebody asks for its provider, so a new one costs no run a thing.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from types import MappingProxyType
 
-from dstack_scheduler.providers.bash import BASH
-from dstack_scheduler.providers.docker import DOCKER, IMAGE_AND_COMMANDS
+from dstack_scheduler.providers.installed import BrokenProvider, installed
 from dstack_scheduler.providers.port import Provider
-from dstack_scheduler.providers.python import PYTHON_SCRIPT
 from dstack_scheduler.workflow.problem import Code, did_you_mean
 from dstack_scheduler.workflow.project import Written
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import Node, ScalarNode, describe, find, is_null, shorten
 
-PROVIDERS: Mapping[str, Provider] = {
-    provider.name: provider for provider in (BASH, DOCKER, PYTHON_SCRIPT)
-}
-"""By name, as in `provider: NAME` and `dstack run NAME`."""
+FILES: Mapping[str, str] = MappingProxyType(
+    {
+        "bash": "bash:BASH",
+        "docker": "docker:DOCKER",
+        "python": "python:PYTHON_SCRIPT",
+    }
+)
+"""Module beside this one and name in it of each of our own providers."""
+
+
+class _OurOwn(Mapping[str, Provider]):
+    """Our own providers; each is loaded when it is looked up first."""
+
+    def __getitem__(self, name: str) -> Provider:
+        module, _, attribute = FILES[name].partition(":")
+        return getattr(import_module(f"dstack_scheduler.providers.{module}"), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FILES)
+
+    def __len__(self) -> int:
+        return len(FILES)
+
+
+PROVIDERS: Mapping[str, Provider] = _OurOwn()
+"""Our own by name, as in `provider: NAME` and `dstack run NAME`."""
 
 LATER = frozenset(
     {
@@ -33,7 +58,23 @@ LATER = frozenset(
 )
 """Providers that the language has and this version does not carry out."""
 
+ELSEWHERE = "copy the program and its entry of .dstack/providers.yaml into this repository"
+"""What to do about a provider of another repository: code that a file names is never fetched."""
+
 _PYTHON_VERSION = re.compile(r"python[/:=\s]*([0-9]+(?:\.[0-9]+)?)\Z", re.IGNORECASE)
+
+
+def provider_of(name: str) -> Provider | BrokenProvider | None:
+    """The provider of a name, ours before all others; None if there is none."""
+    return PROVIDERS[name] if name in FILES else installed().get(name)
+
+
+def every() -> tuple[Provider | BrokenProvider, ...]:
+    """All there are: our own, then what packages bring."""
+    return (
+        *PROVIDERS.values(),
+        *(one for name, one in installed().items() if name not in FILES),
+    )
 
 
 def choose(written: Written, scope: Scope) -> Provider | None:
@@ -41,6 +82,8 @@ def choose(written: Written, scope: Scope) -> Provider | None:
     entry = find(written.node, ("provider",))
     if entry is None:
         if find(written.node, ("image",)):
+            from dstack_scheduler.providers.docker import IMAGE_AND_COMMANDS  # most need none
+
             return IMAGE_AND_COMMANDS
         scope.complain(
             written.node,
@@ -58,23 +101,37 @@ def _named(node: Node, scope: Scope) -> Provider | None:
             node,
             Code.NOT_SUPPORTED_YET,
             f"A provider is a name in this version, not {describe(node)}.",
-            "use bash, python or docker",
+            ELSEWHERE,
         )
         return None
     if is_null(node) or not node.text:
         scope.complain_empty(node)
         return None
-    provider = PROVIDERS.get(node.text)
-    if provider is None:
-        complain_of_provider(node, node.text, scope)
-    return provider
+    provider = provider_of(node.text)
+    if isinstance(provider, Provider):
+        return provider
+    complain_of_provider(node, node.text, scope)
+    return None
 
 
 def complain_of_provider(node: Node, name: str, scope: Scope) -> None:
     """Says why there is no such provider."""
     base, at, _ = name.partition("@")
     version = _PYTHON_VERSION.match(name)
-    if base in LATER or (at and base in PROVIDERS):
+    broken = provider_of(name)
+    if isinstance(broken, BrokenProvider):
+        scope.complain(
+            node,
+            Code.BROKEN_PROVIDER,
+            f'The provider "{shorten(name)}" of the package {broken.package} cannot be used: '
+            f"{shorten(broken.why, 200)}.",
+            f"install {broken.package} anew, or remove it",
+        )
+        return
+    if at and not version:
+        scope.complain(node, Code.NOT_SUPPORTED_YET, *_other_version(base, name))
+        return
+    if base in LATER:
         scope.complain(
             node,
             Code.NOT_SUPPORTED_YET,
@@ -88,5 +145,16 @@ def complain_of_provider(node: Node, name: str, scope: Scope) -> None:
         f'There is no provider "{shorten(name)}".',
         f'write provider: python and python: "{version[1]}"'
         if version
-        else did_you_mean(name, PROVIDERS),
+        else did_you_mean(name, (*FILES, *installed())),
+    )
+
+
+def _other_version(base: str, name: str) -> tuple[str, str]:
+    """Why a provider of another branch is not fetched, and what to do instead."""
+    ours = base in FILES or base in LATER
+    return (
+        f'A provider comes with what is installed here, so "{shorten(name)}" is not fetched.',
+        f"write provider: {base}, which is the version of dstack-mesh that you have"
+        if ours
+        else ELSEWHERE,
     )

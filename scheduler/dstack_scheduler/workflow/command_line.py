@@ -13,7 +13,7 @@ from dstack_mesh.frozen import frozen
 from dstack_scheduler.workflow.commands import read_ports, read_requirements
 from dstack_scheduler.workflow.dependencies import read_reuses
 from dstack_scheduler.workflow.environment import read_env
-from dstack_scheduler.workflow.model import Reader, Workflow
+from dstack_scheduler.workflow.model import Option, Reader, Workflow
 from dstack_scheduler.workflow.paths import read_artifacts, read_working_dir
 from dstack_scheduler.workflow.problem import Code, Place
 from dstack_scheduler.workflow.resources import (
@@ -126,7 +126,7 @@ class Typed:
 def take_apart(
     args: Sequence[str],
     declared: Iterable[str],
-    own_flags: Mapping[str, str],
+    options: Mapping[str, Option],
     takes: Callable[[str], bool],
     scope: Scope,
 ) -> Typed:
@@ -134,7 +134,7 @@ def take_apart(
 
     Args:
         declared: Names of variables.
-        own_flags: Flag to key of the provider that is run directly.
+        options: Of the provider that is run directly, by spelling.
         takes: Whether the provider takes a meaning; flags for others are the script's.
     """
     names = tuple(declared)
@@ -152,14 +152,14 @@ def take_apart(
         variable = find_variable(flag[2:], names) if flag.startswith("--") else None
         long = SHORT.get(flag, flag)
         row = FLAGS.get(long)
+        option = options.get(flag)
         if variable is not None:
             _put(variables, variable, _value(flag, value, words, "VALUE", scope))
-        elif flag in own_flags:
-            _put(keys, own_flags[flag], _value(flag, value, words, "VALUE", scope))
+        elif option is not None:
+            text = _taken(flag, option.example, value, words, scope)
+            _put(keys, option.key, text)
         elif row and takes(row.meaning):
-            text = (
-                _value(flag, value, words, row.example, scope) if row.example else value or "true"
-            )
+            text = _taken(flag, row.example, value, words, scope)
             if text is not None:
                 given[long] = (*given.get(long, ()), text) if row.repeats else (text,)
         else:
@@ -193,6 +193,13 @@ def _split(word: str) -> tuple[str, str | None]:
 def _put(into: dict[str, str], name: str, value: str | None) -> None:
     if value is not None:
         into[name] = value
+
+
+def _taken(
+    flag: str, example: str, value: str | None, words: list[str], scope: Scope
+) -> str | None:
+    """What a flag says, which is true where it takes no value."""
+    return _value(flag, value, words, example, scope) if example else value or "true"
 
 
 def _value(

@@ -121,6 +121,22 @@ Reader = Callable[[Workflow, Node, Scope], Workflow]
 """Reads the value of a key into a workflow; what is wrong goes to the scope."""
 
 
+class Option(NamedTuple):
+    """A flag that only one provider has.
+
+    Attributes:
+        spellings: As ("-c", "--command").
+        key: The provider's key that it says.
+        about: One line for people.
+        example: A value, for messages; empty for a flag without one.
+    """
+
+    spellings: tuple[str, ...]
+    key: str
+    about: str
+    example: str = ""
+
+
 class Key(NamedTuple):
     """What a key means.
 

@@ -39,6 +39,7 @@ class Code(StrEnum):
     DUPLICATE_WORKFLOW = "duplicate-workflow"
     MISSING_PROVIDER = "missing-provider"
     UNKNOWN_PROVIDER = "unknown-provider"
+    BROKEN_PROVIDER = "broken-provider"
     UNKNOWN_WORKFLOW = "unknown-workflow"
     UNKNOWN_VARIABLE = "unknown-variable"
     CYCLE = "cycle"

@@ -7,8 +7,15 @@ from typing import NamedTuple
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId, RunName
 from dstack_scheduler.names import job_id
+from dstack_scheduler.providers.installed import installed
 from dstack_scheduler.providers.port import Provider
-from dstack_scheduler.providers.registry import LATER, PROVIDERS, choose, complain_of_provider
+from dstack_scheduler.providers.registry import (
+    FILES,
+    LATER,
+    choose,
+    complain_of_provider,
+    provider_of,
+)
 from dstack_scheduler.workflow.chain import Links, ancestors_first
 from dstack_scheduler.workflow.checking import Checked, check, takes
 from dstack_scheduler.workflow.command_line import (
@@ -24,7 +31,7 @@ from dstack_scheduler.workflow.interpolation import RUN_ARGS, Interpolator, Valu
 from dstack_scheduler.workflow.problem import Code, Place, Report, did_you_mean
 from dstack_scheduler.workflow.project import Project, Written
 from dstack_scheduler.workflow.scope import Scope
-from dstack_scheduler.workflow.tree import MapNode, shorten
+from dstack_scheduler.workflow.tree import ListNode, MapNode, Node, ScalarNode, shorten
 from dstack_scheduler.workflow.variables import find_variable
 
 _NO_NAME = RunName("")
@@ -119,8 +126,8 @@ def understand(project: Project, asked: Asked, report: Report) -> Request | None
     workflow = project.workflows.get(asked.target)
     if workflow is not None:
         return _named(project, workflow, asked, scope)
-    provider = PROVIDERS.get(asked.target)
-    if provider is not None:
+    provider = provider_of(asked.target)
+    if isinstance(provider, Provider):
         return _direct(project, provider, asked, scope)
     _complain_of_target(project, asked.target, scope)
     return None
@@ -142,7 +149,7 @@ def _direct(project: Project, provider: Provider, asked: Asked, scope: Scope) ->
     typed = take_apart(
         asked.args,
         project.sections.shared,
-        provider.direct.flags,
+        provider.direct.spelled,
         lambda meaning: takes(provider, meaning),
         scope,
     )
@@ -151,7 +158,12 @@ def _direct(project: Project, provider: Provider, asked: Asked, scope: Scope) ->
         if rest and not rest[0].startswith("-"):
             keys[key] = rest.pop(0)
     entries = {"provider": provider.name, **keys}.items()
-    node = MapNode(Place(), tuple((written(key), written(value)) for key, value in entries))
+    nodes: list[tuple[ScalarNode, Node]] = [(written(key), written(each)) for key, each in entries]
+    if provider.direct.many and rest:
+        words = ListNode(Place(), tuple(written(word) for word in rest))
+        nodes.append((written(provider.direct.many), words))
+        rest = []
+    node = MapNode(Place(), tuple(nodes))
     workflow = Written(provider.name, node, provider.name, direct=True)
     return _request(project, workflow, replace(typed, rest=tuple(rest)), asked)
 
@@ -176,7 +188,8 @@ def _declared(project: Project, workflow: Written) -> tuple[str, ...]:
 
 
 def _complain_of_target(project: Project, target: str, scope: Scope) -> None:
-    if target.partition("@")[0] in LATER or target.partition("@")[0] in PROVIDERS:
+    base = target.partition("@")[0]
+    if base in LATER or base in FILES or provider_of(target) is not None:
         complain_of_provider(written(target), target, scope)
         return
     where = "" if project.workflows else " (there are no workflows in .dstack)"
@@ -185,5 +198,5 @@ def _complain_of_target(project: Project, target: str, scope: Scope) -> None:
         Place(),
         Code.UNKNOWN_WORKFLOW,
         f'There is no workflow or provider "{shorten(target)}"{where}.',
-        did_you_mean(target, (*project.workflows, *PROVIDERS), write),
+        did_you_mean(target, (*project.workflows, *FILES, *installed()), write),
     )
