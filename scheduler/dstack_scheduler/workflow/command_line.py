@@ -29,7 +29,7 @@ from dstack_scheduler.workflow.resources import (
 )
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode
-from dstack_scheduler.workflow.variables import find_variable
+from dstack_scheduler.workflow.variables import Finder, find_variable
 
 
 class Flag(NamedTuple):
@@ -129,6 +129,7 @@ def take_apart(
     options: Mapping[str, Option],
     takes: Callable[[str], bool],
     scope: Scope,
+    find: Finder = find_variable,
 ) -> Typed:
     """Sorts what was typed.
 
@@ -136,6 +137,7 @@ def take_apart(
         declared: Names of variables.
         options: Of the provider that is run directly, by spelling.
         takes: Whether the provider takes a meaning; flags for others are the script's.
+        find: The declared variable that a name means.
     """
     names = tuple(declared)
     variables: dict[str, str] = {}
@@ -149,7 +151,7 @@ def take_apart(
             rest.extend(reversed(words))
             break
         flag, value = _split(word)
-        variable = find_variable(flag[2:], names) if flag.startswith("--") else None
+        variable = find(flag[2:], names) if flag.startswith("--") else None
         long = SHORT.get(flag, flag)
         row = FLAGS.get(long)
         option = options.get(flag)

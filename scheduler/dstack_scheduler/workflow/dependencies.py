@@ -121,21 +121,20 @@ def _read_mount(dependency: Dependency, node: Node, scope: Scope) -> Dependency:
 
 
 def _read_repo(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    # Which files count as input matters only where an earlier result could stand in for a job.
-    return scope.walk(
-        workflow, node, {"include": _read_patterns}, "write repo: {include: [src/**]}"
-    )
+    return scope.walk(workflow, node, _REPO, "write repo: {include: [src/**]}")
 
 
-def _read_patterns(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    for item in scope.items(node, "write include: [src/**]"):
-        scope.line(item)
-    return workflow
+def _read_include(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    patterns = [scope.line(item) for item in scope.items(node, "write include: [src/**]")]
+    return replace(workflow, counted=tuple(pattern for pattern in patterns if pattern))
 
 
 def _read_workflows(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return _read_list(workflow, node, scope, triggers=True)
 
+
+_REPO: dict[str, Reader] = {"include": _read_include}
+"""Keys below `repo`."""
 
 _CHAIN: dict[str, Reader] = {"workflows": _read_workflows, "repo": _read_repo}
 """Keys below `depends-on`."""

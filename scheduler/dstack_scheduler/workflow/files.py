@@ -13,14 +13,15 @@ _SUFFIXES = (".yaml", ".yml")
 def load_project(root: Path) -> Project:
     """The project in a folder; without `.dstack` it has no workflows. Paths are relative to it.
 
-    Reads `.dstack/workflows.yaml`, `.dstack/workflows/*.yaml` in order of name and
-    `.dstack/variables.yaml`, each also with the ending `.yml`.
+    Reads `.dstack/workflows.yaml`, `.dstack/workflows/*.yaml` in order of name,
+    `.dstack/variables.yaml` and `.dstack/templates.yaml`, each also with the ending `.yml`.
     """
     folder = root / FOLDER
     workflows = [*_named(folder, "workflows"), *_listed(folder / "workflows")]
     return read_project(
         [_read(root, path) for path in workflows],
         [_read(root, path) for path in _named(folder, "variables")],
+        [_read(root, path) for path in _named(folder, "templates")],
     )
 
 

@@ -2,9 +2,9 @@
 
 What is replaced: declared variables and `run_name`, `job_id`, `variables_as_args`; the longest name
 that fits wins. Everything else with a dollar (`$HOME`, `$1`, `$PORT_0`, `$$`, `\\$name`) is the
-shell's. Values are put in as they were written, once: a value that looks like a variable is not
-looked up again. `${{ secrets.X }}` stays; where it may stand the machine that runs the job fills it
-in.
+shell's; `$${{` is `${{` for whoever reads it later. Values are put in as they were written, once: a
+value that looks like a variable is not looked up again. `${{ secrets.X }}` stays; where it may
+stand the machine that runs the job fills it in.
 """
 
 import re
@@ -73,7 +73,7 @@ class Interpolator:
         self._table = values.table()
         names = sorted((re.escape(name) for name in self._table), key=len, reverse=True)
         self._pattern = re.compile(
-            r"\\\$|\$\$|\$\{\{(?P<braced>[^{}]*)\}\}|(?P<open>\$\{\{)"
+            r"\\\$|(?P<kept>\$\$\{\{)|\$\$|\$\{\{(?P<braced>[^{}]*)\}\}|(?P<open>\$\{\{)"
             rf"|\$(?P<name>{'|'.join(names)})(?![A-Za-z0-9_])"
         )
 
@@ -92,6 +92,8 @@ class Interpolator:
 
         def replace(match: re.Match[str]) -> str:
             whole = match.group()
+            if match["kept"]:
+                return whole[1:]
             if match["open"]:
                 unknown.append(Unknown(whole, ""))
             name = (match["braced"] or "").strip() if match["braced"] is not None else match["name"]

@@ -31,7 +31,7 @@ from dstack_scheduler.workflow.tree import Node
 
 
 def _read_elsewhere(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    # The project reads names and providers before anything else: they choose the table of keys.
+    # The project reads these before anything else: they choose the table of keys, or bring more.
     del node, scope
     return workflow
 
@@ -57,6 +57,7 @@ _ENV = Key("env", read_env, "env: [NAME=value]")
 
 COMMON: Mapping[str, Key] = {
     "name": Key("name", _read_elsewhere, "name: train"),
+    "template": Key("template", _read_elsewhere, "template: NAME"),
     "provider": Key("provider", _read_elsewhere, "provider: bash"),
     "help": Key("help", read_help, "help: Trains the model"),
     "env": _ENV,
@@ -86,7 +87,6 @@ LATER: Mapping[str, str] = {
     "runs": "TensorBoard",
     "ssh": "an SSH server in the job",
     "target": "Streamlit",
-    "template": "templates",
     "url": "downloads",
     "uvicorn": "FastAPI",
 }

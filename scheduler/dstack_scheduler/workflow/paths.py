@@ -9,6 +9,9 @@ from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import MapNode, Node, shorten
 
+ROOT = "/workflow/"
+"""Where a container has the repository, and every job had it once."""
+
 _Rows = Mapping[str, Callable[[str, Node, Scope], str]]
 
 
@@ -50,11 +53,13 @@ def read_folder(path: str, node: Node, scope: Scope) -> str:
 
 
 def read_working_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    """`working_dir: src`, from the root of the repository."""
+    """`working_dir: src`, from the root of the repository, which may be written `/workflow`."""
     text = scope.text(node)
     if text is None:
         return workflow
     clean = normal_path(text)
+    if clean is not None and (clean + "/").startswith(ROOT):
+        clean = clean.removeprefix(ROOT[:-1]).lstrip("/")
     if clean is None or clean.startswith("~"):
         scope.complain(
             node,

@@ -41,6 +41,7 @@ class Code(StrEnum):
     UNKNOWN_PROVIDER = "unknown-provider"
     BROKEN_PROVIDER = "broken-provider"
     UNKNOWN_WORKFLOW = "unknown-workflow"
+    UNKNOWN_TEMPLATE = "unknown-template"
     UNKNOWN_VARIABLE = "unknown-variable"
     CYCLE = "cycle"
     NOT_SUPPORTED_YET = "not-supported-yet"

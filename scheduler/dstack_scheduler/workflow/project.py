@@ -7,6 +7,7 @@ from dataclasses import field
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.workflow.document import SourceFile, decode, read_tree
 from dstack_scheduler.workflow.problem import Code, Problem, Report, did_you_mean
+from dstack_scheduler.workflow.templates import read_templates, with_template
 from dstack_scheduler.workflow.tree import (
     MapNode,
     Node,
@@ -59,22 +60,28 @@ class Project:
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def read_project(workflows: Iterable[SourceFile], variables: Iterable[SourceFile]) -> Project:
+def read_project(
+    workflows: Iterable[SourceFile],
+    variables: Iterable[SourceFile],
+    templates: Iterable[SourceFile] = (),
+) -> Project:
     """Reads the files in their order. Never raises: what is wrong is in `problems`."""
     sources: dict[str, str] = {}
     report = Report(sources)
+    template_trees, templates_read = _trees(templates, sources, report)
+    known = read_templates(template_trees, report)
     trees, workflows_read = _trees(workflows, sources, report)
     found: dict[str, Written] = {}
     nameless: list[Written] = []
     for tree in trees:
         for node in _workflow_nodes(tree, report):
             if isinstance(node, MapNode):
-                _add_workflow(node, found, nameless, report)
+                _add_workflow(with_template(node, known, report), found, nameless, report)
             else:
                 _complain_of_item(node, report)
     variable_trees, variables_read = _trees(variables, sources, report)
     sections = read_sections(variable_trees, report)
-    whole = workflows_read and variables_read
+    whole = workflows_read and variables_read and templates_read
     return Project(found, tuple(nameless), sections, tuple(report.problems), whole, sources)
 
 
@@ -123,6 +130,7 @@ def _workflow_nodes(tree: Node, report: Report) -> Iterable[Node]:
 def _complain_of_root_key(key: ScalarNode, report: Report) -> None:
     elsewhere = {
         "variables": "put variables into .dstack/variables.yaml",
+        "templates": "put templates into .dstack/templates.yaml",
         "providers": "own providers are not supported yet; use bash, python or docker",
     }
     report.add(
@@ -176,7 +184,7 @@ def _name_of(node: MapNode, report: Report) -> ScalarNode | None:
         report.add(node.place, Code.MISSING_KEY, "The workflow has no name.", hint, key="name")
         return None
     name = entry[1]
-    if isinstance(name, ScalarNode) and _NAME.match(name.text):
+    if isinstance(name, ScalarNode) and not is_null(name) and _NAME.match(name.text):
         return name
     report.add(
         name.place,

@@ -32,7 +32,7 @@ from dstack_scheduler.workflow.problem import Code, Place, Report, did_you_mean
 from dstack_scheduler.workflow.project import Project, Written
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import ListNode, MapNode, Node, ScalarNode, shorten
-from dstack_scheduler.workflow.variables import find_variable
+from dstack_scheduler.workflow.variables import Finder, find_by_prefix, find_variable
 
 _NO_NAME = RunName("")
 _NO_ID = RunId("")
@@ -135,14 +135,29 @@ def understand(project: Project, asked: Asked, report: Report) -> Request | None
 
 def _named(project: Project, workflow: Written, asked: Asked, scope: Scope) -> Request:
     provider = choose(workflow, Scope(Report({}), scope.interpolator))
-    typed = take_apart(
-        asked.args,
-        _declared(project, workflow) if asked.args else (),
-        {},
-        lambda meaning: provider is not None and takes(provider, meaning),
-        scope,
-    )
-    return _request(project, workflow, typed, asked)
+    declared = _declared(project, workflow) if asked.args else ()
+
+    def taken(scope: Scope, find: Finder) -> Typed:
+        return take_apart(
+            asked.args,
+            declared,
+            {},
+            lambda meaning: provider is not None and takes(provider, meaning),
+            scope,
+            find,
+        )
+
+    # Where a script may want the rest, a word that only begins like a variable is the script's.
+    typed = taken(replace(scope, report=Report({})), find_variable)
+    find = find_variable if _uses_rest(project, workflow, typed) else find_by_prefix
+    return _request(project, workflow, taken(scope, find), asked)
+
+
+def _uses_rest(project: Project, workflow: Written, typed: Typed) -> bool:
+    """Whether what is left of a command line goes anywhere; true if nothing is left."""
+    report = Report({})
+    provider = Request(project, workflow).read(workflow, report).provider if typed.rest else None
+    return provider is None or provider.appends_args or RUN_ARGS in report.used
 
 
 def _direct(project: Project, provider: Provider, asked: Asked, scope: Scope) -> Request:

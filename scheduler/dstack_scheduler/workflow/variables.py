@@ -1,7 +1,7 @@
 """Variables: the sections of `.dstack/variables.yaml`, and which of them a workflow sees."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 
 from dstack_mesh.frozen import frozen
@@ -17,6 +17,10 @@ from dstack_scheduler.workflow.tree import (
 )
 
 GLOBAL = "global"
+
+Finder = Callable[[str, Iterable[str]], str | None]
+"""The declared variable that a name on the command line means."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
 
 
@@ -51,6 +55,13 @@ def find_variable(name: str, declared: Iterable[str]) -> str | None:
     if name in names:
         return name
     return next((known for known in names if same_name(known, name)), None)
+
+
+def find_by_prefix(name: str, declared: Iterable[str]) -> str | None:
+    """The variable of that name, or the only one that begins with it."""
+    names = tuple(declared)
+    begun = [known for known in names if same_name(known[: len(name)], name)]
+    return find_variable(name, names) or (begun[0] if name and len(begun) == 1 else None)
 
 
 def read_sections(trees: Iterable[Node], report: Report) -> Sections:
