@@ -1,12 +1,16 @@
 """Section 1.1 of the map: files, where they are found, and that they are checked."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from dstack_cli.commands.init import init
 from dstack_scheduler.workflow.files import load_project
 from dstack_scheduler.workflow.planning import find_problems
 from dstack_scheduler.workflow.problem import Code
+from dstack_scheduler.workflow.schema import schema
 from support.workflow_files import codes_of, plan_of, project_of
 
 BASH = "provider: bash, commands: [a]"
@@ -115,6 +119,20 @@ def test_1_1_6_every_mistake_is_told_at_once_with_its_place() -> None:
         (5, Code.UNKNOWN_KEY),
         (7, Code.UNKNOWN_PROVIDER),
     ]
+
+
+def test_1_1_7_the_first_file_names_the_schema_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(init).exit_code == 0
+    first, *_ = (tmp_path / ".dstack" / "workflows.yaml").read_text().splitlines()
+    named = tmp_path / ".dstack" / first.partition("$schema=")[2]
+    assert json.loads(named.read_text()) == schema()
+    assert find_problems(load_project(tmp_path)) == ()
+    named.write_text("an older one")
+    assert CliRunner().invoke(init).exit_code != 0
+    assert json.loads(named.read_text()) == schema()
 
 
 def test_1_1_8_a_block_is_one_command_and_a_list_is_several() -> None:

@@ -33,19 +33,22 @@ variables:
 @click.command()
 @home_option
 def init() -> None:
-    """Write .dstack/workflows.yaml with a workflow `hello`. Never overwrites a file."""
+    """Write .dstack/workflows.yaml with a workflow `hello`. Never overwrites a file of yours."""
+    from dstack_scheduler.workflow.schema import FILE, MODELINE, printed
+
     folder = Path.cwd() / ".dstack"
+    folder.mkdir(exist_ok=True)
+    (folder / FILE).write_text(printed())
     workflows = folder / "workflows.yaml"
     if workflows.exists() or (folder / "workflows.yml").exists():
         raise Refused(
             "There are workflows here already.",
-            f"{workflows} exists; it was left as it is.",
+            f"They were left as they are; .dstack/{FILE}, for editors, is of this version now.",
             "dstack run",
             code="exists",
         )
-    folder.mkdir(exist_ok=True)
     wrote = [".dstack/workflows.yaml"]
-    _write_new(workflows, FIRST_WORKFLOWS)
+    _write_new(workflows, f"{MODELINE}\n{FIRST_WORKFLOWS}")
     if not (folder / "variables.yaml").exists():
         _write_new(folder / "variables.yaml", FIRST_VARIABLES)
         wrote.append(".dstack/variables.yaml")

@@ -8,6 +8,7 @@ from dstack_scheduler.job import MOST_PORTS
 from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code, one_of
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.shapes import TEXT_OR_TEXTS, TEXTS, Either, Scalar, shaped
 from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode, shorten
 
 PYTHONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
@@ -16,25 +17,30 @@ PYTHONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 _PORT = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?\Z")
 
 
+@shaped(Scalar.TEXT)
 def read_help(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return replace(workflow, help=scope.shell(node) or "")
 
 
+@shaped(TEXT_OR_TEXTS)
 def read_commands(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """A list of commands, or one text that is one command however many lines it has."""
     return replace(workflow, commands=_commands(node, scope))
 
 
+@shaped(TEXT_OR_TEXTS)
 def read_setup(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """Commands before the main one."""
     return replace(workflow, setup=_commands(node, scope))
 
 
+@shaped(Scalar.TEXT)
 def read_script(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """The script's path, from the working directory."""
     return replace(workflow, script=scope.line(node) or "")
 
 
+@shaped(TEXT_OR_TEXTS)
 def read_args(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """Arguments of the script: text goes to the shell as it is, items of a list are quoted."""
     if isinstance(node, ListNode):
@@ -43,11 +49,13 @@ def read_args(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return replace(workflow, arguments=scope.shell(node) or "")
 
 
+@shaped(Scalar.TEXT)
 def read_requirements(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """Path of a file of pip requirements."""
     return replace(workflow, requirements=scope.line(node) or "")
 
 
+@shaped(Scalar.TEXT)
 def read_image(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """A container image."""
     image = scope.line(node)
@@ -62,6 +70,7 @@ def read_image(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return replace(workflow, image=image or "")
 
 
+@shaped(TEXT_OR_TEXTS)
 def read_entrypoint(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """What the image starts instead of its own: a list, or text split as a shell would."""
     if isinstance(node, ListNode):
@@ -82,6 +91,7 @@ def read_entrypoint(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
         return workflow
 
 
+@shaped(Scalar.TEXT)
 def read_python(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """A version of Python as it was written: 3.10 without quotes is 3.10."""
     text = scope.text(node)
@@ -96,6 +106,7 @@ def read_python(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return workflow
 
 
+@shaped(Either((Scalar.NUMBER, TEXTS)))
 def read_ports(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """A number of free ports, or a list of ports of the job, each as `8000` or `8000:18000`."""
     if not isinstance(node, ListNode):

@@ -12,12 +12,15 @@ from dataclasses import replace
 from dstack_scheduler.workflow.model import Dependency, Reader, Workflow
 from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.shapes import TEXTS, Either, ListOf, Scalar, Table, shaped
 from dstack_scheduler.workflow.tree import MapNode, Node, ScalarNode, shorten
 
 _NAME = re.compile(r"[^\s:/,;]+\Z")
+_INPUTS = ListOf(Either((Scalar.TEXT, Table(lambda: _DEPENDENCY))))
 _EXAMPLES = "write prepare, prepare:v1, :v1 or owner/repo/prepare"
 
 
+@shaped(Either((_INPUTS, Table(lambda: _CHAIN))))
 def read_chain(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`depends-on:`, a list, or `{workflows: [a], repo: {include: [src/**]}}`."""
     if isinstance(node, MapNode):
@@ -25,6 +28,7 @@ def read_chain(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return _read_list(workflow, node, scope, triggers=True)
 
 
+@shaped(_INPUTS)
 def read_reuses(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`deps:`, a list."""
     return _read_list(workflow, node, scope, triggers=False)
@@ -98,10 +102,12 @@ def _accident(node: MapNode) -> tuple[str, str]:
     return "The dependency names neither a workflow nor a tag.", "add workflow: prepare or tag: v1"
 
 
+@shaped(Scalar.TEXT)
 def _read_workflow(dependency: Dependency, node: Node, scope: Scope) -> Dependency:
     return _read_part(dependency, node, scope, "")
 
 
+@shaped(Scalar.TEXT)
 def _read_tag(dependency: Dependency, node: Node, scope: Scope) -> Dependency:
     return _read_part(dependency, node, scope, ":")
 
@@ -113,6 +119,7 @@ def _read_part(dependency: Dependency, node: Node, scope: Scope, colon: str) -> 
     return _parse(dependency, colon + text.strip().removeprefix(colon), node, scope) or dependency
 
 
+@shaped(Scalar.FLAG)
 def _read_mount(dependency: Dependency, node: Node, scope: Scope) -> Dependency:
     # Inputs are laid into the work directory either way; how they get there is the agent's
     # business.
@@ -120,15 +127,18 @@ def _read_mount(dependency: Dependency, node: Node, scope: Scope) -> Dependency:
     return dependency
 
 
+@shaped(Table(lambda: _REPO))
 def _read_repo(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return scope.walk(workflow, node, _REPO, "write repo: {include: [src/**]}")
 
 
+@shaped(TEXTS)
 def _read_include(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     patterns = [scope.line(item) for item in scope.items(node, "write include: [src/**]")]
     return replace(workflow, counted=tuple(pattern for pattern in patterns if pattern))
 
 
+@shaped(_INPUTS)
 def _read_workflows(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return _read_list(workflow, node, scope, triggers=True)
 

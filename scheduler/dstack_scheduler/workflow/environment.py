@@ -8,9 +8,14 @@ from dstack_scheduler.secret import named_in, why_no_name
 from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code, Place
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.shapes import TEXTS, Either, Scalar, Table, shaped
 from dstack_scheduler.workflow.tree import MapNode, Node, ScalarNode, is_null, shorten
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*\Z")
+
+_MAPPING = Table(
+    dict, pattern="^[A-Za-z_][A-Za-z0-9_.-]*$", further=Either((Scalar.TEXT, Scalar.NOTHING))
+)
 
 NEVER_EXPORTED = frozenset(
     {
@@ -41,6 +46,7 @@ NEVER_EXPORTED = frozenset(
 that calls its data `path` would else lose every command."""
 
 
+@shaped(Either((TEXTS, _MAPPING)))
 def read_env(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`env:`, a list of `K=V` and bare `K`, or a mapping; extends what is there."""
     env = dict(workflow.env)

@@ -17,7 +17,7 @@ from dstack_scheduler.workflow.commands import (
 from dstack_scheduler.workflow.dependencies import read_chain, read_reuses
 from dstack_scheduler.workflow.environment import read_env
 from dstack_scheduler.workflow.limits import read_idle_timeout, read_max_duration, read_retry
-from dstack_scheduler.workflow.model import Key, Workflow
+from dstack_scheduler.workflow.model import Key, Reader, Workflow
 from dstack_scheduler.workflow.paths import (
     read_artifacts,
     read_cache,
@@ -27,13 +27,18 @@ from dstack_scheduler.workflow.paths import (
 from dstack_scheduler.workflow.resources import read_gpu, read_nodes, read_resources
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.secrets import read_registry_auth, read_secrets
+from dstack_scheduler.workflow.shapes import ANY_MAPPING, Either, Scalar, Shape, shaped
 from dstack_scheduler.workflow.tree import Node
 
 
-def _read_elsewhere(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+def _elsewhere(shape: Shape) -> Reader:
     # The project reads these before anything else: they choose the table of keys, or bring more.
-    del node, scope
-    return workflow
+    @shaped(shape)
+    def read(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+        del node, scope
+        return workflow
+
+    return read
 
 
 ARGS = Key("arguments", read_args, "args: --lr 0.1")
@@ -56,9 +61,9 @@ _CHAIN = Key("depends-on", read_chain, "depends-on: [prepare]")
 _ENV = Key("env", read_env, "env: [NAME=value]")
 
 COMMON: Mapping[str, Key] = {
-    "name": Key("name", _read_elsewhere, "name: train"),
-    "template": Key("template", _read_elsewhere, "template: NAME"),
-    "provider": Key("provider", _read_elsewhere, "provider: bash"),
+    "name": Key("name", _elsewhere(Scalar.TEXT), "name: train"),
+    "template": Key("template", _elsewhere(Either((Scalar.TEXT, ANY_MAPPING))), "template: NAME"),
+    "provider": Key("provider", _elsewhere(Scalar.TEXT), "provider: bash"),
     "help": Key("help", read_help, "help: Trains the model"),
     "env": _ENV,
     "environment": _ENV,

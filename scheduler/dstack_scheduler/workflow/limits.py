@@ -6,6 +6,7 @@ from dstack_scheduler.spans import parse_span
 from dstack_scheduler.workflow.model import RETRY_EVENTS, Retry, Workflow
 from dstack_scheduler.workflow.problem import Code, did_you_mean
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.shapes import TEXT_OR_TEXTS, TEXTS, Either, Scalar, Table, shaped
 from dstack_scheduler.workflow.tree import ListNode, MapNode, Node, ScalarNode, shorten
 
 MOST_ATTEMPTS = 100
@@ -15,16 +16,19 @@ _OFF = frozenset({"off", "false"})
 _ON = frozenset({"on", "true"})
 
 
+@shaped(Scalar.TEXT)
 def read_max_duration(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`max_duration: 2h`; `off` for no limit."""
     return replace(workflow, max_duration_seconds=_span(node, scope))
 
 
+@shaped(Scalar.TEXT)
 def read_idle_timeout(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`idle_timeout: 30m`; `off` lets an application stay that nobody uses."""
     return replace(workflow, idle_timeout_seconds=_span(node, scope))
 
 
+@shaped(Either((Scalar.TEXT, TEXTS, Table(lambda: _RETRY))))
 def read_retry(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`retry: 3`, `retry: on_lost`, or `{attempts: 3, on_events: [error], duration: 1h}`."""
     if isinstance(node, MapNode):
@@ -61,6 +65,7 @@ def _span(node: Node, scope: Scope) -> float | None:
         return None
 
 
+@shaped(Scalar.NUMBER)
 def _read_attempts(retry: Retry, node: Node, scope: Scope) -> Retry:
     count = scope.whole(node)
     if count is None:
@@ -76,6 +81,7 @@ def _read_attempts(retry: Retry, node: Node, scope: Scope) -> Retry:
     return replace(retry, attempts=count)
 
 
+@shaped(TEXT_OR_TEXTS)
 def _read_events(retry: Retry, node: Node, scope: Scope) -> Retry:
     items = (node,) if isinstance(node, ScalarNode) else scope.items(node, "write [error]")
     events = [event for item in items if (event := _event(item, scope))]
@@ -98,6 +104,7 @@ def _event(node: Node, scope: Scope) -> str | None:
     return None
 
 
+@shaped(Scalar.TEXT)
 def _read_duration(retry: Retry, node: Node, scope: Scope) -> Retry:
     return replace(retry, duration_seconds=_span(node, scope) or None)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.shapes import Either, ListOf, Scalar, Table, shaped
 from dstack_scheduler.workflow.tree import MapNode, Node, shorten
 
 ROOT = "/workflow/"
@@ -15,18 +16,21 @@ ROOT = "/workflow/"
 _Rows = Mapping[str, Callable[[str, Node, Scope], str]]
 
 
+@shaped(ListOf(Either((Scalar.TEXT, Table(lambda: _ARTIFACT, needs=("path",))))))
 def read_artifacts(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`artifacts:`, a list of folders, as text or as `{path: data}`; each once."""
     items = scope.items(node, "write artifacts: [data]")
     return replace(workflow, artifacts=_folders(items, _ARTIFACT, scope))
 
 
+@shaped(ListOf(Either((Scalar.TEXT, Table(lambda: _CACHE, needs=("path",))))))
 def read_cache(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`cache:`, a list of folders, as text or as `{path: ~/.cache/pip}`; each once."""
     items = scope.items(node, "write cache: [~/.cache/pip]")
     return replace(workflow, cache=_folders(items, _CACHE, scope))
 
 
+@shaped(Scalar.TEXT)
 def read_folder(path: str, node: Node, scope: Scope) -> str:
     """A folder as the plan names it: `./x` and `x/` are `x`; `~/x` and `/x` stay."""
     text = scope.line(node)
@@ -52,6 +56,7 @@ def read_folder(path: str, node: Node, scope: Scope) -> str:
     return clean
 
 
+@shaped(Scalar.TEXT)
 def read_working_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`working_dir: src`, from the root of the repository, which may be written `/workflow`."""
     text = scope.text(node)
@@ -79,6 +84,7 @@ def read_working_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return replace(workflow, working_dir=clean)
 
 
+@shaped(Scalar.TEXT)
 def read_home_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`home_dir: /home/app`: what `~` means in the image."""
     text = scope.line(node)
@@ -122,6 +128,7 @@ def _has_path(node: Node) -> bool:
     return isinstance(node, MapNode) and any(key.text == "path" for key, _ in node.entries)
 
 
+@shaped(Scalar.FLAG)
 def _read_mount(path: str, node: Node, scope: Scope) -> str:
     # Artifacts are saved while the job runs in any case, which is what a mount was for.
     scope.flag(node)

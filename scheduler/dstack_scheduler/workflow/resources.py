@@ -13,14 +13,17 @@ from dstack_scheduler.workflow.model import Reader, Workflow
 from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.ranges import Range, read_count, read_sizes
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.shapes import TEXT_OR_TEXTS, Either, Scalar, Table, shaped
 from dstack_scheduler.workflow.tree import ListNode, MapNode, Node, shorten
 
 MOST_CARDS = 1024
 """Of one job; what asks for more probably names a model."""
 
+_CARDS = Either((Scalar.TEXT, Table(lambda: GPU)))
 _NAMED_GPU = re.compile(r"(.+)/gpu\Z", re.IGNORECASE)
 
 
+@shaped(Table(lambda: RESOURCES, pattern=".+/gpu$", further=_CARDS))
 def read_resources(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`resources:`, a mapping; keys such as `v100/gpu` name the model of the card."""
     rows: dict[str, Reader] = dict(RESOURCES)
@@ -32,37 +35,49 @@ def read_resources(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return scope.walk(workflow, node, rows, "write `resources:` and below it `gpu: 1`")
 
 
+@shaped(Either((Scalar.NUMBER, Table(lambda: CPU))))
 def read_cpus(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`cpu: 4` or `cpu: {count: 4}`."""
     if isinstance(node, MapNode):
         return scope.walk(workflow, node, CPU, "")
+    return read_cpu_count(workflow, node, scope)
+
+
+@shaped(Scalar.NUMBER)
+def read_cpu_count(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """A number of processors."""
     count = read_count(node, scope)
     return workflow if count is None else _with(workflow, cpus=count.least)
 
 
+@shaped(Scalar.TEXT)
 def read_memory(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`memory: 16GB`."""
     size = read_sizes(node, scope)
     return workflow if size is None else _with(workflow, memory_bytes=size.least)
 
 
+@shaped(Scalar.TEXT)
 def read_shm_size(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`shm_size: 8GB`."""
     size = read_sizes(node, scope)
     return workflow if size is None else _with(workflow, shm_bytes=size.least)
 
 
+@shaped(Scalar.FLAG)
 def read_interruptible(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`interruptible: true`."""
     flag = scope.flag(node)
     return replace(workflow, needs=replace(workflow.needs, interruptible=bool(flag)))
 
 
+@shaped(_CARDS)
 def read_gpu(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`gpu: 2`, `gpu: A100:40GB:2`, or `gpu: {count: 1, name: V100, memory: 16GB}`."""
     return _only_once(workflow, node, scope, "")
 
 
+@shaped(Scalar.TEXT)
 def read_cards(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """Cards in one text; what it does not say stays as it is."""
     text = scope.text(node)
@@ -86,12 +101,14 @@ def read_cards(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return at_least_one(workflow)
 
 
+@shaped(Scalar.NUMBER)
 def read_gpu_count(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """A number of cards; name and memory stay as they are."""
     count = read_count(node, scope)
     return workflow if count is None else _with_cards(workflow, count, node, scope)
 
 
+@shaped(TEXT_OR_TEXTS)
 def read_gpu_name(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """Models of the cards, any of which will do."""
     items = node.items if isinstance(node, ListNode) else (node,)
@@ -110,6 +127,7 @@ def read_gpu_name(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return _with(workflow, gpu_name=names)
 
 
+@shaped(Scalar.TEXT)
 def read_gpu_memory(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """Memory of each card."""
     size = read_sizes(node, scope)
@@ -128,6 +146,7 @@ def settled(workflow: Workflow) -> Workflow:
     return _with_card_memory(_with(workflow, gpu_name=""), Range(0))
 
 
+@shaped(Scalar.NUMBER)
 def read_nodes(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`nodes: 1`; more than one machine for a job is not carried out yet."""
     count = scope.whole(node)
@@ -185,6 +204,7 @@ def _with_card_memory(workflow: Workflow, size: Range) -> Workflow:
 
 
 def _place(word: str) -> Reader:
+    @shaped(Scalar.FLAG)
     def read(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
         wanted = scope.flag(node)
         if not wanted:
@@ -222,7 +242,7 @@ def _with(
     return replace(workflow, needs=needs)
 
 
-CPU: Mapping[str, Reader] = {"count": read_cpus}
+CPU: Mapping[str, Reader] = {"count": read_cpu_count}
 """Keys below `cpu`."""
 
 GPU: Mapping[str, Reader] = {

@@ -7,9 +7,11 @@ from dstack_scheduler.secret import MOST_NAMES, RegistryAuth, is_placeholder, wh
 from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.shapes import TEXTS, Scalar, Table, shaped
 from dstack_scheduler.workflow.tree import MapNode, Node, find, shorten
 
 
+@shaped(TEXTS)
 def read_secrets(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`secrets:`, a list of names."""
     names: dict[str, None] = {}
@@ -25,6 +27,7 @@ def read_secrets(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     return replace(workflow, secrets=tuple(names))
 
 
+@shaped(Table(lambda: _AUTH, needs=("username", "password")))
 def read_registry_auth(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`registry_auth:`, a user and a password that is a secret."""
     example = "write registry_auth: {username: ana, password: '${{ secrets.REGISTRY }}'}"
@@ -36,10 +39,12 @@ def read_registry_auth(workflow: Workflow, node: Node, scope: Scope) -> Workflow
     return replace(workflow, registry_auth=auth)
 
 
+@shaped(Scalar.TEXT)
 def _read_username(auth: RegistryAuth, node: Node, scope: Scope) -> RegistryAuth:
     return replace(auth, username=replace(scope, fills_secrets=True).line(node) or "")
 
 
+@shaped(Scalar.TEXT)
 def _read_password(auth: RegistryAuth, node: Node, scope: Scope) -> RegistryAuth:
     password = replace(scope, fills_secrets=True).line(node)
     if password is None:
