@@ -105,8 +105,11 @@ def normal_path(text: str) -> str | None:
     """A path without `./` and needless slashes; "" for here, None if it leads out of here."""
     if not text.strip():
         return ""
+    if text.strip().startswith("~/"):
+        below = normal_path(text.strip()[2:].lstrip("/"))
+        return None if below is None else f"~/{below}".rstrip("/")
     clean = posixpath.normpath(text.strip())
-    if clean == ".." or clean.startswith("../") or clean.startswith("~/..") or "\0" in clean:
+    if clean == ".." or clean.startswith("../") or "\0" in clean:
         return None
     return "" if clean == "." else "/" + clean.lstrip("/") if clean.startswith("/") else clean
 
