@@ -11,6 +11,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import ArtifactSaved, JobRecord
+from dstack_scheduler.workflow.problem import did_you_mean
 
 
 @frozen
@@ -113,8 +114,9 @@ def by_tag(
         Misused: Several repositories have it.
     """
     workflow, _, tag = text.partition(":")
-    tags = [one for one in current_tags(listings) if one.tag == tag]
-    here = [one for one in tags if one.repo == repo] or tags
+    tags = list(current_tags(listings))
+    of_name = [one for one in tags if one.tag == tag]
+    here = [one for one in of_name if one.repo == repo] or of_name
     if len(here) > 1:
         raise Misused(
             f"Several repositories have the tag {tag!r}.",
@@ -130,7 +132,8 @@ def by_tag(
         for picture in pictures:
             if picture.record.target == workflow and picture.status.value == "done":
                 return Source(picture, workflow)
-    raise Missing(f"There is no tag {tag!r}.", "", "dstack tags", code="no-such-tag")
+    close = did_you_mean(tag, (one.tag for one in tags), "dstack tags")
+    raise Missing(f"There is no tag {tag!r}.", "", close, code="no-such-tag")
 
 
 def kept_of(path: str, artifact: ArtifactSaved, job: JobRecord) -> KeptArtifact:

@@ -14,6 +14,7 @@ from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import Input, JobRecord, JobState, RunRecord, Source, TagRecord
 from dstack_scheduler.plan import Reuse
+from dstack_scheduler.workflow.problem import did_you_mean
 
 LATEST = "latest"
 SHOWN = 5
@@ -150,7 +151,7 @@ def _missing(
         return Missing(
             f"There is no run behind {_text(reuse)}.",
             known,
-            f"Tag one with: dstack tag {reuse.tag} RUN",
+            did_you_mean(reuse.tag, names, f"Tag one with: dstack tag {reuse.tag} RUN"),
             code="no-such-tag",
         )
     found = sorted(

@@ -12,11 +12,12 @@ from dstack_scheduler.workflow.project import Project, read_project
 RUN_ID = RunId("01J0000000000000000000000A")
 
 
-def project_of(workflows: str, variables: str = "") -> Project:
-    """A project with one file of workflows and one of variables."""
+def project_of(workflows: str, variables: str = "", templates: str = "") -> Project:
+    """A project with one file of workflows, one of variables and one of templates."""
     return read_project(
         [SourceFile(".dstack/workflows.yaml", workflows.encode())],
         [SourceFile(".dstack/variables.yaml", variables.encode())] if variables else [],
+        [SourceFile(".dstack/templates.yaml", templates.encode())] if templates else [],
     )
 
 
