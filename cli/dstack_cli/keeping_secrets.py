@@ -4,6 +4,7 @@ import sys
 from getpass import getpass
 from pathlib import Path
 
+from dstack_cli.consent import agreed
 from dstack_cli.misused import Misused
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Listing, Output
@@ -40,7 +41,7 @@ def add(home: Home, name: str, value: str | None, yes: bool) -> None:
     _check_name(name)
     store = SecretStore.of_folder(home, Path.cwd())
     over = name in store.read()
-    if over and not yes and not _agreed(f"Replace the secret {name}?"):
+    if over and not yes and not agreed(f"Replace the secret {name}?"):
         raise secret_exists(name)
     store.put(name, _value(name, value), over)
     chosen().talk(f"{name} is kept for {store.scope}, in this home only.")
@@ -59,7 +60,7 @@ def update(home: Home, name: str, value: str | None) -> None:
 def delete(home: Home, name: str, yes: bool) -> None:
     """Forgets a secret."""
     store = SecretStore.of_folder(home, Path.cwd())
-    if name in store.read() and not yes and not _agreed(f"Forget the secret {name}?"):
+    if name in store.read() and not yes and not agreed(f"Forget the secret {name}?"):
         raise Misused(f"The secret {name} stays.", "Nobody said yes.", "-y says it", code="usage")
     store.remove(name)
     chosen().talk(f"{name} is forgotten.")
@@ -132,11 +133,3 @@ def _without_last_newline(data: bytes) -> str:
     except UnicodeDecodeError:
         what = "The value is not text."
         raise Misused(what, "A variable holds UTF-8.", "base64 it", code="bad-secret") from None
-
-
-def _agreed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

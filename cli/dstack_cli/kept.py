@@ -128,7 +128,8 @@ def by_tag(
                 return Source(picture, workflow)
     if tag == "latest" and workflow:
         for picture in pictures:
-            if picture.record.target == workflow and picture.status.value == "done":
+            is_done = picture.status.value == "done" and not picture.removed
+            if picture.record.target == workflow and is_done:
                 return Source(picture, workflow)
     raise Missing(f"There is no tag {tag!r}.", "", "dstack tags", code="no-such-tag")
 

@@ -20,7 +20,7 @@ from dstack_cli.output.runs import away_text
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.output.words import count, duration, size
-from dstack_cli.picture import RunPicture, put_together
+from dstack_cli.picture import RunPicture, everything
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
 from dstack_cli.remembered import recall
 from dstack_mesh.chunks.manifest import Manifest
@@ -150,12 +150,12 @@ class _Fetching:
 async def source_of(reach: Reach, text: str) -> Source:
     """The run that "RUN", ":TAG" or "WORKFLOW:TAG" means."""
     listings = await reach.listings()
-    pictures = put_together(listings, recall(reach.home))
+    pictures = everything(listings, recall(reach.home))
     if ":" in text:
         from dstack_cli.here import repo_of
 
         return by_tag(text, pictures, [one for _, one in listings], repo_of(Path.cwd()))
-    return Source(chosen_run(text, pictures))
+    return Source(chosen_run(text, [one for one in pictures if not one.removed]))
 
 
 class _Holders:

@@ -52,6 +52,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("tag", DATA, "tag", "Name a run: dstack tag RUN TAG"),
     Verb("untag", DATA, "tag", "Take a name back"),
     Verb("tags", DATA, "tag", "List the names of runs"),
+    Verb("rm", DATA, "rm", "Remove runs that ended, for everybody", ("delete",)),
+    Verb("prune", DATA, "rm", "Remove all that ended and have no tag"),
     Verb("secrets", DATA, "secrets", "Keep values for jobs; in this home only"),
     Verb("init", SET_UP, "init", "Write a first .dstack/workflows.yaml"),
     Verb("config", SET_UP, "config", "Name a remote: a bucket that keeps runs for all"),
