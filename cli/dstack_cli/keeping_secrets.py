@@ -1,6 +1,7 @@
 """What `dstack secrets` does, and which values a run takes along."""
 
 import sys
+from collections.abc import Sequence
 from getpass import getpass
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def values_of(home: Home, folder: Path, plan: Plan, detach: bool) -> dict[str, s
     names = list(dict.fromkeys(name for job in plan.jobs for name in job.secrets_needed))
     if not names:
         return {}
+    values = kept_values(home, folder, names)
+    late = [job.workflow for job in plan.jobs if job.secrets_needed and job.after]
+    if detach and late:
+        raise need_you(late)
+    return values
+
+
+def kept_values(home: Home, folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The values of secrets. Raises Misused if one is not kept here."""
     seal_memory()
     store = SecretStore.of_folder(home, folder)
     kept = store.read()
@@ -86,16 +96,18 @@ def values_of(home: Home, folder: Path, plan: Plan, detach: bool) -> dict[str, s
             "\n".join(f"dstack secrets add {name}" for name in absent),
             code="no-such-secret",
         )
-    late = [job.workflow for job in plan.jobs if job.secrets_needed and job.after]
-    if detach and late:
-        raise Misused(
-            f"The run cannot go on without you: {', '.join(late)} will need secrets.",
-            "Values are kept in this home alone and travel when a job is awarded; "
-            "an agent that drives the rest of the run has none.",
-            "leave -d away and stay until the last of these jobs has its agent",
-            code="secrets-need-you",
-        )
     return {name: kept[name] for name in names}
+
+
+def need_you(late: Sequence[str]) -> Misused:
+    """The error of a run that would lack secrets once its submitter has left."""
+    return Misused(
+        f"The run cannot go on without you: {', '.join(late)} will need secrets.",
+        "Values are kept in this home alone and travel when a job is awarded; "
+        "an agent that drives the rest of the run has none.",
+        "leave -d away and stay until the last of these jobs has its agent",
+        code="secrets-need-you",
+    )
 
 
 def _check_name(name: str) -> None:

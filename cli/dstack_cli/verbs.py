@@ -35,9 +35,11 @@ RUN, LOOK, DATA, SET_UP = "Run", "Look", "Data", "Set up"
 VERBS: tuple[Verb, ...] = (
     Verb("run", RUN, "run", "Run a workflow or a provider, here or on the mesh", follows=True),
     Verb("stop", RUN, "stop", "Stop a run gracefully; -x kills it at once"),
+    Verb("restart", RUN, "restart", "Run it again from what it kept", ("resume",), follows=True),
     Verb("wait", RUN, "wait", "Wait for a run to end; exits with its exit code", follows=True),
     Verb("attach", RUN, "attach", "Come back to a run: its log from the start, live", follows=True),
     Verb("validate", RUN, "validate", "Check the workflow files; nothing is started"),
+    Verb("explain", RUN, "explain", "Say why a run waits, and what would change that"),
     Verb("ps", LOOK, "ps", "List runs: unfinished ones, or the last", ("runs",)),
     Verb("status", LOOK, "ps", "List runs and their jobs, one line each"),
     Verb("logs", LOOK, "logs", "Show the log of a run; -f follows it", follows=True),
