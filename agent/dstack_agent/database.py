@@ -66,6 +66,9 @@ CREATE TABLE IF NOT EXISTS event (
     PRIMARY KEY (run_id, job, attempt, seq)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS driven_over ON driven (over, run_id);
+CREATE TABLE IF NOT EXISTS removal (
+    run_id TEXT PRIMARY KEY, at TEXT NOT NULL, checked INTEGER NOT NULL, statement BLOB NOT NULL
+) WITHOUT ROWID;
 """
 """Likewise."""
 

@@ -4,6 +4,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dstack_agent.database import Database
 from dstack_agent.records import NAMED
@@ -39,6 +40,11 @@ class DrivenRun:
     stop_cause: str | None = None
     abort: bool = False
     over: bool = False
+
+    @property
+    def told(self) -> RunRecord:
+        """The run as others are told of it."""
+        return replace(self.record, given_by=self.behalf.peer_id)
 
 
 class DrivenRuns:
@@ -120,6 +126,12 @@ class DrivenRuns:
             durable=True,
         )
 
+    async def forget(self, run_id: RunId) -> None:
+        """Removes what is written down of a run."""
+        await self._database.write(
+            lambda db: db.execute("DELETE FROM driven WHERE run_id = ? AND over = 1", (run_id,))
+        )
+
     def unfinished(self) -> list[DrivenRun]:
         """Runs that are still to be driven."""
         return self._select("over = 0", ())
@@ -143,7 +155,7 @@ class DrivenRuns:
         chosen = f"EXISTS ({NAMED})" if names else "1"
         values = [json.dumps(names)] if names else []
         rows = self._select(f"{chosen} ORDER BY run_id DESC LIMIT ?", (*values, most))
-        return [run.record for run in rows]
+        return [run.told for run in rows]
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[DrivenRun]:
         """What can be read of them: a row that cannot holds up no other run."""

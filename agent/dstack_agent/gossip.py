@@ -31,6 +31,7 @@ from dstack_mesh.records.store import RecordStore
 from dstack_mesh.signing import Signer
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.records import GrpcRecordPeer
+from dstack_scheduler.agent_port import Telling
 
 
 @frozen
@@ -86,11 +87,22 @@ async def open_chorus(
     return Chorus(book, pulse, hearsay, spreader, clock)
 
 
+def listings_of(
+    memory: Memory,
+    answers: Answers,
+    others: Callable[[tuple[str, ...]], tuple[Telling, ...]] | None = None,
+) -> Listings:
+    """What this agent knows of runs; `others` is what it passes on."""
+    return Listings(
+        memory.records, memory.driven, memory.tags, answers.card, others, memory.removals
+    )
+
+
 def sources_of(
     memory: Memory, answers: Answers, journal: Callable[[Accepted], Path], clock: Clock
 ) -> Sources:
     """What other agents are told: what this one knows first-hand, and would answer to Hello."""
-    listings = Listings(memory.records, memory.driven, memory.tags, answers.card)
+    listings = listings_of(memory, answers)
 
     def answer(machine: Machine) -> HelloAnswer:
         running = tuple(answers.running())
@@ -100,6 +112,7 @@ def sources_of(
         listings=listings,
         records=memory.records,
         tags=memory.tags,
+        removals=memory.removals,
         touched=memory.touched,
         machine=answers.machine,
         answer=answer,

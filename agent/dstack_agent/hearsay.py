@@ -19,11 +19,13 @@ from dstack_mesh.records.stream import Stream
 from dstack_scheduler.agent_port import Advert, Telling
 from dstack_scheduler.evidence import Evidence
 from dstack_scheduler.job import LogTail, RunRecord, TagRecord
+from dstack_scheduler.removal import Removal
 from dstack_scheduler.wire.evidence import unpack_evidence
 
 log = logging.getLogger(__name__)
 
 RUN, TAG, AGENT, LOG, EVIDENCE = "run", "tag", "agent", "log", "evidence"
+REMOVAL = "removal"
 """Kinds of records that agents write."""
 
 MOST_RUNS = 1_000
@@ -76,8 +78,9 @@ class Hearsay:
         tellings: list[Telling] = []
         for writer, (runs, tags) in said.items():
             chosen = tuple(run for run in runs if (writer, run.run_id) in kept)
-            if chosen or tags:
-                tellings.append(self._telling(answering.get(writer), writer, chosen, tags))
+            removed = tuple(self._removed(writer))
+            if chosen or tags or removed:
+                tellings.append(self._telling(answering.get(writer), writer, chosen, tags, removed))
         return tuple(tellings)
 
     def adverts(self) -> tuple[Advert, ...]:
@@ -108,6 +111,21 @@ class Hearsay:
             for one in self._each(stream, EVIDENCE, unpack_evidence, f"{run_id}/")
             if one.key.run_id == run_id and one.events and one.events[0].signer == writer
         )
+
+    def tags(self) -> Iterator[TagRecord]:
+        """What others say of tags."""
+        for _, stream in self._others():
+            yield from self._each(stream, TAG, stored.unpack_tag)
+
+    def removals(self) -> Iterator[Removal]:
+        """What others say of runs that are removed."""
+        for _, stream in self._others():
+            yield from self._each(stream, REMOVAL, stored.unpack_removal)
+
+    def tells_of(self, run_id: RunId) -> bool:
+        """Whether another agent tells of a run, or told of it."""
+        streams = [*self._book.past.values(), *(stream for _, stream in self._others())]
+        return any((RUN, run_id) in stream.records for stream in streams)
 
     def _others(self) -> Iterator[tuple[PeerId, Stream]]:
         ours = self._book.writer
@@ -152,6 +170,7 @@ class Hearsay:
         writer: PeerId,
         runs: tuple[RunRecord, ...],
         tags: tuple[TagRecord, ...],
+        removed: tuple[Removal, ...],
     ) -> Telling:
         stream, past = self._stream(writer), writer not in self._book.streams
         known = None if past else known
@@ -166,7 +185,13 @@ class Hearsay:
             runs=tuple(sorted(runs, key=lambda run: run.run_id, reverse=True)),
             tags=tags,
             revoked=self._revoked(writer),
+            removed=removed,
         )
+
+    def _removed(self, writer: PeerId) -> Iterator[Removal]:
+        stream = self._book.streams.get(writer)
+        if stream is not None:
+            yield from self._each(stream, REMOVAL, stored.unpack_removal)
 
     def _heard_at(self, stream: Stream, answers: bool) -> datetime:
         now = self._clock.now()

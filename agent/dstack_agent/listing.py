@@ -10,11 +10,12 @@ from itertools import groupby
 
 from dstack_agent.driven import DrivenRuns
 from dstack_agent.records import Accepted, Records
+from dstack_agent.removals import Removals
 from dstack_agent.tags import Tags
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import RunId
+from dstack_mesh.ids import PeerId, RunId
 from dstack_scheduler.agent_port import Listing, Telling
 from dstack_scheduler.job import (
     ArtifactSaved,
@@ -38,6 +39,7 @@ class Listings:
     Attributes:
         card: Who we are.
         others: What others published, as `names` choose; None where nobody tells us.
+        removals: Which runs are removed; None where none can be.
     """
 
     records: Records
@@ -45,6 +47,7 @@ class Listings:
     tags: Tags
     card: Callable[[], PeerCard]
     others: Callable[[tuple[str, ...]], tuple[Telling, ...]] | None = None
+    removals: Removals | None = None
 
     def listing(self, names: tuple[str, ...]) -> Listing:
         """Runs newest first: those named by id or by the beginning of their name.
@@ -59,20 +62,25 @@ class Listings:
         else:
             executed = set(self.records.run_ids(names, MOST_RUNS))
         driven = {record.run_id: record for record in self.driven.records(names, MOST_RUNS)}
-        known = sorted({*executed, *driven}, reverse=True)
+        known = sorted({*executed, *driven} - self.hidden(), reverse=True)
         told = (
             _merged(driven.get(run_id), self._readable(run_id) if run_id in executed else None)
             for run_id in known
         )
         runs = tuple(run for run in told if run is not None)
         others = self.others(names) if self.others is not None else ()
-        return Listing(runs, tags, others, for_all=self.others is not None)
+        removed = self.removals.all(MOST_RUNS) if self.removals is not None else ()
+        return Listing(runs, tags, others, for_all=self.others is not None, removed=removed)
+
+    def hidden(self) -> frozenset[RunId]:
+        """Runs of which nothing is told any more."""
+        return self.removals.hidden() if self.removals is not None else frozenset()
 
     def run(self, run_id: RunId) -> RunRecord | None:
-        """A run as far as it is known here first-hand."""
+        """A run as far as it is known here first-hand, a hidden one too."""
         driven = self.driven.find(run_id)
         executed = self._executed(run_id) if self.records.among([run_id]) else None
-        return _merged(driven.record if driven is not None else None, executed)
+        return _merged(driven.told if driven is not None else None, executed)
 
     def run_ids(self) -> list[RunId]:
         """The newest runs that are known here first-hand."""
@@ -101,6 +109,7 @@ class Listings:
             revision=spec.revision,
             variables=spec.variables,
             jobs=tuple(self._job(each) for each in newest),
+            given_by=given.peer if (given := newest[-1].given) is not None else PeerId(""),
         )
 
     def _job(self, accepted: Accepted) -> JobRecord:

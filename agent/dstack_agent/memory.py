@@ -6,6 +6,7 @@ from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
 from dstack_agent.ledger import Ledger
 from dstack_agent.records import Records
+from dstack_agent.removals import Removals
 from dstack_agent.tags import Tags
 from dstack_agent.touched import Touched
 from dstack_mesh.chunks.store import ChunkStore
@@ -25,6 +26,7 @@ class Memory:
 
     records: Records
     tags: Tags
+    removals: Removals
     driven: DrivenRuns
     ledger: Ledger
     store: ChunkStore
@@ -41,9 +43,11 @@ def open_memory(home: Home, clock: Clock, stack: AsyncExitStack) -> Memory:
     store = ChunkStore(home.chunks)
     stack.callback(store.close)
     touched, unsigned = Touched(), Touched()
+    tags = Tags(database, touched)
     return Memory(
         Records(database, touched, unsigned),
-        Tags(database, touched),
+        tags,
+        Removals(database, tags, touched),
         DrivenRuns(database, touched),
         ledger,
         store,

@@ -13,10 +13,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dstack_agent import shares
-from dstack_agent.hearsay import AGENT, EVIDENCE, LOG, RUN, TAG, Hearsay
+from dstack_agent.hearsay import AGENT, EVIDENCE, LOG, REMOVAL, RUN, TAG, Hearsay
 from dstack_agent.listing import Listings
 from dstack_agent.logs.journal import Frame, JournalReader
 from dstack_agent.records import Accepted, Records
+from dstack_agent.removals import Removals
 from dstack_agent.tags import Tags
 from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
@@ -28,7 +29,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_mesh.machine import Machine
 from dstack_mesh.records.book import RecordBook
-from dstack_mesh.records.record import PAYLOAD_BYTES, Entry
+from dstack_mesh.records.record import PAYLOAD_BYTES, Entry, Name
 from dstack_scheduler.evidence import Evidence
 from dstack_scheduler.job import JobKey, LogStream, LogTail, RunRecord, TagRecord
 from dstack_scheduler.wire.evidence import pack_evidence
@@ -57,7 +58,12 @@ EXPIRES_SECONDS = 600.0
 AGAIN_SECONDS = 10.0
 """Before it is tried again where the disk is full."""
 
-KINDS = (RUN, TAG, LOG, EVIDENCE)
+KINDS = (RUN, TAG, LOG, EVIDENCE, REMOVAL)
+OF_RUNS = (RUN, LOG, EVIDENCE)
+"""Kinds whose keys begin with the run's id."""
+
+REMOVED_DAYS = 90
+"""An agent that was away for longer still tells of a run that was removed meanwhile."""
 
 _EIGHTHS = 8
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -76,6 +82,7 @@ class Sources:
     listings: Listings
     records: Records
     tags: Tags
+    removals: Removals
     touched: Touched
     machine: Callable[[], Machine]
     answer: Callable[[Machine], HelloAnswer]
@@ -140,7 +147,7 @@ class Publisher:
                 entries += await self._of_run(run_id)
             await self._write(entries)
         if tags:
-            await self._write(list(self._tags()))
+            await self._write([*self._tags(), *self._removals()])
 
     async def _write(self, entries: Sequence[Entry]) -> None:
         """Publishes what is not said already, and takes back what is too much then."""
@@ -149,6 +156,7 @@ class Publisher:
         }
         new = {entry.name: entry for entry in entries if said.get(entry.name) != entry}
         gone = {entry.name for entry in self._too_much({**said, **new}.values())}
+        gone |= self._hidden(said.keys() | new.keys())
         written = [entry for name, entry in new.items() if name not in gone]
         # From the beginning of time: it is forgotten at once.
         written += [Entry(*name, expires_ms=1) for name in sorted(gone & said.keys())]
@@ -199,6 +207,20 @@ class Publisher:
         newest = sorted(self._sources.tags.all(), key=lambda tag: tag.at)[-shares.TAGS.most :]
         return (Entry(TAG, tag_key(tag), stored.pack_tag(tag)) for tag in newest)
 
+    def _removals(self) -> Iterator[Entry]:
+        for removal in self._sources.removals.all(shares.REMOVALS.most):
+            expires = _ms(removal.at + timedelta(days=REMOVED_DAYS))
+            yield Entry(REMOVAL, removal.run_id, stored.pack_removal(removal), expires)
+
+    def _hidden(self, names: Iterable[Name]) -> set[Name]:
+        """What must be let go because its run is removed."""
+        hidden = self._sources.listings.hidden()
+        return {
+            (kind, key)
+            for kind, key in (names if hidden else ())
+            if kind in OF_RUNS and key.partition("/")[0] in hidden
+        }
+
     def _tagged(self) -> Iterator[str]:
         yield from (tag.run_id for tag in self._sources.tags.all() if tag.run_id)
 
@@ -210,6 +232,7 @@ class Publisher:
         yield from shares.runs_too_much(said[RUN], self._tagged())
         yield from shares.LOGS.too_much(said[LOG])
         yield from shares.EVIDENCES.too_much(said[EVIDENCE])
+        yield from shares.REMOVALS.too_much(said[REMOVAL])
         if shares.TAGS.too_much(said[TAG]):
             at = {tag_key(tag): tag.at for tag in self._sources.tags.all()}
             by_age = sorted(said[TAG], key=lambda entry: at.get(entry.key, _LONG_AGO))

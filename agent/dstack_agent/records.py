@@ -193,6 +193,16 @@ class Records:
         await self._database.write(change, durable=True)
         self._changed(fin.key.run_id)
 
+    async def forget(self, run_id: RunId) -> None:
+        """Removes all that is written down of a run."""
+        tables = ("job", "state", "artifact", "event")
+
+        def change(connection: sqlite3.Connection) -> None:
+            for table in tables:
+                connection.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+
+        await self._database.write(change)
+
     def find(self, key: JobKey) -> Accepted:
         """A job; attempt 0 is the newest one known here. Raises Missing."""
         rows = self._database.read(

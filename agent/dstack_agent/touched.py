@@ -23,7 +23,7 @@ class Touched:
         self._news.set()
 
     def tags(self) -> None:
-        """A statement about a tag is new."""
+        """A statement about a tag or a removed run is new."""
         self._tags = True
         self._news.set()
 

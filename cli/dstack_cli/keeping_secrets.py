@@ -1,9 +1,11 @@
 """What `dstack secrets` does, and which values a run takes along."""
 
 import sys
+from collections.abc import Sequence
 from getpass import getpass
 from pathlib import Path
 
+from dstack_cli.consent import agreed
 from dstack_cli.misused import Misused
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Listing, Output
@@ -40,7 +42,7 @@ def add(home: Home, name: str, value: str | None, yes: bool) -> None:
     _check_name(name)
     store = SecretStore.of_folder(home, Path.cwd())
     over = name in store.read()
-    if over and not yes and not _agreed(f"Replace the secret {name}?"):
+    if over and not yes and not agreed(f"Replace the secret {name}?"):
         raise secret_exists(name)
     store.put(name, _value(name, value), over)
     chosen().talk(f"{name} is kept for {store.scope}, in this home only.")
@@ -59,7 +61,7 @@ def update(home: Home, name: str, value: str | None) -> None:
 def delete(home: Home, name: str, yes: bool) -> None:
     """Forgets a secret."""
     store = SecretStore.of_folder(home, Path.cwd())
-    if name in store.read() and not yes and not _agreed(f"Forget the secret {name}?"):
+    if name in store.read() and not yes and not agreed(f"Forget the secret {name}?"):
         raise Misused(f"The secret {name} stays.", "Nobody said yes.", "-y says it", code="usage")
     store.remove(name)
     chosen().talk(f"{name} is forgotten.")
@@ -74,6 +76,15 @@ def values_of(home: Home, folder: Path, plan: Plan, detach: bool) -> dict[str, s
     names = list(dict.fromkeys(name for job in plan.jobs for name in job.secrets_needed))
     if not names:
         return {}
+    values = kept_values(home, folder, names)
+    late = [job.workflow for job in plan.jobs if job.secrets_needed and job.after]
+    if detach and late:
+        raise need_you(late)
+    return values
+
+
+def kept_values(home: Home, folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The values of secrets. Raises Misused if one is not kept here."""
     seal_memory()
     store = SecretStore.of_folder(home, folder)
     kept = store.read()
@@ -85,16 +96,18 @@ def values_of(home: Home, folder: Path, plan: Plan, detach: bool) -> dict[str, s
             "\n".join(f"dstack secrets add {name}" for name in absent),
             code="no-such-secret",
         )
-    late = [job.workflow for job in plan.jobs if job.secrets_needed and job.after]
-    if detach and late:
-        raise Misused(
-            f"The run cannot go on without you: {', '.join(late)} will need secrets.",
-            "Values are kept in this home alone and travel when a job is awarded; "
-            "an agent that drives the rest of the run has none.",
-            "leave -d away and stay until the last of these jobs has its agent",
-            code="secrets-need-you",
-        )
     return {name: kept[name] for name in names}
+
+
+def need_you(late: Sequence[str]) -> Misused:
+    """The error of a run that would lack secrets once its submitter has left."""
+    return Misused(
+        f"The run cannot go on without you: {', '.join(late)} will need secrets.",
+        "Values are kept in this home alone and travel when a job is awarded; "
+        "an agent that drives the rest of the run has none.",
+        "leave -d away and stay until the last of these jobs has its agent",
+        code="secrets-need-you",
+    )
 
 
 def _check_name(name: str) -> None:
@@ -132,11 +145,3 @@ def _without_last_newline(data: bytes) -> str:
     except UnicodeDecodeError:
         what = "The value is not text."
         raise Misused(what, "A variable holds UTF-8.", "base64 it", code="bad-secret") from None
-
-
-def _agreed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

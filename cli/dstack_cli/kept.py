@@ -1,17 +1,16 @@
 """What a run kept: its artifacts as folders and files, by the paths that the workflow names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from dstack_cli.misused import Misused
-from dstack_cli.names import listed
+from dstack_cli.names import close_to, listed
 from dstack_cli.picture import RunPicture, current_tags
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import ArtifactSaved, JobRecord
-from dstack_scheduler.workflow.problem import did_you_mean
 
 
 @frozen
@@ -101,7 +100,7 @@ class Source:
 
 
 def by_tag(
-    text: str, pictures: Sequence[RunPicture], listings: Iterable[Listing], repo: str | None
+    text: str, pictures: Sequence[RunPicture], listings: Sequence[Listing], repo: str | None
 ) -> Source:
     """The run behind ":TAG" or "WORKFLOW:TAG"; "latest" falls back to the newest done run.
 
@@ -130,10 +129,11 @@ def by_tag(
                 return Source(picture, workflow)
     if tag == "latest" and workflow:
         for picture in pictures:
-            if picture.record.target == workflow and picture.status.value == "done":
+            is_done = picture.status.value == "done" and not picture.removed
+            if picture.record.target == workflow and is_done:
                 return Source(picture, workflow)
-    close = did_you_mean(tag, (one.tag for one in tags), "dstack tags")
-    raise Missing(f"There is no tag {tag!r}.", "", close, code="no-such-tag")
+    hint = close_to(tag, [one.tag for one in current_tags(listings)]) or "dstack tags"
+    raise Missing(f"There is no tag {tag!r}.", "", hint, code="no-such-tag")
 
 
 def kept_of(path: str, artifact: ArtifactSaved, job: JobRecord) -> KeptArtifact:

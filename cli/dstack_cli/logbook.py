@@ -2,15 +2,17 @@
 
 import re
 from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from dstack_cli import exit_codes
+from dstack_cli.choosing import meant
 from dstack_cli.misused import Misused
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.output.words import ago
 from dstack_cli.picture import Away, RunPicture
-from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_mesh.faults import Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -29,6 +31,7 @@ class Selection:
 
     Attributes:
         job: Index of the only job; None for all.
+        workflow: Name of the only job; "" for all.
         stream: "stdout", "stderr" or "" for both.
         since: Frames read from the job at or after this time.
         until: Frames read before this time.
@@ -38,6 +41,7 @@ class Selection:
 
     job: int | None = None
     stream: str = ""
+    workflow: str = ""
     since: datetime | None = None
     until: datetime | None = None
     last: int | None = None
@@ -171,9 +175,12 @@ def show(home: Home, run: str, selection: Selection, follow: bool) -> int:
 
     async def look() -> int:
         async with reaching(home, Private.IF_HISTORY) as reach:
-            watcher = LogWatcher(screen, selection)
+            found = meant(run, await reach.runs(), selection.workflow)
+            job = selection.job if found.job is None else found.job
+            chosen = replace(selection, job=job)
+            watcher = LogWatcher(screen, chosen)
             read = _follow if follow else _read
-            code = await read(reach, run, selection, watcher)
+            code = await read(reach, found.picture, chosen, watcher)
             await watcher.flush_tails()
             await screen.job_ended()
             return code
@@ -181,8 +188,9 @@ def show(home: Home, run: str, selection: Selection, follow: bool) -> int:
     return carry_out(look())
 
 
-async def _read(reach: Reach, run: str, selection: Selection, watcher: LogWatcher) -> int:
-    picture = chosen_run(run, await reach.runs())
+async def _read(
+    reach: Reach, picture: RunPicture, selection: Selection, watcher: LogWatcher
+) -> int:
     chosen = [job for job in picture.record.jobs if selection.job in (None, job.key.job)]
     if selection.job is not None and not chosen:
         count = len(picture.record.jobs)
@@ -253,10 +261,11 @@ def _last_heard(job: JobRecord, away: Away | None) -> str:
     return f"{name} does not answer, last heard {ago(away.heard_at, datetime.now(UTC))}"
 
 
-async def _follow(reach: Reach, run: str, selection: Selection, watcher: LogWatcher) -> int:
+async def _follow(
+    reach: Reach, picture: RunPicture, selection: Selection, watcher: LogWatcher
+) -> int:
     from dstack_cli.following import RunFollower
 
-    picture = chosen_run(run, await reach.runs())
     for job in picture.record.jobs:
         chosen = selection.job in (None, job.key.job)
         away = picture.away_of(job.agent_id) if chosen else None
@@ -265,7 +274,7 @@ async def _follow(reach: Reach, run: str, selection: Selection, watcher: LogWatc
         if away is not None and job.state.state.ended:
             await _show_tail(reach, job, away, watcher)
     if selection.last is not None and not picture.stale:
-        await _read(reach, run, selection, watcher)
+        await _read(reach, picture, selection, watcher)
         await watcher.flush_tails()
     end = await RunFollower(reach, picture, watcher, selection.job).run()
     return exit_codes.of_end(end)

@@ -61,10 +61,22 @@ def _counted(text: str, known: Sequence[Named], what: str) -> Named:
 
 
 def _missing(text: str, known: Sequence[Named], what: str) -> Missing:
-    close = difflib.get_close_matches(text, [one.name for one in known], n=3, cutoff=0.6)
     listing = LISTINGS.get(what, "dstack agents")
-    hint = f"did you mean {listed(close, 'or')}?" if close else f"{listing} lists them"
+    hint = close_to(text, [one.name for one in known]) or f"{listing} lists them"
     return Missing(f"There is no {what} {text!r}.", f"{len(known)} are known.", hint)
+
+
+def close_to(text: str, known: Iterable[str]) -> str:
+    """A question after what was meant, if something known is spelled like it; else ""."""
+    lower = {one.lower(): one for one in reversed(list(known))}
+    close = difflib.get_close_matches(text.lower(), lower, n=3, cutoff=0.6)
+    return f"did you mean {listed((lower[one] for one in close), 'or')}?" if close else ""
+
+
+def misread(word: str, known: Sequence[str], more: str) -> Misused:
+    """The error of a word that is none of those that a verb takes."""
+    why = f"There are {listed(known)}."
+    return Misused(f"{word!r} cannot be meant.", why, close_to(word, known) or more, code="usage")
 
 
 def listed(words: Iterable[str], last: str = "and") -> str:

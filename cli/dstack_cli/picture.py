@@ -22,7 +22,7 @@ from dstack_scheduler.job import (
     StateChange,
     TagRecord,
 )
-from dstack_scheduler.resolve import merged_tags
+from dstack_scheduler.resolve import merged_tags, removed_runs
 
 _ORDER = {state: place for place, state in enumerate(JobState)}
 _ACTIVE = (
@@ -59,6 +59,7 @@ class RunPicture:
         tellers: Agents that know of it, those that have its jobs first.
         away: Agents that have its jobs and do not answer: what they said last is shown.
         kept: Whether a remote has it, or it was pulled: it ended, and never changes again.
+        removed: Whether somebody removed it: what it kept is there for as long as a tag names it.
     """
 
     record: RunRecord
@@ -67,6 +68,7 @@ class RunPicture:
     tellers: tuple[PeerId, ...] = ()
     away: tuple[Away, ...] = ()
     kept: bool = False
+    removed: bool = False
 
     @property
     def stale(self) -> bool:
@@ -94,7 +96,17 @@ class RunPicture:
 def put_together(
     listings: Sequence[tuple[PeerId, Listing]], remembered: Iterable[Submitted] = ()
 ) -> list[RunPicture]:
-    """All runs, newest first. An agent that has one job of a run may not know of the others."""
+    """The runs that are listed, newest first."""
+    return [one for one in everything(listings, remembered) if not one.removed]
+
+
+def everything(
+    listings: Sequence[tuple[PeerId, Listing]], remembered: Iterable[Submitted] = ()
+) -> list[RunPicture]:
+    """All runs, those that only a tag holds too. Newest first.
+
+    An agent that has one job of a run may not know of the others.
+    """
     told: dict[RunId, list[tuple[PeerId, RunRecord]]] = {}
     for peer_id, listing in words(listings):
         for run in listing.runs:
@@ -103,7 +115,10 @@ def put_together(
     ours = {RunId(run.run_id): run for run in remembered}
     away = absentees(listings)
     pictures = [_picture(tellings, tags, ours, away) for tellings in told.values()]
-    pictures += [_unheard(run) for run_id, run in ours.items() if run_id not in told]
+    said = {one.run_id for _, listing in listings for one in listing.removed}
+    pictures += [_unheard(run) for run_id, run in ours.items() if run_id not in {*told, *said}]
+    gone = removed_runs([listing for _, listing in listings])
+    pictures = [replace(one, removed=one.record.run_id in gone) for one in pictures]
     return sorted(
         pictures, key=lambda run: (run.record.submitted_at, run.record.run_id), reverse=True
     )
@@ -117,7 +132,10 @@ def words(listings: Sequence[tuple[PeerId, Listing]]) -> list[tuple[PeerId, List
         held = passed_on.get(telling.agent_id)
         if telling.agent_id not in direct and (held is None or telling.said_at > held.said_at):
             passed_on[telling.agent_id] = telling
-    others = [(peer, Listing(one.runs, one.tags)) for peer, one in sorted(passed_on.items())]
+    others = [
+        (peer, Listing(one.runs, one.tags, removed=one.removed))
+        for peer, one in sorted(passed_on.items())
+    ]
     return [*listings, *others]
 
 

@@ -1,15 +1,19 @@
 """What this home submitted: so that `@` works and a run is shown even while its agents are away.
 
 One line of JSON a run, appended; small enough to be read whole. Kept beside it is a plain list of
-names for TAB completion, which starts no Python.
+names for TAB completion, which starts no Python, and what each run was made of, so that it can be
+started again. Several commands may write at once: each has the lock while it does.
 """
 
+import fcntl
 import json
-import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dstack_mesh.durable import write_durably
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 
@@ -36,31 +40,36 @@ class Submitted:
 
 
 def remember(home: Home, submitted: Submitted) -> None:
-    """Writes a run down. Several commands may do so at once: a line is one write."""
-    home.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Writes a run down."""
     line = json.dumps(asdict(submitted)) + "\n"
-    path = _file(home)
-    with path.open("ab", buffering=0) as kept:
-        kept.write(line.encode())
-    with (home.state / "run-names").open("ab", buffering=0) as names:
-        names.write(f"{submitted.run_name}\n".encode())
+    with _locked(home):
+        with _file(home).open("ab", buffering=0) as kept:
+            kept.write(line.encode())
+        with _names(home).open("ab", buffering=0) as names:
+            names.write(f"{submitted.run_name}\n".encode())
 
 
 def recall(home: Home) -> list[Submitted]:
     """Runs that were submitted from here, newest first. A torn line is left out."""
-    try:
-        lines = _file(home).read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
+    lines = _lines(home)
     if len(lines) > 2 * KEPT:
-        lines = lines[-KEPT:]
-        _replace(_file(home), lines)
-    known: dict[str, Submitted] = {}
-    for line in lines:
-        submitted = _parsed(line)
-        if submitted is not None:
-            known[submitted.run_id] = submitted
+        with _locked(home):
+            lines = _lines(home)[-KEPT:]
+            _replace(home, lines)
+    known = {run.run_id: run for run in map(_parsed, lines) if run is not None}
     return sorted(known.values(), key=lambda run: (run.submitted_at, run.run_id), reverse=True)
+
+
+def forget(home: Home, run_ids: Sequence[str]) -> None:
+    """Forgets runs, and what they were made of."""
+    with _locked(home):
+        runs = ((line, _parsed(line)) for line in _lines(home))
+        _replace(home, [line for line, run in runs if run is None or run.run_id not in run_ids])
+
+
+def order_file(home: Home, run_id: str) -> Path:
+    """Where it is kept what a run was made of; `orders` reads and writes it."""
+    return home.state / "orders" / run_id
 
 
 def submitted_now() -> str:
@@ -72,6 +81,25 @@ def _file(home: Home) -> Path:
     return home.state / "submitted.jsonl"
 
 
+def _names(home: Home) -> Path:
+    return home.state / "run-names"
+
+
+@contextmanager
+def _locked(home: Home) -> Generator[None]:
+    home.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (home.state / "submitted.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _lines(home: Home) -> list[str]:
+    try:
+        return _file(home).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
 def _parsed(line: str) -> Submitted | None:
     try:
         return Submitted(**json.loads(line))
@@ -79,7 +107,13 @@ def _parsed(line: str) -> Submitted | None:
         return None
 
 
-def _replace(path: Path, lines: list[str]) -> None:
-    fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.write_text("".join(f"{line}\n" for line in lines))
-    fresh.replace(path)
+def _replace(home: Home, lines: Sequence[str]) -> None:
+    """Has these lines alone, the names of their runs, and what those were made of."""
+    write_durably(_file(home), "".join(f"{line}\n" for line in lines).encode(), sync=False)
+    runs = [run for run in map(_parsed, lines) if run is not None]
+    names = "".join(f"{run.run_name}\n" for run in runs)
+    write_durably(_names(home), names.encode(), sync=False)
+    known = {run.run_id for run in runs}
+    for file in order_file(home, "any").parent.glob("*"):
+        if file.name not in known:
+            file.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dstack_cli.choosing import meant
 from dstack_cli.kept import (
     KeptArtifact,
     Source,
@@ -20,8 +21,8 @@ from dstack_cli.output.runs import away_text
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.output.words import count, duration, size
-from dstack_cli.picture import RunPicture, put_together
-from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_cli.picture import RunPicture, everything
+from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_cli.remembered import recall
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.faults import Damaged, MeshError, Missing, Unreachable
@@ -34,11 +35,12 @@ TICK_SECONDS = 0.2
 
 @frozen
 class Looking:
-    """What of a run's artifacts to list, and how."""
+    """What of a run's artifacts to list, and how; `workflow` narrows it to that one's jobs."""
 
     prefix: str = ""
     recursive: bool = False
     total: bool = False
+    workflow: str = ""
 
 
 def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
@@ -46,7 +48,7 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
 
     async def look() -> None:
         async with reaching(home, Private.IF_HISTORY) as reach:
-            source = await source_of(reach, run)
+            source = await source_of(reach, run, looking.workflow)
             artifacts = artifacts_of(source.picture, source.workflow)
             found = wanted(looking.prefix, artifacts, source.picture.record.run_name)
             holders = _Holders(reach, source.picture)
@@ -68,7 +70,7 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
     carry_out(look())
 
 
-def fetch(home: Home, run: str, path: str, dest: Path) -> None:
+def fetch(home: Home, run: str, path: str, dest: Path, workflow: str = "") -> None:
     """Brings what a path names to a place on this machine, every byte checked by its hash."""
 
     from dstack_mesh.allocator import collect_rarely, keep_buffers  # a listing does without
@@ -79,7 +81,7 @@ def fetch(home: Home, run: str, path: str, dest: Path) -> None:
 
     async def bring() -> None:
         async with reaching(home, Private.IF_HISTORY) as reach:
-            source = await source_of(reach, run)
+            source = await source_of(reach, run, workflow)
             artifacts = artifacts_of(source.picture, source.workflow)
             found = wanted(path, artifacts, source.picture.record.run_name)
             screen = Screen(Terminal.of_process())
@@ -147,15 +149,17 @@ class _Fetching:
             await asyncio.sleep(TICK_SECONDS)
 
 
-async def source_of(reach: Reach, text: str) -> Source:
-    """The run that "RUN", ":TAG" or "WORKFLOW:TAG" means."""
+async def source_of(reach: Reach, text: str, workflow: str = "") -> Source:
+    """The run that "RUN", "JOB", ":TAG" or "WORKFLOW:TAG" means; `workflow` narrows a run."""
     listings = await reach.listings()
-    pictures = put_together(listings, recall(reach.home))
+    pictures = everything(listings, recall(reach.home))
     if ":" in text:
         from dstack_cli.here import repo_of
 
         return by_tag(text, pictures, [one for _, one in listings], repo_of(Path.cwd()))
-    return Source(chosen_run(text, pictures))
+    found = meant(text, [one for one in pictures if not one.removed], workflow)
+    names = {job.key.job: job.workflow for job in found.picture.record.jobs}
+    return Source(found.picture, names.get(found.job, "") if found.job is not None else "")
 
 
 class _Holders:

@@ -5,11 +5,13 @@ import posixpath
 import random
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import field, replace
 from datetime import UTC, datetime
 
 from dstack_cli.code import Code
 from dstack_cli.naming import owner
+from dstack_cli.orders import keep_order
 from dstack_cli.reach import Reach
 from dstack_cli.remembered import Submitted, remember
 from dstack_cli.vouching import Vouching
@@ -132,6 +134,8 @@ class DrivenWork:
                 job_count=record.job_count,
             ),
         )
+        with suppress(OSError):  # a full disk: the run cannot be started again, and no more
+            keep_order(self._reach.home, record, self._driver.hand_over().jobs)
 
 
 async def submission(order: Order) -> Submission:

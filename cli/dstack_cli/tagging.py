@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dstack_cli.here import repo_of
 from dstack_cli.misused import Misused
-from dstack_cli.names import listed
+from dstack_cli.names import close_to, listed
 from dstack_cli.naming_tags import say_tag
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Listing, Output
@@ -99,12 +99,18 @@ def show(home: Home, output: Output) -> None:
 def _sorted_out(
     run: str, tag: str | None, pictures: Sequence[RunPicture]
 ) -> tuple[RunPicture, str]:
+    names = {one.record.run_name for one in pictures}
+    if tag is not None and tag in names and run not in names and not run.startswith("@"):
+        return chosen_run(tag, pictures), check_tag(run)
     try:
         picture = chosen_run(run, pictures)
-    except Missing:
+    except Missing as missing:
         if tag is None:
             raise
-        return chosen_run(tag, pictures), check_tag(run)
+        try:
+            return chosen_run(tag, pictures), check_tag(run)
+        except Missing:
+            raise missing from None
     return picture, check_tag(tag or picture.record.run_name)
 
 
@@ -123,7 +129,12 @@ def _meant(
             "run it in a folder of that repository",
             code="ambiguous",
         )
-    run_id = chosen_run(name, pictures).record.run_id
+    try:
+        run_id = chosen_run(name, pictures).record.run_id
+    except Missing:
+        hint = close_to(name, [one.tag for one in held]) or "dstack tags"
+        what = f"There is no tag and no run {name!r}."
+        raise Missing(what, "", hint, code="no-such-tag") from None
     of_run = [one for one in held if one.run_id == run_id]
     if not of_run:
         raise Missing(f"{name} has no tag.", "", "dstack tags", code="no-such-tag")

@@ -35,6 +35,11 @@ class VerbGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if find(name) is None and not name.startswith("-"):
+            from dstack_cli.replaced import find_replaced  # only old scripts need it
+
+            old = find_replaced(name)
+            if old is not None:
+                raise old
             raise click.exceptions.NoSuchCommand(name, possibilities=spellings(), ctx=ctx)
         return super().resolve_command(ctx, args)
 

@@ -29,6 +29,7 @@ from dstack_scheduler.job import (
     TagRecord,
 )
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.removal import Removal
 from dstack_scheduler.verdict import Bid
 
 OTHER_THAN = "not:"
@@ -111,6 +112,7 @@ class Telling:
     runs: tuple[RunRecord, ...] = ()
     tags: tuple[TagRecord, ...] = ()
     revoked: bool = False
+    removed: tuple[Removal, ...] = ()
 
 
 @frozen
@@ -119,12 +121,14 @@ class Listing:
 
     Attributes:
         for_all: Whether the agent tells of others at all.
+        removed: Runs that it says are removed; one that a tag names is told all the same.
     """
 
     runs: tuple[RunRecord, ...]
     tags: tuple[TagRecord, ...]
     others: tuple[Telling, ...] = ()
     for_all: bool = False
+    removed: tuple[Removal, ...] = ()
 
 
 @frozen
@@ -216,6 +220,13 @@ class Agent(Protocol):
     async def drive(self, record: RunRecord, jobs: Sequence[DrivenJob], epoch: int) -> None: ...
 
     async def tag(self, tag: TagRecord) -> None: ...
+
+    async def remove(self, run_id: RunId) -> None:
+        """Takes a run that ended out of all lists.
+
+        Raises Refused while it goes on, Missing if nobody told the agent of it.
+        """
+        ...
 
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
         """Brings the submitter's signature of a job that the caller gave to the agent."""

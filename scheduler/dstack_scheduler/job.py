@@ -290,7 +290,12 @@ class JobRecord:
 
 @frozen
 class RunRecord:
-    """A run as far as one peer knows it. `job_count` is how many jobs it has in all."""
+    """A run as far as one peer knows it.
+
+    Attributes:
+        job_count: How many jobs it has in all.
+        given_by: The peer that gave it to whoever tells of it; empty for the owner of that home.
+    """
 
     run_id: RunId
     run_name: RunName
@@ -301,6 +306,7 @@ class RunRecord:
     revision: Revision = Revision()
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     jobs: tuple[JobRecord, ...] = ()
+    given_by: PeerId = PeerId("")
 
 
 @frozen

@@ -14,10 +14,12 @@ from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import Input, JobRecord, JobState, RunRecord, Source, TagRecord
 from dstack_scheduler.plan import Reuse
+from dstack_scheduler.removal import removed
 from dstack_scheduler.workflow.problem import did_you_mean
 
 LATEST = "latest"
 SHOWN = 5
+NONE: frozenset[RunId] = frozenset()
 
 
 def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input, ...]:
@@ -33,9 +35,13 @@ def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input
     repo = reuse.repo or repo
     runs = merged_runs(known)
     tags = merged_tags(known)
-    run = _tagged(reuse, repo, runs, tags) if reuse.tag else _newest(reuse.workflow, repo, runs)
+    gone = removed_runs(known)
+    listed = {run_id: run for run_id, run in runs.items() if run_id not in gone}
+    run = _tagged(reuse, repo, runs, tags) if reuse.tag else None
+    if run is None and reuse.tag in ("", LATEST) and not _is_given(reuse, repo, tags):
+        run = _newest(reuse.workflow, repo, listed)
     if run is None:
-        raise _missing(reuse, repo, runs, tags)
+        raise _missing(reuse, repo, listed, tags)
     jobs = [job for job in run.jobs if reuse.workflow in ("", job.workflow)]
     if not reuse.workflow:
         jobs = [job for job in jobs if job.workflow == run.target] or jobs
@@ -84,11 +90,22 @@ def merged_runs(listings: Iterable[Listing]) -> dict[RunId, RunRecord]:
     return {run_id: _merged(records) for run_id, records in heard.items()}
 
 
+def removed_runs(listings: Sequence[Listing]) -> frozenset[RunId]:
+    """Runs that are removed: they count no more but behind a tag."""
+    said = flattened(listings)
+    removals = [one for listing in said for one in listing.removed]
+    # Most homes have removed nothing.
+    return (
+        removed((run for listing in said for run in listing.runs), removals) if removals else NONE
+    )
+
+
 def flattened(listings: Iterable[Listing]) -> list[Listing]:
     """What agents know first-hand, and beside it what they pass on of others."""
     found: list[Listing] = []
     for listing in listings:
-        found += [listing, *(Listing(each.runs, each.tags) for each in listing.others)]
+        others = (Listing(one.runs, one.tags, removed=one.removed) for one in listing.others)
+        found += [listing, *others]
     return found
 
 
@@ -117,9 +134,13 @@ def _tagged(
     tags: dict[tuple[str, str], TagRecord],
 ) -> RunRecord | None:
     tag = tags.get((repo, reuse.tag))
-    if tag is not None and tag.run_id is not None:
-        return runs.get(tag.run_id)
-    return _newest(reuse.workflow, repo, runs) if reuse.tag == LATEST else None
+    return runs.get(tag.run_id) if tag is not None and tag.run_id is not None else None
+
+
+def _is_given(reuse: Reuse, repo: str, tags: dict[tuple[str, str], TagRecord]) -> bool:
+    """Whether the name is somebody's word: then the newest run does not take its place."""
+    tag = tags.get((repo, reuse.tag))
+    return bool(reuse.tag) and tag is not None and tag.run_id is not None
 
 
 def _newest(workflow: str, repo: str, runs: dict[RunId, RunRecord]) -> RunRecord | None:

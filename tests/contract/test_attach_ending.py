@@ -36,6 +36,9 @@ class Full(rpc.RunServiceServicer):
     async def Drive(self, request: pb.DriveRequest, context: Any) -> pb.DriveResponse:
         return pb.DriveResponse()
 
+    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:
+        return pb.RemoveResponse()
+
     async def Tag(self, request: pb.TagRequest, context: Any) -> pb.TagResponse:
         return pb.TagResponse()
 

@@ -213,12 +213,13 @@ def test_whatever_agent_dies_a_fresh_laptop_lists_every_run_within_a_second(lab:
 
 def test_what_a_dead_agent_had_is_shown_with_when_it_was_heard(lab: Lab) -> None:
     person = laptop(lab, "watcher", "ws-2")
-    done = run_on(lab, person, "talk", "ws-4")
-    ended(lab, person, done)
+    done, needless = (run_on(lab, person, "talk", "ws-4") for _ in range(2))
+    for run in (done, needless):
+        ended(lab, person, run)
     goes_on = run_on(lab, person, "sleep", "ws-4")
     eventually(lambda: listed(person)[goes_on]["status"] == "running", within=10, every=0.2)
     person.dstack("tag", done, "good", check=True)
-    everybody_tells(lab, {done, goes_on})
+    everybody_tells(lab, {done, needless, goes_on})
     whole = person.dstack("logs", done, check=True)
     eventually(lambda: goes_on in advertised(lab.peers["ws-1"], "ws-4"), within=15, every=0.2)
     lab.daemons["ws-4"].kill()
@@ -256,9 +257,15 @@ def test_what_a_dead_agent_had_is_shown_with_when_it_was_heard(lab: Lab) -> None
         assert agents["ws-4"]["stale"] and agents["ws-4"]["cpus"]
         assert goes_on in agents["ws-4"]["running"]
         assert not agents["ws-1"]["stale"]
+
+        removed = person.dstack("rm", needless, "-y", check=True)
+        assert b"ws-4 does not answer; it hears of it when it is back" in removed.stderr
+        assert needless not in listed(laptop(lab, "passer-by", "ws-3"))
     finally:
         lab.daemons["ws-4"].start()
     eventually(lambda: not listed(person)[goes_on]["stale"], within=40, every=0.5)
+    for peer in lab.peers.values():
+        eventually(lambda peer=peer: needless not in told(peer), within=40, every=0.5)
     person.dstack("stop", goes_on, "-x", check=True)
 
 
@@ -276,3 +283,22 @@ def test_what_was_said_to_one_agent_survives_it(lab: Lab) -> None:
         lab.daemons["ws-3"].start()
     eventually(lambda: listed(person)[run]["status"] == "running", within=10, every=0.2)
     person.dstack("stop", run, "-x", check=True)
+
+
+def test_a_removed_run_is_gone_at_every_agent_and_what_a_tag_names_stays(lab: Lab) -> None:
+    person, other = laptop(lab, "tidy", "ws-1"), laptop(lab, "other", "ws-2")
+    gone, kept = (run_on(lab, person, "talk", "ws-3") for _ in range(2))
+    for run in (gone, kept):
+        ended(lab, person, run)
+    person.dstack("tag", kept, "kept", check=True, cwd=lab.code)
+    everybody_tells(lab, {gone, kept})
+    refused = other.dstack("rm", gone, "-y", cwd=lab.code)
+    assert refused.returncode == 77 and gone in listed(other), said(refused)
+    person.dstack("prune", "-f", check=True, cwd=lab.code)
+    assert gone not in listed(other) and kept in listed(other)
+    for peer in lab.peers.values():
+        eventually(lambda peer=peer: gone not in told(peer), within=10, every=0.1)
+    person.dstack("rm", kept, "-y", check=True, cwd=lab.code)
+    assert kept not in listed(other)
+    files = other.json("ls", ":kept", "-r", cwd=lab.code)["items"]
+    assert [one["path"] for one in files] == ["out/file"]

@@ -39,6 +39,9 @@ class Scripted(rpc.RunServiceServicer):
     async def Drive(self, request: pb.DriveRequest, context: Any) -> pb.DriveResponse:
         return pb.DriveResponse()
 
+    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:
+        return pb.RemoveResponse()
+
     async def Tag(self, request: pb.TagRequest, context: Any) -> pb.TagResponse:
         return pb.TagResponse()
 

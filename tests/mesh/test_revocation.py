@@ -308,6 +308,9 @@ class Unused(rpc.RunServiceServicer):
     async def Drive(self, request: pb.DriveRequest, context: Any) -> pb.DriveResponse:
         raise AssertionError
 
+    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:
+        raise AssertionError
+
     async def Tag(self, request: pb.TagRequest, context: Any) -> pb.TagResponse:
         raise AssertionError
 

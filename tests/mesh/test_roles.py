@@ -19,6 +19,7 @@ from dstack_mesh.ids import Address, PeerId, RunId, RunName
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
+from dstack_mesh.wire.caller import Caller
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.server import listen_tcp, make_server
@@ -66,6 +67,9 @@ class Told:
     async def tag(self, tag: TagRecord, by: PeerId) -> None:
         raise AssertionError("nobody names")
 
+    async def remove(self, run_id: RunId, who: Caller) -> None:
+        raise AssertionError("nobody removes")
+
 
 @asynccontextmanager
 async def asked_by(
@@ -76,7 +80,15 @@ async def asked_by(
     told.gave = frozenset({member(home).peer_id if own else GIVER})
     store = ChunkStore(folder / "chunks")
     wishes = Wishes(told.follow, told.stop, store, told.givers)
-    runs = Runs(lambda names: Listing((), ()), told.drive, told.tag, told.heard, told.heard)
+    runs = Runs(
+        lambda names: Listing((), ()),
+        told.drive,
+        told.tag,
+        told.heard,
+        told.heard,
+        told.remove,
+        told.heard,
+    )
     server, channels = make_server(), Channels(home)
     rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs), server)
     port = listen_tcp(server, member(mesh.root), "127.0.0.1", 0)

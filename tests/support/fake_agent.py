@@ -166,6 +166,7 @@ class FakeMachine:
         self.jobs: dict[JobKey, FakeJob] = {}
         self.epochs: dict[tuple[RunId, int], int] = {}
         self.tags: dict[tuple[str, str], TagRecord] = {}
+        self.removed: set[RunId] = set()
         self.vouched: dict[tuple[RunId, int], Signed] = {}
         self.driven: list[tuple[RunRecord, tuple[DrivenJob, ...], int]] = []
         self.calls: list[str] = []
@@ -331,6 +332,10 @@ class FakeAgent:
         known = self.machine.tags.get(place)
         if known is None or (tag.at, tag.run_id or "") > (known.at, known.run_id or ""):
             self.machine.tags[place] = tag
+
+    async def remove(self, run_id: RunId) -> None:
+        self._arrive("remove")
+        self.machine.removed.add(run_id)
 
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
         self._arrive("vouch")

@@ -190,6 +190,7 @@ def _runs() -> dict[str, Sequence[Message]]:
                 epoch=2,
             )
         ],
+        "RunService/Remove": [run_pb2.RemoveRequest(run_id=machines.key().run_id)],
         "RunService/Tag": [run_pb2.TagRequest(tag=convert.tag_to_wire(tag))],
     }
 

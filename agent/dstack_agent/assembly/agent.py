@@ -9,10 +9,10 @@ from typing import Any
 from dstack_agent.assembly.company import Company, company_of
 from dstack_agent.assembly.ground import Ground
 from dstack_agent.assembly.work import Work, reclaiming_of, work_of
-from dstack_agent.gossip import Chorus, open_chorus, sources_of
+from dstack_agent.gossip import Chorus, listings_of, open_chorus, sources_of
 from dstack_agent.housekeeping import housekeeping_of
-from dstack_agent.listing import Listings
 from dstack_agent.notary import Notary
+from dstack_agent.removing import Heard, Left, Removing
 from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.evidence import Testimony
 from dstack_agent.servicers.membership import Answers
@@ -51,6 +51,7 @@ class Agent:
     work: Work
     chorus: Chorus | None
     notary: Notary
+    removing: Removing
     answers: Answers
     invitations: Invitations | None
 
@@ -60,6 +61,7 @@ class Agent:
         parts: list[Running] = [company.portrait.run(), work.supervisor.run(ready)]
         parts += [work.desk.run(), work.driving.run(), company.roll.run(), company.twins.run()]
         parts += [self.notary.run(), start.word.run(), self.ground.auditor.run()]
+        parts.append(self.removing.run())
         parts.append(reclaiming_of(self.ground, company, work.supervisor).run())
         agents, channels = company.roll.agents, self.ground.channels
         parts.append(housekeeping_of(start.settings, self.ground.memory, channels, agents).run())
@@ -96,14 +98,15 @@ async def assemble(ground: Ground, server: Server, stack: AsyncExitStack) -> Age
     chorus = await chorus_of(ground, company, stack) if start.membership is not None else None
     answers = answers_of(ground, company, work)
     testimony = testimony_of(ground, company, notary, chorus)
-    add_servicers(server, served_of(ground, work, answers, testimony, chorus))
+    removing = removing_of(ground, work, answers, chorus)
+    add_servicers(server, served_of(ground, work, answers, testimony, removing, chorus))
     keeper, invitations = start.members.keeper, None
     if keeper is not None:
         add_roster(server, start.home, keeper, start.clock)
         seeds, host = company.portrait.addresses, start.settings.host
         invitations = add_invitations(server, start.home, seeds, host, keeper)
         await company.portrait.look()  # who says Hello is told where to call back
-    return Agent(ground, company, work, chorus, notary, answers, invitations)
+    return Agent(ground, company, work, chorus, notary, removing, answers, invitations)
 
 
 async def chorus_of(ground: Ground, company: Company, stack: AsyncExitStack) -> Chorus:
@@ -148,13 +151,35 @@ def answers_of(ground: Ground, company: Company, work: Work) -> Answers:
     )
 
 
+def removing_of(ground: Ground, work: Work, answers: Answers, chorus: Chorus | None) -> Removing:
+    """What takes runs out of all lists."""
+    memory, heard = ground.memory, None
+    if chorus is not None:
+        memory.removals.heard_tags = chorus.hearsay.tags
+        heard = Heard(chorus.hearsay.removals, chorus.hearsay.tells_of)
+    return Removing(
+        answers.card().peer_id,
+        listings_of(memory, answers),
+        memory.removals,
+        Left(memory.records, memory.driven, memory.store, ground.start.home.jobs),
+        givers=work.steering.ever_gave,
+        goes_on=lambda run_id: work.driving.giver(run_id) is not None,
+        clock=ground.start.clock,
+        heard=heard,
+    )
+
+
 def served_of(
-    ground: Ground, work: Work, answers: Answers, testimony: Testimony, chorus: Chorus | None
+    ground: Ground,
+    work: Work,
+    answers: Answers,
+    testimony: Testimony,
+    removing: Removing,
+    chorus: Chorus | None,
 ) -> Served:
     """What the services speak for."""
     memory, steering = ground.memory, work.steering
-    others = chorus.hearsay.tellings if chorus is not None else None
-    listings = Listings(memory.records, memory.driven, memory.tags, answers.card, others)
+    listings = listings_of(memory, answers, chorus.hearsay.tellings if chorus is not None else None)
     return Served(
         answers=answers,
         desk=work.desk,
@@ -170,6 +195,8 @@ def served_of(
             tag=memory.tags.state,
             stopped=ground.auditor.stopped,
             tagged=ground.auditor.tagged,
+            remove=removing.remove,
+            removed=ground.auditor.removed,
         ),
         owner=work.owner,
         testimony=testimony,

@@ -119,6 +119,11 @@ class Auditor:
             word, name, role = self._told(who)
             self._entries.write(Entry(What.DELETED, word, f"tag {tag.repo} {tag.tag}", name, role))
 
+    def removed(self, who: Caller, run_id: RunId) -> None:
+        """A run was removed."""
+        word, name, role = self._told(who)
+        self._entries.write(Entry(What.DELETED, word, f"run {run_id}", name, role))
+
     def _told(self, who: Caller | None) -> tuple[str, str, str]:
         match who:
             case Member(peer_id, role):

@@ -35,6 +35,8 @@ class Runs:
         tag: Writes a statement of a peer down. Raises Busy.
         stopped: Hears who ended a run, for whom, whether at once, and who gave it to this agent.
         tagged: Hears who made a statement that was written down.
+        remove: Takes a run out of all lists for whoever calls. Raises Refused, Missing, Forbidden.
+        removed: Hears who removed a run, and who gave it to this agent.
     """
 
     listing: Callable[[tuple[str, ...]], Listing]
@@ -42,6 +44,8 @@ class Runs:
     tag: Callable[[TagRecord, PeerId], Awaitable[None]]
     stopped: Callable[[Caller, Asker, RunId, bool, frozenset[PeerId]], None]
     tagged: Callable[[Caller, TagRecord], None]
+    remove: Callable[[RunId, Caller], Awaitable[None]]
+    removed: Callable[[Caller, RunId], None]
 
 
 class RunServicer(rpc.RunServiceServicer):
@@ -95,6 +99,14 @@ class RunServicer(rpc.RunServiceServicer):
         await self._runs.tag(tag, asker_of(context).peer_id)
         self._runs.tagged(caller(context), tag)
         return pb.TagResponse()
+
+    async def Remove(
+        self, request: pb.RemoveRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> pb.RemoveResponse:
+        run_id, who = fields.run_id(request.run_id), caller(context)
+        await self._runs.remove(run_id, who)
+        self._runs.removed(who, run_id)
+        return pb.RemoveResponse()
 
     async def _stop(
         self,

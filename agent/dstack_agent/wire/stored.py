@@ -24,6 +24,7 @@ from dstack_scheduler.job import (
     StateChange,
     TagRecord,
 )
+from dstack_scheduler.removal import Removal
 from dstack_scheduler.wire import convert
 
 M = TypeVar("M", bound=Message)
@@ -75,6 +76,14 @@ def pack_tag(tag: TagRecord) -> bytes:
 
 def unpack_tag(stored: bytes) -> TagRecord:
     return convert.tag_from_wire(_parsed(run_pb2.TagRecord, stored))
+
+
+def pack_removal(removal: Removal) -> bytes:
+    return convert.removal_to_wire(removal).SerializeToString()
+
+
+def unpack_removal(stored: bytes) -> Removal:
+    return convert.removal_from_wire(_parsed(run_pb2.Removal, stored))
 
 
 def pack_run(record: RunRecord) -> bytes:

@@ -11,7 +11,7 @@ from dstack_mesh.home import Home
 
 @click.command()
 @home_option
-@click.argument("words", nargs=-1, metavar="[list|download] (RUN|:TAG)")
+@click.argument("words", nargs=-1, metavar="[list|download] (RUN [WORKFLOW] | JOB | :TAG)")
 @click.option("-o", "--output", "folder", type=click.Path(path_type=Path), help="Download to DIR.")
 @click.option("-t", "--total", is_flag=True, help="One line for each artifact.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -19,14 +19,20 @@ from dstack_mesh.home import Home
 def artifacts(
     home: Home, words: tuple[str, ...], folder: Path | None, total: bool, as_json: bool
 ) -> None:
-    """List or download what a RUN or a :TAG kept; `dstack ls` and `dstack cp` do the same."""
+    """List or download what a RUN, a JOB or a :TAG kept, as `dstack ls` and `dstack cp` do."""
     from dstack_cli.output.forms import chosen
     from dstack_cli.shelves import Looking, fetch, list_kept
 
-    match words:
-        case ("list", run) | (run,) if folder is None and words != ("download",):
-            list_kept(home, run, Looking(recursive=True, total=total), chosen(as_json))
-        case ("download", run) | ("list", run) | (run,):
-            fetch(home, run, "", folder or Path.cwd())
+    action, names = (words[0], words[1:]) if words[:1] in _ACTIONS else ("", words)
+    match names:
+        case (run, *rest) if len(rest) < 2:
+            workflow = rest[0] if rest else ""
         case _:
             raise Misused("Which run?", "", "dstack artifacts list RUN", code="usage")
+    if action == "download" or folder is not None:
+        fetch(home, run, "", folder or Path.cwd(), workflow)
+    else:
+        list_kept(home, run, Looking("", True, total, workflow), chosen(as_json))
+
+
+_ACTIONS = (("list",), ("download",))

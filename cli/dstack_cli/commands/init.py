@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from dstack_cli.output.forms import chosen
+from dstack_cli.replaced import INIT, old_flags
 from dstack_cli.tree import home_option
 from dstack_mesh.faults import Refused
 
@@ -32,6 +33,7 @@ variables:
 
 @click.command()
 @home_option
+@old_flags(INIT)
 def init() -> None:
     """Write .dstack/workflows.yaml with a workflow `hello`. Never overwrites a file of yours."""
     from dstack_scheduler.workflow.schema import FILE, MODELINE, printed

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +26,7 @@ Draw = Callable[[Sequence["RunPicture"], datetime], Listing]
 @click.option("-a", "--all", "everything", is_flag=True, help="Finished runs too.")
 @click.option("-n", "--last", type=click.IntRange(1), help="The last N runs.")
 @click.option("-w", "--watch", is_flag=True, help="Show again as things change.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what went wrong, and ids.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
 @click.pass_obj
@@ -34,13 +36,15 @@ def ps(
     everything: bool,
     last: int | None,
     watch: bool,
+    verbose: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """List runs: those that go on, or the last one that ended."""
     from dstack_cli.output.runs import ps_listing
 
-    _list(home, _Choice(run, everything, last), ps_listing, chosen(as_json, quiet), watch)
+    draw = partial(ps_listing, verbose=verbose)
+    _list(home, _Choice(run, everything, last), draw, chosen(as_json, quiet), watch)
 
 
 @click.command()
@@ -49,6 +53,7 @@ def ps(
 @click.option("-a", "--all", "everything", is_flag=True, help="Finished runs too.")
 @click.option("-n", "--last", type=click.IntRange(1), help="The last N runs.")
 @click.option("-w", "--watch", is_flag=True, help="Show again as things change.")
+@click.option("--no-jobs", is_flag=True, help="One line for each run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
 @click.pass_obj
@@ -58,13 +63,15 @@ def status(
     everything: bool,
     last: int | None,
     watch: bool,
+    no_jobs: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """List runs and below each its jobs: RUN TAG JOB WORKFLOW VARIABLES SUBMITTED RUNNER STATUS."""
     from dstack_cli.output.runs import status_listing
 
-    _list(home, _Choice(run, everything, last), status_listing, chosen(as_json, quiet), watch)
+    draw = partial(status_listing, with_jobs=not no_jobs)
+    _list(home, _Choice(run, everything, last), draw, chosen(as_json, quiet), watch)
 
 
 class _Choice:

@@ -27,7 +27,7 @@ def secrets(home: Home, words: tuple[str, ...], yes: bool, as_json: bool, quiet:
     A value stays in this home. It travels when a job that asks for it is awarded, to that agent.
     """
     from dstack_cli import keeping_secrets
-    from dstack_cli.misused import Misused
+    from dstack_cli.names import misread
     from dstack_cli.output.forms import chosen
 
     match words:
@@ -44,4 +44,4 @@ def secrets(home: Home, words: tuple[str, ...], yes: bool, as_json: bool, quiet:
         case ("delete", name):
             keeping_secrets.delete(home, name, yes)
         case _:
-            raise Misused("What of the secrets?", "", "dstack secrets --help", code="usage")
+            raise misread(words[0], ("list", "add", "update", "delete"), "dstack secrets --help")

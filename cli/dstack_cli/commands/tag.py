@@ -34,24 +34,27 @@ def untag(home: Home, name: str) -> None:
 @click.command()
 @home_option
 @click.argument("words", nargs=-1, metavar="[list | add TAG [RUN] | delete TAG]")
-@click.option("-y", "--yes", is_flag=True, expose_value=False, hidden=True)
+@click.option("-r", "--run", "of_run", metavar="RUN", help="The run, as an option of `create`.")
+@click.option("-y", "--yes", is_flag=True, help="Nothing is asked.", expose_value=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
 @click.pass_obj
-def tags(home: Home, words: tuple[str, ...], as_json: bool, quiet: bool) -> None:
-    """List the names of runs."""
+def tags(
+    home: Home, words: tuple[str, ...], of_run: str | None, as_json: bool, quiet: bool
+) -> None:
+    """List the names of runs; `add` and `delete` do what `tag` and `untag` do."""
     from dstack_cli import tagging
-    from dstack_cli.misused import Misused
+    from dstack_cli.names import misread
     from dstack_cli.output.forms import chosen
 
     match words:
         case () | ("list",):
             tagging.show(home, chosen(as_json, quiet))
         case ("add" | "create", name):
-            tagging.give(home, "@", name)
+            tagging.give(home, of_run or "@", name)
         case ("add" | "create", name, run):
             tagging.give(home, run, name)
         case ("delete", name):
             tagging.take_back(home, name)
         case _:
-            raise Misused("What of the tags?", "", "dstack tags --help", code="usage")
+            raise misread(words[0], ("list", "add", "create", "delete"), "dstack tags --help")

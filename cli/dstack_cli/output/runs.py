@@ -9,7 +9,7 @@ from dstack_cli.output.table import Column, Table
 from dstack_cli.output.words import ago, rfc3339
 from dstack_cli.picture import Away, RunPicture
 from dstack_mesh.ids import RunId
-from dstack_scheduler.job import JobRecord, RunRecord
+from dstack_scheduler.job import JobRecord, JobState, RunRecord
 from dstack_scheduler.names import job_id
 
 SCHEMA = "dstack.runs/v1"
@@ -25,6 +25,7 @@ PS_COLUMNS = (
     Column("OWNER", 6),
     Column("TAG", 5),
 )
+VERBOSE_COLUMNS = (Column("ERROR", 7), Column("ID", 8))
 STATUS_COLUMNS = (
     Column("RUN"),
     Column("TAG", 3),
@@ -37,15 +38,21 @@ STATUS_COLUMNS = (
 )
 
 
-def ps_listing(pictures: Sequence[RunPicture], now: datetime) -> Listing:
-    """One line for each run."""
-    rows = tuple(_ps_row(picture, now) for picture in pictures)
-    return _listing(pictures, Table(PS_COLUMNS, rows))
+def ps_listing(pictures: Sequence[RunPicture], now: datetime, verbose: bool = False) -> Listing:
+    """One line for each run; `verbose` with what went wrong, or why it waits."""
+    rows = [_ps_row(picture, now) for picture in pictures]
+    if not verbose:
+        return _listing(pictures, Table(PS_COLUMNS, tuple(rows)))
+    more = ((_error(picture), str(picture.record.run_id)) for picture in pictures)
+    joined = tuple((*row, *told) for row, told in zip(rows, more, strict=True))
+    return _listing(pictures, Table(PS_COLUMNS + VERBOSE_COLUMNS, joined))
 
 
-def status_listing(pictures: Sequence[RunPicture], now: datetime) -> Listing:
+def status_listing(
+    pictures: Sequence[RunPicture], now: datetime, with_jobs: bool = True
+) -> Listing:
     """A line for each run, and below it one for each of its jobs."""
-    rows = [row for picture in pictures for row in _status_rows(picture, now)]
+    rows = [row for one in pictures for row in _status_rows(one, now)[: None if with_jobs else 1]]
     return _listing(pictures, Table(STATUS_COLUMNS, tuple(rows)))
 
 
@@ -121,6 +128,14 @@ def _ps_row(picture: RunPicture, now: datetime) -> tuple[str, ...]:
         record.owner,
         ", ".join(picture.tags),
     )
+
+
+def _error(picture: RunPicture) -> str:
+    """Why it is not done: the cause of the job that decides, or of the newest one."""
+    states = [picture.deciding] if picture.deciding is not None else []
+    states += [job.state for job in reversed(picture.record.jobs)]
+    told = next((state for state in states if state.state is not JobState.DONE), None)
+    return (told.cause or told.reason).split("\n")[0] if told is not None else ""
 
 
 def away_text(away: Sequence[Away], now: datetime) -> str:

@@ -139,6 +139,11 @@ class GrpcAgent:
         with translated(self._card.name):
             await self._runs.Tag(request, timeout=WRITE_SECONDS)
 
+    async def remove(self, run_id: RunId) -> None:
+        request = run_pb2.RemoveRequest(run_id=run_id)
+        with translated(self._card.name):
+            await self._runs.Remove(request, timeout=WRITE_SECONDS)
+
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
         from dstack_scheduler.wire.evidence import EvidenceClient  # a run that starts does without
 

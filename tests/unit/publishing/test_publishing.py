@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from dstack_agent import publishing, shares
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
-from dstack_agent.hearsay import AGENT, LOG, RUN, TAG, Hearsay
+from dstack_agent.hearsay import AGENT, LOG, REMOVAL, RUN, TAG, Hearsay
 from dstack_agent.listing import Listings
 from dstack_agent.publishing import Publisher, Sources, essence, fitting
 from dstack_agent.pulse import Pulse
 from dstack_agent.records import Records
+from dstack_agent.removals import Removals
 from dstack_agent.shares import Share
 from dstack_agent.tags import Tags
 from dstack_agent.touched import Touched
@@ -43,6 +44,7 @@ from dstack_scheduler.job import (
     StateChange,
     TagRecord,
 )
+from dstack_scheduler.removal import Removal
 from support.eventually import eventually_async
 from support.machines import question, spec
 from support.rounds import rounds
@@ -59,6 +61,7 @@ class Agent:
     book: RecordBook
     records: Records
     tags: Tags
+    removals: Removals
     hearsay: Hearsay
     known: list[KnownAgent]
     card: PeerCard
@@ -83,7 +86,8 @@ async def opened(folder: Path, name: str, signer: Signer) -> AsyncGenerator[Agen
         touched = Touched()
         records, tags = Records(database, touched), Tags(database, touched)
         driven = DrivenRuns(database, touched)
-        listings = Listings(records, driven, tags, lambda: card)
+        removals = Removals(database, tags, touched)
+        listings = Listings(records, driven, tags, lambda: card, removals=removals)
         known: list[KnownAgent] = []
         hearsay = Hearsay(book, Pulse(lambda: known, CLOCK), CLOCK, disbelieved.__contains__)
         answers = [answer_of(card)]
@@ -91,13 +95,16 @@ async def opened(folder: Path, name: str, signer: Signer) -> AsyncGenerator[Agen
             listings,
             records,
             tags,
+            removals,
             touched,
             lambda: answers[-1].machine,
             lambda machine: replace(answers[-1], machine=machine),
             lambda _: folder / "journal",
         )
         publisher = Publisher(book, sources, hearsay, CLOCK)
-        yield Agent(book, records, tags, hearsay, known, card, answers, publisher, disbelieved)
+        yield Agent(
+            book, records, tags, removals, hearsay, known, card, answers, publisher, disbelieved
+        )
     finally:
         store.close()
         database.close()
@@ -181,6 +188,25 @@ async def test_artifacts_and_tags_are_told(ws_1: Agent, ws_2: Agent) -> None:
         return bool(telling.runs and telling.runs[0].jobs[0].copies and telling.tags)
 
     await eventually_async(told, within=5)
+
+
+async def test_a_removed_run_is_told_no_more_and_that_it_was_removed_is(
+    ws_1: Agent, ws_2: Agent
+) -> None:
+    asked = question()
+    await ws_1.records.accept(job(asked.key), ())
+    await ws_1.records.enter(change(asked.key, JobState.DONE, 0))
+    await shown(ws_1, RUN, 1)
+    await tell(ws_1, ws_2)
+    assert ws_2.hearsay.tells_of(asked.key.run_id)
+    removal = Removal(asked.key.run_id, datetime.now(UTC), ws_1.book.writer, checked=True)
+    await ws_1.removals.state(removal)
+    await shown(ws_1, RUN, 0)
+    await shown(ws_1, REMOVAL, 1)
+    await tell(ws_1, ws_2)
+    [telling] = ws_2.hearsay.tellings(())
+    assert (telling.runs, telling.removed) == ((), (removal,))
+    assert list(ws_2.hearsay.removals()) == [removal]
 
 
 async def test_of_a_revoked_agent_only_what_had_ended_is_told(ws_1: Agent, ws_2: Agent) -> None:
@@ -340,7 +366,10 @@ async def test_the_largest_runs_an_agent_can_have_never_outgrow_what_others_hold
 
 
 def test_all_shares_together_fit_into_what_others_hold_of_an_agent() -> None:
-    all_of_them = [shares.RUNS, shares.TAGGED, shares.TAGS, shares.LOGS, shares.EVIDENCES]
+    all_of_them = [
+        *(shares.RUNS, shares.TAGGED, shares.TAGS),
+        *(shares.REMOVALS, shares.LOGS, shares.EVIDENCES),
+    ]
     advert = 1
     assert sum(one.most + one.spare for one in all_of_them) + advert <= BOUNDS.records
     assert sum(one.most_bytes for one in all_of_them) + (1 << 16) <= BOUNDS.stream_bytes

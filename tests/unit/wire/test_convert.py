@@ -33,6 +33,7 @@ from dstack_scheduler.job import (
     TagRecord,
 )
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.removal import Removal
 from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.verdict import Bid, Later, Never, NotNow, Now, Reason
 from dstack_scheduler.wire import convert, questions
@@ -133,7 +134,9 @@ run_records = st.builds(
     revisions,
     mappings,
     tuples(job_records),
+    st.just(PeerId("")) | peer_ids,
 )
+removals = st.builds(Removal, run_ids, instants, peer_ids, st.booleans())
 tags = st.builds(TagRecord, words, paths, st.none() | run_ids, run_names, instants)
 frames = st.builds(
     LogFrame, keys, st.sampled_from(LogStream), counts, st.binary(max_size=99), instants
@@ -190,6 +193,7 @@ BOTH_WAYS: list[
     ("end", keys.map(EndOfLog), convert.end_of_log_to_wire, convert.end_of_log_from_wire),
     ("job record", job_records, convert.job_record_to_wire, convert.job_record_from_wire),
     ("run record", run_records, convert.run_record_to_wire, convert.run_record_from_wire),
+    ("removal", removals, convert.removal_to_wire, convert.removal_from_wire),
     ("tag", tags, convert.tag_to_wire, convert.tag_from_wire),
     ("driven job", driven, convert.driven_to_wire, convert.driven_from_wire),
     ("verdict", verdicts, convert.verdict_to_wire, convert.verdict_from_wire),

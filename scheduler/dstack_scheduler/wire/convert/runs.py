@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from dstack_mesh.ids import RunName
+from dstack_mesh.ids import PeerId, RunName
 from dstack_mesh.v1 import records_pb2, run_pb2
 from dstack_scheduler.agent_port import DrivenJob, Listing, Telling
 from dstack_scheduler.job import (
@@ -17,6 +17,7 @@ from dstack_scheduler.job import (
     RunRecord,
     TagRecord,
 )
+from dstack_scheduler.removal import Removal
 from dstack_scheduler.wire import fields
 from dstack_scheduler.wire.convert.jobs import (
     key_from_wire,
@@ -201,6 +202,7 @@ def run_record_to_wire(record: RunRecord) -> run_pb2.RunRecord:
         variables=record.variables,
         jobs=[job_record_to_wire(job) for job in record.jobs],
         job_count=record.job_count,
+        given_by=record.given_by,
     )
 
 
@@ -215,6 +217,7 @@ def run_record_from_wire(wire: run_pb2.RunRecord) -> RunRecord:
         revision=revision_from_wire(wire.revision),
         variables=fields.mapping(wire.variables, "Variables"),
         jobs=tuple(job_record_from_wire(job) for job in fields.items(wire.jobs, "Jobs")),
+        given_by=fields.peer_id(wire.given_by) if wire.given_by else PeerId(""),
     )
 
 
@@ -238,6 +241,28 @@ def tag_from_wire(wire: run_pb2.TagRecord) -> TagRecord:
     )
 
 
+def removal_to_wire(removal: Removal) -> run_pb2.Removal:
+    return run_pb2.Removal(
+        run_id=removal.run_id,
+        at=fields.instant_to_wire(removal.at),
+        by=removal.by,
+        checked=removal.checked,
+    )
+
+
+def removal_from_wire(wire: run_pb2.Removal) -> Removal:
+    return Removal(
+        run_id=fields.run_id(wire.run_id),
+        at=fields.instant_from_wire(wire.at),
+        by=fields.peer_id(wire.by),
+        checked=wire.checked,
+    )
+
+
+def _removals_from_wire(wires: Iterable[run_pb2.Removal]) -> tuple[Removal, ...]:
+    return tuple(removal_from_wire(wire) for wire in fields.items(wires, "Removals"))
+
+
 def telling_to_wire(telling: Telling) -> run_pb2.Telling:
     return run_pb2.Telling(
         agent_id=telling.agent_id,
@@ -248,6 +273,7 @@ def telling_to_wire(telling: Telling) -> run_pb2.Telling:
         runs=[run_record_to_wire(run) for run in telling.runs],
         tags=[tag_to_wire(tag) for tag in telling.tags],
         revoked=telling.revoked,
+        removed=[removal_to_wire(one) for one in telling.removed],
     )
 
 
@@ -261,6 +287,7 @@ def telling_from_wire(wire: run_pb2.Telling) -> Telling:
         runs=tuple(run_record_from_wire(run) for run in fields.items(wire.runs, "Runs")),
         tags=tuple(tag_from_wire(tag) for tag in fields.items(wire.tags, "Tags")),
         revoked=wire.revoked,
+        removed=_removals_from_wire(wire.removed),
     )
 
 
@@ -270,6 +297,7 @@ def listing_to_wire(listing: Listing) -> run_pb2.ListResponse:
         tags=[tag_to_wire(tag) for tag in listing.tags],
         others=[telling_to_wire(telling) for telling in listing.others],
         for_all=listing.for_all,
+        removed=[removal_to_wire(one) for one in listing.removed],
     )
 
 
@@ -279,6 +307,7 @@ def listing_from_wire(wire: run_pb2.ListResponse) -> Listing:
         tags=tuple(tag_from_wire(tag) for tag in fields.items(wire.tags, "Tags")),
         others=tuple(telling_from_wire(one) for one in fields.items(wire.others, "Tellings")),
         for_all=wire.for_all,
+        removed=_removals_from_wire(wire.removed),
     )
 
 

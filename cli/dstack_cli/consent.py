@@ -1,0 +1,31 @@
+"""Asks a person before something is lost; whoever is no terminal is never asked."""
+
+import sys
+
+from dstack_cli.misused import Misused
+
+
+def agreed(question: str) -> bool:
+    """Whether somebody said yes; nobody did where nobody can be asked."""
+    if not sys.stdin.isatty():
+        return False
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def must_agree(question: str, yes: bool, again: str) -> bool:
+    """Whether to go on.
+
+    Args:
+        yes: Said beforehand.
+        again: The same command with the flag that says it.
+
+    Raises:
+        Misused: It was not said, and nobody is there to be asked.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise Misused("Nobody is there to answer.", question, again, code="not-agreed")
+    return agreed(question)
