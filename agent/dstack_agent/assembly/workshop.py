@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dstack_agent.assembly.company import Company
 from dstack_agent.assembly.ground import Ground
+from dstack_agent.environments.equipping import Equipper
+from dstack_agent.environments.keeping import KeptEnvironments
 from dstack_agent.executor import record
 from dstack_agent.executor.environment import Site, environment_of, free_ports
 from dstack_agent.executor.starting import Spare
@@ -43,6 +45,7 @@ def workshop_of(ground: Ground, company: Company, notes: Notes, spare: Spare) ->
         allowed=(home,),
         closed=settings.home.root,
         user_home=home,
+        equipper=Equipper(KeptEnvironments(settings.home.environments, settings.home.jobs)),
         limited=lambda spec: word.terms().limited(spec)[0],
         network=lambda: word.in_force.policy.network is Network.BRIDGE,
         is_own=(lambda accepted: True) if settings.private else came_from_here,

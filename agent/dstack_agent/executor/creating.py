@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dstack_agent.executor.conda import hook_of_image
 from dstack_agent.executor.container import (
     COMMANDS,
     OUTSIDE,
@@ -221,6 +222,7 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
     placed = mounts(spec, launch.folder, launch.work)
     user = _owner(launch.work)
     commands = script(spec.commands)
+    commands = hook_of_image(spec.commands) + commands if commands else commands
     if len(commands.encode()) > _LONGEST_ARGUMENT:
         placed.append(_commands_file(launch.folder, commands))
         commands = f". {placed[-1].target}"
