@@ -240,13 +240,15 @@ def _check_chunks(home: str | None, as_json: bool) -> int:
 @_json
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 def prune(home: str | None, as_json: bool, dry_run: bool) -> None:
-    """Remove code and artifacts that no run needs from the disk of this home."""
+    """Remove code, artifacts and environments that nobody needs from the disk of this home."""
     from dstack_agent import upkeep
     from dstack_mesh.home import Home
 
-    found = upkeep.prune(Home.of_environment(home), dry_run)
+    where = Home.of_environment(home)
+    found, installed = upkeep.prune(where, dry_run), upkeep.prune_environments(where, dry_run)
     shape, told = upkeep.pruned_shape, upkeep.pruned_told
-    click.echo(json.dumps(shape(found, dry_run)) if as_json else told(found, dry_run))
+    words = json.dumps(shape(found, installed, dry_run)) if as_json else ""
+    click.echo(words or told(found, installed, dry_run))
 
 
 def _settings_of(flags: Mapping[str, object]) -> "Settings":

@@ -4,29 +4,35 @@
 tested against it.
 """
 
-import math
 import os
-import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
+from dstack_agent.values import (
+    as_address,
+    as_count,
+    as_days,
+    as_gpus,
+    as_name,
+    as_registry,
+    as_seconds,
+    as_size,
+    as_switch,
+    as_texts,
+)
 from dstack_mesh.discovery.seeds import all_seeds
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address
-from dstack_scheduler.gpus import DeclaredGpu, parse_declared
+from dstack_scheduler.gpus import DeclaredGpu
 
 T = TypeVar("T")
 
 DEFAULT_PORT = 7420
 
 DEFAULT_IDLE_SECONDS = 600.0
-
-SMALLEST_LOG_BYTES = 64 << 10
-
-_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
 
 @frozen
@@ -149,6 +155,25 @@ TABLE = (
         "size",
     ),
     Setting(
+        "max_environments",
+        "--max-environments",
+        "DSTACK_MAX_ENVIRONMENTS",
+        "20GiB",
+        "What environments may take on the disk that were installed for jobs and are kept for later"
+        " ones. Beyond it those go that were not used for longest; the next job that wants one"
+        " installs it again.",
+        "size",
+    ),
+    Setting(
+        "images",
+        "--images",
+        "DSTACK_IMAGES",
+        "none",
+        "Where the images dstack/python, dstack/conda and dstack/cuda are pulled from, as"
+        " registry.lab/tools. None: they must have been built on this machine.",
+        "REGISTRY",
+    ),
+    Setting(
         "keep_days",
         "--keep-days",
         "DSTACK_KEEP_DAYS",
@@ -187,6 +212,7 @@ class Settings:
         idle_seconds: None to stay for ever.
         max_jobs: None for the default of `dstack_scheduler.fit.Policy`.
         max_store_bytes: None for no limit but the disk's.
+        images: Empty for nowhere.
     """
 
     home: Home
@@ -201,6 +227,8 @@ class Settings:
     max_jobs: int | None = None
     max_log_bytes: int = 1 << 30
     max_store_bytes: int | None = None
+    max_environments_bytes: int = 20 << 30
+    images: str = ""
     keep_days: float = 30.0
     keep_work: bool = False
     allow_process: bool = True
@@ -229,25 +257,27 @@ def read_settings(
     home = _home(flags, environment)
     config = _read_config(home)
     given = {each.name: _given(each, flags, environment, config, home) for each in TABLE}
-    host, port = _read(given["listen"], _listen, ("0.0.0.0", DEFAULT_PORT))
-    private = _read(given["private"], _switch, False)
-    idle = _read(given["idle"], _seconds, DEFAULT_IDLE_SECONDS if private else 0.0)
+    host, port = _read(given["listen"], as_address, ("0.0.0.0", DEFAULT_PORT))
+    private = _read(given["private"], as_switch, False)
+    idle = _read(given["idle"], as_seconds, DEFAULT_IDLE_SECONDS if private else 0.0)
     return Settings(
         home=home,
-        name=_read(given["name"], _name, socket.gethostname()),
+        name=_read(given["name"], as_name, socket.gethostname()),
         host=host,
         port=port,
-        seeds=all_seeds(_texts(flags.get("seeds") or ()), environment, home.config),
-        mdns=_read(given["mdns"], _switch, True),
-        gpus=_read(given["gpus"], _gpus, ()),
+        seeds=all_seeds(as_texts(flags.get("seeds") or ()), environment, home.config),
+        mdns=_read(given["mdns"], as_switch, True),
+        gpus=_read(given["gpus"], as_gpus, ()),
         private=private,
         idle_seconds=idle or None,
-        max_jobs=_read(given["max_jobs"], _jobs, None),
-        max_log_bytes=_read(given["max_log"], _size, 1 << 30),
-        max_store_bytes=_read(given["max_store"], _size, None),
-        keep_days=_read(given["keep_days"], _days, 30.0),
-        keep_work=_read(given["keep_work"], _switch, False),
-        allow_process=_read(given["process"], _switch, True),
+        max_jobs=_read(given["max_jobs"], as_count, None),
+        max_log_bytes=_read(given["max_log"], as_size, 1 << 30),
+        max_store_bytes=_read(given["max_store"], as_size, None),
+        max_environments_bytes=_read(given["max_environments"], as_size, 20 << 30),
+        images=_read(given["images"], as_registry, ""),
+        keep_days=_read(given["keep_days"], as_days, 30.0),
+        keep_work=_read(given["keep_work"], as_switch, False),
+        allow_process=_read(given["process"], as_switch, True),
     )
 
 
@@ -303,84 +333,3 @@ def _read(given: _Given | None, parse: Callable[[object], T], default: T) -> T:
     except ValueError as error:
         shown = f'"{given.value}"' if isinstance(given.value, str) else str(given.value)
         raise Invalid(f"{given.origin} cannot be {shown}.", f"{error}.", code="setting") from error
-
-
-def _texts(value: object) -> list[str]:
-    """The elements of a list, or of a text with commas."""
-    if isinstance(value, str):
-        return [part for part in (part.strip() for part in value.split(",")) if part]
-    if isinstance(value, Sequence):
-        return [str(part) for part in cast(Sequence[object], value)]
-    raise ValueError("It must be a list")
-
-
-def _listen(value: object) -> tuple[str, int]:
-    text = str(value).strip()
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        raise ValueError("It must be HOST:PORT, as 0.0.0.0:7420 or [::]:7420")
-    if not (port.isascii() and port.isdigit() and int(port) < 2**16):
-        raise ValueError(f'"{port}" is not a port; 0 (any free one) to 65535 are')
-    if host.startswith("[") and host.endswith("]"):
-        return host[1:-1], int(port)
-    if ":" in host:
-        raise ValueError("An IPv6 address stands in brackets, as [::]:7420")
-    return host, int(port)
-
-
-def _switch(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    match str(value).strip().lower():
-        case "1" | "true" | "on" | "yes":
-            return True
-        case "0" | "false" | "off" | "no":
-            return False
-        case _:
-            raise ValueError("It is 1 (on) or 0 (off)")
-
-
-def _seconds(value: object) -> float:
-    try:
-        seconds = float(str(value))
-    except ValueError:
-        raise ValueError("It must be a number of seconds, as 600") from None
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError("It must be a number of seconds from 0 on")
-    return seconds
-
-
-def _size(value: object) -> int:
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?(kib|mib|gib|tib)", str(value).strip().lower())
-    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if size < SMALLEST_LOG_BYTES:
-        raise ValueError("It must be a size from 64KiB on, as 512MiB or 4GiB")
-    return size
-
-
-def _days(value: object) -> float:
-    try:
-        days = float(str(value))
-    except ValueError:
-        raise ValueError("It must be a number of days, as 30") from None
-    if not (math.isfinite(days) and days > 0):
-        raise ValueError("It must be a number of days above 0")
-    return days
-
-
-def _jobs(value: object) -> int | None:
-    text = str(value).strip()
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10_000):
-        raise ValueError("It must be a whole number from 1 to 10000")
-    return int(text)
-
-
-def _name(value: object) -> str:
-    name = str(value).strip()
-    if not name or len(name) > 63 or not name.isprintable() or any(map(str.isspace, name)):
-        raise ValueError("A name has 1 to 63 characters and no blanks")
-    return name
-
-
-def _gpus(value: object) -> tuple[DeclaredGpu, ...]:
-    return tuple(parse_declared(text) for text in _texts(value))

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
+from dstack_agent.environments.keeping import KeptEnvironments, Pruned
 from dstack_agent.records import Records
 from dstack_agent.roots import roots_of
 from dstack_mesh.chunks.collecting import Collected, Collector
@@ -32,6 +33,11 @@ def prune(home: Home, dry_run: bool) -> Collected:
         return collector.plan() if dry_run else collector.collect()
     finally:
         store.close()
+
+
+def prune_environments(home: Home, dry_run: bool) -> Pruned:
+    """Removes what was installed for jobs and no job uses now, or says what would go."""
+    return KeptEnvironments(home.environments, home.jobs).prune(dry_run)
 
 
 def check_chunks(home: Home, tell: Callable[[str], None]) -> Scrubbed:
@@ -63,14 +69,24 @@ async def _roots(home: Home) -> set[Digest]:
         database.close()
 
 
-def pruned_shape(found: Collected, dry_run: bool) -> dict[str, object]:
+def pruned_shape(found: Collected, installed: Pruned, dry_run: bool) -> dict[str, object]:
     """The JSON of `dstack-runner prune`."""
-    return {"schema": "dstack.prune/v1", "dry_run": dry_run, **asdict(found)}
+    environments = {
+        "environments": installed.environments,
+        "environment_bytes": installed.size_bytes,
+    }
+    return {"schema": "dstack.prune/v1", "dry_run": dry_run, **asdict(found), **environments}
 
 
-def pruned_told(found: Collected, dry_run: bool) -> str:
+def pruned_told(found: Collected, installed: Pruned, dry_run: bool) -> str:
     """The same for people."""
     lines = [f"the store takes {found.store_bytes:,} bytes"]
+    if installed.environments:
+        went = "would go" if dry_run else "went"
+        many = "s" if installed.environments > 1 else ""
+        lines.append(
+            f"{installed.environments:,} environment{many} {went}, {installed.size_bytes:,} bytes"
+        )
     if dry_run:
         lines.append(
             f"{found.trees:,} trees would go, and then {found.chunks:,} chunks,"

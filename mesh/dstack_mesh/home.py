@@ -75,6 +75,11 @@ class Home:
         return self.root / "jobs"
 
     @property
+    def environments(self) -> Path:
+        """What was installed for jobs and serves later ones; made when the first one is kept."""
+        return self.root / "environments"
+
+    @property
     def closed(self) -> tuple[Path, ...]:
         """What of it no job may have."""
         return (self.root, self.keys, self.state, self.secrets, self.sockets, self.chunks)

@@ -87,6 +87,8 @@ class JobSpec:
         job_count: Jobs of the run in all.
         ports: Ports that the job listens on, told to it as PORT_0, PORT_1 …; 0 is any free one.
         registry_auth: What the image is pulled with; None for nothing. The job never sees it.
+        installs: Arguments of each `pip install` before the commands run, quoted for a shell. Of a
+            process; files are relative to the working directory, and one in YAML is conda's.
     """
 
     key: JobKey
@@ -114,6 +116,7 @@ class JobSpec:
     job_count: int = 1
     ports: tuple[int, ...] = ()
     registry_auth: RegistryAuth | None = None
+    installs: tuple[str, ...] = ()
 
     @property
     def executor(self) -> ExecutorKind:

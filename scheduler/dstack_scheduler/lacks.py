@@ -42,7 +42,7 @@ def _python_lacks(wanted: str, pythons: tuple[str, ...]) -> list[Reason]:
     if not wanted or any(_same_python(wanted, python) for python in pythons):
         return []
     has = listing(pythons) if pythons else "none"
-    hint = f"python: '{pythons[0]}'" if pythons else ""
+    hint = f"uv python install {wanted}   (there)"
     return [Reason("no-python", f"Python {wanted} is not here; there is {has}.", hint)]
 
 

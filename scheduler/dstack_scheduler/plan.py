@@ -40,6 +40,7 @@ class PlannedJob:
         variables: All that the job works with, values as written.
         secret_names: Secrets that the job gets as variables and files.
         registry_auth: What its image is pulled with; None for nothing.
+        installs: Arguments of each `pip install` before the commands run, quoted for a shell.
     """
 
     index: int
@@ -62,6 +63,7 @@ class PlannedJob:
     max_duration_seconds: float | None = None
     place: str = ""
     registry_auth: RegistryAuth | None = None
+    installs: tuple[str, ...] = ()
 
     @property
     def secrets_needed(self) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ def real_executors(
             notes.say,
             log_bytes=settings.max_log_bytes,
             shut=settings.home.closed,
+            registry=settings.images,
         ),
     )
 

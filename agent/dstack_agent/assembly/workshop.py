@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dstack_agent.assembly.company import Company
 from dstack_agent.assembly.ground import Ground
+from dstack_agent.environments.equipping import Equipper
+from dstack_agent.environments.keeping import KeptEnvironments
 from dstack_agent.executor import record
 from dstack_agent.executor.environment import Site, environment_of, free_ports
 from dstack_agent.executor.starting import Spare
@@ -15,6 +17,7 @@ from dstack_agent.jobs.workshop import Environment, Workshop
 from dstack_agent.peers import Peers
 from dstack_agent.records import Accepted
 from dstack_agent.self_portrait import SelfPortrait
+from dstack_agent.settings import Settings
 from dstack_mesh.ids import PeerId
 from dstack_mesh.machine import Gpu
 from dstack_mesh.user import user_home
@@ -43,10 +46,17 @@ def workshop_of(ground: Ground, company: Company, notes: Notes, spare: Spare) ->
         allowed=(home,),
         closed=settings.home.root,
         user_home=home,
+        equipper=Equipper(kept_environments(settings)),
         limited=lambda spec: word.terms().limited(spec)[0],
         network=lambda: word.in_force.policy.network is Network.BRIDGE,
         is_own=(lambda accepted: True) if settings.private else came_from_here,
     )
+
+
+def kept_environments(settings: Settings) -> KeptEnvironments:
+    """What was installed for jobs of this home."""
+    home = settings.home
+    return KeptEnvironments(home.environments, home.jobs, settings.max_environments_bytes)
 
 
 def bringer_of(peers: Peers, ourselves: PeerId) -> Bringer:

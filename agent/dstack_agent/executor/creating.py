@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dstack_agent.executor.conda import hook_of_image
 from dstack_agent.executor.container import (
     COMMANDS,
     OUTSIDE,
@@ -30,6 +31,7 @@ from dstack_agent.executor.port import Launch
 from dstack_agent.executor.starting import unprepared
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.machine import Gpu
+from dstack_scheduler.images import IMAGES, OURS, is_ours, own_image
 from dstack_scheduler.secret import filled
 from dstack_scheduler.shell import script
 
@@ -54,6 +56,7 @@ class Client(Protocol):
     def pull(
         self, repository: str, *, stream: bool, decode: bool, auth_config: dict[str, str] | None
     ) -> Iterator[dict[str, Any]]: ...
+    def tag(self, image: str, repository: str, tag: str) -> object: ...
     def remove_container(self, container: str, *, force: bool, v: bool) -> None: ...
 
 
@@ -65,6 +68,7 @@ class Creation:
         shut: What of the machine no container may have, by whatever path.
         stopped: Whether the job was stopped meanwhile.
         on_pull: Is told how far the image is pulled.
+        registry: Where images of our own are pulled from; empty for nowhere.
     """
 
     launch: Launch
@@ -73,6 +77,13 @@ class Creation:
     stopped: Callable[[], bool]
     on_pull: Callable[[Path, str], None] | None
     shut: tuple[Path, ...] = ()
+    registry: str = ""
+
+    @property
+    def image(self) -> str:
+        """The image's name on this machine."""
+        image = self.launch.spec.image
+        return own_image(image) or image
 
 
 def create(creation: Creation) -> tuple[str, str]:
@@ -159,12 +170,15 @@ def _image(engine: Client, creation: Creation) -> Image:
     """What the image runs by itself. Pulls it if it is not here. Raises Refused."""
     from docker.errors import APIError
 
-    name = creation.launch.spec.image
+    name = creation.image
     try:
         found = engine.inspect_image(name)
     except APIError:
         try:
-            _pull(engine, creation, name)
+            if is_ours(name):
+                _bring_ours(engine, creation)
+            else:
+                _pull(engine, creation, name)
             found = engine.inspect_image(name)
         except APIError as error:
             raise _image_missing(name, str(error.explanation or error)) from error
@@ -172,6 +186,25 @@ def _image(engine: Client, creation: Creation) -> Image:
     pairs = (each.partition("=") for each in config.get("Env") or ())
     env = {name: value for name, _, value in pairs}
     return Image(tuple(config.get("Entrypoint") or ()), tuple(config.get("Cmd") or ()), env)
+
+
+def _bring_ours(engine: Client, creation: Creation) -> None:
+    """Pulls an image of our own from where the machine's owner has it, if anywhere."""
+    name = creation.image
+    if own_image(name) is None or not creation.registry:
+        known = own_image(name) is not None
+        raise Refused(
+            f"The image {name} is not on the machine.",
+            "" if known else f"There are {', '.join(IMAGES)}, with a version such as :3.11.",
+            f"There: python images/build.py {name}, or dstack-runner start --images REGISTRY"
+            if known
+            else "",
+            "image-missing",
+        )
+    repository, _, version = name.partition(":")
+    there = f"{creation.registry}/{repository.removeprefix(OURS)}:{version}"
+    _pull(engine, creation, there)
+    engine.tag(there, repository, version)
 
 
 def _image_missing(name: str, said: str) -> Refused:
@@ -221,6 +254,7 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
     placed = mounts(spec, launch.folder, launch.work)
     user = _owner(launch.work)
     commands = script(spec.commands)
+    commands = hook_of_image(spec.commands) + commands if commands else commands
     if len(commands.encode()) > _LONGEST_ARGUMENT:
         placed.append(_commands_file(launch.folder, commands))
         commands = f". {placed[-1].target}"
@@ -233,7 +267,7 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
     ours = {"TINI_KILL_PROCESS_GROUP": "1"}
     ours |= {"DSTACK_SECRETS_DIR": str(SECRETS)} if launch.given else {}
     return {
-        "image": spec.image,
+        "image": creation.image,
         "name": name_of(spec),
         "entrypoint": None if runs.entrypoint is None else list(runs.entrypoint),
         "command": None if runs.command is None else list(runs.command),

@@ -49,6 +49,7 @@ class DockerExecutor:
             job's folder and a sentence.
         log_bytes: What the log of a job may take on the disk; 0 for no limit.
         shut: What of the machine no container may have, by whatever path.
+        registry: Where images of our own are pulled from; empty for nowhere.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class DockerExecutor:
         on_pull: Callable[[Path, str], None] | None = None,
         log_bytes: int = 0,
         shut: tuple[Path, ...] = (),
+        registry: str = "",
     ) -> None:
         self._socket = socket
         self._wake = wake
@@ -66,6 +68,7 @@ class DockerExecutor:
         self._on_pull = on_pull
         self._log_bytes = log_bytes
         self._shut = shut
+        self._registry = registry
         self._starting: dict[Path, threading.Event] = {}
         self._adopting: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -82,7 +85,8 @@ class DockerExecutor:
         """
         stopped = self._starting[launch.folder] = threading.Event()
         creation = Creation(
-            launch, self._socket, self._agent, stopped.is_set, self._on_pull, self._shut
+            *(launch, self._socket, self._agent, stopped.is_set, self._on_pull, self._shut),
+            self._registry,
         )
         try:
             container, given = await asyncio.to_thread(create, creation)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_agent.executor import pythons
+from dstack_agent.executor.virtualenv import is_conda, layer_of
 from dstack_mesh.faults import Refused
 from dstack_mesh.machine import ExecutorKind, Gpu
 from dstack_mesh.user import user_home, user_name
@@ -97,13 +98,17 @@ def process_base(spec: JobSpec, folder: Path, ambient: Mapping[str, str]) -> dic
     python_of(spec, ambient)
     environment = folder / VIRTUAL_ENVIRONMENT
     own = Path(sys.executable).parent
-    search = (str(environment / "bin"), str(own), ambient.get("PATH") or os.defpath)
+    layer = layer_of(environment)
+    conda = layer if layer is not None and is_conda(layer) else None
+    below = (str(conda / "bin"),) if conda else ()
+    search = (str(environment / "bin"), *below, str(own), ambient.get("PATH") or os.defpath)
     passed = {name: value for name, value in ambient.items() if _PASSED_ON.fullmatch(name)}
     return {
         "LANG": "C.UTF-8",
         **passed,
         "PATH": os.pathsep.join(search),
         "VIRTUAL_ENV": str(environment),
+        **({"CONDA_PREFIX": str(conda)} if conda else {}),
         "HOME": ambient.get("HOME") or str(user_home() or folder),
         "USER": user,
         "LOGNAME": user,
@@ -131,7 +136,7 @@ def python_of(spec: JobSpec, ambient: Mapping[str, str]) -> pythons.Interpreter:
         raise Refused(
             f"Python {wanted} is not on this machine.",
             f"There is {', '.join(pythons.available(ambient))}.",
-            "Install it there, or ask for one of these with `python:`.",
+            pythons.how_to_get(wanted),
             "no-python",
         )
     return found

@@ -5,15 +5,17 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from dstack_agent.executor import tree, vault
+from dstack_agent.executor.conda import hook
 from dstack_agent.executor.environment import HOME, TMP, VIRTUAL_ENVIRONMENT, python_of
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.executor.pythons import Interpreter
 from dstack_agent.executor.starting import Spare, start_shim, unprepared
 from dstack_agent.executor.task import Task
-from dstack_agent.executor.virtualenv import make_virtual_environment
+from dstack_agent.executor.virtualenv import is_conda, layer_of, make_virtual_environment
 from dstack_agent.executor.walls import Walls, outside, walls_of
 from dstack_agent.executor.watching import (
     Shim,
@@ -131,11 +133,15 @@ def _kept_within(launch: Launch, python: Interpreter) -> tuple[Walls, dict[str, 
     home.mkdir(mode=0o700, exist_ok=True)
     search = launch.env.get("PATH", "")
     place = vault.place(str(launch.folder))
+    layer = layer_of(launch.folder / VIRTUAL_ENVIRONMENT)
     walls = walls_of(launch.hidden, launch.folder, python.path, place and f"{place}/{vault.FILES}")
+    if layer is not None:
+        walls = replace(walls, readable=(*walls.readable, str(layer)))
     seen = outside(search, launch.hidden, python.path)
     # Its own folder is in the hidden one of the agent, and its environment comes first.
     own = str(launch.folder / VIRTUAL_ENVIRONMENT / "bin")
-    return walls, {"HOME": str(home), "PATH": os.pathsep.join(filter(None, (own, seen)))}
+    below = str(layer / "bin") if layer is not None and is_conda(layer) else ""
+    return walls, {"HOME": str(home), "PATH": os.pathsep.join(filter(None, (own, below, seen)))}
 
 
 def _found_at(launch: Launch) -> dict[str, str]:
@@ -145,7 +151,8 @@ def _found_at(launch: Launch) -> dict[str, str]:
 
 
 def _command(launch: Launch) -> list[str]:
-    commands = script(launch.spec.commands)
+    commands = launch.spec.commands
+    commands = hook(commands, os.environ, launch.hidden) + script(commands)
     if len(commands.encode()) <= _LONGEST_ARGUMENT:
         return [shell(), "-c", commands]
     path = launch.folder / "commands.sh"

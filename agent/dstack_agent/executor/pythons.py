@@ -1,7 +1,7 @@
 """Python interpreters that jobs can ask for with `python: "3.11"`.
 
-Looked for by name, none is run: this agent's own, `pythonX.Y` on the PATH, versions that pyenv and
-uv installed.
+Looked for by name, none is run: this agent's own, `pythonX.Y` on the PATH, versions that pyenv, uv
+and conda installed.
 """
 
 import os
@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dstack_agent.executor.conda import environments_of, roots
 from dstack_mesh.user import user_home
 
 _ON_PATH = re.compile(r"python(\d+\.\d+)")
+_RECORD = re.compile(r"python-(\d+\.\d+\.\d+)-")
 _MANAGED = re.compile(r"(?:cpython-)?(\d+\.\d+\.\d+)(?:-.*)?")
 
 
@@ -62,7 +64,39 @@ def interpreters(environment: Mapping[str, str] = os.environ) -> list[Interprete
     pyenv = Path(environment.get("PYENV_ROOT") or home / ".pyenv") / "versions"
     data = Path(environment.get("XDG_DATA_HOME") or home / ".local/share")
     uv = Path(environment.get("UV_PYTHON_INSTALL_DIR") or data / "uv/python")
-    return [own(), *_managed(pyenv), *_managed(uv), *_on_path(environment.get("PATH", ""))]
+    return [
+        own(),
+        *_managed(pyenv),
+        *_managed(uv),
+        *_of_conda(environment),
+        *_on_path(environment.get("PATH", "")),
+    ]
+
+
+def of_conda(prefix: Path) -> Interpreter | None:
+    """The Python of an environment that conda made; None if it has none, or conda did not."""
+    for record in _listing(prefix / "conda-meta", "python-*.json"):
+        named = _RECORD.match(record.name)
+        path = prefix / "bin" / "python"
+        if named is not None and os.access(path, os.X_OK):
+            return Interpreter(named[1], path)
+    return None
+
+
+def how_to_get(version: str) -> str:
+    """What a person can do about a Python that is not on a machine."""
+    return (
+        f"There: uv python install {version}, or pyenv install {version}, or conda create -n"
+        f" py{version.replace('.', '')} python={version}. Or run in a container: image:"
+        f" dstack/python:{version}"
+    )
+
+
+def _of_conda(environment: Mapping[str, str]) -> Iterator[Interpreter]:
+    for prefix in environments_of(roots(environment)):
+        found = of_conda(prefix)
+        if found is not None:
+            yield found
 
 
 def _managed(folder: Path) -> Iterator[Interpreter]:

@@ -39,7 +39,7 @@ from dstack_agent.jobs.event import (
     StopAsked,
 )
 from dstack_agent.jobs.phase import Over, Verdict
-from dstack_agent.jobs.preparing import Preparation, reason_of
+from dstack_agent.jobs.preparing import Note, Preparation, reason_of
 from dstack_agent.jobs.resume import resume
 from dstack_agent.logs.journal import JournalReader
 from dstack_agent.logs.wake import Wake
@@ -74,7 +74,7 @@ class Means:
     folder: Path
     journal: Path
     executor: Executor
-    preparation: Callable[[Callable[[str], Awaitable[None]]], Preparation]
+    preparation: Callable[[Note, Mapping[str, str]], Preparation]
     saver: Saver
     order: Callable[[Mapping[str, str]], Awaitable[LaunchOrder]]
     end_lease: Callable[[], Awaitable[None]]
@@ -209,7 +209,7 @@ class LiveAttempt:
             await self.tell(Noted(cause))
 
         try:
-            await self.means.preparation(note).run()
+            await self.means.preparation(note, self.secrets).run()
         except MeshError as error:
             await self.tell(NotPrepared(*reason_of(error)))
         else:

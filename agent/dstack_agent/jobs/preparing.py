@@ -33,6 +33,7 @@ class Preparation:
 
     Attributes:
         note: Tells people what is going on.
+        equip: Gives the job the environment that it asks for.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Preparation:
     bringer: Bringer
     saver: Saver
     note: Note
+    equip: Callable[[Note], Awaitable[None]]
     _dropped: threading.Event = field(default_factory=threading.Event)
 
     async def run(self) -> None:
@@ -56,6 +58,7 @@ class Preparation:
             for number in range(len(self.spec.inputs)):
                 await self._lay_input(number)
             await self._in_thread(self._make_artifact_folders)
+            await self.equip(self.note)
         except OSError as error:
             raise Refused(
                 "The job's folder cannot be prepared.", str(error), code="folder-not-prepared"

@@ -1,10 +1,12 @@
 """Gathers what an attempt is lived with: its folder, places, executor, cards, environment."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from dstack_agent.artifacts.saving import Saver
+from dstack_agent.environments.equipping import Equipped, Equipper
 from dstack_agent.executor.container import OUTSIDE
 from dstack_agent.executor.environment import CONTAINER_HOME, HOME
 from dstack_agent.executor.port import Executor, Launch
@@ -12,7 +14,7 @@ from dstack_agent.executor.walls import WORK
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.live import Means
 from dstack_agent.jobs.places import Places, folder_of
-from dstack_agent.jobs.preparing import Preparation
+from dstack_agent.jobs.preparing import Note, Preparation
 from dstack_agent.ledger import Ledger
 from dstack_agent.logs.wake import Wake
 from dstack_agent.records import Accepted, Records
@@ -37,6 +39,7 @@ class Workshop:
         allowed: Where a process may have absolute paths.
         closed: The agent's own folder, where no process may.
         user_home: What "~" is for a process of the person whose machine it is.
+        equipper: Installs what jobs ask for.
         limited: The job as the owner of the machine wants it run; what is kept stays as it came.
         network: Whether containers get one now.
         is_own: Whether that person asked for a job, as far as is known for sure.
@@ -56,6 +59,7 @@ class Workshop:
     allowed: tuple[Path, ...]
     closed: Path
     user_home: Path
+    equipper: Equipper
     limited: Callable[[JobSpec], JobSpec] = lambda spec: spec
     network: Callable[[], bool] = lambda: True
     is_own: Callable[[Accepted], bool] = lambda accepted: True
@@ -87,8 +91,13 @@ class Workshop:
         told = {each.path: each.digest for each in self.records.artifacts(spec.key)}
         saver = Saver(spec.key, spec.artifacts, places, self.store, self.clock, told)
 
-        def preparation(note: Callable[[str], Awaitable[None]]) -> Preparation:
-            return Preparation(folder, spec, places, self.store, self.bringer, saver, note)
+        hidden = (self.closed, self.user_home) if places.own_home else ()
+
+        def preparation(note: Note, secrets: Mapping[str, str]) -> Preparation:
+            whose = accepted.given.peer if accepted.given and hidden else ""
+            job = Equipped(spec, folder, places, whose, hidden, secrets)
+            equip = partial(self.equipper.equip, job)
+            return Preparation(folder, spec, places, self.store, self.bringer, saver, note, equip)
 
         async def end_lease() -> None:
             await asyncio.to_thread(self.ledger.end, spec.key)
@@ -99,7 +108,6 @@ class Workshop:
             if lost:
                 raise _secrets_lost(lost)
             env = await asyncio.to_thread(self.environment, spec, folder, gpus)
-            hidden = (self.closed, self.user_home) if places.own_home else ()
             limited, network = self.limited(spec), self.network()
             return Launch(folder, places.work, limited, gpus, env, secrets, hidden, network)
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.plan import PlannedJob
+from dstack_scheduler.providers.installs import installs_of
+from dstack_scheduler.providers.installs import preparation as preparation
 from dstack_scheduler.workflow.environment import exported
 from dstack_scheduler.workflow.model import Key, Option, Workflow
 
@@ -61,12 +63,16 @@ class Provider:
 
 
 def one_job(
-    workflow: Workflow, variables: Mapping[str, str], commands: tuple[str, ...]
+    workflow: Workflow,
+    variables: Mapping[str, str],
+    commands: tuple[str, ...],
+    packages: tuple[str, ...] = (),
 ) -> tuple[PlannedJob, ...]:
     """A single job with everything that a workflow says but its commands.
 
     Args:
         variables: Go into the environment after the workflow's own `env`, so they win.
+        packages: What the provider needs of its own, as `pip install` takes it.
     """
     job = PlannedJob(
         index=0,
@@ -85,14 +91,9 @@ def one_job(
         variables=dict(variables),
         secret_names=workflow.secrets,
         registry_auth=workflow.registry_auth,
+        installs=installs_of(workflow, packages),
     )
     return (job,)
-
-
-def preparation(workflow: Workflow) -> tuple[str, ...]:
-    """Commands that come before the main one: requirements, then setup."""
-    install = f"python -m pip install -r {shlex.quote(workflow.requirements)}"
-    return (install, *workflow.setup) if workflow.requirements else workflow.setup
 
 
 def with_run_args(workflow: Workflow) -> tuple[str, ...]:

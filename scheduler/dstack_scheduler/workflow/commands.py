@@ -4,9 +4,10 @@ import re
 import shlex
 from dataclasses import replace
 
+from dstack_scheduler.images import IMAGES, is_ours, own_image, own_images
 from dstack_scheduler.job import MOST_PORTS
 from dstack_scheduler.workflow.model import Workflow
-from dstack_scheduler.workflow.problem import Code, one_of
+from dstack_scheduler.workflow.problem import Code, did_you_mean, one_of
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.shapes import TEXT_OR_TEXTS, TEXTS, Either, Scalar, shaped
 from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode, shorten
@@ -65,6 +66,14 @@ def read_image(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
             Code.BAD_NAME,
             f'"{shorten(image)}" is not the name of an image.',
             "write it without spaces, as python:3.11",
+        )
+        return workflow
+    if image is not None and is_ours(image) and own_image(image) is None:
+        scope.complain(
+            node,
+            Code.BAD_NAME,
+            f'There is no image "{shorten(image)}" of ours.',
+            did_you_mean(image, (*IMAGES, *own_images())),
         )
         return workflow
     return replace(workflow, image=image or "")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from dstack_agent.environments.equipping import Equipper
+from dstack_agent.environments.keeping import KeptEnvironments
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.executor.record import claim
 from dstack_agent.jobs.bringing import Bringer
@@ -153,6 +155,7 @@ async def bench(
             allowed=(),
             closed=Path("/nowhere"),
             user_home=Path.home(),
+            equipper=Equipper(KeptEnvironments(home.environments, home.jobs)),
         )
         supervisor = Supervisor(workshop, keeping, again_seconds=0.05)
         async with asyncio.TaskGroup() as group:

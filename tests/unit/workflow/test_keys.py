@@ -167,8 +167,8 @@ def test_a_python_workflow_in_every_dialect(key: str, setup: str, version: str) 
         f"provider: python\n{key}: my train.py\nargs: --lr 0.1 --out $HOME\n"
         f"requirements: req.txt\n{setup}: [nvidia-smi]\n{version}\nworking_dir: ./src/"
     )
+    assert job.installs == ("-r req.txt",)
     assert job.commands == (
-        "python -m pip install -r req.txt",
         "nvidia-smi",
         "python 'my train.py' --lr 0.1 --out $HOME",
     )

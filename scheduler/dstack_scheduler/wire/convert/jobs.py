@@ -157,6 +157,7 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         job_count=spec.job_count,
         ports=spec.ports,
         registry_auth=auth_to_wire(spec.registry_auth),
+        installs=spec.installs,
     )
 
 
@@ -193,6 +194,7 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         registry_auth=auth_from_wire(wire.registry_auth)
         if wire.HasField("registry_auth")
         else None,
+        installs=fields.texts(wire.installs, "What is installed"),
     )
 
 

@@ -1,0 +1,128 @@
+"""Runs an installer and hears what it says: its last line while it works, its errors in the end."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from dstack_agent.executor.redaction import Redactor, forms_of
+from dstack_agent.executor.walls import Walls
+from dstack_mesh.faults import Refused, TooLate
+from dstack_mesh.frozen import frozen
+
+LONGEST_SECONDS = 3600.0
+"""An installer that takes longer hangs."""
+
+LOG = "install.log"
+"""File of a job with all that installers said."""
+
+_STARTING = Path(__file__).with_name("starting.py")
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
+_ERROR = re.compile(r"\s*(error\b|ERROR\b|\u00d7|Caused by|\w*Error:|critical\b)")
+_KEPT_BYTES = 1 << 14
+_LINE_BYTES = 300
+_CAUSE_LINES = 12
+
+Say = Callable[[str], None]
+
+
+@frozen
+class Installer:
+    """A program that installs something.
+
+    Attributes:
+        argv: Program, as a path, and arguments.
+        cwd: The job's working directory, from which it names files.
+        env: Its whole environment.
+        walls: What it gets at; None for everything that the agent does.
+        hidden: Values that nothing of what it says may hold.
+    """
+
+    argv: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str]
+    walls: Walls | None = None
+    hidden: Sequence[str] = ()
+
+
+async def install(installer: Installer, log: Path, say: Say) -> None:
+    """Runs it to its end. Cancelled, it and what it started are killed first.
+
+    Args:
+        say: Is told the last line of what it said, whenever it said something.
+
+    Raises:
+        Refused: It failed, with its own words as the reason.
+        TooLate: It hangs.
+    """
+    walls = installer.walls
+    told = json.dumps([list(walls.writable), list(walls.readable)]) if walls else ""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", "-E", str(_STARTING), str(os.getpid()), told),
+        *installer.argv,
+        cwd=installer.cwd,
+        env=dict(installer.env),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        limit=1 << 20,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            lines = await _heard(process.stdout, installer.hidden, log, say)
+            code = await process.wait()
+    except TimeoutError as error:
+        raise TooLate(
+            "The requirements were not installed.",
+            f"After {LONGEST_SECONDS / 60:.0f} minutes the installer had not ended.",
+            f"{log} has what it said.",
+            "not-installed",
+        ) from error
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    if code:
+        raise Refused(
+            "The requirements were not installed.",
+            cause_of(lines) or f"The installer ended with exit code {code}.",
+            f"All that it said is in {log}.",
+            "not-installed",
+        )
+
+
+async def _heard(
+    output: asyncio.StreamReader, hidden: Sequence[str], log: Path, say: Say
+) -> list[str]:
+    """The last lines of an installer; all of them go to the log."""
+    last = b""
+    redactor = Redactor({form for value in hidden for form in forms_of(value)})
+    with log.open("ab") as file:
+        while came := await output.read(1 << 16):
+            piece = redactor.take(came)
+            file.write(piece)
+            last = (last + piece)[-_KEPT_BYTES:]
+            lines = _lines(last[-_LINE_BYTES:])
+            if lines:
+                say(lines[-1])
+        file.write(held := redactor.rest())
+    return _lines(last + held)
+
+
+def _lines(output: bytes) -> list[str]:
+    text = _COLOURS.sub(b"", output).decode(errors="replace")
+    return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+def cause_of(lines: list[str]) -> str:
+    """What of an installer's last lines says why it failed."""
+    first = next((n for n, line in enumerate(lines) if _ERROR.match(line)), None)
+    shown = lines[first:] if first is not None else lines
+    return " ".join(line.strip()[:_LINE_BYTES] for line in shown[:_CAUSE_LINES])
