@@ -131,4 +131,8 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         job_count=record.job_count,
         ports=job.ports,
         registry_auth=job.registry_auth,
+        idle_timeout_seconds=job.idle_timeout_seconds,
+        retry=job.retry,
+        cache=job.cache,
+        counted=job.counted,
     )

@@ -85,6 +85,10 @@ def one_job(
         variables=dict(variables),
         secret_names=workflow.secrets,
         registry_auth=workflow.registry_auth,
+        max_duration_seconds=workflow.max_duration_seconds or None,
+        idle_timeout_seconds=workflow.idle_timeout_seconds or None,
+        retry=workflow.retry,
+        cache=workflow.cache,
     )
     return (job,)
 
