@@ -17,13 +17,24 @@ from dstack_mesh.ids import PeerId, RunId
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.follow import TRANSIENT
-from dstack_scheduler.job import Fin, JobRecord, JobState, RunRecord, Source, StateChange
+from dstack_scheduler.job import (
+    Fin,
+    Input,
+    JobKey,
+    JobRecord,
+    JobState,
+    RunRecord,
+    Source,
+    StateChange,
+    legible,
+)
 from dstack_scheduler.progress import (
     Awarded,
     Awarding,
     Declined,
     Progress,
     RunEnded,
+    TriedAgain,
     Watcher,
 )
 from dstack_scheduler.submission import Submission
@@ -250,6 +261,8 @@ def after(run: DrivenRun, event: Progress) -> DrivenRun:
             placed = replace(placed, gpu_uuids=event.gpu_uuids)
             source = Source(card.peer_id, card.addresses)
             return _with(_at(run, job, attempt + 1, source), placed)
+        case TriedAgain(job, attempt, because, resumes):
+            return _again(run, JobKey(because.key.run_id, job, attempt), because, resumes)
         case StateChange(key):
             return _with(run, replace(_told(run, key.job), key=key, state=event))
         case Fin(key):
@@ -261,6 +274,18 @@ def after(run: DrivenRun, event: Progress) -> DrivenRun:
             return run if told.state.state.ended else _with(run, replace(told, state=state))
         case _:
             return run
+
+
+def _again(
+    run: DrivenRun, key: JobKey, because: StateChange, resumes: tuple[Input, ...]
+) -> DrivenRun:
+    placeless = _at(run, key.job, key.attempt, None)
+    job = replace(placeless.jobs[key.job], resumes=resumes)
+    jobs = (*placeless.jobs[: key.job], job, *placeless.jobs[key.job + 1 :])
+    told = _submitted(run, key.job, key.attempt)
+    cause = f"Attempt {because.key.attempt} {because.state.value}. {because.cause}".strip()
+    waiting = StateChange(key, JobState.WAITING, because.at, cause, "tried-again")
+    return _with(replace(placeless, jobs=jobs), replace(told, state=legible(waiting)))
 
 
 def _told(run: DrivenRun, job: int) -> JobRecord:

@@ -16,8 +16,10 @@ from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId
+from dstack_scheduler.again import again_after
 from dstack_scheduler.agent_port import Listing, Telling
 from dstack_scheduler.job import (
+    RECLAIMED,
     ArtifactSaved,
     JobRecord,
     JobState,
@@ -127,7 +129,15 @@ class Listings:
             gpu_uuids=accepted.gpu_uuids,
             artifacts=artifacts,
             copies=_copies(artifacts, Source(card.peer_id, card.addresses)),
+            again=_is_tried_again(accepted),
         )
+
+
+def _is_tried_again(accepted: Accepted) -> bool:
+    """Whether a job that ended is to be tried again, as far as its agent was told."""
+    fin, order = accepted.fin, accepted.order
+    wanted = order is not None and order.reason != RECLAIMED
+    return fin is not None and not wanted and again_after(accepted.spec, fin.state)
 
 
 def _copies(artifacts: Iterable[ArtifactSaved], here: Source) -> tuple[Source, ...]:

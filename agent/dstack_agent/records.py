@@ -140,6 +140,18 @@ class Records:
             durable=True,
         )
 
+    async def give_up(self, run_id: RunId, job: int | None) -> None:
+        """Writes down that jobs that ended are not tried again; all of the run without `job`."""
+        row = (run_id, job, job)
+        await self._database.write(
+            lambda db: db.execute(
+                "UPDATE job SET stop_reason = 'stopped', stop_cause = coalesce(stop_cause, '')"
+                " WHERE run_id = ? AND (? IS NULL OR job = ?) AND fin IS NOT NULL",
+                row,
+            )
+        )
+        self._touched.run(run_id)
+
     async def launching(self, key: JobKey) -> None:
         """Writes down, before it happens, that a shim is started."""
         await self._update(key, "launching = 1", ())

@@ -81,6 +81,8 @@ class RunFollower:
         return ends[-1] if ends and len(ends) == self._picture.record.job_count else None
 
     def _end_of(self, job: JobRecord) -> StateChange | None:
+        if job.again:
+            return None
         if job.state.state.ended and (job.agent_id is None or self._is_told(job)):
             return job.state
         return self._ends.get(job.key)

@@ -172,7 +172,7 @@ def tags_by_run(listings: Iterable[Listing]) -> dict[RunId, tuple[str, ...]]:
 
 def status_of(run: RunRecord) -> JobState:
     """One word for a run: what goes on now, else how it ended, else that it waits."""
-    states = [job.state.state for job in run.jobs]
+    states = [JobState.WAITING if job.again else job.state.state for job in run.jobs]
     for state in _ACTIVE:
         if state in states:
             return state

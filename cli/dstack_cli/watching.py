@@ -18,6 +18,7 @@ from dstack_scheduler.progress import (
     Progress,
     RunEnded,
     Sending,
+    TriedAgain,
     Unheard,
     Waiting,
 )
@@ -69,6 +70,8 @@ class Watching:
                 await self._fin(event)
             case RunEnded():
                 self._ended(event.state)
+            case TriedAgain():
+                self._tried_again(event)
             case _:
                 self._talk(event)
 
@@ -144,6 +147,12 @@ class Watching:
         self._agents[event.job] = event.agent
         self.accepted = True
         self._live(f"preparing on {event.agent.name}")
+
+    def _tried_again(self, event: TriedAgain) -> None:
+        job, end = self._job(event.job), how_it_ended(event.because)
+        self._screen.say(f"{self._name}  {job} {end}; trying again (attempt {event.attempt})")
+        self._artifacts = {at: kept for at, kept in self._artifacts.items() if at[0] != event.job}
+        self._live(f"{job} is tried again")
 
     def _state(self, event: StateChange) -> None:
         agent = self._agents.get(event.key.job)

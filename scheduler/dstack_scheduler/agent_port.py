@@ -20,6 +20,7 @@ from dstack_scheduler.job import (
     EndOfLog,
     Fin,
     Gap,
+    Input,
     JobKey,
     JobSpec,
     LogFrame,
@@ -150,6 +151,7 @@ class DrivenJob:
         placement: "", "local", "remote", an agent's id or name, or `OTHER_THAN` and an id.
         awarded: Where it runs or ran already; None if it was not awarded.
         signed: Its submitter's signature, for the agents that get it; None if it has none.
+        resumes: What an attempt kept that was interrupted; put back after everything else.
     """
 
     spec: JobSpec
@@ -157,6 +159,7 @@ class DrivenJob:
     placement: str = ""
     awarded: Source | None = None
     signed: Signed | None = None
+    resumes: tuple[Input, ...] = ()
 
 
 AttachEvent = LogFrame | Gap | StateChange | ArtifactSaved | Fin | EndOfLog

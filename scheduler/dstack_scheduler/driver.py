@@ -6,6 +6,7 @@ an agent has it keeps, with or without a driver.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import assert_never
@@ -13,6 +14,7 @@ from typing import assert_never
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, Missing, Refused
 from dstack_scheduler import run as decisions
+from dstack_scheduler.again import retry_of
 from dstack_scheduler.agent_port import Agent, Directory, DrivenJob
 from dstack_scheduler.auction import is_superseded
 from dstack_scheduler.award import Carrier, Trees, release
@@ -22,10 +24,10 @@ from dstack_scheduler.inputs import Elsewhere, with_inputs
 from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
 from dstack_scheduler.keep import KEEP_BYTES, KEEP_SECONDS, keep
 from dstack_scheduler.placing import Means, Outcome, Placing, confirmed
-from dstack_scheduler.progress import Progress, RunEnded, Unheard, Watcher
+from dstack_scheduler.progress import Progress, RunEnded, TriedAgain, Unheard, Watcher
 from dstack_scheduler.run import Part, Run
 from dstack_scheduler.submission import HandOver, Submission
-from dstack_scheduler.track import Track, awarded_key
+from dstack_scheduler.track import Place, Track, awarded_key
 from dstack_scheduler.vouching import bring
 
 PAUSES_SECONDS = (0.1, 0.2, 0.5, 1.0)
@@ -167,10 +169,8 @@ class Driver:
     def _do(self, effects: Iterable[decisions.Effect]) -> None:
         for effect in effects:
             match effect:
-                case decisions.Place(key):
-                    assert self._tasks is not None
-                    self._placings[key.job] = Placing(key, self._means, self._tasks)
-                    self._spawn(self._place(key, self._placings[key.job]))
+                case decisions.Place():
+                    self._begin_placing(effect)
                 case decisions.Follow(key):
                     self._spawn(self._follow(key))
                 case decisions.StopPlacing(job):
@@ -182,6 +182,31 @@ class Driver:
                     self._spawn(self._end(state))
                 case _:
                     assert_never(effect)
+
+    def _begin_placing(self, place: decisions.Place) -> None:
+        assert self._tasks is not None
+        key, because = place.key, place.because
+        before = None if because is None else self._track.again(key, because)
+        rest = place.rest_seconds * (0.5 + self._random() / 2)
+        placing = self._placings[key.job] = Placing(key, self._means, self._tasks, rest)
+        if because is None:
+            self._spawn(self._place(key, placing))
+        else:
+            self._spawn(self._place_again(key, placing, because, before))
+
+    async def _place_again(
+        self, key: JobKey, placing: Placing, because: StateChange, before: Place | None
+    ) -> None:
+        resumes = self._track.jobs[key.job].resumes
+        await self._tell(TriedAgain(key.job, key.attempt, because, resumes))
+        await self._place(key, placing)
+        if self._leaving or before is None or self._track.place(key.job) is not None:
+            return
+        # Its agent tells others that the job is to be tried again, until it hears otherwise.
+        with suppress(MeshError):
+            agent = before.agent or await self._directory.find(before.source.peer_id)
+            if agent is not None:
+                await agent.stop(key.run_id, key.job, False, "It is not tried again.")
 
     def _fail(self, error: MeshError) -> None:
         """Ends the driving, not the jobs."""
@@ -314,4 +339,6 @@ class Driver:
 def _part(job: DrivenJob) -> Part:
     spec, awarded = job.spec, job.awarded is not None
     key = awarded_key(job) if awarded else spec.key
-    return Part(key, spec.workflow or spec.provider, job.after, awarded)
+    name = spec.workflow or spec.provider
+    retry = retry_of(spec.retry, spec.needs)
+    return Part(key, name, job.after, awarded, retry, spec.submitted_at)

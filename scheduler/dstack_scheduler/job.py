@@ -9,7 +9,11 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth, needed
+
+NOTHING = Digest(b"")
+"""No digest."""
 
 MOST_PORTS = 100
 """That one job may ask for."""
@@ -81,6 +85,7 @@ class JobSpec:
         python: "3.11"; empty for any.
         stop_grace_seconds: Between the polite and the impolite signal.
         max_duration_seconds: None for no limit.
+        idle_timeout_seconds: So long nobody need be connected to its ports; None for ever.
         owner: For display: "name@machine".
         secret_names: Secrets that the job gets as variables and files.
         target: What the run was asked for: the workflow or provider of its last job.
@@ -89,6 +94,9 @@ class JobSpec:
         registry_auth: What the image is pulled with; None for nothing. The job never sees it.
         installs: Arguments of each `pip install` before the commands run, quoted for a shell. Of a
             process; files are relative to the working directory, and one in YAML is conda's.
+        retry: When it is tried again; None for what is usual.
+        cache: Folders that stay for the next run of the workflow, paths as of artifacts.
+        counted: Patterns of the files of the code that count for reuse; empty for all of them.
     """
 
     key: JobKey
@@ -117,6 +125,10 @@ class JobSpec:
     ports: tuple[int, ...] = ()
     registry_auth: RegistryAuth | None = None
     installs: tuple[str, ...] = ()
+    idle_timeout_seconds: float | None = None
+    retry: Retry | None = None
+    cache: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
 
     @property
     def executor(self) -> ExecutorKind:
@@ -278,7 +290,12 @@ class EndOfLog:
 
 @frozen
 class JobRecord:
-    """A job of a run as far as one peer knows it: its newest attempt."""
+    """A job of a run as far as one peer knows it: its newest attempt.
+
+    Attributes:
+        again: It ended and is to be tried again, by whoever drives the run.
+        reuse_key: What its result may stand in for; empty for nothing. See `reuse`.
+    """
 
     key: JobKey
     workflow: str
@@ -289,6 +306,8 @@ class JobRecord:
     gpu_uuids: tuple[str, ...] = ()
     artifacts: tuple[ArtifactSaved, ...] = ()
     copies: tuple[Source, ...] = ()
+    again: bool = False
+    reuse_key: Digest = NOTHING
 
 
 @frozen

@@ -43,12 +43,15 @@ class Means:
 
 
 class Placing:
-    """Places one attempt. `tasks` outlives it."""
+    """Places one attempt, after a rest. `tasks` outlives it."""
 
-    def __init__(self, key: JobKey, means: Means, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, key: JobKey, means: Means, tasks: asyncio.TaskGroup, rest_seconds: float = 0.0
+    ) -> None:
         self._key = key
         self._means = means
         self._tasks = tasks
+        self._rest_seconds = rest_seconds
         self._parcel = Parcel(means.track.spec(key), means.submission.code_bytes)
         self._question = question_of(self._parcel.spec)
         self._finding: asyncio.Task[Won | MeshError] | None = None
@@ -116,6 +119,8 @@ class Placing:
 
     async def _find(self, search: Search) -> Won | MeshError:
         epoch = self._means.submission.epoch
+        await asyncio.sleep(self._rest_seconds)
+        self._rest_seconds = 0.0
         while True:
             won = await search.next()
             if isinstance(won, MeshError):

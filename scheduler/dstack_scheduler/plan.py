@@ -5,6 +5,7 @@ from dataclasses import field
 
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth, needed
 
 
@@ -41,6 +42,8 @@ class PlannedJob:
         secret_names: Secrets that the job gets as variables and files.
         registry_auth: What its image is pulled with; None for nothing.
         installs: Arguments of each `pip install` before the commands run, quoted for a shell.
+        counted: Patterns of the files of the code that count for reuse; empty for all of them.
+        earlier: Workflows before it whose earlier results are taken instead of running them.
     """
 
     index: int
@@ -64,6 +67,11 @@ class PlannedJob:
     place: str = ""
     registry_auth: RegistryAuth | None = None
     installs: tuple[str, ...] = ()
+    idle_timeout_seconds: float | None = None
+    retry: Retry | None = None
+    cache: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
 
     @property
     def secrets_needed(self) -> tuple[str, ...]:

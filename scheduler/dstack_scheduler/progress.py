@@ -6,7 +6,7 @@ from typing import Protocol
 from dstack_mesh.card import PeerCard
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunName
-from dstack_scheduler.job import ArtifactSaved, Fin, Gap, LogFrame, StateChange
+from dstack_scheduler.job import ArtifactSaved, Fin, Gap, Input, LogFrame, StateChange
 from dstack_scheduler.verdict import Bid, Reason
 
 
@@ -76,6 +76,22 @@ class Unheard:
 
 
 @frozen
+class TriedAgain:
+    """Another attempt is made at a job.
+
+    Attributes:
+        attempt: The one to be made.
+        because: How the one before ended.
+        resumes: What that one kept and is put back.
+    """
+
+    job: int
+    attempt: int
+    because: StateChange
+    resumes: tuple[Input, ...] = ()
+
+
+@frozen
 class Kept:
     """A second copy of a job's artifacts is on this machine now."""
 
@@ -100,6 +116,7 @@ Progress = (
     | Declined
     | Awarded
     | Unheard
+    | TriedAgain
     | Kept
     | StateChange
     | LogFrame

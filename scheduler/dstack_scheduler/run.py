@@ -1,21 +1,32 @@
 """A run as its driver sees it: what happened to its jobs goes in, what to do now comes out.
 
 A job starts when everything it takes artifacts from is done. The first job that ends in any other
-way decides the run: nothing further starts, and what still runs is stopped, its artifacts kept,
-since nobody will read the result. Otherwise the requested job, the last one, decides.
+way, and is not tried again, decides the run: nothing further starts, and what still runs is
+stopped, its artifacts kept, since nobody will read the result. Otherwise the requested job, the
+last one, decides.
 
 A stop that arrives while a job is being placed takes effect wherever it can: before the award the
 job never starts; after it the agent is told. In between nobody can know, so both are done.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import assert_never
 
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
+from dstack_scheduler.again import (
+    LONGEST_REST_SECONDS,
+    event_of,
+    is_searched_again,
+    is_tried_again,
+    rest_seconds,
+)
 from dstack_scheduler.job import JobKey, JobState, StateChange, legible
+from dstack_scheduler.refusal import NoAgentFits, NoAgents
+from dstack_scheduler.retry import ONCE, Retry
 
 
 @frozen
@@ -26,12 +37,16 @@ class Part:
         key: Of the attempt that is made next, or that runs already.
         after: Indexes of jobs that must be done before.
         awarded: Whether an agent has it already.
+        retry: When it is tried again.
+        since: When the run was submitted.
     """
 
     key: JobKey
     name: str
     after: tuple[int, ...] = ()
     awarded: bool = False
+    retry: Retry = ONCE
+    since: datetime = datetime.min.replace(tzinfo=UTC)
 
 
 @frozen
@@ -78,9 +93,16 @@ Event = Placed | Unplaced | Vanished | Changed | StopAsked
 
 @frozen
 class Place:
-    """Find an agent for the attempt and award it; answered by `Placed` or `Unplaced`."""
+    """Find an agent for the attempt and award it; answered by `Placed` or `Unplaced`.
+
+    Attributes:
+        rest_seconds: Before the search begins.
+        because: How the attempt before ended, if this one is made because of that.
+    """
 
     key: JobKey
+    rest_seconds: float = 0.0
+    because: StateChange | None = None
 
 
 @frozen
@@ -146,6 +168,7 @@ class Run:
         self._states: list[_Blocked | _Placing | _There | _Ended] = [_Blocked() for _ in parts]
         self._stop: StopAsked | None = None
         self._asked: dict[int, bool] = {}
+        self._searches: Counter[int] = Counter()
         self._decided: StateChange | None = None
         self._over = False
 
@@ -170,7 +193,9 @@ class Run:
             case Vanished(key):
                 return self._vanished(key)
             case Changed(change):
-                return self._ended(change) if change.state.ended else []
+                if not change.state.ended:
+                    return []
+                return self._tried_again(change) or self._ended(change)
             case StopAsked():
                 return self._stop_asked(event)
             case _:
@@ -204,6 +229,8 @@ class Run:
             aborted = self._stop is not None and self._stop.abort
             state = JobState.ABORTED if aborted else JobState.STOPPED
             return self._ended(StateChange(key, state, at, cause, "stopped"))
+        if self._searches_again(job, error, at):
+            return [Place(key, LONGEST_REST_SECONDS)]
         return self._ended(legible(StateChange(key, JobState.FAILED, at, f"{error}", error.code)))
 
     def _vanished(self, key: JobKey) -> list[Effect]:
@@ -214,6 +241,28 @@ class Run:
         self._parts[key.job] = replace(part, key=replace(key, attempt=key.attempt + 1))
         self._states[key.job] = _Blocked()
         return self._start_ready() + self._end_if_over()
+
+    def _searches_again(self, job: int, error: MeshError, at: datetime) -> bool:
+        self._searches[job] += 1
+        part = self._parts[job]
+        return (
+            isinstance(error, NoAgentFits | NoAgents)
+            and not self.stopping
+            and is_searched_again(part.retry, self._searches[job], at, part.since)
+        )
+
+    def _tried_again(self, change: StateChange) -> list[Effect]:
+        """The next attempt at a job that ended; nothing if there is none."""
+        job = change.key.job
+        part = self._parts[job]
+        there = isinstance(self._states[job], _There) and part.key == change.key
+        if self.stopping or not there or not is_tried_again(part.retry, change, part.since):
+            return []
+        attempt = change.key.attempt + 1
+        self._parts[job] = replace(part, key=replace(part.key, attempt=attempt))
+        self._states[job] = _Placing()
+        rest = rest_seconds(event_of(change), change.key.attempt)
+        return [Place(self._parts[job].key, rest, change)]
 
     def _ended(self, change: StateChange) -> list[Effect]:
         job = change.key.job

@@ -132,4 +132,8 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         ports=job.ports,
         registry_auth=job.registry_auth,
         installs=job.installs,
+        idle_timeout_seconds=job.idle_timeout_seconds,
+        retry=job.retry,
+        cache=job.cache,
+        counted=job.counted,
     )

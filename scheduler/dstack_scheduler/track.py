@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dstack_mesh.frozen import frozen
+from dstack_scheduler.again import event_of
 from dstack_scheduler.agent_port import Agent, DrivenJob
 from dstack_scheduler.inputs import kept_by
 from dstack_scheduler.job import (
@@ -48,7 +49,7 @@ class Track:
         """The specification of an attempt, with what the jobs before it kept."""
         job = self.jobs[key.job]
         before = (each for index in job.after for each in self._kept(index))
-        return replace(job.spec, key=key, inputs=(*job.spec.inputs, *before))
+        return replace(job.spec, key=key, inputs=(*job.spec.inputs, *before, *job.resumes))
 
     def place(self, job: int) -> Place | None:
         """Where the newest attempt is; None while no agent has it."""
@@ -61,6 +62,19 @@ class Track:
     def remove(self, job: int) -> None:
         """Notes that the attempt is nowhere."""
         self._places.pop(job, None)
+
+    def again(self, key: JobKey, ended: StateChange) -> Place | None:
+        """Notes that another attempt is made at a job; what an interrupted one kept is put back.
+
+        Returns:
+            Where the one before was.
+        """
+        before = self._places.pop(key.job, None)
+        if event_of(ended) == "interruption":
+            job = replace(self.jobs[key.job], resumes=self._kept(key.job))
+            self.jobs = (*self.jobs[: key.job], job, *self.jobs[key.job + 1 :])
+        self._fins.pop(key.job, None)
+        return before
 
     def saw(self, change: StateChange) -> None:
         """Notes a state."""

@@ -245,6 +245,7 @@ class Supervisor:
         ]
         try:
             await self._order(concerned, order)
+            await self.workshop.records.give_up(run_id, job)
         except sqlite3.Error as error:
             raise Busy(
                 "The jobs are told to end, but the agent cannot write it down.",

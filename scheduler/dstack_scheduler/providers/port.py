@@ -92,6 +92,10 @@ def one_job(
         secret_names=workflow.secrets,
         registry_auth=workflow.registry_auth,
         installs=installs_of(workflow, packages),
+        max_duration_seconds=workflow.max_duration_seconds or None,
+        idle_timeout_seconds=workflow.idle_timeout_seconds or None,
+        retry=workflow.retry,
+        cache=workflow.cache,
     )
     return (job,)
 

@@ -2,15 +2,13 @@
 
 from dataclasses import replace
 
+from dstack_scheduler.retry import MOST_ATTEMPTS, RETRY_EVENTS, Retry
 from dstack_scheduler.spans import parse_span
-from dstack_scheduler.workflow.model import RETRY_EVENTS, Retry, Workflow
+from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code, did_you_mean
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.shapes import TEXT_OR_TEXTS, TEXTS, Either, Scalar, Table, shaped
 from dstack_scheduler.workflow.tree import ListNode, MapNode, Node, ScalarNode, shorten
-
-MOST_ATTEMPTS = 100
-"""More than that is a loop that nobody watches."""
 
 _OFF = frozenset({"off", "false"})
 _ON = frozenset({"on", "true"})

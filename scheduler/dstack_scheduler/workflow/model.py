@@ -7,6 +7,7 @@ from typing import NamedTuple
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import Reuse
+from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.workflow.problem import Place
 from dstack_scheduler.workflow.scope import Scope
@@ -41,26 +42,6 @@ class Dependency:
     @property
     def reuse(self) -> Reuse:
         return Reuse(self.workflow, self.tag, self.repo, self.text)
-
-
-RETRY_EVENTS = ("error", "interruption", "lost", "no-capacity")
-"""After what a job may be tried again: it failed, its machine was taken back, its agent was lost,
-nobody could take it."""
-
-
-@frozen
-class Retry:
-    """When a job is tried again.
-
-    Attributes:
-        attempts: How often at most, the first attempt not counted.
-        events: After which of `RETRY_EVENTS`.
-        duration_seconds: For how long after the run began; None for no limit.
-    """
-
-    attempts: int = 3
-    events: tuple[str, ...] = RETRY_EVENTS
-    duration_seconds: float | None = None
 
 
 @frozen

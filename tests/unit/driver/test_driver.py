@@ -10,10 +10,11 @@ import pytest
 
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Broken, Busy, Conflict, MeshError, Missing, Refused, Unreachable
-from dstack_mesh.ids import HoldId, RunId
+from dstack_mesh.ids import Digest, HoldId, RunId
 from dstack_scheduler.agent_port import Hold, Question
 from dstack_scheduler.driver import Driver
-from dstack_scheduler.job import Fin, JobKey, JobSpec, JobState, StateChange
+from dstack_scheduler.job import RECLAIMED, Fin, JobKey, JobSpec, JobState, StateChange
+from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import PlannedJob, Reuse
 from dstack_scheduler.progress import (
     Asked,
@@ -21,14 +22,17 @@ from dstack_scheduler.progress import (
     Kept,
     RunEnded,
     Sending,
+    TriedAgain,
     Unheard,
     Waiting,
 )
 from dstack_scheduler.refusal import NoAgentFits, NoAgents
+from dstack_scheduler.retry import Retry
 from dstack_scheduler.submission import Submission
 from dstack_scheduler.verdict import Bid
 from support.eventually import eventually_async
 from support.fake_agent import (
+    NOW,
     FakeAgent,
     FakeDirectory,
     FakeJob,
@@ -142,6 +146,62 @@ async def test_the_exit_code_of_the_run_is_that_of_its_command() -> None:
     end = await person.run()
 
     assert (end.state, end.exit_code) == (JobState.FAILED, 3)
+
+
+def often(job: PlannedJob, retry: Retry) -> Submission:
+    """A run of one job that may be tried again."""
+    return submission(replace(job, retry=retry))
+
+
+async def test_a_job_that_fails_is_tried_again_as_often_as_it_says() -> None:
+    here = FakeMachine("here")
+    run = often(planned(0, "exit 3"), Retry(1, ("error",)))
+    person = Person(run, here, local=here)
+
+    end = await person.run()
+
+    assert (end.key.attempt, end.state, end.exit_code) == (2, JobState.FAILED, 3)
+    (again,) = person.watcher.of(TriedAgain)
+    assert (again.attempt, again.because.exit_code, again.resumes) == (2, 3, ())
+    assert [job.spec.inputs for job in here.jobs.values()] == [(), ()]
+
+
+async def test_what_an_interrupted_attempt_kept_is_put_back_at_the_next_agent() -> None:
+    first, second = FakeMachine("first", jobs_at_once=1), FakeMachine("second")
+    first.play = second.play = play_nothing
+    run = submission(replace(planned(0, "sleep"), needs=Needs(interruptible=True)))
+    person = Person(run, first, second, local=first)
+    async with person.running() as running:
+        job = await job_of(first)
+        first.jobs_at_once = 0
+        job.save("job-0-out", Digest(b"k" * 32))
+        first.trees.add(Digest(b"k" * 32))
+        job.states.append(StateChange(job.key, JobState.STOPPED, NOW, "ana is back", RECLAIMED))
+        await job.poke()
+        after = await job_of(second)
+        await after.end()
+        end = await running
+
+    assert (end.state, end.key.attempt) == (JobState.DONE, 2)
+    (put_back,) = after.spec.inputs
+    assert (put_back.path, put_back.digest) == ("job-0-out", Digest(b"k" * 32))
+    assert put_back.sources[0].peer_id == first.card.peer_id
+
+
+async def test_a_stop_while_a_job_rests_is_told_to_the_agent_that_had_it() -> None:
+    here = FakeMachine("here")
+    person = Person(often(planned(0, "exit 1"), Retry(5)), here, local=here)
+    async with person.running() as running:
+
+        async def rests() -> bool:
+            return bool(person.watcher.of(TriedAgain))
+
+        await eventually_async(rests, within=5)
+        person.driver.stop(False, "stopped by ana")
+        end = await running
+
+    assert end.state is JobState.STOPPED
+    assert "stop" in here.calls
 
 
 async def test_a_chain_runs_in_order_and_hands_artifacts_on() -> None:

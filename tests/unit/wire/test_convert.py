@@ -15,6 +15,7 @@ from dstack_mesh.machine import ExecutorKind
 from dstack_mesh.v1 import auction_pb2, job_pb2, run_pb2
 from dstack_scheduler.agent_port import DrivenJob, Hold, Question
 from dstack_scheduler.job import (
+    NOTHING,
     ArtifactSaved,
     EndOfLog,
     Fin,
@@ -34,6 +35,7 @@ from dstack_scheduler.job import (
 )
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.removal import Removal
+from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.verdict import Bid, Later, Never, NotNow, Now, Reason
 from dstack_scheduler.wire import convert, questions
@@ -110,6 +112,10 @@ specs = st.builds(
     secret_names=tuples(words),
     ports=tuples(st.integers(0, 65535)),
     registry_auth=st.none() | st.builds(RegistryAuth, words, st.just("${{ secrets.R }}")),
+    idle_timeout_seconds=st.none() | seconds,
+    retry=st.none() | st.builds(Retry, st.integers(0, 100), tuples(words), st.none() | seconds),
+    cache=tuples(paths),
+    counted=tuples(words),
 )
 job_records = st.builds(
     JobRecord,
@@ -122,6 +128,8 @@ job_records = st.builds(
     tuples(words),
     tuples(artifacts),
     tuples(sources),
+    st.booleans(),
+    st.just(NOTHING) | digests,
 )
 run_records = st.builds(
     RunRecord,

@@ -2,9 +2,10 @@
 
 import pytest
 
+from dstack_scheduler.retry import RETRY_EVENTS, Retry
 from dstack_scheduler.workflow.checking import check
 from dstack_scheduler.workflow.interpolation import Interpolator, Values
-from dstack_scheduler.workflow.model import RETRY_EVENTS, Retry, Workflow
+from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code, Report
 from dstack_scheduler.workflow.scope import Scope
 from support.workflow_files import project_of

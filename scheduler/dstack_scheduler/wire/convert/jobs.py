@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from google.protobuf.duration_pb2 import Duration
+
 from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2
 from dstack_scheduler.job import (
@@ -15,6 +17,7 @@ from dstack_scheduler.job import (
     StateChange,
 )
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.retry import MOST_ATTEMPTS, Retry
 from dstack_scheduler.secret import RegistryAuth, is_placeholder
 from dstack_scheduler.wire import fields
 
@@ -129,8 +132,26 @@ def auth_from_wire(wire: job_pb2.RegistryAuth) -> RegistryAuth:
     return RegistryAuth(fields.line(wire.username, "The registry's user"), wire.password)
 
 
+def retry_to_wire(retry: Retry | None) -> job_pb2.Retry | None:
+    return retry and job_pb2.Retry(
+        attempts=retry.attempts,
+        events=retry.events,
+        duration=_limit_to_wire(retry.duration_seconds),
+    )
+
+
+def retry_from_wire(wire: job_pb2.Retry) -> Retry:
+    if wire.attempts > MOST_ATTEMPTS:
+        raise fields.refuse("The attempts", wire.attempts, f"they are at most {MOST_ATTEMPTS}")
+    limit = fields.seconds_from_wire(wire.duration) if wire.HasField("duration") else None
+    return Retry(wire.attempts, fields.lines(wire.events, "What is tried again after"), limit)
+
+
+def _limit_to_wire(seconds: float | None) -> Duration | None:
+    return None if seconds is None else fields.seconds_to_wire(seconds)
+
+
 def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
-    limit = spec.max_duration_seconds
     return job_pb2.JobSpec(
         key=key_to_wire(spec.key),
         run_name=spec.run_name,
@@ -146,7 +167,7 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         code_digest=spec.code_digest,
         python=spec.python,
         stop_grace=fields.seconds_to_wire(spec.stop_grace_seconds),
-        max_duration=None if limit is None else fields.seconds_to_wire(limit),
+        max_duration=_limit_to_wire(spec.max_duration_seconds),
         owner=spec.owner,
         revision=revision_to_wire(spec.revision),
         variables=spec.variables,
@@ -158,11 +179,16 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         ports=spec.ports,
         registry_auth=auth_to_wire(spec.registry_auth),
         installs=spec.installs,
+        idle_timeout=_limit_to_wire(spec.idle_timeout_seconds),
+        retry=retry_to_wire(spec.retry),
+        cache=spec.cache,
+        counted=spec.counted,
     )
 
 
 def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
     limit = fields.seconds_from_wire(wire.max_duration) if wire.HasField("max_duration") else None
+    idle = fields.seconds_from_wire(wire.idle_timeout) if wire.HasField("idle_timeout") else None
     return JobSpec(
         key=key_from_wire(wire.key),
         run_name=fields.run_name(wire.run_name),
@@ -195,6 +221,13 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         if wire.HasField("registry_auth")
         else None,
         installs=fields.texts(wire.installs, "What is installed"),
+        idle_timeout_seconds=idle,
+        retry=retry_from_wire(wire.retry) if wire.HasField("retry") else None,
+        cache=tuple(
+            fields.path(each, "A folder that stays")
+            for each in fields.items(wire.cache, "Folders that stay")
+        ),
+        counted=fields.lines(wire.counted, "Patterns of files"),
     )
 
 

@@ -6,6 +6,7 @@ from dstack_mesh.ids import PeerId, RunName
 from dstack_mesh.v1 import records_pb2, run_pb2
 from dstack_scheduler.agent_port import DrivenJob, Listing, Telling
 from dstack_scheduler.job import (
+    NOTHING,
     ArtifactSaved,
     EndOfLog,
     Fin,
@@ -20,6 +21,8 @@ from dstack_scheduler.job import (
 from dstack_scheduler.removal import Removal
 from dstack_scheduler.wire import fields
 from dstack_scheduler.wire.convert.jobs import (
+    input_from_wire,
+    input_to_wire,
     key_from_wire,
     key_to_wire,
     revision_from_wire,
@@ -174,6 +177,8 @@ def job_record_to_wire(record: JobRecord) -> run_pb2.JobRecord:
         gpu_uuids=record.gpu_uuids,
         artifacts=[artifact_to_wire(artifact) for artifact in record.artifacts],
         copies=[source_to_wire(source) for source in record.copies],
+        again=record.again,
+        reuse_key=record.reuse_key,
     )
 
 
@@ -188,6 +193,8 @@ def job_record_from_wire(wire: run_pb2.JobRecord) -> JobRecord:
         gpu_uuids=fields.lines(wire.gpu_uuids, "Cards"),
         artifacts=_artifacts_from_wire(wire.artifacts),
         copies=sources_from_wire(wire.copies),
+        again=wire.again,
+        reuse_key=fields.digest(wire.reuse_key) if wire.reuse_key else NOTHING,
     )
 
 
@@ -342,6 +349,7 @@ def driven_to_wire(job: DrivenJob) -> run_pb2.DrivenJob:
         placement=job.placement,
         awarded=None if job.awarded is None else source_to_wire(job.awarded),
         signed=None if job.signed is None else signed_to_wire(job.signed),
+        resumes=[input_to_wire(each) for each in job.resumes],
     )
 
 
@@ -356,4 +364,5 @@ def driven_from_wire(wire: run_pb2.DrivenJob) -> DrivenJob:
         placement=fields.line(wire.placement, "The placement"),
         awarded=source_from_wire(wire.awarded) if wire.HasField("awarded") else None,
         signed=signed_from_wire(wire.signed) if wire.HasField("signed") else None,
+        resumes=tuple(input_from_wire(each) for each in fields.items(wire.resumes, "Inputs")),
     )
