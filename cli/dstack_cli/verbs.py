@@ -37,6 +37,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("stop", RUN, "stop", "Stop a run gracefully; -x kills it at once"),
     Verb("wait", RUN, "wait", "Wait for a run to end; exits with its exit code", follows=True),
     Verb("attach", RUN, "attach", "Come back to a run: its log from the start, live", follows=True),
+    Verb("app", RUN, "app", "Open the apps of a run in the browser, or print links"),
     Verb("validate", RUN, "validate", "Check the workflow files; nothing is started"),
     Verb("ps", LOOK, "ps", "List runs: unfinished ones, or the last", ("runs",)),
     Verb("status", LOOK, "ps", "List runs and their jobs, one line each"),

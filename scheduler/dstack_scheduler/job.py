@@ -8,6 +8,7 @@ from enum import Enum
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.app import App
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.secret import RegistryAuth, needed
 
@@ -87,6 +88,7 @@ class JobSpec:
         job_count: Jobs of the run in all.
         ports: Ports that the job listens on, told to it as PORT_0, PORT_1 …; 0 is any free one.
         registry_auth: What the image is pulled with; None for nothing. The job never sees it.
+        apps: What a person opens of it, each behind one of its ports.
     """
 
     key: JobKey
@@ -114,6 +116,7 @@ class JobSpec:
     job_count: int = 1
     ports: tuple[int, ...] = ()
     registry_auth: RegistryAuth | None = None
+    apps: tuple[App, ...] = ()
 
     @property
     def executor(self) -> ExecutorKind:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from dstack_mesh.frozen import frozen
+from dstack_scheduler.app import App
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.secret import RegistryAuth, needed
 
@@ -40,6 +41,7 @@ class PlannedJob:
         variables: All that the job works with, values as written.
         secret_names: Secrets that the job gets as variables and files.
         registry_auth: What its image is pulled with; None for nothing.
+        apps: What a person opens of it, each behind one of its ports.
     """
 
     index: int
@@ -62,6 +64,7 @@ class PlannedJob:
     max_duration_seconds: float | None = None
     place: str = ""
     registry_auth: RegistryAuth | None = None
+    apps: tuple[App, ...] = ()
 
     @property
     def secrets_needed(self) -> tuple[str, ...]:

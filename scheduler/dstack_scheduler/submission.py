@@ -131,4 +131,5 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         job_count=record.job_count,
         ports=job.ports,
         registry_auth=job.registry_auth,
+        apps=job.apps,
     )

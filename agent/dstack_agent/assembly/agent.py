@@ -1,6 +1,7 @@
 """The whole agent: its layers, the services that speak for them, and what of them must run."""
 
 import asyncio
+import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,6 +12,7 @@ from dstack_agent.assembly.ground import Ground
 from dstack_agent.assembly.work import Work, reclaiming_of, work_of
 from dstack_agent.gossip import Chorus, open_chorus, sources_of
 from dstack_agent.housekeeping import housekeeping_of
+from dstack_agent.jobs.doorkeeper import Doorkeeper
 from dstack_agent.listing import Listings
 from dstack_agent.notary import Notary
 from dstack_agent.servicers.attach import Wishes
@@ -96,7 +98,8 @@ async def assemble(ground: Ground, server: Server, stack: AsyncExitStack) -> Age
     chorus = await chorus_of(ground, company, stack) if start.membership is not None else None
     answers = answers_of(ground, company, work)
     testimony = testimony_of(ground, company, notary, chorus)
-    add_servicers(server, served_of(ground, work, answers, testimony, chorus))
+    doorkeeper = doorkeeper_of(company, work)
+    add_servicers(server, served_of(ground, work, answers, testimony, doorkeeper, chorus))
     keeper, invitations = start.members.keeper, None
     if keeper is not None:
         add_roster(server, start.home, keeper, start.clock)
@@ -134,6 +137,14 @@ def testimony_of(
     )
 
 
+def doorkeeper_of(company: Company, work: Work) -> Doorkeeper:
+    """Lets people to what their jobs listen on."""
+    portrait = company.portrait
+    return Doorkeeper(
+        work.workshop, work.supervisor.follow, lambda: (portrait.host, socket.gethostname())
+    )
+
+
 def answers_of(ground: Ground, company: Company, work: Work) -> Answers:
     """What Hello is answered with."""
     word = ground.start.word
@@ -149,7 +160,12 @@ def answers_of(ground: Ground, company: Company, work: Work) -> Answers:
 
 
 def served_of(
-    ground: Ground, work: Work, answers: Answers, testimony: Testimony, chorus: Chorus | None
+    ground: Ground,
+    work: Work,
+    answers: Answers,
+    testimony: Testimony,
+    doorkeeper: Doorkeeper,
+    chorus: Chorus | None,
 ) -> Served:
     """What the services speak for."""
     memory, steering = ground.memory, work.steering
@@ -174,6 +190,7 @@ def served_of(
         owner=work.owner,
         testimony=testimony,
         clock=ground.start.clock,
+        doorkeeper=doorkeeper,
         gossiping=chorus.gossiping if chorus is not None else None,
     )
 

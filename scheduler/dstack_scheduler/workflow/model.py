@@ -76,6 +76,7 @@ class Workflow:
         python: Version, as "3.11"; empty for any.
         dependencies: In declared order.
         ports: A port of the job each; 0 is any free one.
+        local_ports: What each must be on the person's machine; 0 for what is free there.
         options: Keys that only the provider knows.
         run_args: What was given on the command line for the script.
         secrets: Names of secrets that the job gets.
@@ -106,6 +107,7 @@ class Workflow:
     needs: Needs = field(default_factory=Needs)
     place: str = ""
     ports: tuple[int, ...] = ()
+    local_ports: tuple[int, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     run_args: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()

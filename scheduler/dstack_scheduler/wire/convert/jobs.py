@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2
+from dstack_scheduler.app import App
 from dstack_scheduler.job import (
     MOST_PORTS,
     Input,
@@ -15,7 +16,7 @@ from dstack_scheduler.job import (
     StateChange,
 )
 from dstack_scheduler.needs import Needs
-from dstack_scheduler.secret import RegistryAuth, is_placeholder
+from dstack_scheduler.secret import RegistryAuth, is_placeholder, why_no_name
 from dstack_scheduler.wire import fields
 
 _STATES: dict[JobState, job_pb2.JobState.ValueType] = {
@@ -129,6 +130,39 @@ def auth_from_wire(wire: job_pb2.RegistryAuth) -> RegistryAuth:
     return RegistryAuth(fields.line(wire.username, "The registry's user"), wire.password)
 
 
+def app_to_wire(app: App) -> job_pb2.App:
+    return job_pb2.App(
+        name=app.name,
+        port=app.port,
+        local=app.local,
+        path=app.path,
+        query=app.query,
+        token=app.token,
+        web=app.web,
+    )
+
+
+def apps_from_wire(wires: Iterable[job_pb2.App], ports: int) -> tuple[App, ...]:
+    """Apps of a job with so many ports. Raises Invalid for a port that it has not."""
+    return tuple(_app_from_wire(wire, ports) for wire in fields.items(wires, "Apps", MOST_PORTS))
+
+
+def _app_from_wire(wire: job_pb2.App, ports: int) -> App:
+    if wire.port >= ports:
+        raise fields.refuse("The app's port", wire.port, f"the job has {ports}")
+    if wire.token and (why := why_no_name(wire.token)):
+        raise fields.refuse("The variable of the app's token", wire.token, why)
+    return App(
+        name=fields.line(wire.name, "The app's name"),
+        port=wire.port,
+        local=fields.port(wire.local),
+        path=fields.line(wire.path, "The app's path"),
+        query=fields.line(wire.query, "The app's query"),
+        token=wire.token,
+        web=wire.web,
+    )
+
+
 def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
     limit = spec.max_duration_seconds
     return job_pb2.JobSpec(
@@ -157,6 +191,7 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         job_count=spec.job_count,
         ports=spec.ports,
         registry_auth=auth_to_wire(spec.registry_auth),
+        apps=[app_to_wire(app) for app in spec.apps],
     )
 
 
@@ -193,6 +228,7 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         registry_auth=auth_from_wire(wire.registry_auth)
         if wire.HasField("registry_auth")
         else None,
+        apps=apps_from_wire(wire.apps, len(wire.ports)),
     )
 
 
