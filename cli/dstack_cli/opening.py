@@ -109,9 +109,7 @@ async def _led(reach: Reach, job: JobRecord, apps: AppsWatcher) -> bool:
     agent = await reach.find(job.agent_id) if job.agent_id is not None else None
     client = await reach.tunnel(agent.card.peer_id) if agent is not None else None
     if agent is None or client is None:
-        raise Unreachable(
-            f"{job.agent_name or job.agent_id} does not answer.", code="agent-away"
-        )
+        raise Unreachable(f"{job.agent_name or job.agent_id} does not answer.", code="agent-away")
     if not (await client.apps(job.key)).apps:
         return False
     await apps.saw(Awarded(job.key.job, job.key.attempt, agent.card, agent.local, (), ""))

@@ -17,6 +17,8 @@ class Reuse:
         workflow: Take the newest done run of this workflow, or only its jobs within the tag.
         tag: Take the run behind this tag; "latest" falls back to the newest done run.
         repo: "owner/repo" of another repository; empty for this one.
+        run: Take the run of this name.
+        below: Folder that its artifacts are laid below; empty for their own places.
         text: As the person wrote it, for messages.
     """
 
@@ -24,6 +26,8 @@ class Reuse:
     tag: str = ""
     repo: str = ""
     text: str = ""
+    run: str = ""
+    below: str = ""
 
 
 @frozen

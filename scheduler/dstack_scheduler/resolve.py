@@ -32,11 +32,11 @@ def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input
     repo = reuse.repo or repo
     runs = merged_runs(known)
     tags = merged_tags(known)
-    run = _tagged(reuse, repo, runs, tags) if reuse.tag else _newest(reuse.workflow, repo, runs)
+    run = _chosen(reuse, repo, runs, tags)
     if run is None:
         raise _missing(reuse, repo, runs, tags)
     jobs = [job for job in run.jobs if reuse.workflow in ("", job.workflow)]
-    if not reuse.workflow:
+    if not reuse.workflow and not reuse.run:
         jobs = [job for job in jobs if job.workflow == run.target] or jobs
     inputs = tuple(each for job in jobs for each in inputs_of(job, run))
     if not inputs:
@@ -46,7 +46,7 @@ def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input
             "Give its workflow `artifacts`, or take another run.",
             code="no-artifacts",
         )
-    return inputs
+    return tuple(replace(each, path=_below(reuse.below, each.path)) for each in inputs)
 
 
 def inputs_of(job: JobRecord, run: RunRecord) -> tuple[Input, ...]:
@@ -109,6 +109,23 @@ def _merged(records: Sequence[RunRecord]) -> RunRecord:
     )
 
 
+def _below(folder: str, path: str) -> str:
+    """Where an artifact goes that is laid below a folder."""
+    return f"{folder}/{path.removeprefix('~').lstrip('/')}" if folder else path
+
+
+def _chosen(
+    reuse: Reuse,
+    repo: str,
+    runs: dict[RunId, RunRecord],
+    tags: dict[tuple[str, str], TagRecord],
+) -> RunRecord | None:
+    if reuse.run:
+        named = [run for run in runs.values() if run.run_name == reuse.run]
+        return max(named, key=lambda run: (run.submitted_at, run.run_id), default=None)
+    return _tagged(reuse, repo, runs, tags) if reuse.tag else _newest(reuse.workflow, repo, runs)
+
+
 def _tagged(
     reuse: Reuse,
     repo: str,
@@ -140,6 +157,13 @@ def _missing(
     tags: dict[tuple[str, str], TagRecord],
 ) -> Missing:
     where = repo or "this folder"
+    if reuse.run:
+        return Missing(
+            f"There is no run {reuse.run}.",
+            "Nobody who answers knows it.",
+            "dstack ps -a",
+            code="no-such-run",
+        )
     if reuse.tag and reuse.tag != LATEST:
         names = sorted(
             tag.tag for tag in tags.values() if tag.repo == repo and tag.run_id is not None

@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ workflows:
     provider: lab
 """
 
-FAKE_LAB = '''
+FAKE_LAB = """
 import os, subprocess, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -57,7 +58,7 @@ server = HTTPServer((options["ip"], port), Handler)
 print(f"    http://localhost:{port}/lab?token={token}", file=sys.stderr, flush=True)
 print(f"    http://localhost:{port}/lab/tree/a.ipynb?token=...", file=sys.stderr, flush=True)
 server.serve_forever()
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     port, app, half = free_ports(3)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         env = {"DSTACK_MDNS": "0", "DSTACK_SEEDS": f"127.0.0.1:{port}"}
-        station = make_peer(folder, "station", USER="sue", **env)
-        laptop = make_peer(folder, "laptop", USER="ana", **env)
-        other = make_peer(folder, "other", USER="bob", **env)
+        station = make_peer(folder, "station", (), USER="sue", **env)
+        laptop = make_peer(folder, "laptop", (), USER="ana", **env)
+        other = make_peer(folder, "other", (), USER="bob", **env)
         join_mesh(station, laptop, other, role="submitter")
         workflows = WORKFLOWS.format(app=app, half=half, local=taken.getsockname()[1])
         code = project(
@@ -163,9 +164,10 @@ def test_pages_uploads_and_downloads_go_through(web: Attached) -> None:
     url = web.url("bash0")
     assert get(url + "x").startswith(b"hello from ")
     size = 24 << 20
-    assert hashlib.sha256(get(f"{url}big/{size}")).digest() == hashlib.sha256(
-        (bytes(range(256)) * (size // 256))
-    ).digest()
+    assert (
+        hashlib.sha256(get(f"{url}big/{size}")).digest()
+        == hashlib.sha256(bytes(range(256)) * (size // 256)).digest()
+    )
     sent = os.urandom(8 << 20)
     request = urllib.request.Request(url, data=sent, method="POST")
     with urllib.request.urlopen(request, timeout=20) as answer:
@@ -175,7 +177,7 @@ def test_pages_uploads_and_downloads_go_through(web: Attached) -> None:
 def test_a_hundred_connections_at_once_each_get_their_own(web: Attached) -> None:
     url = web.url("bash0")
     with concurrent.futures.ThreadPoolExecutor(100) as pool:
-        answers = list(pool.map(lambda number: get(f"{url}n{number}"), range(100)))
+        answers = list(pool.map(get, [f"{url}n{number}" for number in range(100)]))
     assert [answer.rsplit(b"/", 1)[1] for answer in answers] == [
         f"n{number}".encode() for number in range(100)
     ]
@@ -243,3 +245,79 @@ def test_nobody_else_gets_at_it(web: Attached, lab: Lab) -> None:
     name = web.said().split()[0]
     refused = lab.other.dstack("app", name, "--no-open", cwd=lab.code, timeout=20)
     assert refused.returncode != 0 and b"somebody else" in refused.stderr, said(refused)
+
+
+@pytest.fixture(scope="module")
+def notebook(lab: Lab) -> Iterator[Attached]:
+    with attached(lab.laptop, lab.code, "run", "lab", "--remote") as running:
+        running.url("lab")
+        yield running
+
+
+def test_a_link_has_the_token_and_is_told_once_it_answers(notebook: Attached) -> None:
+    url = notebook.url("lab")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/lab\?token=[0-9a-f]{32}", url)
+    assert get(url) == b"a notebook"
+    with pytest.raises(urllib.error.HTTPError):
+        get(url.partition("?")[0])
+    base, token = url.split("/lab?token=")
+    assert f"    {url}\n" in notebook.said()
+    assert f"    {base}/lab/tree/a.ipynb?token={token}\n" in notebook.said()
+
+
+def test_a_token_is_nowhere_but_in_the_job_and_before_its_person(
+    notebook: Attached, lab: Lab
+) -> None:
+    token = notebook.url("lab").partition("token=")[2]
+    name = notebook.said().split()[0]
+    for peer in (lab.laptop, lab.other, lab.station):
+        stored = lab.laptop.dstack("logs", name, cwd=lab.code, check=True)
+        assert token.encode() not in stored.stdout + stored.stderr
+        assert b"token=" + b"*" * 32 in stored.stderr
+        kept = [path for path in peer.home.rglob("*") if path.is_file()]
+        held = [path for path in kept if token.encode() in path.read_bytes()]
+        assert held in ([], [notebook.out]), held
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            assert not any(token in word for word in process.cmdline())
+    reader = lab.other.dstack("app", name, "--no-open", cwd=lab.code)
+    assert token.encode() not in reader.stdout + reader.stderr
+
+
+def test_app_leads_there_again_for_scripts_too(notebook: Attached, lab: Lab) -> None:
+    name = notebook.said().split()[0]
+    with attached(lab.laptop, lab.code, "app", name, "lab", "--json", "--no-open") as opened:
+        eventually(lambda: "}" in opened.said(), within=20)
+        told = json.loads(opened.said().splitlines()[0])
+        assert (told["schema"], told["run"], told["app"]) == ("dstack.app/v1", name, "lab")
+        assert get(told["url"]) == b"a notebook"
+    wrong = lab.laptop.dstack("app", name, "train", cwd=lab.code)
+    assert wrong.returncode == 2 and b"no job of a workflow" in wrong.stderr, said(wrong)
+
+
+def test_attach_leads_there_again(notebook: Attached, lab: Lab) -> None:
+    name = notebook.said().split()[0]
+    with attached(lab.laptop, lab.code, "attach", name, "--no-open") as again:
+        assert get(again.url("lab")) == b"a notebook"
+        again.process.send_signal(signal.SIGHUP)  # detaches: the run goes on
+        assert again.process.wait(20) == 130
+    assert get(notebook.url("lab")) == b"a notebook"
+
+
+def test_a_port_that_was_named_and_is_taken_starts_nothing(lab: Lab) -> None:
+    refused = lab.laptop.dstack("run", "fixed", "--remote", cwd=lab.code)
+    assert refused.returncode == 125, said(refused)
+    assert f"Port {lab.taken.getsockname()[1]} of this machine is in use".encode() in refused.stderr
+
+
+def test_new_connections_find_the_way_again(web: Attached, lab: Lab) -> None:
+    url = web.url("bash0")
+    with socket.create_connection(("127.0.0.1", port_of(url)), timeout=20) as connection:
+        connection.sendall(b"GET /big/1000000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(100)
+        lab.daemon.kill()
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(1 << 20):
+                pass
+    lab.daemon.start()
+    assert get(url + "again").endswith(b"/again")

@@ -14,7 +14,7 @@ from dstack_agent.jobs.doorkeeper import Doorkeeper, Doors, is_open
 from dstack_agent.servicers.auction import asker_of
 from dstack_mesh.faults import Busy, Invalid, MeshError
 from dstack_mesh.tunnel.ferry import Ferry
-from dstack_mesh.tunnel.frame import Broken, Frame
+from dstack_mesh.tunnel.frame import Broken, Frame, Made
 from dstack_mesh.v1 import tunnel_pb2 as pb
 from dstack_mesh.v1 import tunnel_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Caller, caller
@@ -68,6 +68,7 @@ class TunnelServicer(rpc.TunnelServiceServicer):
         wanted = convert.key_from_wire(begin.begin, newest=True)
         key, chronicle = self._doorkeeper.admit(wanted, asker_of(context))
         with _one_more(load):
+            await context.write(pb.CarryResponse(begun=pb.Begun()))
             tunnel = Tunnel(self._doorkeeper, key, context.write, load)
             await tunnel.serve(request_iterator, chronicle)
 
@@ -153,6 +154,7 @@ class Tunnel:
             self._ferry.forget(number)
             await self._send(number, Broken(str(error)))
         else:
+            await self._send(number, Made())
             await self._ferry.carry(number, reader, writer)
 
     def _gone(self, number: int) -> None:

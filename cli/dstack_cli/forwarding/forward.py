@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from dstack_cli.forwarding.links import Link
 from dstack_cli.forwarding.local_port import bind_local
@@ -12,7 +12,7 @@ from dstack_scheduler.job import JobKey
 from dstack_scheduler.wire.tunnel import Carriage, Offered, TunnelClient
 
 AGAIN_SECONDS = 0.5
-TRIES = 10
+TRIES = 40
 """For a connection that finds the way to the agent broken; those that went over it are broken."""
 
 
@@ -79,42 +79,58 @@ class Forward:
 
     async def _serve(self, bound: socket.socket, index: int) -> None:
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with suppress(MeshError, OSError, ExceptionGroup):
-                try:
-                    carriage = await self._carriage_now()
-                    await carriage.carry(index, reader, writer)
-                finally:
-                    writer.close()
+            try:
+                await self._carry(index, reader, writer)
+            finally:
+                writer.close()
 
         self._servers.append(await asyncio.start_server(accepted, sock=bound))
 
+    async def _carry(
+        self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Carries a connection to its end; as long as nothing of it was read, it is tried again."""
+        for _ in range(TRIES):
+            carriage = self._carriage
+            try:
+                if carriage is None:
+                    carriage = await self._carriage_now()
+                await carriage.carry(index, reader, writer)
+            except Unreachable:
+                if carriage is self._carriage:
+                    self._carriage = None
+                await asyncio.sleep(AGAIN_SECONDS)
+            except (MeshError, OSError, ExceptionGroup):
+                return
+            else:
+                return
+
     async def _carriage_now(self) -> Carriage:
-        """The stream; opened anew if it broke. Raises MeshError after a while."""
+        """The stream; opened anew if it broke. Raises MeshError."""
         async with self._connecting:
-            for _ in range(TRIES):
-                if self._carriage is not None:
-                    return self._carriage
+            if self._carriage is None:
                 client = await self._dial()
                 if client is None:
-                    await asyncio.sleep(AGAIN_SECONDS)
-                    continue
-                await self._open(client)
-        raise Unreachable("The agent does not answer.", code="agent-away")
+                    raise Unreachable("The agent does not answer.", code="agent-away")
+                self._carriage = await self._open(client)
+            return self._carriage
 
-    async def _open(self, client: TunnelClient) -> None:
+    async def _open(self, client: TunnelClient) -> Carriage:
         assert self._tasks is not None
-        opened = asyncio.Event()
+        opened: asyncio.Future[Carriage] = asyncio.get_running_loop().create_future()
         task = self._tasks.create_task(self._read(client, opened))
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
-        await opened.wait()
+        return await opened
 
-    async def _read(self, client: TunnelClient, opened: asyncio.Event) -> None:
+    async def _read(self, client: TunnelClient, opened: "asyncio.Future[Carriage]") -> None:
         async with client.carry(self.key) as carriage:
-            self._carriage = carriage
-            opened.set()
             try:
-                with suppress(MeshError):
-                    await carriage.run()
+                await carriage.run(lambda: opened.done() or opened.set_result(carriage))
+            except MeshError as error:
+                if not opened.done():
+                    opened.set_exception(error)
             finally:
-                self._carriage = None
+                opened.cancel()
+                if self._carriage is carriage:
+                    self._carriage = None

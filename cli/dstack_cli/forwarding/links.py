@@ -67,7 +67,8 @@ class Links:
             if link is None:
                 return match[0]
             rest = match[3].rstrip(_TRAILING)
-            after = match[3][len(rest) :]
+            # Jupyter writes `token=...` where the token was given to it.
+            after = b"" if rest.endswith(b"=") else match[3][len(rest) :]
             page = _page(rest.decode("utf-8", "surrogateescape"), link)
             head = f"{match[1].decode()}://127.0.0.1:{link.local}{page}"
             return head.encode("utf-8", "surrogateescape") + after

@@ -9,8 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from dstack_mesh.faults import Refused, Unreachable
 from dstack_mesh.tunnel.flow import Flow
-from dstack_mesh.tunnel.frame import PIECE_BYTES, Broken, Credit, Data, End, Frame
+from dstack_mesh.tunnel.frame import PIECE_BYTES, Broken, Credit, Data, End, Frame, Made
 
 Send = Callable[[int, Frame], Awaitable[None]]
 """Says something of a connection, by its number; waits while the stream takes no more."""
@@ -55,10 +56,25 @@ class Ferry:
         if self._carried.pop(number, None) is not None:
             self._gone(number)
 
+    async def made(self, number: int) -> None:
+        """Returns once the other side has made an expected connection.
+
+        Raises:
+            Refused: It cannot, and says why.
+            Unreachable: The stream is gone.
+        """
+        carried = self._carried[number]
+        await carried.answered.wait()
+        if carried.broken:
+            self.forget(number)
+            if carried.why is None:
+                raise Unreachable("The way to the job broke.", code="tunnel-ended")
+            raise Refused("The job is not reached.", carried.why, code="not-listening")
+
     def break_off(self) -> None:
         """The stream is gone, and every connection with it."""
         for carried in list(self._carried.values()):
-            carried.heard(Broken())
+            carried.break_off(None)
 
     def heard(self, number: int, frame: Frame) -> None:
         """The other side said something. Raises Invalid if it may not."""
@@ -75,11 +91,15 @@ class _Carried:
     # Bounded by the credit: `Flow.receive` raises for more.
     held: list[bytes] = field(default_factory=list[bytes])
     broken: bool = False
+    why: str | None = None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
     came: asyncio.Event = field(default_factory=asyncio.Event)
     granted: asyncio.Event = field(default_factory=asyncio.Event)
 
     def heard(self, frame: Frame) -> None:
         match frame:
+            case Made():
+                self.answered.set()
             case Data(data):
                 self.flow.receive(len(data))
                 self.held.append(data)
@@ -88,8 +108,14 @@ class _Carried:
                 self.granted.set()
             case End():
                 self.flow.heard_end = True
-            case Broken():
-                self.broken = True
+            case Broken(why):
+                self.break_off(why)
+        self.came.set()
+
+    def break_off(self, why: str | None) -> None:
+        """Has both ways end; `why` is None if the other side does not say it."""
+        self.broken, self.why = True, why
+        self.answered.set()
         self.came.set()
 
     async def run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

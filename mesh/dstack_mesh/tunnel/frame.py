@@ -7,6 +7,11 @@ PIECE_BYTES = 64 * 1024
 
 
 @frozen
+class Made:
+    """The connection was made."""
+
+
+@frozen
 class Data:
     """The next bytes."""
 
@@ -32,4 +37,4 @@ class Broken:
     why: str = ""
 
 
-Frame = Data | Credit | End | Broken
+Frame = Made | Data | Credit | End | Broken

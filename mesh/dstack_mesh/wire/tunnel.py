@@ -2,7 +2,7 @@
 
 from dstack_mesh.faults import Invalid
 from dstack_mesh.tunnel.flow import WINDOW_BYTES
-from dstack_mesh.tunnel.frame import PIECE_BYTES, Broken, Credit, Data, End, Frame
+from dstack_mesh.tunnel.frame import PIECE_BYTES, Broken, Credit, Data, End, Frame, Made
 from dstack_mesh.v1 import tunnel_pb2 as pb
 
 _WHY_CHARACTERS = 300
@@ -10,6 +10,8 @@ _WHY_CHARACTERS = 300
 
 def frame_to_wire(number: int, frame: Frame) -> pb.Frame:
     match frame:
+        case Made():
+            return pb.Frame(connection=number, made=pb.Made())
         case Data(data):
             return pb.Frame(connection=number, data=data)
         case Credit(count):
@@ -31,6 +33,8 @@ def frame_from_wire(wire: pb.Frame) -> Frame | None:
             if not 0 < wire.credit_bytes <= WINDOW_BYTES:
                 raise Invalid("A frame grants too much.", f"It is {wire.credit_bytes:,} bytes.")
             return Credit(wire.credit_bytes)
+        case "made":
+            return Made()
         case "end":
             return End()
         case "broken":

@@ -3,13 +3,14 @@
 The token reaches it in the environment: an argument would be everybody's to read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 from dstack_scheduler.app import TOKEN, App
 from dstack_scheduler.plan import PlannedJob
+from dstack_scheduler.providers.options import tool_version
 from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation
-from dstack_scheduler.providers.tools import installed
-from dstack_scheduler.workflow.keys import PORTS, PYTHON, REQUIREMENTS, SETUP, TOOL_VERSION
+from dstack_scheduler.providers.tools import TOOL_KEYS, installed, own_port
 from dstack_scheduler.workflow.model import Workflow
 
 _ENVIRONMENT = (
@@ -19,41 +20,27 @@ _ENVIRONMENT = (
 
 
 def _jobs(
-    package: str, app: App
-) -> Callable[[Workflow, Mapping[str, str]], tuple[PlannedJob, ...]]:
-    def jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob, ...]:
-        port = f"$PORT_{len(workflow.ports)}"
-        serve = (
-            f'exec python -m {package} --allow-root --no-browser "--ip=$DSTACK_APP_HOST"'
-            f' "--port={port}" --ServerApp.port_retries=0'
-        )
-        commands = (
-            *preparation(workflow),
-            installed(package, workflow.version),
-            *_ENVIRONMENT,
-            serve,
-        )
-        return one_job(workflow, variables, commands, (app,))
-
-    return jobs
+    package: str, app: App, workflow: Workflow, variables: Mapping[str, str]
+) -> tuple[PlannedJob, ...]:
+    serve = (
+        f"python -m {package} --allow-root --no-browser"
+        f' --ip="$DSTACK_APP_HOST" --port={own_port(workflow)} --ServerApp.port_retries=0'
+    )
+    tool = installed(package, workflow.options.get("version", ""))
+    commands = (*preparation(workflow), tool, *_ENVIRONMENT, serve)
+    return one_job(workflow, variables, commands, (app,))
 
 
 def _jupyter(name: str, about: str, package: str, path: str) -> Provider:
+    app = App(name, path=path, query=f"token={TOKEN}", token="TOKEN", web=True)
     return Provider(
         name=name,
         about=about,
-        keys={
-            "version": TOOL_VERSION,
-            "requirements": REQUIREMENTS,
-            "before_run": SETUP,
-            "setup": SETUP,
-            "python": PYTHON,
-            "ports": PORTS,
-        },
+        keys={"version": tool_version(), **TOOL_KEYS},
         required=(),
         direct=Direct(usage=f"dstack run {name}"),
         appends_args=False,
-        jobs=_jobs(package, App(name, path=path, query=f"token={TOKEN}", token="TOKEN", web=True)),
+        jobs=partial(_jobs, package, app),
     )
 
 

@@ -1,7 +1,7 @@
 """The client of TunnelService: what a job has to be opened, and connections to it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import grpc.aio
@@ -80,12 +80,18 @@ class Carriage:
         self._ferry = Ferry(self._send)
         self._next = 0
 
-    async def run(self) -> None:
-        """Reads the stream until it ends; connections end with it. Raises MeshError."""
+    async def run(self, begun: Callable[[], object]) -> None:
+        """Reads the stream until it ends; connections end with it. Raises MeshError.
+
+        Args:
+            begun: Is called once the agent let us in.
+        """
         try:
             await self._write(pb.CarryRequest(begin=convert.key_to_wire(self._key)))
             async for response in self._call:
-                if (frame := frame_from_wire(response.frame)) is not None:
+                if response.WhichOneof("kind") == "begun":
+                    begun()
+                elif (frame := frame_from_wire(response.frame)) is not None:
                     self._ferry.heard(response.frame.connection, frame)
         except grpc.aio.AioRpcError as failed:
             raise await self._ending.why(failed) from failed
@@ -96,10 +102,16 @@ class Carriage:
     async def carry(
         self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Carries a connection to a port of the job, by its index, to its end."""
+        """Carries a connection to a port of the job, by its index, to its end.
+
+        Raises:
+            Refused: The job does not listen.
+            Unreachable: The stream broke before the connection was made: no byte was read.
+        """
         self._next = number = self._next + 1
         self._ferry.expect(number)
         await self._write(pb.CarryRequest(open=pb.Open(connection=number, port=port)))
+        await self._ferry.made(number)
         await self._ferry.carry(number, reader, writer)
 
     async def _send(self, number: int, frame: Frame) -> None:
