@@ -5,6 +5,7 @@ import asyncio
 from dstack_cli.attended import Attendance
 from dstack_cli.ending import end_document
 from dstack_cli.following import RunFollower
+from dstack_cli.forwarding.watching import watched_apps
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
@@ -42,7 +43,7 @@ class FollowedWork:
         """Nothing depends on us."""
 
 
-def attach_to(home: Home, run: str, as_json: bool) -> int:
+def attach_to(home: Home, run: str, as_json: bool, no_open: bool) -> int:
     """Follows a run in front of somebody; returns the exit code."""
 
     async def work() -> int:
@@ -55,8 +56,10 @@ def attach_to(home: Home, run: str, as_json: bool) -> int:
             record = picture.record
             workflows = [job.workflow or job.provider for job in record.jobs]
             watching = Watching(screen, record.run_name, workflows, now, hint)
-            followed = FollowedWork(reach, picture, watching)
-            code = await Attendance(followed, screen, terminal).attend()
+            opens = bool(hint) and not no_open
+            async with watched_apps(reach, watching, screen.say, opens) as watcher:
+                followed = FollowedWork(reach, picture, watcher)
+                code = await Attendance(followed, screen, terminal).attend()
             if as_json and watching.end is not None:
                 chosen(as_json=True).document(end_document(record.run_name, watching.end))
             return code

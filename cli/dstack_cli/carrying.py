@@ -1,6 +1,8 @@
 """Carries a run out in front of somebody, or submits it and leaves."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from dstack_cli import embedded, exit_codes
 from dstack_cli.attended import Attendance
@@ -14,6 +16,7 @@ from dstack_cli.run_words import Asked
 from dstack_cli.submitting import DrivenWork, Order, submission
 from dstack_cli.watching import DETACH_HINT, Watching, workflows_of
 from dstack_mesh.home import Home
+from dstack_scheduler.progress import Watcher
 
 NOTES = 3
 """Files that are named; of the others the number is told."""
@@ -29,12 +32,17 @@ def carry(home: Home, order: Order, asked: Asked, starting: embedded.Starting | 
         hint = DETACH_HINT if terminal.stdin and terminal.stderr and not asked.detach else ""
         watching = Watching(screen, order.run_name, workflows_of(order.plan), now, hint)
         screen.live("reading the files of this folder", now())
-        async with reaching(home, Private.NEVER, starting) as reach:
-            driven = DrivenWork(reach, await submission(order), order.tag, watching)
+        async with (
+            reaching(home, Private.NEVER, starting) as reach,
+            _with_apps(reach, order, asked, screen, watching) as watcher,
+        ):
+            driven = DrivenWork(reach, await submission(order), order.tag, watcher)
             watching.notes = notes_on(order.code.result())
             screen.live("asking agents", now())
             if asked.detach:
                 code = await _submit(driven, screen, asked)
+                if _has_apps(order):
+                    screen.say(f"  open its apps: dstack app {driven.name}")
             else:
                 code = await _attend(driven, watching, screen, terminal, asked)
             if asked.push_to and driven.accepted:
@@ -42,6 +50,26 @@ def carry(home: Home, order: Order, asked: Asked, starting: embedded.Starting | 
             return code
 
     return carry_out(work())
+
+
+@asynccontextmanager
+async def _with_apps(
+    reach: Reach, order: Order, asked: Asked, screen: Screen, watching: Watching
+) -> AsyncGenerator[Watcher]:
+    """Who watches the run: with its apps in reach, if it has any and somebody stays."""
+    if asked.detach or not _has_apps(order):
+        yield watching
+        return
+    from dstack_cli.forwarding.watching import watched_apps  # most runs have no apps
+
+    terminal = Terminal.of_process()
+    opens = terminal.stdin and terminal.stderr and not asked.no_open
+    async with watched_apps(reach, watching, screen.say, opens) as watcher:
+        yield watcher
+
+
+def _has_apps(order: Order) -> bool:
+    return any(job.apps for job in order.plan.jobs)
 
 
 def notes_on(code: Code) -> list[str]:

@@ -127,6 +127,8 @@ def _job(plan: Plan, job: PlannedJob, repo: str, listings: Sequence[Listing]) ->
 
 def _dep(reuse: Reuse, repo: str, listings: Sequence[Listing]) -> dict[str, Json]:
     found: dict[str, Json] = {}
+    if reuse.run:
+        found["run"] = reuse.run
     if reuse.tag:
         found["tag"] = reuse.tag
     if reuse.workflow:

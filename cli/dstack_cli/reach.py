@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dstack_mesh.remotes.port import TreeSource
     from dstack_scheduler.job import JobKey, LogTail
     from dstack_scheduler.wire.evidence import Told
+    from dstack_scheduler.wire.tunnel import TunnelClient
 
 
 class Private(Enum):
@@ -243,6 +244,11 @@ class Reach:
             if known.card.peer_id == peer_id and known.answer is not None:
                 return self._clients.transfer(known)
         return None
+
+    async def tunnel(self, peer_id: PeerId) -> "TunnelClient | None":
+        """The way to what an agent's jobs listen on; None while it does not answer."""
+        agent = await self.find(peer_id)
+        return self._clients.tunnel(peer_id) if agent is not None else None
 
     @property
     def refusal(self) -> MeshError | None:

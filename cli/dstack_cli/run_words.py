@@ -22,6 +22,7 @@ class Asked:
         help: Wants to be told, about the target if there is one.
         remote: Said `--remote`.
         push_to: Remote that the run goes to once it has ended; "" for none.
+        no_open: Links of apps are printed only.
     """
 
     target: str = ""
@@ -36,6 +37,7 @@ class Asked:
     help: bool = False
     remote: bool = False
     push_to: str = ""
+    no_open: bool = False
 
 
 @frozen
@@ -56,6 +58,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("-l", "--local"), "Run on this machine only."),
     Flag(("--remote",), "Run on another machine only (--remote=NAME: on that one) and push it."),
     Flag(("--agent",), "Run on this agent only.", "NAME"),
+    Flag(("--no-open",), "Print links of apps; open none in a browser."),
     Flag(("-f", "--follow"), "Follow the run; that is what happens anyway."),
     Flag(("--home",), "Keep everything below DIR (also DSTACK_HOME).", "DIR"),
     Flag(("-h", "--help"), "Tell about this verb, or about the workflow whose name comes before."),
@@ -72,6 +75,7 @@ _SET: dict[str, Callable[[Asked, str], Asked]] = {
     "-l": lambda asked, _: _placed(asked, "local"),
     "--remote": lambda asked, value: replace(_placed(asked, value or "remote"), remote=True),
     "--agent": lambda asked, value: _placed(asked, value),
+    "--no-open": lambda asked, _: replace(asked, no_open=True),
     "-f": lambda asked, _: replace(asked, detach=False),
     "--home": lambda asked, value: replace(asked, home=value),
     "-h": lambda asked, _: replace(asked, help=True),

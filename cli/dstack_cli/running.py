@@ -65,6 +65,8 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
 
         return show_plan(home, plan, asked, run_id, run_name)
     secrets = _secrets_of(home, folder, plan, asked.detach)
+    if not asked.detach:
+        _check_local_ports(plan)
     wanted = asked.placement != "remote"
     starting = embedded.start(home) if wanted and not embedded.answers(home) else None
     from dstack_cli.carrying import carry
@@ -98,6 +100,16 @@ def _secrets_of(home: Home, folder: Path, plan: Plan, detach: bool) -> dict[str,
     from dstack_cli.keeping_secrets import values_of  # most runs need none
 
     return values_of(home, folder, plan, detach)
+
+
+def _check_local_ports(plan: Plan) -> None:
+    """Raises Refused if a port of this machine that apps must have is in use."""
+    wanted = [app.local for job in plan.jobs for app in job.apps if app.local]
+    if wanted:
+        from dstack_cli.forwarding.local_port import bind_local  # most runs name none
+
+        for port in wanted:
+            bind_local(port, exactly=True).close()
 
 
 def read_code(home: Home, folder: Path) -> "Code":

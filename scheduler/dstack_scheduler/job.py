@@ -8,6 +8,7 @@ from enum import Enum
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.app import App
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth, needed
@@ -97,6 +98,7 @@ class JobSpec:
         retry: When it is tried again; None for what is usual.
         cache: Folders that stay for the next run of the workflow, paths as of artifacts.
         counted: Patterns of the files of the code that count for reuse; empty for all of them.
+        apps: What a person opens of it, each behind one of its ports.
     """
 
     key: JobKey
@@ -129,6 +131,7 @@ class JobSpec:
     retry: Retry | None = None
     cache: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
+    apps: tuple[App, ...] = ()
 
     @property
     def executor(self) -> ExecutorKind:

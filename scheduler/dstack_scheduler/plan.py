@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from dstack_mesh.frozen import frozen
+from dstack_scheduler.app import App
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth, needed
@@ -17,6 +18,8 @@ class Reuse:
         workflow: Take the newest done run of this workflow, or only its jobs within the tag.
         tag: Take the run behind this tag; "latest" falls back to the newest done run.
         repo: "owner/repo" of another repository; empty for this one.
+        run: Take the run of this name.
+        below: Folder that its artifacts are laid below; empty for their own places.
         text: As the person wrote it, for messages.
     """
 
@@ -24,6 +27,8 @@ class Reuse:
     tag: str = ""
     repo: str = ""
     text: str = ""
+    run: str = ""
+    below: str = ""
 
 
 @frozen
@@ -44,6 +49,7 @@ class PlannedJob:
         installs: Arguments of each `pip install` before the commands run, quoted for a shell.
         counted: Patterns of the files of the code that count for reuse; empty for all of them.
         earlier: Workflows before it whose earlier results are taken instead of running them.
+        apps: What a person opens of it, each behind one of its ports.
     """
 
     index: int
@@ -72,6 +78,7 @@ class PlannedJob:
     cache: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
+    apps: tuple[App, ...] = ()
 
     @property
     def secrets_needed(self) -> tuple[str, ...]:

@@ -37,13 +37,11 @@ def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input
     tags = merged_tags(known)
     gone = removed_runs(known)
     listed = {run_id: run for run_id, run in runs.items() if run_id not in gone}
-    run = _tagged(reuse, repo, runs, tags) if reuse.tag else None
-    if run is None and reuse.tag in ("", LATEST) and not _is_given(reuse, repo, tags):
-        run = _newest(reuse.workflow, repo, listed)
+    run = _chosen(reuse, repo, runs, listed, tags)
     if run is None:
         raise _missing(reuse, repo, listed, tags)
     jobs = [job for job in run.jobs if reuse.workflow in ("", job.workflow)]
-    if not reuse.workflow:
+    if not reuse.workflow and not reuse.run:
         jobs = [job for job in jobs if job.workflow == run.target] or jobs
     inputs = tuple(each for job in jobs for each in inputs_of(job, run))
     if not inputs:
@@ -53,7 +51,7 @@ def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input
             "Give its workflow `artifacts`, or take another run.",
             code="no-artifacts",
         )
-    return inputs
+    return tuple(replace(each, path=_below(reuse.below, each.path)) for each in inputs)
 
 
 def inputs_of(job: JobRecord, run: RunRecord) -> tuple[Input, ...]:
@@ -127,6 +125,28 @@ def _merged(records: Sequence[RunRecord]) -> RunRecord:
     )
 
 
+def _below(folder: str, path: str) -> str:
+    """Where an artifact goes that is laid below a folder."""
+    return f"{folder}/{path.removeprefix('~').lstrip('/')}" if folder else path
+
+
+def _chosen(
+    reuse: Reuse,
+    repo: str,
+    runs: dict[RunId, RunRecord],
+    listed: dict[RunId, RunRecord],
+    tags: dict[tuple[str, str], TagRecord],
+) -> RunRecord | None:
+    """The run that is meant; one that was removed is found behind a tag alone."""
+    if reuse.run:
+        named = [run for run in listed.values() if run.run_name == reuse.run]
+        return max(named, key=lambda run: (run.submitted_at, run.run_id), default=None)
+    run = _tagged(reuse, repo, runs, tags) if reuse.tag else None
+    if run is None and reuse.tag in ("", LATEST) and not _is_given(reuse, repo, tags):
+        return _newest(reuse.workflow, repo, listed)
+    return run
+
+
 def _tagged(
     reuse: Reuse,
     repo: str,
@@ -162,6 +182,13 @@ def _missing(
     tags: dict[tuple[str, str], TagRecord],
 ) -> Missing:
     where = repo or "this folder"
+    if reuse.run:
+        return Missing(
+            f"There is no run {reuse.run}.",
+            "Nobody who answers knows it.",
+            "dstack ps -a",
+            code="no-such-run",
+        )
     if reuse.tag and reuse.tag != LATEST:
         names = sorted(
             tag.tag for tag in tags.values() if tag.repo == repo and tag.run_id is not None

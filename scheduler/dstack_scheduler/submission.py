@@ -136,4 +136,5 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         retry=job.retry,
         cache=job.cache,
         counted=job.counted,
+        apps=job.apps,
     )

@@ -73,6 +73,8 @@ TransferService/Fetch                     x        x       x      x    x     x
 TransferService/Manifest                  x        x       x      x    x     x
 TransferService/Missing                   x        x       x      x    x     x
 TransferService/Push                      -        x       x      x    x     x
+TunnelService/Apps                        -        x       x      x    x     x
+TunnelService/Carry                       -        x       x      x    x     x
 """
 
 ABSENT = {"AdmissionService/Greet", "AdmissionService/Join"}

@@ -34,6 +34,7 @@ from dstack_mesh.v1 import (
     roster_pb2,
     run_pb2,
     transfer_pb2,
+    tunnel_pb2,
 )
 from dstack_mesh.wire.membership import card_to_wire, hint_to_wire
 from dstack_mesh.wire.records import frames
@@ -41,6 +42,7 @@ from dstack_mesh.wire.roster import own_scribe
 from dstack_mesh.wire.rumours import rumour_to_wire
 from dstack_mesh.wire.statements import signed_to_wire
 from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.app import App
 from dstack_scheduler.job import Input, Revision, RunRecord, Source, TagRecord
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.secret import RegistryAuth
@@ -67,6 +69,7 @@ def valid_messages(home: Home) -> dict[str, Sequence[Message]]:
         **_records(home),
         **_roster(home),
         **_evidence(),
+        **_tunnel(),
         "InvitationService/Watch": [admission_pb2.WatchRequest(invite_id="7K3V")],
         # A role that nobody is invited as: no listener opens.
         "InvitationService/Invite": [admission_pb2.InviteRequest(role="root", lifetime_seconds=60)],
@@ -160,6 +163,7 @@ def _spec() -> Any:
         revision=Revision("github.com/lab/digits", "main", "0" * 40, True),
         secret_names=("TOKEN",),
         ports=(8000, 0),
+        apps=(App("lab", 1, 18000, "/lab", "token={token}", "TOKEN", True),),
         max_duration_seconds=60.0,
         registry_auth=RegistryAuth("ana", "${{ secrets.TOKEN }}"),
     )
@@ -239,6 +243,22 @@ def _roster(home: Home) -> dict[str, Sequence[Message]]:
             )
         ],
         "RosterService/Renew": [roster_pb2.RenewRequest(certificate_request=request)],
+    }
+
+
+def _tunnel() -> dict[str, Sequence[Message]]:
+    key = convert.key_to_wire(machines.key())
+    carry = tunnel_pb2.CarryRequest
+    return {
+        "TunnelService/Apps": [tunnel_pb2.AppsRequest(key=key)],
+        "TunnelService/Carry": [
+            carry(begin=key),
+            carry(open=tunnel_pb2.Open(connection=1, port=0)),
+            carry(frame=tunnel_pb2.Frame(connection=1, data=b"hello")),
+            carry(frame=tunnel_pb2.Frame(connection=1, credit_bytes=5)),
+            carry(frame=tunnel_pb2.Frame(connection=1, end=tunnel_pb2.End())),
+            carry(frame=tunnel_pb2.Frame(connection=1, broken="gone")),
+        ],
     }
 
 

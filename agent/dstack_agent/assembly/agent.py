@@ -1,6 +1,7 @@
 """The whole agent: its layers, the services that speak for them, and what of them must run."""
 
 import asyncio
+import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,6 +12,7 @@ from dstack_agent.assembly.ground import Ground
 from dstack_agent.assembly.work import Work, reclaiming_of, work_of
 from dstack_agent.gossip import Chorus, listings_of, open_chorus, sources_of
 from dstack_agent.housekeeping import housekeeping_of
+from dstack_agent.jobs.doorkeeper import Doorkeeper
 from dstack_agent.notary import Notary
 from dstack_agent.removing import Heard, Left, Removing
 from dstack_agent.servicers.attach import Wishes
@@ -99,7 +101,9 @@ async def assemble(ground: Ground, server: Server, stack: AsyncExitStack) -> Age
     answers = answers_of(ground, company, work)
     testimony = testimony_of(ground, company, notary, chorus)
     removing = removing_of(ground, work, answers, chorus)
-    add_servicers(server, served_of(ground, work, answers, testimony, removing, chorus))
+    doorkeeper = doorkeeper_of(company, work)
+    served = served_of(ground, work, answers, testimony, removing, doorkeeper, chorus)
+    add_servicers(server, served)
     keeper, invitations = start.members.keeper, None
     if keeper is not None:
         add_roster(server, start.home, keeper, start.clock)
@@ -134,6 +138,14 @@ def testimony_of(
         own=notary.evidence,
         elsewhere=chorus.hearsay.evidence if chorus is not None else lambda run_id: (),
         vouch=Vouching(ground.memory.records, company.portrait.peer_id).vouch,
+    )
+
+
+def doorkeeper_of(company: Company, work: Work) -> Doorkeeper:
+    """Lets people to what their jobs listen on."""
+    portrait = company.portrait
+    return Doorkeeper(
+        work.workshop, work.supervisor.follow, lambda: (portrait.host, socket.gethostname())
     )
 
 
@@ -175,6 +187,7 @@ def served_of(
     answers: Answers,
     testimony: Testimony,
     removing: Removing,
+    doorkeeper: Doorkeeper,
     chorus: Chorus | None,
 ) -> Served:
     """What the services speak for."""
@@ -201,6 +214,7 @@ def served_of(
         owner=work.owner,
         testimony=testimony,
         clock=ground.start.clock,
+        doorkeeper=doorkeeper,
         gossiping=chorus.gossiping if chorus is not None else None,
     )
 

@@ -9,7 +9,8 @@ from dstack_agent.assembly.ground import Ground
 from dstack_agent.environments.equipping import Equipper
 from dstack_agent.environments.keeping import KeptEnvironments
 from dstack_agent.executor import record
-from dstack_agent.executor.environment import Site, environment_of, free_ports
+from dstack_agent.executor.environment import Site, environment_of
+from dstack_agent.executor.ports import settle_ports
 from dstack_agent.executor.starting import Spare
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.notes import Notes
@@ -18,8 +19,9 @@ from dstack_agent.peers import Peers
 from dstack_agent.records import Accepted
 from dstack_agent.self_portrait import SelfPortrait
 from dstack_agent.settings import Settings
+from dstack_agent.tokens import Tokens
 from dstack_mesh.ids import PeerId
-from dstack_mesh.machine import Gpu
+from dstack_mesh.machine import ExecutorKind, Gpu
 from dstack_mesh.user import user_home
 from dstack_scheduler.job import JobSpec
 from dstack_scheduler.policy import Network
@@ -43,6 +45,7 @@ def workshop_of(ground: Ground, company: Company, notes: Notes, spare: Spare) ->
         clock=start.clock,
         machine=portrait.inventory.read,
         environment=environment(portrait),
+        token=Tokens(settings.home).of,
         allowed=(home,),
         closed=settings.home.root,
         user_home=home,
@@ -73,7 +76,10 @@ def environment(portrait: SelfPortrait) -> Environment:
     """Makes the environments of jobs."""
 
     def of(spec: JobSpec, folder: Path, gpus: tuple[Gpu, ...]) -> Mapping[str, str]:
-        site = Site(portrait.name, portrait.host, free_ports(spec.ports))
+        ports = settle_ports(spec, folder)
+        # A container's loopback is its own: what the engine leads there must be beyond it.
+        contained = spec.executor is ExecutorKind.DOCKER
+        site = Site(portrait.name, portrait.host, ports, "0.0.0.0" if contained else "127.0.0.1")
         return environment_of(spec, gpus, site, folder, os.environ)
 
     return of

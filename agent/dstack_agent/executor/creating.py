@@ -276,6 +276,7 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
         "working_dir": working_dir(spec),
         "labels": labels_of(spec, creation.agent, launch.folder),
         "stdin_open": secret,
+        "ports": list(launch.ports),
         "host_config": _host_config(engine, launch, placed, user),
     }
 
@@ -299,6 +300,7 @@ def _host_config(engine: Client, launch: Launch, placed: list[Mount], user: tupl
         ulimits=[Ulimit(name="core", soft=0, hard=0)],
         tmpfs={str(SECRETS): f"size=1m,mode=0700,uid={user[0]},gid={user[1]}"},
         device_requests=_device_requests(launch.gpus),
+        port_bindings={port: ("127.0.0.1", None) for port in launch.ports if launch.network},
         **limits(launch.spec),
     )
 

@@ -10,12 +10,14 @@ import logging
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dstack_agent.executor import halves
 from dstack_agent.executor.container_task import ContainerTask
 from dstack_agent.executor.creating import Creation, create, remove_of
+from dstack_agent.executor.engine import Engine, EngineError
+from dstack_agent.executor.listening import Spot, listens_beyond_itself
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.executor.record import ABORTED, STOPPED, note_request, write_durably
 from dstack_agent.executor.starting import start_shim
@@ -136,6 +138,10 @@ class DockerExecutor:
             await self._adopt(folder)
             await asyncio.to_thread(ask_to_end, folder, abort)
 
+    async def spots(self, folder: Path, ports: Sequence[int]) -> tuple[Spot | None, ...]:
+        """Where the engine has put what the container listens on."""
+        return await asyncio.to_thread(_spots, folder, tuple(ports))
+
     def _task(self, launch: Launch, container: str, given: str) -> ContainerTask:
         spec = launch.spec
         return ContainerTask(
@@ -164,6 +170,20 @@ class DockerExecutor:
 
     async def _remove_unstarted(self, folder: Path) -> None:
         await asyncio.to_thread(remove_of, self._socket, folder, True)
+
+
+def _spots(folder: Path, ports: tuple[int, ...]) -> tuple[Spot | None, ...]:
+    try:
+        task = ContainerTask.decode((folder / CONTAINER).read_bytes())
+        published = Engine(task.engine).published(task.container)
+    except (OSError, EngineError):  # not made yet, or gone
+        return tuple(None for _ in ports)
+    return tuple(
+        Spot("127.0.0.1", published.ports[port])
+        if port in published.ports and listens_beyond_itself(published.process, port)
+        else None
+        for port in ports
+    )
 
 
 def _orphaned(folder: Path) -> bytes | None:

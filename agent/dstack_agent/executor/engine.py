@@ -35,6 +35,16 @@ class State:
         self.error = error
 
 
+class Published:
+    """A container that runs: its first process, and by its own ports those of this machine."""
+
+    __slots__ = ("ports", "process")
+
+    def __init__(self, process: int, ports: "dict[int, int]") -> None:
+        self.process = process
+        self.ports = ports
+
+
 class Engine:
     """An engine at a socket."""
 
@@ -60,6 +70,17 @@ class Engine:
             bool(fields["OOMKilled"]),
             str(fields["Error"]),
         )
+
+    def published(self, container: str) -> "Published":
+        """Where a container's ports are. Raises EngineError or OSError."""
+        fields = json.loads(self.call("GET", f"/containers/{container}/json"))
+        bound: dict[str, list[dict[str, str]] | None] = fields["NetworkSettings"]["Ports"] or {}
+        ports = {
+            int(inner.partition("/")[0]): int(places[0]["HostPort"])
+            for inner, places in bound.items()
+            if places
+        }
+        return Published(int(fields["State"]["Pid"]), ports)
 
     def open(self, method: str, path: str, seconds: float | None) -> socket.socket:
         """A connection on which an answer will come. Raises OSError."""

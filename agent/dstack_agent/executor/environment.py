@@ -32,6 +32,9 @@ VIRTUAL_ENVIRONMENT = "venv"
 HOME = "home"
 """Folder of a job that is its home, where it may not have the person's."""
 
+APP_HOST = "DSTACK_APP_HOST"
+"""Tells a job with ports which address its apps listen on."""
+
 TMP = "tmp"
 """Folder of a job for its temporary files."""
 
@@ -49,11 +52,13 @@ class Site:
         agent: Name of the agent.
         address: Host under which other machines reach it.
         ports: Ports that the job may listen on.
+        listen_on: Address that what it serves listens on, for its own machine alone to reach.
     """
 
     agent: str
     address: str
     ports: tuple[int, ...] = ()
+    listen_on: str = "127.0.0.1"
 
 
 def free_ports(wanted: Sequence[int]) -> tuple[int, ...]:
@@ -156,6 +161,7 @@ def _names(spec: JobSpec, gpus: int, site: Site) -> dict[str, str]:
         "DSTACK_WORKFLOW": spec.workflow,
         "DSTACK_AGENT": site.agent,
         "DSTACK_GPUS_NUM": str(gpus),
+        **({APP_HOST: site.listen_on} if site.ports else {}),
         **{f"PORT_{index}": str(port) for index, port in enumerate(site.ports)},
         **{f"JOB_PORT_{index}": str(port) for index, port in enumerate(site.ports)},
     }

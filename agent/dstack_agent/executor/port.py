@@ -5,11 +5,12 @@ works on any folder of an earlier life of the agent. The folder is the protocol 
 shim; only the executor package knows its files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dstack_agent.executor.listening import Spot
 from dstack_mesh.machine import ExecutorKind, Gpu
 from dstack_scheduler.job import JobSpec
 from dstack_scheduler.secret import filled, named_in
@@ -30,6 +31,7 @@ class Launch:
         hidden: Folders of the machine that a process sees nothing of; none for a job of the person
             whose machine it is.
         network: Whether a container gets one.
+        ports: That the job listens on; a container's are there for its machine alone.
     """
 
     folder: Path
@@ -40,11 +42,13 @@ class Launch:
     secrets: Mapping[str, str] = field(default_factory=dict[str, str])
     hidden: tuple[Path, ...] = ()
     network: bool = True
+    ports: tuple[int, ...] = ()
 
     @property
     def given(self) -> dict[str, str]:
-        """The secrets that the job gets by their names."""
-        return {name: self.secrets[name] for name in self.spec.secret_names}
+        """The secrets that the job gets by their names, the tokens of its apps among them."""
+        tokens = (app.token for app in self.spec.apps if app.token)
+        return {name: self.secrets[name] for name in (*self.spec.secret_names, *tokens)}
 
     @property
     def filled(self) -> dict[str, str]:
@@ -85,4 +89,8 @@ class Executor(Protocol):
 
     async def stop(self, folder: Path, abort: bool) -> None:
         """Asks the shim to end the whole process tree: politely first, or at once. Idempotent."""
+        ...
+
+    async def spots(self, folder: Path, ports: Sequence[int]) -> tuple[Spot | None, ...]:
+        """Where each port of a job is reached from this machine; None if it does not listen."""
         ...

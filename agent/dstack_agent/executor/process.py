@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dstack_agent.executor import tree, vault
 from dstack_agent.executor.conda import hook
 from dstack_agent.executor.environment import HOME, TMP, VIRTUAL_ENVIRONMENT, python_of
+from dstack_agent.executor.listening import Spot, own_spot
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.executor.pythons import Interpreter
 from dstack_agent.executor.starting import Spare, start_shim, unprepared
@@ -22,6 +24,7 @@ from dstack_agent.executor.watching import (
     ask_to_end,
     find_shim,
     read_exit,
+    read_shim,
     until_gone,
     write_lost,
 )
@@ -79,6 +82,10 @@ class ProcessExecutor:
         """SIGTERM to the whole tree and SIGKILL after the grace; or SIGKILL at once."""
         await asyncio.to_thread(ask_to_end, folder, abort)
 
+    async def spots(self, folder: Path, ports: Sequence[int]) -> tuple[Spot | None, ...]:
+        """Where the job's own processes listen, and nobody else's."""
+        return await asyncio.to_thread(_spots, folder, tuple(ports))
+
 
 def shell() -> str:
     """The shell that runs commands here: bash, or sh where there is none. Raises Refused."""
@@ -86,6 +93,17 @@ def shell() -> str:
     if found is None:
         raise Refused("There is no shell on this machine.", hint="Install bash.", code="no-shell")
     return found
+
+
+def _spots(folder: Path, ports: tuple[int, ...]) -> tuple[Spot | None, ...]:
+    shim = read_shim(folder)
+    descriptor = shim.open() if shim is not None else None
+    if shim is None or descriptor is None:
+        return tuple(None for _ in ports)
+    try:
+        return tuple(own_spot(shim.pid, port) for port in ports)
+    finally:
+        os.close(descriptor)
 
 
 def _prepare(launch: Launch, wake: Path | None, log_bytes: int) -> bytes:
@@ -146,7 +164,7 @@ def _kept_within(launch: Launch, python: Interpreter) -> tuple[Walls, dict[str, 
 
 def _found_at(launch: Launch) -> dict[str, str]:
     """Where the job finds its secrets as files."""
-    place = vault.place(str(launch.folder)) if launch.spec.secret_names else ""
+    place = vault.place(str(launch.folder)) if launch.given else ""
     return {SECRETS_DIR: f"{place}/{vault.FILES}"} if place else {}
 
 

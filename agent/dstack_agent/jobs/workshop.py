@@ -10,6 +10,7 @@ from dstack_agent.environments.equipping import Equipped, Equipper
 from dstack_agent.executor.container import OUTSIDE
 from dstack_agent.executor.environment import CONTAINER_HOME, HOME
 from dstack_agent.executor.port import Executor, Launch
+from dstack_agent.executor.ports import noted_ports
 from dstack_agent.executor.walls import WORK
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.live import Means
@@ -23,7 +24,7 @@ from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
-from dstack_scheduler.job import JobSpec
+from dstack_scheduler.job import JobKey, JobSpec
 
 Environment = Callable[[JobSpec, Path, tuple[Gpu, ...]], Mapping[str, str]]
 """What a job sees as its environment but for secrets, given its folder and cards."""
@@ -38,6 +39,7 @@ class Workshop:
         machine: The cards as they are now.
         allowed: Where a process may have absolute paths.
         closed: The agent's own folder, where no process may.
+        token: Makes what opens the apps of an attempt. Blocks.
         user_home: What "~" is for a process of the person whose machine it is.
         equipper: Installs what jobs ask for.
         limited: The job as the owner of the machine wants it run; what is kept stays as it came.
@@ -60,6 +62,7 @@ class Workshop:
     closed: Path
     user_home: Path
     equipper: Equipper
+    token: Callable[[JobKey], str] = lambda key: ""
     limited: Callable[[JobSpec], JobSpec] = lambda spec: spec
     network: Callable[[], bool] = lambda: True
     is_own: Callable[[Accepted], bool] = lambda accepted: True
@@ -108,8 +111,11 @@ class Workshop:
             if lost:
                 raise _secrets_lost(lost)
             env = await asyncio.to_thread(self.environment, spec, folder, gpus)
+            ports = await asyncio.to_thread(noted_ports, folder)
+            tokens = await asyncio.to_thread(self._tokens, spec)
             limited, network = self.limited(spec), self.network()
-            return Launch(folder, places.work, limited, gpus, env, secrets, hidden, network)
+            given = {**secrets, **tokens}
+            return Launch(folder, places.work, limited, gpus, env, given, hidden, network, ports)
 
         return Means(
             folder=folder,
@@ -123,6 +129,9 @@ class Workshop:
             records=self.records,
             clock=self.clock,
         )
+
+    def _tokens(self, spec: JobSpec) -> dict[str, str]:
+        return {app.token: self.token(spec.key) for app in spec.apps if app.token}
 
     def _cards(self, uuids: tuple[str, ...]) -> tuple[Gpu, ...]:
         if not uuids:

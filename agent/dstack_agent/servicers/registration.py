@@ -6,6 +6,7 @@ from typing import Protocol
 import grpc
 
 from dstack_agent.bids import BidDesk
+from dstack_agent.jobs.doorkeeper import Doorkeeper
 from dstack_agent.owner.desk import OwnersDesk
 from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.auction import AuctionServicer
@@ -16,6 +17,7 @@ from dstack_agent.servicers.records import Gossiping, RecordServicer
 from dstack_agent.servicers.roster import RosterServicer
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_agent.servicers.transfer import TransferServicer, add_transfer
+from dstack_agent.servicers.tunnel import TunnelServicer
 from dstack_mesh.clock import Clock
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -29,6 +31,7 @@ from dstack_mesh.v1 import (
     records_pb2_grpc,
     roster_pb2_grpc,
     run_pb2_grpc,
+    tunnel_pb2_grpc,
 )
 
 Server = grpc.aio.Server
@@ -52,6 +55,7 @@ class Served:
     owner: OwnersDesk
     testimony: Testimony
     clock: Clock
+    doorkeeper: Doorkeeper
     gossiping: Gossiping | None = None
 
 
@@ -67,6 +71,7 @@ def add_servicers(server: Server, served: Served) -> None:
         EvidenceServicer(served.testimony), server
     )
     add_transfer(TransferServicer(served.wishes.store), server)
+    tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(TunnelServicer(served.doorkeeper), server)
     if served.gossiping is not None:
         records_pb2_grpc.add_RecordServiceServicer_to_server(
             RecordServicer(served.gossiping), server

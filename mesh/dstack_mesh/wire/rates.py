@@ -45,6 +45,7 @@ _KINDS: dict[str, Kind] = {
     f"{_PACKAGE}.EvidenceService/Vouch": Kind.WORK,
     f"{_PACKAGE}.TransferService/": Kind.BYTES,
     f"{_PACKAGE}.RunService/Attach": Kind.BYTES,
+    f"{_PACKAGE}.TunnelService/Carry": Kind.BYTES,
 }
 """By a method, or by its whole service."""
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.port import (
     COMMAND,
-    PORT_COUNT,
     Direct,
     Provider,
     one_job,
@@ -32,7 +31,7 @@ BASH = Provider(
         "ports": PORTS,
     },
     required=("commands",),
-    direct=Direct(options=(COMMAND, PORT_COUNT), usage='dstack run bash -c "COMMAND" [ARGUMENTS]'),
+    direct=Direct(options=(COMMAND,), usage='dstack run bash -c "COMMAND" [ARGUMENTS]'),
     appends_args=False,
     jobs=_jobs,
 )

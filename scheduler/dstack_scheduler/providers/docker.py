@@ -7,7 +7,6 @@ from dataclasses import replace
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.port import (
     COMMAND,
-    PORT_COUNT,
     Direct,
     Provider,
     one_job,
@@ -60,7 +59,7 @@ DOCKER = Provider(
     required=("image",),
     direct=Direct(
         first=("image",),
-        options=(COMMAND, PORT_COUNT),
+        options=(COMMAND,),
         usage='dstack run docker IMAGE [-c "COMMAND"] [COMMAND ARGUMENTS]',
     ),
     appends_args=False,

@@ -2,9 +2,11 @@
 
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from dstack_mesh.frozen import frozen
+from dstack_scheduler.app import App, plain_apps
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.installs import installs_of
 from dstack_scheduler.providers.installs import preparation as preparation
@@ -34,7 +36,6 @@ class Direct(NamedTuple):
 
 
 COMMAND = Option(("-c", "--command"), "commands", "Command for a shell", "COMMAND")
-PORT_COUNT = Option(("-p", "--ports"), "ports", "Number of free ports, as $PORT_0 …", "N")
 
 
 @frozen
@@ -67,13 +68,18 @@ def one_job(
     variables: Mapping[str, str],
     commands: tuple[str, ...],
     packages: tuple[str, ...] = (),
+    apps: tuple[App, ...] = (),
 ) -> tuple[PlannedJob, ...]:
     """A single job with everything that a workflow says but its commands.
 
     Args:
         variables: Go into the environment after the workflow's own `env`, so they win.
         packages: What the provider needs of its own, as `pip install` takes it.
+        apps: Each has a port of its own after those of the workflow.
     """
+    name = "port" if apps else workflow.provider
+    plain = plain_apps(name, workflow.ports, workflow.local_ports)
+    own = (replace(app, port=index) for index, app in enumerate(apps, len(workflow.ports)))
     job = PlannedJob(
         index=0,
         workflow=workflow.name,
@@ -86,7 +92,7 @@ def one_job(
         working_dir=workflow.working_dir,
         artifacts=workflow.artifacts,
         python=workflow.python,
-        ports=workflow.ports,
+        ports=(*workflow.ports, *(0 for _ in apps)),
         place=workflow.place,
         variables=dict(variables),
         secret_names=workflow.secrets,
@@ -96,6 +102,7 @@ def one_job(
         idle_timeout_seconds=workflow.idle_timeout_seconds or None,
         retry=workflow.retry,
         cache=workflow.cache,
+        apps=(*plain, *own),
     )
     return (job,)
 

@@ -18,8 +18,15 @@ from dstack_scheduler.workflow.tree import Node, ScalarNode, describe, find, is_
 FILES: Mapping[str, str] = MappingProxyType(
     {
         "bash": "bash:BASH",
+        "code": "code:CODE",
         "docker": "docker:DOCKER",
+        "fastapi": "fastapi:FASTAPI",
+        "gradio": "gradio:GRADIO",
+        "lab": "jupyter:LAB",
+        "notebook": "jupyter:NOTEBOOK",
         "python": "python:PYTHON_SCRIPT",
+        "streamlit": "streamlit:STREAMLIT",
+        "tensorboard": "tensorboard:TENSORBOARD",
     }
 )
 """Module beside this one and name in it of each of our own providers."""
@@ -44,15 +51,8 @@ PROVIDERS: Mapping[str, Provider] = _OurOwn()
 
 LATER = frozenset(
     {
-        "code",
         "curl",
-        "fastapi",
-        "gradio",
-        "lab",
-        "notebook",
         "ssh",
-        "streamlit",
-        "tensorboard",
         "torchrun",
     }
 )

@@ -6,6 +6,7 @@ the agent is gone.
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import grpc.aio
 
@@ -27,6 +28,9 @@ from dstack_scheduler.verdict import Bid, Never
 from dstack_scheduler.wire import convert, questions
 from dstack_scheduler.wire.attachment import GrpcAttachment, Requests
 from dstack_scheduler.wire.behalf import behalf_to_wire
+
+if TYPE_CHECKING:
+    from dstack_scheduler.wire.tunnel import TunnelClient
 
 ASK_SECONDS = 2.0
 """Above the auction's own deadline, which decides."""
@@ -149,6 +153,12 @@ class GrpcAgent:
 
         client = EvidenceClient(self._channel, self._card.name, self._behalf)
         await client.vouch(run_id, job, signed)
+
+    def tunnel(self) -> "TunnelClient":
+        """The way to what its jobs listen on."""
+        from dstack_scheduler.wire.tunnel import TunnelClient  # most runs have no apps
+
+        return TunnelClient(self._channel, self._card.name)
 
     async def send_tree(self, digest: Digest) -> int:
         return await self._transfer.send_tree(digest)

@@ -20,6 +20,7 @@ from dstack_scheduler.wire.agent import GrpcAgent
 if TYPE_CHECKING:
     from dstack_scheduler.wire.evidence import EvidenceClient
     from dstack_scheduler.wire.hearsay import HearsayClient
+    from dstack_scheduler.wire.tunnel import TunnelClient
 
 GATHER_SECONDS = 4.0
 """So long a command looks for agents: multicast answers within three seconds."""
@@ -71,6 +72,11 @@ class Clients:
         from dstack_scheduler.wire.evidence import EvidenceClient  # a run that starts does without
 
         return EvidenceClient(self._channel(known), known.card.name)
+
+    def tunnel(self, peer_id: PeerId) -> "TunnelClient | None":
+        """The way to what the jobs of an agent listen on; None for one that was never found."""
+        made = self._made.get(peer_id)
+        return made and made[1].tunnel()
 
     def _channel(self, known: KnownAgent) -> grpc.aio.Channel:
         if known.local:

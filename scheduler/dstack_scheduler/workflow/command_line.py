@@ -10,7 +10,11 @@ from dataclasses import field, replace
 from typing import NamedTuple
 
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.workflow.commands import read_ports, read_requirements
+from dstack_scheduler.workflow.commands import (
+    read_more_ports,
+    read_port_flags,
+    read_requirements,
+)
 from dstack_scheduler.workflow.dependencies import read_reuses
 from dstack_scheduler.workflow.environment import read_env
 from dstack_scheduler.workflow.model import Option, Reader, Workflow
@@ -71,7 +75,8 @@ FLAGS: Mapping[str, Flag] = {
     "--artifact": Flag("artifacts", read_artifacts, "Keep this folder instead", "PATH", True),
     "--dep": Flag("deps", _read_deps, "Take this input instead", "WORKFLOW:TAG", True),
     "--working-dir": Flag("working_dir", read_working_dir, "Where the job works", "PATH"),
-    "--ports": Flag("ports", read_ports, "Number of ports", "1"),
+    "--ports": Flag("ports", read_port_flags, "Number of free ports, or a port", "1", True),
+    "--port": Flag("ports", read_more_ports, "A port of the job: APP or APP:LOCAL", "8000", True),
     "--cpu": Flag("resources", read_cpus, "Processors, at least", "4"),
     "--memory": Flag("resources", read_memory, "Memory, at least", "16GB"),
     "--shm-size": Flag("resources", read_shm_size, "Size of /dev/shm", "8GB"),

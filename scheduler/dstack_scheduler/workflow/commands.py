@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dstack_scheduler.images import IMAGES, is_ours, own_image, own_images
@@ -128,25 +129,64 @@ def read_ports(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
                 f"for the port {count} write ports: [{count}]",
             )
             return workflow
-        return replace(workflow, ports=(0,) * (count or 0))
-    ports = [_port(item, scope) for item in node.items]
-    return replace(workflow, ports=tuple(port for port in ports if port))
+        return replace(workflow, ports=(0,) * (count or 0), local_ports=())
+    return _with_ports(workflow, _ports(node.items, scope))
 
 
-def _port(node: Node, scope: Scope) -> int:
+def read_port_flags(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """`-p 2` is a number of free ports; `-p 8000` and `-p 8000:18000` add one or replace it."""
+    items = node.items if isinstance(node, ListNode) else (node,)
+    if len(items) == 1 and isinstance(items[0], ScalarNode) and is_number_of_ports(items[0].text):
+        return read_ports(workflow, items[0], scope)
+    return read_more_ports(workflow, node, scope)
+
+
+def read_more_ports(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """Ports of the command line over those of the file, by the port of the job."""
+    items = node.items if isinstance(node, ListNode) else (node,)
+    local = (*workflow.local_ports, *(0 for _ in workflow.ports[len(workflow.local_ports) :]))
+    held = list(zip(workflow.ports, local, strict=True))
+    for port in _ports(items, scope):
+        places = [at for at, (app, _) in enumerate(held) if app == port[0]]
+        if places:
+            held[places[0]] = port
+        else:
+            held.append(port)
+    return _with_ports(workflow, held)
+
+
+def is_number_of_ports(text: str) -> bool:
+    """Whether a word of the command line is a number of ports, and not a port."""
+    return text.isdecimal() and int(text) <= MOST_PORTS
+
+
+def _with_ports(workflow: Workflow, ports: Sequence[tuple[int, int]]) -> Workflow:
+    return replace(
+        workflow,
+        ports=tuple(port for port, _ in ports),
+        local_ports=tuple(local for _, local in ports),
+    )
+
+
+def _ports(nodes: Sequence[Node], scope: Scope) -> list[tuple[int, int]]:
+    """Ports of the job, each with the one that it must have on the person's machine, or 0."""
+    return [port for node in nodes if (port := _port(node, scope)) is not None]
+
+
+def _port(node: Node, scope: Scope) -> tuple[int, int] | None:
     text = scope.text(node)
     if text is None:
-        return 0
+        return None
     match = _PORT.match(text.strip())
     if match and all(0 < int(port) < 65536 for port in match.groups() if port):
-        return int(match[1])
+        return int(match[1]), int(match[2] or 0)
     scope.complain(
         node,
         Code.BAD_PORT,
         f'"{shorten(text)}" is not a port.',
         "write a number from 1 to 65535, or APP:LOCAL",
     )
-    return 0
+    return None
 
 
 def _commands(node: Node, scope: Scope) -> tuple[str, ...]:

@@ -84,15 +84,10 @@ COMMON: Mapping[str, Key] = {
 """Keys that every provider takes."""
 
 LATER: Mapping[str, str] = {
-    "app": "applications",
     "code": "links for editors",
-    "logdir": "TensorBoard",
     "output": "downloads",
     "prebuild": "images built from setup commands",
-    "runs": "TensorBoard",
     "ssh": "an SSH server in the job",
-    "target": "Streamlit",
     "url": "downloads",
-    "uvicorn": "FastAPI",
 }
 """Keys that the language has and this version does not carry out, and what they are about."""

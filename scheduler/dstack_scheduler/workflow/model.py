@@ -58,6 +58,7 @@ class Workflow:
         dependencies: In declared order.
         ports: A port of the job each; 0 is any free one.
         counted: Patterns of the files that count as its input; empty for all of the project.
+        local_ports: What each must be on the person's machine; 0 for what is free there.
         options: Keys that only the provider knows.
         run_args: What was given on the command line for the script.
         secrets: Names of secrets that the job gets.
@@ -89,6 +90,7 @@ class Workflow:
     place: str = ""
     ports: tuple[int, ...] = ()
     counted: tuple[str, ...] = ()
+    local_ports: tuple[int, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     run_args: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()

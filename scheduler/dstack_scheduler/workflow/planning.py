@@ -164,6 +164,6 @@ def _jobs_of(
     reuses = tuple(link.reuse for link in checked.workflow.dependencies if not link.chained)
     jobs = checked.provider.jobs(checked.workflow, request.variables_of(name))
     return tuple(
-        replace(job, index=first + step, after=after, reuses=reuses)
+        replace(job, index=first + step, after=after, reuses=(*job.reuses, *reuses))
         for step, job in enumerate(jobs)
     )

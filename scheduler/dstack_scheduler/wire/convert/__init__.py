@@ -5,6 +5,8 @@ behind it checks again.
 """
 
 from dstack_scheduler.wire.convert.jobs import (
+    app_to_wire,
+    apps_from_wire,
     input_from_wire,
     input_to_wire,
     key_from_wire,
@@ -57,6 +59,8 @@ from dstack_scheduler.wire.convert.verdicts import (
 )
 
 __all__ = [
+    "app_to_wire",
+    "apps_from_wire",
     "artifact_from_wire",
     "artifact_to_wire",
     "driven_from_wire",

@@ -6,6 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2
+from dstack_scheduler.app import App
 from dstack_scheduler.job import (
     MOST_PORTS,
     Input,
@@ -18,7 +19,7 @@ from dstack_scheduler.job import (
 )
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.retry import MOST_ATTEMPTS, Retry
-from dstack_scheduler.secret import RegistryAuth, is_placeholder
+from dstack_scheduler.secret import RegistryAuth, is_placeholder, why_no_name
 from dstack_scheduler.wire import fields
 
 _STATES: dict[JobState, job_pb2.JobState.ValueType] = {
@@ -151,6 +152,39 @@ def _limit_to_wire(seconds: float | None) -> Duration | None:
     return None if seconds is None else fields.seconds_to_wire(seconds)
 
 
+def app_to_wire(app: App) -> job_pb2.App:
+    return job_pb2.App(
+        name=app.name,
+        port=app.port,
+        local=app.local,
+        path=app.path,
+        query=app.query,
+        token=app.token,
+        web=app.web,
+    )
+
+
+def apps_from_wire(wires: Iterable[job_pb2.App], ports: int) -> tuple[App, ...]:
+    """Apps of a job with so many ports. Raises Invalid for a port that it has not."""
+    return tuple(_app_from_wire(wire, ports) for wire in fields.items(wires, "Apps", MOST_PORTS))
+
+
+def _app_from_wire(wire: job_pb2.App, ports: int) -> App:
+    if wire.port >= ports:
+        raise fields.refuse("The app's port", wire.port, f"the job has {ports}")
+    if wire.token and (why := why_no_name(wire.token)):
+        raise fields.refuse("The variable of the app's token", wire.token, why)
+    return App(
+        name=fields.line(wire.name, "The app's name"),
+        port=wire.port,
+        local=fields.port(wire.local),
+        path=fields.line(wire.path, "The app's path"),
+        query=fields.line(wire.query, "The app's query"),
+        token=wire.token,
+        web=wire.web,
+    )
+
+
 def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
     return job_pb2.JobSpec(
         key=key_to_wire(spec.key),
@@ -183,6 +217,7 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         retry=retry_to_wire(spec.retry),
         cache=spec.cache,
         counted=spec.counted,
+        apps=[app_to_wire(app) for app in spec.apps],
     )
 
 
@@ -228,6 +263,7 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
             for each in fields.items(wire.cache, "Folders that stay")
         ),
         counted=fields.lines(wire.counted, "Patterns of files"),
+        apps=apps_from_wire(wire.apps, len(wire.ports)),
     )
 
 

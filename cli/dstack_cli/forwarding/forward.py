@@ -1,0 +1,136 @@
+"""Leads ports of this machine to those of one attempt, wherever that runs."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from dstack_cli.forwarding.links import Link
+from dstack_cli.forwarding.local_port import bind_local
+from dstack_mesh.faults import MeshError, Unreachable
+from dstack_scheduler.job import JobKey
+from dstack_scheduler.wire.tunnel import Carriage, Offered, TunnelClient
+
+AGAIN_SECONDS = 0.5
+TRIES = 40
+"""For a connection that finds the way to the agent broken; those that went over it are broken."""
+
+
+class Forward:
+    """The ports of one attempt. Use `running` around everything else.
+
+    Args:
+        dial: Finds the agent as it is reached now; None while it does not answer.
+        is_here: The agent is on this machine, so that ports of processes need no tunnel.
+    """
+
+    def __init__(
+        self, key: JobKey, dial: Callable[[], Awaitable[TunnelClient | None]], is_here: bool
+    ) -> None:
+        self.key = key
+        self.links: dict[int, Link] = {}
+        self._dial = dial
+        self._is_here = is_here
+        self._carriage: Carriage | None = None
+        self._connecting = asyncio.Lock()
+        self._servers: list[asyncio.Server] = []
+        self._tasks: asyncio.TaskGroup | None = None
+        self._reading: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Forwards until the end of the block; connections that are open then are broken."""
+        async with asyncio.TaskGroup() as self._tasks:
+            try:
+                yield
+            finally:
+                for server in self._servers:
+                    server.close()
+                for task in self._reading:
+                    task.cancel()
+
+    async def offered(self) -> Offered:
+        """What the attempt has now. Raises MeshError."""
+        client = await self._dial()
+        if client is None:
+            raise Unreachable("The agent does not answer.", code="agent-away")
+        return await client.apps(self.key)
+
+    async def lead(self, offered: Offered) -> tuple[Link, ...]:
+        """Leads to every app whose port the job listens on by now; returns the new links.
+
+        Raises:
+            Refused: A port of this machine that the workflow names is in use.
+        """
+        made: list[Link] = []
+        for app in offered.apps:
+            port = offered.ports[app.port]
+            if port in self.links or not offered.listening[app.port]:
+                continue
+            local = port
+            if not (self._is_here and offered.on_machine and app.local in (0, port)):
+                bound = bind_local(app.local or port, exactly=bool(app.local))
+                local = bound.getsockname()[1]
+                await self._serve(bound, app.port)
+            token = offered.token if app.token else ""
+            self.links[port] = Link(app, port, local, token)
+            made.append(self.links[port])
+        return tuple(made)
+
+    async def _serve(self, bound: socket.socket, index: int) -> None:
+        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await self._carry(index, reader, writer)
+            finally:
+                writer.close()
+
+        self._servers.append(await asyncio.start_server(accepted, sock=bound))
+
+    async def _carry(
+        self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Carries a connection to its end; as long as nothing of it was read, it is tried again."""
+        for _ in range(TRIES):
+            carriage = self._carriage
+            try:
+                if carriage is None:
+                    carriage = await self._carriage_now()
+                await carriage.carry(index, reader, writer)
+            except Unreachable:
+                if carriage is self._carriage:
+                    self._carriage = None
+                await asyncio.sleep(AGAIN_SECONDS)
+            except (MeshError, OSError, ExceptionGroup):
+                return
+            else:
+                return
+
+    async def _carriage_now(self) -> Carriage:
+        """The stream; opened anew if it broke. Raises MeshError."""
+        async with self._connecting:
+            if self._carriage is None:
+                client = await self._dial()
+                if client is None:
+                    raise Unreachable("The agent does not answer.", code="agent-away")
+                self._carriage = await self._open(client)
+            return self._carriage
+
+    async def _open(self, client: TunnelClient) -> Carriage:
+        assert self._tasks is not None
+        opened: asyncio.Future[Carriage] = asyncio.get_running_loop().create_future()
+        task = self._tasks.create_task(self._read(client, opened))
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+        return await opened
+
+    async def _read(self, client: TunnelClient, opened: "asyncio.Future[Carriage]") -> None:
+        async with client.carry(self.key) as carriage:
+            try:
+                await carriage.run(lambda: opened.done() or opened.set_result(carriage))
+            except MeshError as error:
+                if not opened.done():
+                    opened.set_exception(error)
+            finally:
+                opened.cancel()
+                if self._carriage is carriage:
+                    self._carriage = None

@@ -1,0 +1,202 @@
+"""Stands before whoever watches a run: leads to its apps while they run, and mends their links."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
+
+from dstack_cli.forwarding.answering import answers
+from dstack_cli.forwarding.browser import has_browser, opened
+from dstack_cli.forwarding.forward import Forward
+from dstack_cli.forwarding.links import Link, Links
+from dstack_cli.reach import Reach
+from dstack_mesh.faults import Forbidden, MeshError
+from dstack_mesh.ids import PeerId
+from dstack_scheduler.job import Fin, JobKey, JobState, LogFrame, StateChange
+from dstack_scheduler.progress import Awarded, Progress, Watcher
+from dstack_scheduler.wire.tunnel import Offered, TunnelClient
+
+LOOK_SECONDS = 0.5
+LATER_SECONDS = 2.0
+"""Between two looks at an app that does not listen yet: at first, and after a while."""
+
+PATIENT_LOOKS = 20
+
+Told = Callable[[Link], Awaitable[None]]
+"""Hears of an app that answers."""
+
+
+class AppsWatcher:
+    """A `Watcher` in front of another one. What happens to apps never ends a run.
+
+    Args:
+        watcher: Sees everything, links mended.
+        told: Hears of each app once it answers.
+        say: Takes a sentence about what does not work.
+        only: Job whose apps are meant; None for all.
+    """
+
+    def __init__(
+        self,
+        reach: Reach,
+        watcher: Watcher,
+        told: Told,
+        say: Callable[[str], None],
+        only: int | None = None,
+    ) -> None:
+        self._reach = reach
+        self._watcher = watcher
+        self._told = told
+        self._say = say
+        self._only = only
+        self._places: dict[tuple[int, int], Awarded] = {}
+        self._serving: dict[JobKey, _Serving] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    @asynccontextmanager
+    async def forwarding(self) -> AsyncGenerator[None]:
+        """Leads to apps until the end of the block."""
+        async with asyncio.TaskGroup() as self._tasks:
+            try:
+                yield
+            finally:
+                for serving in self._serving.values():
+                    serving.over.set()
+
+    async def saw(self, event: Progress) -> None:
+        match event:
+            case Awarded():
+                self._places[(event.job, event.attempt)] = event
+            case StateChange(state=JobState.RUNNING, key=key):
+                self._begin(key)
+            case StateChange(state=state, key=key) if state.ended or state is JobState.SAVING:
+                self._end(key)
+            case Fin(key=key):
+                self._end(key)
+            case LogFrame(key=key) if (serving := self._serving.get(key)) is not None:
+                event = replace(event, data=await serving.mended(event.data))
+            case _:
+                pass
+        await self._watcher.saw(event)
+
+    def _begin(self, key: JobKey) -> None:
+        place = self._places.get((key.job, key.attempt))
+        if place is None or self._tasks is None or key in self._serving:
+            return
+        if self._only in (None, key.job):
+            peer = place.agent.peer_id
+            forward = Forward(key, lambda: self._dial(peer), place.local)
+            self._serving[key] = _Serving(forward, self._told, self._say)
+            self._tasks.create_task(self._serving[key].run())
+
+    def _end(self, key: JobKey) -> None:
+        if (serving := self._serving.pop(key, None)) is not None:
+            serving.over.set()
+
+    async def _dial(self, peer: PeerId) -> TunnelClient | None:
+        return await self._reach.tunnel(peer)
+
+
+class _Serving:
+    """The apps of one attempt."""
+
+    def __init__(self, forward: Forward, told: Told, say: Callable[[str], None]) -> None:
+        self.over = asyncio.Event()
+        self._forward = forward
+        self._told = told
+        self._say = say
+        self._links: Links | None = None
+        self._offered: Offered | None = None
+        self._silent: list[Link] = []
+        self._looking = asyncio.Lock()
+        self._looked = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until `over` is set."""
+        async with self._forward.running(), asyncio.TaskGroup() as tasks:
+            looking = tasks.create_task(self._look_until_all_answer())
+            await self.over.wait()
+            looking.cancel()
+
+    async def _look_until_all_answer(self) -> None:
+        looks = 0
+        while not await self._look():
+            looks += 1
+            await asyncio.sleep(LOOK_SECONDS if looks < PATIENT_LOOKS else LATER_SECONDS)
+
+    async def _look(self) -> bool:
+        """Leads to what listens by now; whether nothing is left to wait for."""
+        try:
+            new = await self._lead()
+        except MeshError as error:
+            if isinstance(error, Forbidden) or error.code == "local-port-taken":
+                self._say(f"Its apps are not led to: {error} {error.hint}".rstrip())
+                return True
+            return False  # it may answer the next time
+        self._silent += new
+        for link in list(self._silent):
+            if await answers(link):
+                self._silent.remove(link)
+                await self._told(link)
+        assert self._offered is not None
+        led = {link.app.port for link in self._forward.links.values()}
+        return not self._silent and all(app.port in led for app in self._offered.apps)
+
+    async def _lead(self) -> tuple[Link, ...]:
+        async with self._looking:
+            self._offered = await self._forward.offered()
+            self._links = Links(self._offered.hosts)
+            return await self._forward.lead(self._offered)
+
+    async def mended(self, data: bytes) -> bytes:
+        """What the job wrote, with links that work here."""
+        if b"://" not in data:
+            return data
+        ports = (self._links or Links(())).ports_in(data)
+        if ports - set(self._forward.links) and (self._offered is None or self._may_come(ports)):
+            try:
+                self._silent += await self._lead()
+            except MeshError:
+                return data
+        return self._links.rewritten(data, self._forward.links) if self._links else data
+
+    def _may_come(self, ports: set[int]) -> bool:
+        """Whether a link is to a port of the job that does not lead anywhere yet."""
+        assert self._offered is not None
+        return bool(ports & set(self._offered.ports) - set(self._forward.links))
+
+
+@asynccontextmanager
+async def watched_apps(
+    reach: Reach,
+    watcher: Watcher,
+    say: Callable[[str], None],
+    opens: bool,
+    show: Callable[[Link], None] | None = None,
+    only: int | None = None,
+) -> AsyncGenerator[AppsWatcher]:
+    """A watcher that leads to apps, tells their links, and opens them in a browser if it may.
+
+    Args:
+        show: Tells a link otherwise than `say` does.
+    """
+    with ExitStack() as pages:
+
+        async def told(link: Link) -> None:
+            if show is None:
+                say(described(link))
+            else:
+                show(link)
+            if opens and link.app.web and has_browser():
+                page = opened(reach.home, link.app.name, link.url)
+                await asyncio.to_thread(pages.enter_context, page)
+
+        watching = AppsWatcher(reach, watcher, told, say, only)
+        async with watching.forwarding():
+            yield watching
+
+
+def described(link: Link) -> str:
+    """An app in a line, and why it is at another port than the job's own."""
+    as_wished = link.local in (link.port, link.app.local)
+    return f"{link.app.name}: {link.url}" + ("" if as_wished else f"  ({link.port} is taken here)")

@@ -1,0 +1,48 @@
+"""`provider: lab` and `provider: notebook`: Jupyter, to be opened in a browser.
+
+The token reaches it in the environment: an argument would be everybody's to read.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+from dstack_scheduler.app import TOKEN, App
+from dstack_scheduler.plan import PlannedJob
+from dstack_scheduler.providers.options import tool_version
+from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation
+from dstack_scheduler.providers.tools import TOOL_KEYS, installed, own_port
+from dstack_scheduler.workflow.model import Workflow
+
+_ENVIRONMENT = (
+    'export JUPYTER_TOKEN="$TOKEN" JUPYTER_RUNTIME_DIR="${TMPDIR:-/tmp}/jupyter"',
+    'mkdir -p "$JUPYTER_RUNTIME_DIR"',
+)
+
+
+def _jobs(
+    package: str, app: App, workflow: Workflow, variables: Mapping[str, str]
+) -> tuple[PlannedJob, ...]:
+    serve = (
+        f"python -m {package} --allow-root --no-browser"
+        f' --ip="$DSTACK_APP_HOST" --port={own_port(workflow)} --ServerApp.port_retries=0'
+    )
+    tool = installed(package, workflow.options.get("version", ""))
+    commands = (*preparation(workflow), tool, *_ENVIRONMENT, serve)
+    return one_job(workflow, variables, commands, (app,))
+
+
+def _jupyter(name: str, about: str, package: str, path: str) -> Provider:
+    app = App(name, path=path, query=f"token={TOKEN}", token="TOKEN", web=True)
+    return Provider(
+        name=name,
+        about=about,
+        keys={"version": tool_version(), **TOOL_KEYS},
+        required=(),
+        direct=Direct(usage=f"dstack run {name}"),
+        appends_args=False,
+        jobs=partial(_jobs, package, app),
+    )
+
+
+LAB = _jupyter("lab", "Opens JupyterLab in the browser", "jupyterlab", "/lab")
+NOTEBOOK = _jupyter("notebook", "Opens Jupyter Notebook in the browser", "notebook", "/tree")
