@@ -54,7 +54,7 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
     version = workflow.options.get("version", "")
     serve = _SERVE.format(port=own_port(workflow), version=version, missing=_MISSING)
     app = App("code", query=f"tkn={TOKEN}", token="CONNECTION_TOKEN", web=True)
-    return one_job(workflow, variables, (*preparation(workflow), serve), (app,))
+    return one_job(workflow, variables, (*preparation(workflow), serve), apps=(app,))
 
 
 CODE = Provider(

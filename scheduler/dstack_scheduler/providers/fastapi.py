@@ -22,7 +22,7 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
         installed("uvicorn", options.get("uvicorn", ""), "[standard]"),
     )
     commands = (*preparation(workflow), *tools, serve)
-    return one_job(workflow, variables, commands, (App("fastapi", path="/docs", web=True),))
+    return one_job(workflow, variables, commands, apps=(App("fastapi", path="/docs", web=True),))
 
 
 FASTAPI = Provider(

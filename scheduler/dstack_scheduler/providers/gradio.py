@@ -20,7 +20,7 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
     words = ("python", shlex.quote(workflow.script), script_arguments(workflow))
     tool = installed("gradio", workflow.options.get("version", ""))
     commands = (*preparation(workflow), tool, told, " ".join(filter(None, words)))
-    return one_job(workflow, variables, commands, (App("gradio", web=True),))
+    return one_job(workflow, variables, commands, apps=(App("gradio", web=True),))
 
 
 GRADIO = Provider(

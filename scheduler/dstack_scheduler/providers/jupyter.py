@@ -28,7 +28,7 @@ def _jobs(
     )
     tool = installed(package, workflow.options.get("version", ""))
     commands = (*preparation(workflow), tool, *_ENVIRONMENT, serve)
-    return one_job(workflow, variables, commands, (app,))
+    return one_job(workflow, variables, commands, apps=(app,))
 
 
 def _jupyter(name: str, about: str, package: str, path: str) -> Provider:

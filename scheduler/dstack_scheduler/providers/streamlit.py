@@ -21,7 +21,7 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
     )
     tool = installed("streamlit", workflow.options.get("version", ""))
     commands = (*preparation(workflow), tool, serve)
-    return one_job(workflow, variables, commands, (App("streamlit", web=True),))
+    return one_job(workflow, variables, commands, apps=(App("streamlit", web=True),))
 
 
 STREAMLIT = Provider(

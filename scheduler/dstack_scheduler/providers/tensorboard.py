@@ -29,7 +29,7 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
     )
     tool = installed("tensorboard", workflow.options.get("version", ""))
     commands = (*preparation(workflow), tool, serve)
-    jobs = one_job(workflow, variables, commands, (App("tensorboard", web=True),))
+    jobs = one_job(workflow, variables, commands, apps=(App("tensorboard", web=True),))
     reuses = tuple(Reuse(run=run, below=f"{FOLDER}/{run}", text=run) for run in runs)
     return tuple(replace(job, reuses=reuses) for job in jobs)
 
