@@ -75,6 +75,7 @@ TransferService/Missing                   x        x       x      x    x     x
 TransferService/Push                      -        x       x      x    x     x
 TunnelService/Apps                        -        x       x      x    x     x
 TunnelService/Carry                       -        x       x      x    x     x
+TransferService/Take                      -        -       x      x    x     x
 """
 
 ABSENT = {"AdmissionService/Greet", "AdmissionService/Join"}
