@@ -1,5 +1,6 @@
 """Fixtures that every kind of test may use, and the rule for parts that are missing here."""
 
+import gc
 import os
 import signal
 import socket
@@ -41,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Files, and groups of files, are never divided."""
     return whole_run.scheduler(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_open() -> Generator[None]:
+    """What nobody closed fails the last test: of a process of a whole run nobody hears later."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

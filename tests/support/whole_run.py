@@ -33,12 +33,18 @@ NEEDS = {"docker_lab": "docker", "ceph": "ceph", "s3": "ceph", "s3_or_both": "ce
 """Which fixture is had in which of these groups only."""
 
 FIRST = (
-    "tests/e2e/test_agents_add.py",
     "docker",
-    "tests/house/test_house.py",
     "ceph",
+    "tests/e2e/test_agents_add.py",
+    "tests/e2e/test_cli_members.py",
+    "tests/house/test_house.py",
+    "tests/e2e/test_benchmarks.py",
+    "tests/chaos/test_kills.py",
 )
 """Files and groups that take longest, longest first: who begins last must be short."""
+
+ENOUGH = 8
+"""Processors: with more, the longest group would only be alone for longer."""
 
 _GROUPS = {file: group for group, files in TOGETHER.items() for file in files}
 
@@ -66,7 +72,7 @@ def is_whole(config: pytest.Config) -> bool:
 def share_out(config: pytest.Config) -> None:
     """Has a whole run use several processes, unless the command line says how many."""
     if config.option.numprocesses is None:
-        config.option.numprocesses = len(os.sched_getaffinity(0)) + 1
+        config.option.numprocesses = min(len(os.sched_getaffinity(0)), ENOUGH) + 1
     config.option.loadscopereorder = False
 
 
