@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,24 +44,41 @@ def free_ports() -> tuple[int, int]:
         return first.getsockname()[1], second.getsockname()[1]
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Generator[Lab]:
+def peers(folder: Path, one: int, two: int) -> Lab:
+    env = {"DSTACK_MDNS": "0", "DSTACK_SEEDS": f"127.0.0.1:{one},127.0.0.1:{two}"}
+    return Lab(*(Peer(name, folder / name, (), env) for name in ("root", "ws-1", "laptop")))
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The homes of a mesh: one joined by the root's command, one by an invitation of its agent."""
+    folder = tmp_path_factory.mktemp("joined")
+    for name in ("root", "ws-1", "laptop"):
+        make_peer(folder, name)
     one, two = free_ports()
-    seeds = f"127.0.0.1:{one},127.0.0.1:{two}"
-    made = [make_peer(tmp_path, n, DSTACK_MDNS="0", DSTACK_SEEDS=seeds) for n in ("root", "ws-1")]
-    laptop = make_peer(tmp_path, "laptop", DSTACK_MDNS="0", DSTACK_SEEDS=seeds)
-    join_mesh(made[0], made[1], address="127.0.0.1")
-    with made[0].runner("--listen", f"127.0.0.1:{one}"):
-        offer = json.loads(
-            made[0].dstack("mesh", "invite", "--role", "submitter", "--json", check=True).stdout
-        )
+    lab = peers(folder, one, two)
+    join_mesh(lab.root, lab.workstation, address="127.0.0.1")
+    with lab.root.runner("--listen", f"127.0.0.1:{one}"):
+        offer = lab.root.json("mesh", "invite", "--role", "submitter")
         where = f"127.0.0.1:{offer['addresses'][0].rsplit(':', 1)[1]}"
-        laptop.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
-        with made[1].runner("--listen", f"127.0.0.1:{two}"):
-            yield Lab(made[0], made[1], laptop)
-    if (pid := agent_pid(laptop)) is not None:  # its private agent, for `run`
+        lab.laptop.dstack("mesh", "join", offer["code"], where, "--yes", check=True)
+    return folder
+
+
+@pytest.fixture
+def lab(joined: Path, tmp_path: Path) -> Generator[Lab]:
+    """The same mesh as new for each test: its homes are copied, and live elsewhere."""
+    shutil.copytree(joined, tmp_path, ignore=shutil.ignore_patterns("run"), dirs_exist_ok=True)
+    one, two = free_ports()
+    lab = peers(tmp_path, one, two)
+    with (
+        lab.root.runner("--listen", f"127.0.0.1:{one}"),
+        lab.workstation.runner("--listen", f"127.0.0.1:{two}"),
+    ):
+        yield lab
+    if (pid := agent_pid(lab.laptop)) is not None:  # its private agent, for `run`
         os.kill(pid, signal.SIGTERM)
-        eventually(lambda: agent_pid(laptop) is None, within=10)
+        eventually(lambda: agent_pid(lab.laptop) is None, within=10)
 
 
 def states(peer: Peer) -> dict[str, str]:

@@ -263,6 +263,7 @@ def test_a_killed_agent_loses_nothing_of_a_container(bench: Bench) -> None:
         cwd=bench.code,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # what readline read ahead, communicate would not find
     )
     assert running.stdout is not None
     first = running.stdout.readline()

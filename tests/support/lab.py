@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dstack_mesh.home import Home
 from support.eventually import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +128,8 @@ class Daemon:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the agent ended: {self.log.read_text()[-3000:]}")
+        if not listens(self.peer):  # a command that asks too early takes the agent's processor
+            return False
         asked = subprocess.run(
             (*self.peer.prefix, *RUNNER, "status", "--json"),
             cwd=self.peer.home,
@@ -157,6 +161,14 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(timeout=10)
+
+
+def listens(peer: Peer) -> bool:
+    """Whether anybody accepts connections at the socket of the home's agent."""
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(Home(peer.home).agent_socket))
+        return True
+    return False
 
 
 def make_peer(folder: Path, name: str, prefix: tuple[str, ...] = (), **env: str) -> Peer:

@@ -45,6 +45,7 @@ def test_what_looks_like_a_secret_is_taken_out(shape: str, canary: str) -> None:
         secrets.token_hex(32),
         secrets.token_urlsafe(36) + "aA1",
     ],
+    ids=["aws", "github", "hugging-face", "jwt", "hex", "url-safe"],
 )
 def test_tokens_of_known_shapes_are_taken_out_wherever_they_stand(canary: str) -> None:
     assert canary not in Redaction([]).of(f"it said {canary}, and went on")
