@@ -58,7 +58,7 @@ def read_dependency(node: Node, scope: Scope, triggers: bool) -> Dependency | No
 
 def _read_list(workflow: Workflow, node: Node, scope: Scope, *, triggers: bool) -> Workflow:
     found = dict.fromkeys(workflow.dependencies)
-    for item in scope.items(node, "write [prepare]"):
+    for item in scope.items(node, f"write {scope.key}: [prepare]"):
         dependency = read_dependency(item, scope, triggers)
         if dependency and not any(_same(dependency, other) for other in found):
             found[dependency] = None

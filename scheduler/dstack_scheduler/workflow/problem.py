@@ -158,13 +158,35 @@ class Report:
         return lines[place.line - 1] if 0 < place.line <= len(lines) else ""
 
 
+MEANT: Mapping[str, str] = {
+    "cmd": "commands",
+    "command": "commands",
+    "image_name": "image",
+    "jupyter": "notebook",
+    "jupyterlab": "lab",
+    "model": "name",
+    "needs": "depends-on",
+    "output": "artifacts",
+    "outputs": "artifacts",
+    "run": "commands",
+    "steps": "commands",
+    "triggers": "depends-on",
+    "type": "name",
+    "vscode": "code",
+}
+"""Words that people wrote in workflow files for others, which no likeness would find."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that was probably meant."""
     # Only people who made a mistake pay for the import.
     from difflib import get_close_matches
 
+    options = sorted(set(known))
+    if MEANT.get(word) in options:
+        return MEANT[word]
     cutoff = 0.6 if len(word) > 3 else 0.5
-    found = get_close_matches(word.lower(), sorted(set(known)), n=1, cutoff=cutoff)
+    found = get_close_matches(word.lower(), options, n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
