@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
@@ -121,7 +122,6 @@ class Report:
     """Collects problems, and what was met on the way. Not safe to share between threads."""
 
     def __init__(self, sources: Mapping[str, str]) -> None:
-        self._lines: dict[str, list[str]] = {}
         self.sources = sources
         self.problems: list[Problem] = []
         self.used: set[str] = set()
@@ -152,10 +152,13 @@ class Report:
         )
 
     def _line(self, place: Place) -> str:
-        if place.file not in self._lines:
-            self._lines[place.file] = self.sources.get(place.file, "").splitlines()
-        lines = self._lines[place.file]
+        lines = _lines(self.sources.get(place.file, ""))
         return lines[place.line - 1] if 0 < place.line <= len(lines) else ""
+
+
+@lru_cache(maxsize=16)  # there is a report for each workflow, and all are of a few files
+def _lines(text: str) -> list[str]:
+    return text.splitlines()
 
 
 MEANT: Mapping[str, str] = {
