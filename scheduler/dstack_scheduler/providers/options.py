@@ -6,6 +6,7 @@ from dataclasses import replace
 from dstack_scheduler.workflow.model import Key, Workflow
 from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.shapes import TEXT_OR_TEXTS, Scalar, shaped
 from dstack_scheduler.workflow.tree import ListNode, Node, shorten
 
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.*+!_-]*\Z")
@@ -15,6 +16,7 @@ _RUN = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}\Z")
 def option(name: str, example: str) -> Key:
     """A key whose value is one line."""
 
+    @shaped(Scalar.TEXT)
     def read(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
         return with_option(workflow, name, scope.line(node) or "")
 
@@ -28,6 +30,7 @@ def with_option(workflow: Workflow, name: str, value: str) -> Workflow:
 def tool_version(name: str = "version") -> Key:
     """A key that says which version of a tool is installed."""
 
+    @shaped(Scalar.TEXT)
     def read(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
         text = scope.text(node)
         if not text or _VERSION.match(text):
@@ -43,6 +46,7 @@ def tool_version(name: str = "version") -> Key:
     return Key(name, read, f"{name}: 4.2.5")
 
 
+@shaped(TEXT_OR_TEXTS)
 def read_runs(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """`runs:`, a list of names of runs, or one name."""
     items = node.items if isinstance(node, ListNode) else (node,)

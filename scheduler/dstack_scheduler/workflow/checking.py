@@ -7,7 +7,7 @@ from dstack_scheduler.providers.port import Provider
 from dstack_scheduler.providers.registry import PROVIDERS, choose
 from dstack_scheduler.workflow.keys import COMMON, LATER
 from dstack_scheduler.workflow.model import Key, Workflow
-from dstack_scheduler.workflow.problem import Code, did_you_mean, nearest
+from dstack_scheduler.workflow.problem import MEANT, Code, did_you_mean, nearest, one_of
 from dstack_scheduler.workflow.project import Written
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import ScalarNode, shorten
@@ -61,7 +61,9 @@ def _complain_of_key(key: ScalarNode, provider: Provider | None, scope: Scope) -
     if provider is None:
         # Nobody knows which other keys there are, and that is a problem already.
         return
-    if name in LATER:
+    known = (*COMMON, *provider.keys)
+    meant = MEANT.get(name) in known
+    if name in LATER and not meant:
         scope.complain(
             key,
             Code.NOT_SUPPORTED_YET,
@@ -69,14 +71,13 @@ def _complain_of_key(key: ScalarNode, provider: Provider | None, scope: Scope) -
             "remove the line",
         )
     else:
-        known = (*COMMON, *provider.keys)
         takers = [other.name for other in PROVIDERS.values() if name in other.keys]
         scope.complain(
             key,
             Code.UNKNOWN_KEY,
             f'The provider {provider.name} takes no key "{shorten(name)}".',
-            f"it belongs to {' and '.join(takers)}; remove it or change the provider"
-            if takers
+            f"it belongs to {one_of(takers)}; remove it or change the provider"
+            if takers and not meant
             else did_you_mean(name, known),
         )
 

@@ -57,16 +57,16 @@ def read_dependency(node: Node, scope: Scope, triggers: bool) -> Dependency | No
 
 
 def _read_list(workflow: Workflow, node: Node, scope: Scope, *, triggers: bool) -> Workflow:
-    found = dict.fromkeys(workflow.dependencies)
-    for item in scope.items(node, "write [prepare]"):
+    found = {_meaning(one): one for one in workflow.dependencies}
+    for item in scope.items(node, f"write {scope.key}: [prepare]"):
         dependency = read_dependency(item, scope, triggers)
-        if dependency and not any(_same(dependency, other) for other in found):
-            found[dependency] = None
-    return replace(workflow, dependencies=tuple(found))
+        if dependency:
+            found.setdefault(_meaning(dependency), dependency)
+    return replace(workflow, dependencies=tuple(found.values()))
 
 
-def _same(one: Dependency, other: Dependency) -> bool:
-    return replace(one, place=other.place, text=other.text) == other
+def _meaning(one: Dependency) -> tuple[str, str, str, bool]:
+    return one.workflow, one.tag, one.repo, one.triggers
 
 
 def _parse(blank: Dependency, text: str, node: Node, scope: Scope) -> Dependency | None:

@@ -9,7 +9,7 @@ stand the machine that runs the job fills it in.
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field
 from typing import NamedTuple
 
@@ -17,6 +17,10 @@ from dstack_mesh.frozen import frozen
 
 RUN_ARGS = "run.args"
 
+_PLACES = re.compile(
+    r"\\\$|(?P<kept>\$\$\{\{)|\$\$|\$\{\{(?P<braced>[^{}]*)\}\}|(?P<open>\$\{\{)"
+    r"|\$(?P<name>[A-Za-z_][A-Za-z0-9_.-]*)"
+)
 _SECRET = re.compile(r"secrets\.([A-Za-z_][A-Za-z0-9_]*)\Z")
 
 
@@ -71,16 +75,11 @@ class Interpolator:
 
     def __init__(self, values: Values) -> None:
         self._table = values.table()
-        names = sorted((re.escape(name) for name in self._table), key=len, reverse=True)
-        self._pattern = re.compile(
-            r"\\\$|(?P<kept>\$\$\{\{)|\$\$|\$\{\{(?P<braced>[^{}]*)\}\}|(?P<open>\$\{\{)"
-            rf"|\$(?P<name>{'|'.join(names)})(?![A-Za-z0-9_])"
-        )
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> Collection[str]:
         """Every name that stands for something."""
-        return tuple(self._table)
+        return self._table.keys()
 
     def put_into(self, text: str) -> Substituted:
         """The text with every known variable replaced."""
@@ -94,11 +93,17 @@ class Interpolator:
             whole = match.group()
             if match["kept"]:
                 return whole[1:]
-            if match["open"]:
-                unknown.append(Unknown(whole, ""))
-            name = (match["braced"] or "").strip() if match["braced"] is not None else match["name"]
-            if name is None:
+            if match["name"] is not None:
+                name = self._longest(match["name"])
+                if name is None:
+                    return whole
+                used[name] = None
+                return self._table[name] + whole[len(name) + 1 :]
+            if match["braced"] is None:
+                if match["open"]:
+                    unknown.append(Unknown(whole, ""))
                 return whole
+            name = match["braced"].strip()
             if name in self._table:
                 used[name] = None
                 return self._table[name]
@@ -109,8 +114,14 @@ class Interpolator:
                 unknown.append(Unknown(whole, name))
             return whole
 
-        replaced = self._pattern.sub(replace, text)
+        replaced = _PLACES.sub(replace, text)
         return Substituted(replaced, frozenset(used), tuple(secrets), tuple(unknown))
+
+    def _longest(self, text: str) -> str | None:
+        """The longest known name that a text begins with and that ends where a word does."""
+        while text and text not in self._table:
+            text = text[: max(text.rfind("."), text.rfind("-"), 0)]
+        return text or None
 
 
 def as_arguments(variables: Mapping[str, str]) -> str:

@@ -90,11 +90,11 @@ def _read_all(request: Request) -> _Findings:
         workflows[request.target.name] = request.target
     problems: list[Problem] = []
     checked: dict[str, Checked] = {}
-    for written in (*project.nameless, *workflows.values()):
+    for number, written in enumerate((*project.nameless, *workflows.values())):
         report = Report(project.sources)
         one = request.read(written, report)
         _complain_of_unknown(one.workflow.dependencies, request, written.name, report)
-        if written not in project.nameless:
+        if number >= len(project.nameless):
             checked[written.name] = one
         problems.extend(report.problems)
     links = request.links(checked)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
@@ -121,7 +122,6 @@ class Report:
     """Collects problems, and what was met on the way. Not safe to share between threads."""
 
     def __init__(self, sources: Mapping[str, str]) -> None:
-        self._lines: dict[str, list[str]] = {}
         self.sources = sources
         self.problems: list[Problem] = []
         self.used: set[str] = set()
@@ -152,10 +152,32 @@ class Report:
         )
 
     def _line(self, place: Place) -> str:
-        if place.file not in self._lines:
-            self._lines[place.file] = self.sources.get(place.file, "").splitlines()
-        lines = self._lines[place.file]
+        lines = _lines(self.sources.get(place.file, ""))
         return lines[place.line - 1] if 0 < place.line <= len(lines) else ""
+
+
+@lru_cache(maxsize=16)  # there is a report for each workflow, and all are of a few files
+def _lines(text: str) -> list[str]:
+    return text.splitlines()
+
+
+MEANT: Mapping[str, str] = {
+    "cmd": "commands",
+    "command": "commands",
+    "image_name": "image",
+    "jupyter": "notebook",
+    "jupyterlab": "lab",
+    "model": "name",
+    "needs": "depends-on",
+    "output": "artifacts",
+    "outputs": "artifacts",
+    "run": "commands",
+    "steps": "commands",
+    "triggers": "depends-on",
+    "type": "name",
+    "vscode": "code",
+}
+"""Words that people wrote in workflow files for others, which no likeness would find."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -163,8 +185,11 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     # Only people who made a mistake pay for the import.
     from difflib import get_close_matches
 
+    options = sorted(set(known))
+    if MEANT.get(word) in options:
+        return MEANT[word]
     cutoff = 0.6 if len(word) > 3 else 0.5
-    found = get_close_matches(word.lower(), sorted(set(known)), n=1, cutoff=cutoff)
+    found = get_close_matches(word.lower(), options, n=1, cutoff=cutoff)
     return found[0] if found else None
 
 

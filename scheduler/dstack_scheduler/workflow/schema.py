@@ -107,12 +107,14 @@ def _case_without_provider() -> Json:
 
 def _of_provider(provider: Provider) -> Json:
     keys = {**COMMON, **provider.keys}
-    return {
+    found: Json = {
         # What is common is described once, for all of them.
         "properties": {**dict.fromkeys(COMMON, True), **_properties(provider.keys)},
         "additionalProperties": False,
-        "allOf": [_there(provider.keys[name].meaning, keys) for name in provider.required],
     }
+    if provider.required:
+        found["allOf"] = [_there(provider.keys[name].meaning, keys) for name in provider.required]
+    return found
 
 
 def _there(meaning: str, keys: Mapping[str, Key]) -> Json:

@@ -116,14 +116,16 @@ def _read_section(name: ScalarNode, node: Node, into: dict[str, str], report: Re
             key=f"variables.{name.text}",
         )
         return
+    taken = {known.replace("-", "_"): known for known in into}
     for key, value in node.entries:
-        if _is_variable(name.text, key, value, into, report):
+        if _is_variable(name.text, key, value, taken, report):
             assert isinstance(value, ScalarNode)
             into[key.text] = "" if value.kind is Kind.NULL else value.text
+            taken[key.text.replace("-", "_")] = key.text
 
 
 def _is_variable(
-    section: str, key: ScalarNode, value: Node, known: Mapping[str, str], report: Report
+    section: str, key: ScalarNode, value: Node, taken: Mapping[str, str], report: Report
 ) -> bool:
     where = f"variables.{section}.{key.text}"
     if not _NAME.match(key.text):
@@ -146,7 +148,7 @@ def _is_variable(
             where,
         )
         return False
-    twin = find_variable(key.text, known)
+    twin = taken.get(key.text.replace("-", "_"))
     if twin:
         report.add(
             key.place,

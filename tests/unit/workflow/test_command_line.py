@@ -163,7 +163,7 @@ def test_a_workflow_wins_over_a_provider_of_its_name() -> None:
     ("target", "code"),
     [
         ("nowhere", Code.UNKNOWN_WORKFLOW),
-        ("streamlit", Code.NOT_SUPPORTED_YET),
+        ("python@next", Code.NOT_SUPPORTED_YET),
         ("python@branch", Code.NOT_SUPPORTED_YET),
     ],
 )

@@ -201,7 +201,7 @@ def test_the_home_of_an_image_is_where_its_tilde_points() -> None:
 def test_what_another_workflow_cannot_do_yet_does_not_stop_this_one() -> None:
     project = project_of(
         "workflows:\n"
-        "  - {name: app, provider: streamlit, target: app.py}\n"
+        "  - {name: app, provider: bash@next, commands: [a]}\n"
         "  - {name: train, provider: python, file: train.py}\n"
     )
     assert codes_of(project, "train") == []
