@@ -210,7 +210,7 @@ def served_of(
             givers=steering.givers,
         ),
         runs=Runs(
-            listing=lambda names: told(listings.listing(names)),
+            listing=lambda names, keys: told(listings.listing(names, keys)),
             drive=steering.drive,
             tag=memory.tags.state,
             stopped=ground.auditor.stopped,
