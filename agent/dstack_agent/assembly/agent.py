@@ -151,7 +151,10 @@ def doorkeeper_of(company: Company, work: Work) -> Doorkeeper:
     """Lets people to what their jobs listen on."""
     portrait = company.portrait
     return Doorkeeper(
-        work.workshop, work.supervisor.follow, lambda: (portrait.host, socket.gethostname())
+        work.workshop,
+        work.supervisor.follow,
+        lambda: (portrait.host, socket.gethostname()),
+        work.supervisor.connected,
     )
 
 

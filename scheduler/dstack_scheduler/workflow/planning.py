@@ -187,6 +187,7 @@ def _counted(workflow: Workflow, job: PlannedJob) -> tuple[str, ...]:
         return ()
     words = [word for install in job.installs for word in shlex.split(install)]
     listed = [name for flag, name in pairwise(words) if flag in ("-r", "--requirement")]
+    listed += [word for word in words if word.endswith((".yaml", ".yml"))]
     named = filter(None, (workflow.requirements, workflow.script, *listed))
     own = (posixpath.join(workflow.working_dir, name) for name in named)
     return tuple(dict.fromkeys((*workflow.counted, *own)))

@@ -75,6 +75,9 @@ class Puppet:
     async def wait(self, folder: Path) -> Ended:
         return await asyncio.shield(self.ended)
 
+    async def spots(self, folder: Path, ports: Sequence[int]) -> tuple[None, ...]:
+        return tuple(None for _ in ports)
+
     async def stop(self, folder: Path, abort: bool) -> None:
         self.stops.append(abort)
         if not self.ended.done():
