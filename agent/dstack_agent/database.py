@@ -56,6 +56,7 @@ ADDED = (
     ("job", "vouched", "BLOB"),
     ("tag", "given_by", "TEXT"),
     ("driven", "run_name", "TEXT"),
+    ("job", "reuse_key", "BLOB"),
 )
 """Columns that came later. An older version neither reads nor needs them, so the version stays."""
 
@@ -69,8 +70,19 @@ CREATE INDEX IF NOT EXISTS driven_over ON driven (over, run_id);
 CREATE TABLE IF NOT EXISTS removal (
     run_id TEXT PRIMARY KEY, at TEXT NOT NULL, checked INTEGER NOT NULL, statement BLOB NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cache (
+    peer TEXT NOT NULL, repo TEXT NOT NULL, workflow TEXT NOT NULL, path TEXT NOT NULL,
+    digest BLOB NOT NULL, size_bytes INTEGER NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (peer, repo, workflow, path)
+) WITHOUT ROWID;
 """
 """Likewise."""
+
+
+ADDED_INDEXES = """
+CREATE INDEX IF NOT EXISTS job_reuse ON job (reuse_key) WHERE reuse_key IS NOT NULL;
+"""
+"""Likewise, of columns that came later."""
 
 
 class Database:
@@ -106,6 +118,7 @@ class Database:
             columns = self._writing.execute(f"PRAGMA table_info({table})")
             if column not in [row[1] for row in columns]:
                 self._writing.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        self._writing.executescript(ADDED_INDEXES)
 
     def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Rows of the last commit."""

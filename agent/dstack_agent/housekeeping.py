@@ -146,7 +146,8 @@ def housekeeping_of(
     """What keeps the store of an agent, which is told its quota and who has copies."""
     memory.store.source = Copies(channels, known)
     memory.store.most_bytes = settings.max_store_bytes
-    return Housekeeping(memory.store, partial(roots_of, memory.records, memory.driven))
+    roots = partial(roots_of, memory.records, memory.driven, memory.caches)
+    return Housekeeping(memory.store, roots)
 
 
 def collected_text(found: Collected) -> str:

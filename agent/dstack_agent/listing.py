@@ -15,7 +15,7 @@ from dstack_agent.tags import Tags
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import PeerId, RunId
+from dstack_mesh.ids import Digest, PeerId, RunId
 from dstack_scheduler.again import again_after
 from dstack_scheduler.agent_port import Listing, Telling
 from dstack_scheduler.job import (
@@ -51,11 +51,16 @@ class Listings:
     others: Callable[[tuple[str, ...]], tuple[Telling, ...]] | None = None
     removals: Removals | None = None
 
-    def listing(self, names: tuple[str, ...]) -> Listing:
+    def listing(self, names: tuple[str, ...], reuse_keys: tuple[Digest, ...] = ()) -> Listing:
         """Runs newest first: those named by id or by the beginning of their name.
 
-        Without names the newest ones and those that a tag names: an answer has a bounded size.
+        Without names the newest ones and those that a tag names: an answer has a bounded size. With
+        reuse keys nothing but the runs that have jobs with one of them here.
         """
+        if reuse_keys:
+            hidden, run_ids = self.hidden(), self.records.reusable(reuse_keys, MOST_RUNS)
+            found = (self._readable(run_id) for run_id in run_ids if run_id not in hidden)
+            return Listing(tuple(run for run in found if run is not None), ())
         tags = self.tags.all()
         if not names:
             newest = sorted(tags, key=lambda tag: tag.at)[-MOST_RUNS:]
@@ -130,6 +135,7 @@ class Listings:
             artifacts=artifacts,
             copies=_copies(artifacts, Source(card.peer_id, card.addresses)),
             again=_is_tried_again(accepted),
+            reuse_key=accepted.reuse_key,
         )
 
 

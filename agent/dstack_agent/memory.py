@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 
+from dstack_agent.caches import Caches
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
 from dstack_agent.ledger import Ledger
@@ -28,6 +29,7 @@ class Memory:
     tags: Tags
     removals: Removals
     driven: DrivenRuns
+    caches: Caches
     ledger: Ledger
     store: ChunkStore
     touched: Touched
@@ -49,6 +51,7 @@ def open_memory(home: Home, clock: Clock, stack: AsyncExitStack) -> Memory:
         tags,
         Removals(database, tags, touched),
         DrivenRuns(database, touched),
+        Caches(database),
         ledger,
         store,
         touched,

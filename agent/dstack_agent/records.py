@@ -14,9 +14,9 @@ from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import PeerId, RunId
+from dstack_mesh.ids import Digest, PeerId, RunId
 from dstack_mesh.signing import Signed
-from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobSpec, StateChange
+from dstack_scheduler.job import NOTHING, ArtifactSaved, Fin, JobKey, JobSpec, StateChange
 
 _OF_KEY = "run_id = ? AND job = ? AND attempt = ?"
 
@@ -43,6 +43,7 @@ class Accepted:
         fin: The last word; None while it goes on.
         given: None for a job of before that was written down.
         vouched: The submitter's signature; None while there is none.
+        reuse_key: What its result may stand in for; empty for nothing.
     """
 
     spec: JobSpec
@@ -52,6 +53,7 @@ class Accepted:
     fin: Fin | None
     given: Given | None = None
     vouched: Signed | None = None
+    reuse_key: Digest = NOTHING
 
     @property
     def key(self) -> JobKey:
@@ -193,14 +195,18 @@ class Records:
         )
         self._changed(key.run_id)
 
-    async def finish(self, fin: Fin) -> None:
-        """Writes the last state and the last word down, durably and together."""
+    async def finish(self, fin: Fin, reuse_key: Digest = NOTHING) -> None:
+        """Writes the last state and the last word down, durably and together.
+
+        Args:
+            reuse_key: What the result may stand in for.
+        """
         state = (*_values(fin.key), stored.pack_state(fin.state))
-        row = (stored.pack_fin(fin), *_values(fin.key))
+        row = (stored.pack_fin(fin), reuse_key or None, *_values(fin.key))
 
         def change(connection: sqlite3.Connection) -> None:
             _insert_state(connection, state)
-            connection.execute(f"UPDATE job SET fin = ? WHERE {_OF_KEY}", row)
+            connection.execute(f"UPDATE job SET fin = ?, reuse_key = ? WHERE {_OF_KEY}", row)
 
         await self._database.write(change, durable=True)
         self._changed(fin.key.run_id)
@@ -287,6 +293,15 @@ class Records:
         )
         return [RunId(str(row[0])) for row in rows]
 
+    def reusable(self, keys: Sequence[Digest], most: int) -> list[RunId]:
+        """Runs that have jobs with one of the reuse keys, newest first and at most so many."""
+        rows = self._database.read(
+            f"SELECT DISTINCT run_id FROM job WHERE reuse_key IN ({', '.join('?' * len(keys))})"
+            " ORDER BY run_id DESC LIMIT ?",
+            [*keys, most],
+        )
+        return [RunId(str(row[0])) for row in rows]
+
     def among(self, run_ids: Sequence[RunId]) -> list[RunId]:
         """Those of the runs that are known here."""
         rows = self._database.read(
@@ -311,7 +326,8 @@ class Records:
 
 
 _COLUMNS = (
-    "spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, vouched"
+    "spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, vouched,"
+    " reuse_key"
 )
 
 NAMED = (
@@ -331,7 +347,8 @@ def _blob(value: object) -> bytes:
 
 
 def _accepted(row: tuple[object, ...]) -> Accepted:
-    spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, vouched = row
+    spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, *rest = row
+    vouched, reuse_key = rest
     cause, reason = str(stop_cause), str(stop_reason or "")
     return Accepted(
         spec=stored.unpack_spec(_blob(spec)),
@@ -341,4 +358,5 @@ def _accepted(row: tuple[object, ...]) -> Accepted:
         fin=None if fin is None else stored.unpack_fin(_blob(fin)),
         given=None if given_by is None else Given(PeerId(str(given_by)), int(str(epoch))),
         vouched=None if vouched is None else stored.unpack_signed(_blob(vouched)),
+        reuse_key=NOTHING if reuse_key is None else Digest(_blob(reuse_key)),
     )

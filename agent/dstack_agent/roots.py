@@ -1,22 +1,23 @@
 """Which trees the runs of an agent need: what its store must never collect.
 
 Of every job that is known here the code and what it kept; of one that goes on also what it reads.
-Runs that are driven here count like those that run here. A tag names a run, so what it names is
-among them. Copies of what ran elsewhere are kept by `ChunkStore.keep`.
+Runs that are driven here count like those that run here, and so do caches. A tag names a run, so
+what it names is among them. Copies of what ran elsewhere are kept by `ChunkStore.keep`.
 """
 
 import asyncio
 from collections.abc import Iterator
 
+from dstack_agent.caches import Caches
 from dstack_agent.driven import DrivenRun, DrivenRuns
 from dstack_agent.records import Records
 from dstack_mesh.ids import Digest, RunId
 from dstack_scheduler.job import JobSpec
 
 
-async def roots_of(records: Records, driven: DrivenRuns) -> set[Digest]:
+async def roots_of(records: Records, driven: DrivenRuns, caches: Caches) -> set[Digest]:
     """The manifests, read a run at a time so that nobody waits."""
-    roots: set[Digest] = set()
+    roots = caches.digests()
     for run_id in records.run_ids():
         roots.update(_of_run(records, run_id))
         await asyncio.sleep(0)

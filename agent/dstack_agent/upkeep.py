@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
+from dstack_agent.caches import Caches
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
 from dstack_agent.environments.keeping import KeptEnvironments, Pruned
@@ -64,7 +65,7 @@ async def _roots(home: Home) -> set[Digest]:
         return set()
     database = Database(path)
     try:
-        return await roots_of(Records(database), DrivenRuns(database))
+        return await roots_of(Records(database), DrivenRuns(database), Caches(database))
     finally:
         database.close()
 

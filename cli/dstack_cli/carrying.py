@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from dstack_cli import embedded, exit_codes
 from dstack_cli.attended import Attendance
@@ -12,11 +13,16 @@ from dstack_cli.output.forms import chosen
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.reach import Private, Reach, carry_out, reaching
+from dstack_cli.reusing import Taken, with_earlier_results
 from dstack_cli.run_words import Asked
-from dstack_cli.submitting import DrivenWork, Order, submission
+from dstack_cli.submitting import DrivenWork, Order, give_tag, submission
 from dstack_cli.watching import DETACH_HINT, Watching, workflows_of
 from dstack_mesh.home import Home
+from dstack_scheduler.plan import Plan
 from dstack_scheduler.progress import Watcher
+
+if TYPE_CHECKING:
+    from dstack_scheduler.reuse import Hit
 
 NOTES = 3
 """Files that are named; of the others the number is told."""
@@ -32,32 +38,49 @@ def carry(home: Home, order: Order, asked: Asked, starting: embedded.Starting | 
         hint = DETACH_HINT if terminal.stdin and terminal.stderr and not asked.detach else ""
         watching = Watching(screen, order.run_name, workflows_of(order.plan), now, hint)
         screen.live("reading the files of this folder", now())
-        async with (
-            reaching(home, Private.NEVER, starting) as reach,
-            _with_apps(reach, order, asked, screen, watching) as watcher,
-        ):
-            driven = DrivenWork(reach, await submission(order), order.tag, watcher)
-            watching.notes = notes_on(order.code.result())
-            screen.live("asking agents", now())
-            if asked.detach:
-                code = await _submit(driven, screen, asked)
-                if _has_apps(order):
-                    screen.say(f"  open its apps: dstack app {driven.name}")
-            else:
-                code = await _attend(driven, watching, screen, terminal, asked)
-            if asked.push_to and driven.accepted:
-                return await _push(reach, driven, watching, screen, asked, code)
-            return code
+        async with reaching(home, Private.NEVER, starting) as reach:
+            taken = await _taken(reach, order, screen)
+            for line in taken.lines:
+                screen.say(line)
+            if taken.whole is not None:
+                return await _show_earlier(reach, taken.whole, order, screen, asked)
+            watching.rename(workflows_of(taken.plan))
+            return await _carry(reach, order, taken, asked, watching, screen, terminal)
 
     return carry_out(work())
 
 
+async def _carry(
+    reach: Reach,
+    order: Order,
+    taken: Taken,
+    asked: Asked,
+    watching: Watching,
+    screen: Screen,
+    terminal: Terminal,
+) -> int:
+    """Carries what is left of a run out; returns the exit code of the command."""
+    watching.notes = notes_on(order.code.result())
+    async with _with_apps(reach, taken.plan, asked, screen, watching) as watcher:
+        driven = DrivenWork(reach, taken.submission, order.tag, watcher)
+        screen.live("asking agents", asyncio.get_running_loop().time())
+        if asked.detach:
+            code = await _submit(driven, screen, asked)
+            if _has_apps(taken.plan):
+                screen.say(f"  open its apps: dstack app {driven.name}")
+        else:
+            code = await _attend(driven, watching, screen, terminal, asked)
+        if asked.push_to and driven.accepted:
+            return await _push(reach, driven, watching, screen, asked, code)
+        return code
+
+
 @asynccontextmanager
 async def _with_apps(
-    reach: Reach, order: Order, asked: Asked, screen: Screen, watching: Watching
+    reach: Reach, plan: Plan, asked: Asked, screen: Screen, watching: Watching
 ) -> AsyncGenerator[Watcher]:
     """Who watches the run: with its apps in reach, if it has any and somebody stays."""
-    if asked.detach or not _has_apps(order):
+    if asked.detach or not _has_apps(plan):
         yield watching
         return
     from dstack_cli.forwarding.watching import watched_apps  # most runs have no apps
@@ -68,8 +91,38 @@ async def _with_apps(
         yield watcher
 
 
-def _has_apps(order: Order) -> bool:
-    return any(job.apps for job in order.plan.jobs)
+def _has_apps(plan: Plan) -> bool:
+    return any(job.apps for job in plan.jobs)
+
+
+async def _taken(reach: Reach, order: Order, screen: Screen) -> Taken:
+    try:
+        return await with_earlier_results(reach, order, await submission(order))
+    finally:
+        screen.live("", 0.0)
+
+
+async def _show_earlier(
+    reach: Reach, hit: "Hit", order: Order, screen: Screen, asked: Asked
+) -> int:
+    """Ends as the earlier run did whose result stands in for the whole run."""
+    from dstack_cli.reusing import kept_line
+
+    record = hit.run
+    screen.say(kept_line(hit))
+    if order.tag:
+        await give_tag(reach, record, order.tag)
+    if asked.detach:
+        document = submitted_document(record.run_name, record.run_id)
+        chosen(asked.as_json, asked.quiet).document(document)
+    elif asked.as_json:
+        chosen(as_json=True).document(end_document(record.run_name, hit.job.state))
+    if asked.push_to:
+        from dstack_cli.remotes.pushing import push_ended
+
+        pushed = await push_ended(reach, record.run_id, asked.push_to, screen)
+        return 0 if pushed else exit_codes.OURS
+    return 0
 
 
 def notes_on(code: Code) -> list[str]:

@@ -18,7 +18,7 @@ PIPE_CLOSED = 141
 TERMINATED = 128 + 15
 KILLED = 128 + 9
 
-TIME_LIMIT_REASONS = frozenset({"time-limit", "max-duration"})
+TIME_LIMIT_REASONS = frozenset({"time-limit", "max-duration", "idle-timeout"})
 
 OUR_REASONS = frozenset({"disk-full", RECLAIMED})
 """Why we ended a job that would have gone on: its exit code is not its own word."""

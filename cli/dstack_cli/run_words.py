@@ -23,6 +23,7 @@ class Asked:
         remote: Said `--remote`.
         push_to: Remote that the run goes to once it has ended; "" for none.
         no_open: Links of apps are printed only.
+        reuse: Results of earlier jobs may stand in for jobs.
     """
 
     target: str = ""
@@ -38,6 +39,7 @@ class Asked:
     remote: bool = False
     push_to: str = ""
     no_open: bool = False
+    reuse: bool = True
 
 
 @frozen
@@ -60,6 +62,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--agent",), "Run on this agent only.", "NAME"),
     Flag(("--no-open",), "Print links of apps; open none in a browser."),
     Flag(("-f", "--follow"), "Follow the run; that is what happens anyway."),
+    Flag(("--no-reuse",), "Run every job, also one whose result exists already."),
     Flag(("--home",), "Keep everything below DIR (also DSTACK_HOME).", "DIR"),
     Flag(("-h", "--help"), "Tell about this verb, or about the workflow whose name comes before."),
 )
@@ -77,6 +80,7 @@ _SET: dict[str, Callable[[Asked, str], Asked]] = {
     "--agent": lambda asked, value: _placed(asked, value),
     "--no-open": lambda asked, _: replace(asked, no_open=True),
     "-f": lambda asked, _: replace(asked, detach=False),
+    "--no-reuse": lambda asked, _: replace(asked, reuse=False),
     "--home": lambda asked, value: replace(asked, home=value),
     "-h": lambda asked, _: replace(asked, help=True),
 }

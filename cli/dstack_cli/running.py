@@ -7,9 +7,10 @@ private agent that has to start first does so while we load gRPC.
 import gc
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -58,7 +59,8 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
         target, words = "bash", (*HELLO_ARGS, *words)
     asked = _with_remote(home, asked)
     run_id, run_name = order_id(), order_name(home)
-    plan = make_plan(project, target, words, run_name=run_name, run_id=run_id)
+    planned = partial(make_plan, project, target, words, run_name=run_name, run_id=run_id)
+    plan = planned()
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if reading is None:
         from dstack_cli.dry_run import show_plan
@@ -74,7 +76,12 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
 
     gc.freeze()
     gc.enable()
-    order = Order(plan, run_id, run_name, reading, asked.placement, asked.tag, secrets)
+
+    def replanned(earlier: Collection[str]) -> Plan:
+        return planned(earlier=earlier)
+
+    replan = replanned if asked.reuse else None
+    order = Order(plan, run_id, run_name, reading, asked.placement, asked.tag, secrets, replan)
     return carry(home, order, asked, starting)
 
 

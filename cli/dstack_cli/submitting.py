@@ -3,7 +3,7 @@
 import asyncio
 import posixpath
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import field, replace
@@ -22,7 +22,7 @@ from dstack_mesh.ids import RunId, RunName
 from dstack_mesh.trust.membership import Membership
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.driver import Driver
-from dstack_scheduler.job import StateChange, TagRecord
+from dstack_scheduler.job import RunRecord, StateChange, TagRecord
 from dstack_scheduler.plan import Plan
 from dstack_scheduler.progress import Awarded, Progress, Waiting, Watcher
 from dstack_scheduler.submission import HandOver, Submission, Submitter, submission_of
@@ -36,6 +36,7 @@ class Order:
         code: The folder's files, being read in another thread.
         tag: A name for the run; "" for none.
         secrets: Values by name; in memory only.
+        replan: The plan without workflows that have results already; None where every job runs.
     """
 
     plan: Plan
@@ -45,6 +46,7 @@ class Order:
     placement: str = ""
     tag: str = ""
     secrets: Mapping[str, str] = field(default_factory=dict[str, str])
+    replan: Callable[[Collection[str]], Plan] | None = None
 
 
 class DrivenWork:
@@ -114,7 +116,7 @@ class DrivenWork:
         if isinstance(event, (Awarded, Waiting)) and not self._waiting_for_secrets():
             self.settled.set()
         if first and self._tag:
-            await give_tag(self._reach, self._submission, self._tag)
+            await give_tag(self._reach, self._submission.record, self._tag)
 
     def _remember(self) -> None:
         if self._remembered:
@@ -157,7 +159,14 @@ def _below(plan: Plan, folder: str) -> Plan:
     """The plan with its jobs in the project's own folder of the repository."""
     if not folder:
         return plan
-    jobs = [replace(job, working_dir=posixpath.join(folder, job.working_dir)) for job in plan.jobs]
+    jobs = (
+        replace(
+            job,
+            working_dir=posixpath.join(folder, job.working_dir),
+            counted=tuple(posixpath.join(folder, pattern) for pattern in job.counted),
+        )
+        for job in plan.jobs
+    )
     return replace(plan, jobs=tuple(jobs))
 
 
@@ -205,11 +214,10 @@ async def _drivers(reach: Reach, handed: HandOver) -> list[Agent]:
     )
 
 
-async def give_tag(reach: Reach, submission: Submission, tag: str) -> None:
+async def give_tag(reach: Reach, record: RunRecord, tag: str) -> None:
     """Names the run."""
     from dstack_cli.naming_tags import say_tag  # most runs are not named at once
 
-    record = submission.record
     statement = TagRecord(
         record.revision.repo, tag, record.run_id, record.run_name, datetime.now(UTC)
     )

@@ -61,6 +61,10 @@ class Watching:
         self.end: StateChange | None = None
         self.accepted = False
 
+    def rename(self, workflows: Sequence[str]) -> None:
+        """Says what each job is called, once it is known which of them run."""
+        self._workflows = workflows
+
     async def saw(self, event: Progress) -> None:
         """Shows an event."""
         match event:

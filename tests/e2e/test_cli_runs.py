@@ -149,7 +149,7 @@ def test_a_chain_runs_and_what_it_kept_is_listed_and_copied(
 
 
 def test_tags_in_both_orders_and_taken_back(home: Peer, code: Path) -> None:
-    home.dstack("run", "prepare", cwd=code, check=True)
+    home.dstack("run", "prepare", "--no-reuse", cwd=code, check=True)
     name = home.json("ps", "@")["items"][0]["run"]
     home.dstack("tag", name, "good", check=True)
     home.dstack("tag", "better", name, check=True)

@@ -173,7 +173,9 @@ def test_what_runs_remotely_is_pushed_by_itself(moto: S3Service, tmp_path: Path,
         assert b"prepare on ws-1" in ran.stderr and b" is in lab: 1 artifact" in ran.stderr
         bea.dstack("cp", "@", "data", str(tmp_path / "got"), check=True)
         assert (tmp_path / "got/numbers").stat().st_size == 300_000
-        left = laptop.dstack("run", "prepare", "--remote=lab", "-d", cwd=lab.code, check=True)
+        left = laptop.dstack(
+            *("run", "prepare", "--no-reuse", "--remote=lab", "-d"), cwd=lab.code, check=True
+        )
         assert b"once it has ended, to lab: dstack push" in left.stderr
         laptop.dstack("wait", "@", check=True)
         pushed = laptop.json("push")["items"]

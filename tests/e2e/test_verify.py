@@ -221,6 +221,7 @@ def test_nothing_that_signs_is_loaded_before_the_first_line(tmp_path: Path) -> N
     code = code_of(tmp_path)
     with alone(tmp_path) as home:
         home.dstack("run", "prepare", cwd=code, check=True)
+        (code / "more").write_text("so that it runs again")
         with home.popen((sys.executable, "-c", WATCH), cwd=code, stderr=subprocess.PIPE) as run:
             assert run.stderr is not None
             last = run.stderr.read().splitlines()[-1]

@@ -81,7 +81,7 @@ async def asked_by(
     store = ChunkStore(folder / "chunks")
     wishes = Wishes(told.follow, told.stop, store, told.givers)
     runs = Runs(
-        lambda names: Listing((), ()),
+        lambda names, keys: Listing((), ()),
         told.drive,
         told.tag,
         told.heard,

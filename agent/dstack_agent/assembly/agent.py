@@ -151,7 +151,10 @@ def doorkeeper_of(company: Company, work: Work) -> Doorkeeper:
     """Lets people to what their jobs listen on."""
     portrait = company.portrait
     return Doorkeeper(
-        work.workshop, work.supervisor.follow, lambda: (portrait.host, socket.gethostname())
+        work.workshop,
+        work.supervisor.follow,
+        lambda: (portrait.host, socket.gethostname()),
+        work.supervisor.connected,
     )
 
 
@@ -210,7 +213,7 @@ def served_of(
             givers=steering.givers,
         ),
         runs=Runs(
-            listing=lambda names: told(listings.listing(names)),
+            listing=lambda names, keys: told(listings.listing(names, keys)),
             drive=steering.drive,
             tag=memory.tags.state,
             stopped=ground.auditor.stopped,

@@ -37,6 +37,7 @@ def workshop_of(ground: Ground, company: Company, notes: Notes, spare: Spare) ->
         jobs=settings.home.jobs,
         journal_name=record.JOURNAL,
         records=memory.records,
+        caches=memory.caches,
         ledger=memory.ledger,
         executors={executor.kind: executor for executor in executors},
         store=memory.store,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from dstack_agent.executor.listening import Spot
 from dstack_agent.executor.ports import noted_ports
@@ -46,11 +47,13 @@ class Doorkeeper:
     Attributes:
         follow: Finds an attempt. Raises Missing.
         names: What this machine is called.
+        connected: Whoever is connected to a job keeps it from being idle while the block runs.
     """
 
     workshop: Workshop
     follow: Callable[[JobKey], Followed]
     names: Callable[[], tuple[str, ...]]
+    connected: Callable[[JobKey], AbstractContextManager[None]]
 
     def admit(self, key: JobKey, asker: Asker) -> tuple[JobKey, Chronicle]:
         """The attempt, and what it tells of its end; attempt 0 is the newest.

@@ -13,6 +13,7 @@ from dstack_agent.executor.port import Executor
 from dstack_agent.executor.port import Launch as LaunchOrder
 from dstack_agent.executor.starting import unprepared
 from dstack_agent.jobs.attempt import Attempt, step, together
+from dstack_agent.jobs.caching import Caching
 from dstack_agent.jobs.chronicle import Chronicle
 from dstack_agent.jobs.effect import (
     Attend,
@@ -38,6 +39,7 @@ from dstack_agent.jobs.event import (
     Saved,
     StopAsked,
 )
+from dstack_agent.jobs.idleness import IDLE, Idleness
 from dstack_agent.jobs.phase import Over, Verdict
 from dstack_agent.jobs.preparing import Note, Preparation, reason_of
 from dstack_agent.jobs.resume import resume
@@ -47,7 +49,9 @@ from dstack_agent.records import Accepted, Records
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.job import ArtifactSaved, Fin, JobState, StateChange, legible
+from dstack_mesh.ids import Digest
+from dstack_scheduler.job import NOTHING, ArtifactSaved, Fin, JobState, StateChange, legible
+from dstack_scheduler.objections import duration
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class Means:
         order: Makes the launch order: environment and cards. Raises MeshError.
         journal: Where the shim writes the log.
         end_lease: Gives the machine's resources back; idempotent.
+        reuse_key: What its result may stand in for once it is done; reads disk.
     """
 
     folder: Path
@@ -76,8 +81,10 @@ class Means:
     executor: Executor
     preparation: Callable[[Note, Mapping[str, str]], Preparation]
     saver: Saver
+    caching: Caching
     order: Callable[[Mapping[str, str]], Awaitable[LaunchOrder]]
     end_lease: Callable[[], Awaitable[None]]
+    reuse_key: Callable[[], Digest]
     wake: Wake
     records: Records
     clock: Clock
@@ -91,6 +98,7 @@ class LiveAttempt:
         unsaved: Whether its artifacts could not be saved: they are in its work folder alone.
         leased: Whether the machine was given to it, as far as is known.
         order: What was asked for, whether or not it could be written down.
+        idleness: How long nobody has used it; None where that does not matter.
     """
 
     accepted: Accepted
@@ -100,6 +108,7 @@ class LiveAttempt:
     unsaved: bool = False
     leased: bool = True
     order: StopAsked | None = None
+    idleness: Idleness | None = None
     # Each producer waits for room: what waits here is a handful of facts of one attempt.
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue[Event](64))
     _doing: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
@@ -165,7 +174,7 @@ class LiveAttempt:
             case Launch():
                 return [self._launch()]
             case Attend():
-                return [self._await_end(), self._watch(), self._hear()]
+                return [self._await_end(), self._watch(), self._hear(), self._leave_when_idle()]
             case EndCommands():
                 return [self._end_commands(effect)]
             case Save(complete):
@@ -249,6 +258,23 @@ class LiveAttempt:
             await self.means.records.save_artifact(artifact)
             self.chronicle.tell(artifact)
 
+    async def _leave_when_idle(self) -> None:
+        """Asks for a stop once nobody has been connected for as long as the job allows."""
+        limit = self.accepted.spec.idle_timeout_seconds
+        if limit is None:
+            return
+        clock = self.means.clock
+        idle = self.idleness = Idleness(limit, clock.elapsed())
+        while True:
+            left = idle.left(clock.elapsed())
+            if left == 0:
+                break
+            await asyncio.sleep(UNASKED_SECONDS if left is None else left)
+        cause = f"Nobody was connected to it for {duration(limit)}."
+        order = StopAsked(False, cause, IDLE)
+        await self.tell(order)
+        await self.means.records.order_stop(self.accepted.key, order)
+
     async def _end_commands(self, order: EndCommands) -> None:
         await self._tell_shim(order.abort)
         if order.grace_seconds is not None and not order.abort:
@@ -276,6 +302,8 @@ class LiveAttempt:
             await self.means.records.save_artifacts(artifacts)
             for artifact in artifacts:
                 self.chronicle.tell(artifact)
+            if complete:
+                await self.means.caching.keep()
             await self.tell(Saved(warning))
 
     async def finish(self, verdict: Verdict) -> None:
@@ -283,8 +311,17 @@ class LiveAttempt:
         change = self._change(verdict.state, verdict.cause, verdict.reason, verdict.exit_code)
         kept = tuple(self.means.records.artifacts(self.accepted.key))
         fin = await asyncio.to_thread(last_word, self.means.journal, change, kept)
-        await self.means.records.finish(fin)
+        await self.means.records.finish(fin, await self._reuse_key(verdict))
         await self.close(fin)
+
+    async def _reuse_key(self, verdict: Verdict) -> Digest:
+        if verdict.state is not JobState.DONE:
+            return NOTHING
+        try:
+            return await asyncio.to_thread(self.means.reuse_key)
+        except MeshError as error:  # then it stands in for nothing
+            log.warning("job %s will not be reused: %s", self.means.folder.name, error)
+            return NOTHING
 
     async def close(self, fin: Fin) -> None:
         """Frees the machine and tells the last word, which is written down."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from dstack_agent.artifacts.saving import Saver
 from dstack_agent.jobs.bringing import Bringer
+from dstack_agent.jobs.caching import Caching
 from dstack_agent.jobs.clashing import Part, clash
 from dstack_agent.jobs.places import Places
 from dstack_mesh.chunks.room import check_reserve
@@ -42,6 +43,7 @@ class Preparation:
     store: ChunkStore
     bringer: Bringer
     saver: Saver
+    caching: Caching
     note: Note
     equip: Callable[[Note], Awaitable[None]]
     _dropped: threading.Event = field(default_factory=threading.Event)
@@ -55,6 +57,7 @@ class Preparation:
         try:
             await self._in_thread(self._make_folder)
             await self._in_thread(self._lay_code)
+            await self._lay_caches()
             for number in range(len(self.spec.inputs)):
                 await self._lay_input(number)
             await self._in_thread(self._make_artifact_folders)
@@ -84,11 +87,18 @@ class Preparation:
         _clear(self.places.work)
         if self.places.outside is not None:
             _clear(self.places.outside)
+        if self.places.own_home:
+            _clear(self.places.home)
         check_reserve(self.folder, sum(each.size_bytes for each in self.spec.inputs))
 
     def _lay_code(self) -> None:
         lay_tree(self.store, self.spec.code_digest, self.places.work, wanted=self._wanted)
         self.places.start.mkdir(parents=True, exist_ok=True)
+
+    async def _lay_caches(self) -> None:
+        """Before inputs, which have the last word where both have a file."""
+        if laid := await self._in_thread(lambda: self.caching.lay(self._wanted)):
+            await self.note(f"{', '.join(laid)} is as the run before left it.")
 
     async def _lay_input(self, number: int) -> None:
         each = self.spec.inputs[number]

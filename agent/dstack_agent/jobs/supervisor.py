@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -272,6 +273,20 @@ class Supervisor:
         except sqlite3.Error as error:  # the owner's wish does not wait for a full disk
             log.warning("jobs are asked to go; not written down: %s", error)
         return len(concerned)
+
+    @contextmanager
+    def connected(self, key: JobKey) -> Generator[None]:
+        """Somebody uses what a job serves while the block runs: until then it is not idle."""
+        live = self._live.get(key)
+        idle = live.idleness if live is not None else None
+        if idle is None:
+            yield
+            return
+        idle.opened()
+        try:
+            yield
+        finally:
+            idle.closed(self.workshop.clock.elapsed())
 
     def note(self, key: JobKey, sentence: str) -> None:
         """Has people know something about a job before it starts."""

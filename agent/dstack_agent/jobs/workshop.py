@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from dstack_agent.artifacts.saving import Saver
+from dstack_agent.caches import Caches, owner_of
 from dstack_agent.environments.equipping import Equipped, Equipper
 from dstack_agent.executor.container import OUTSIDE
 from dstack_agent.executor.environment import CONTAINER_HOME, HOME
@@ -13,6 +14,7 @@ from dstack_agent.executor.port import Executor, Launch
 from dstack_agent.executor.ports import noted_ports
 from dstack_agent.executor.walls import WORK
 from dstack_agent.jobs.bringing import Bringer
+from dstack_agent.jobs.caching import Caching
 from dstack_agent.jobs.live import Means
 from dstack_agent.jobs.places import Places, folder_of
 from dstack_agent.jobs.preparing import Note, Preparation
@@ -23,8 +25,10 @@ from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
+from dstack_mesh.ids import Digest, PeerId
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
-from dstack_scheduler.job import JobKey, JobSpec
+from dstack_scheduler.job import NOTHING, JobKey, JobSpec
+from dstack_scheduler.reuse import is_reusable, reuse_key
 
 Environment = Callable[[JobSpec, Path, tuple[Gpu, ...]], Mapping[str, str]]
 """What a job sees as its environment but for secrets, given its folder and cards."""
@@ -50,6 +54,7 @@ class Workshop:
     jobs: Path
     journal_name: str
     records: Records
+    caches: Caches
     ledger: Ledger
     executors: Mapping[ExecutorKind, Executor]
     store: ChunkStore
@@ -93,6 +98,7 @@ class Workshop:
         places = self.places(accepted)
         told = {each.path: each.digest for each in self.records.artifacts(spec.key)}
         saver = Saver(spec.key, spec.artifacts, places, self.store, self.clock, told)
+        caching = self._caching(accepted, places)
 
         hidden = (self.closed, self.user_home) if places.own_home else ()
 
@@ -100,7 +106,9 @@ class Workshop:
             whose = accepted.given.peer if accepted.given and hidden else ""
             job = Equipped(spec, folder, places, whose, hidden, secrets)
             equip = partial(self.equipper.equip, job)
-            return Preparation(folder, spec, places, self.store, self.bringer, saver, note, equip)
+            return Preparation(
+                folder, spec, places, self.store, self.bringer, saver, caching, note, equip
+            )
 
         async def end_lease() -> None:
             await asyncio.to_thread(self.ledger.end, spec.key)
@@ -123,8 +131,10 @@ class Workshop:
             executor=self.executors[spec.executor],
             preparation=preparation,
             saver=saver,
+            caching=caching,
             order=order,
             end_lease=end_lease,
+            reuse_key=partial(self._reuse_key, accepted),
             wake=self.wake,
             records=self.records,
             clock=self.clock,
@@ -132,6 +142,20 @@ class Workshop:
 
     def _tokens(self, spec: JobSpec) -> dict[str, str]:
         return {app.token: self.token(spec.key) for app in spec.apps if app.token}
+
+    def _caching(self, accepted: Accepted, places: Places) -> Caching:
+        spec, given = accepted.spec, accepted.given
+        peer = given.peer if given is not None else PeerId("")
+        paths = spec.cache if given is not None else ()
+        owner = owner_of(spec, peer)
+        return Caching(owner, paths, places, self.store, self.caches, self.clock)
+
+    def _reuse_key(self, accepted: Accepted) -> Digest:
+        """What the result may stand in for; empty where nobody knows who gave the job."""
+        spec, given = accepted.spec, accepted.given
+        if given is None or not is_reusable(spec):
+            return NOTHING
+        return reuse_key(spec, self.store.get_manifest(spec.code_digest), given.peer)
 
     def _cards(self, uuids: tuple[str, ...]) -> tuple[Gpu, ...]:
         if not uuids:

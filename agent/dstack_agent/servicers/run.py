@@ -11,7 +11,7 @@ from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
 from dstack_agent.servicers.auction import asker_of, behind, role_of
 from dstack_agent.servicers.share import Share
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import PeerId, RunId
+from dstack_mesh.ids import Digest, PeerId, RunId
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Caller, Member, caller
@@ -24,13 +24,16 @@ from dstack_scheduler.wire import convert, fields
 MOST_RUNS = 10_000
 """Names that one List may ask for."""
 
+MOST_KEYS = 1_000
+"""Reuse keys, likewise."""
+
 
 @frozen
 class Runs:
     """What the agent can do with runs beyond following them.
 
     Attributes:
-        listing: Those among the names, or all.
+        listing: Those among the names, those with one of the reuse keys, or all.
         drive: Takes a run over from whoever calls. Raises Conflict.
         tag: Writes a statement of a peer down. Raises Busy.
         stopped: Hears who ended a run, for whom, whether at once, and who gave it to this agent.
@@ -39,7 +42,7 @@ class Runs:
         removed: Hears who removed a run, and who gave it to this agent.
     """
 
-    listing: Callable[[tuple[str, ...]], Listing]
+    listing: Callable[[tuple[str, ...], tuple[Digest, ...]], Listing]
     drive: Callable[[RunRecord, tuple[DrivenJob, ...], int, Asker], Awaitable[None]]
     tag: Callable[[TagRecord, PeerId], Awaitable[None]]
     stopped: Callable[[Caller, Asker, RunId, bool, frozenset[PeerId]], None]
@@ -72,7 +75,9 @@ class RunServicer(rpc.RunServiceServicer):
         self, request: pb.ListRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.ListResponse:
         names = fields.items(request.runs, "Names of runs", MOST_RUNS)
-        return convert.listing_to_wire(self._runs.listing(names))
+        asked = fields.items(request.reuse_keys, "Reuse keys", MOST_KEYS)
+        keys = tuple(fields.digest(each, "The reuse key") for each in asked)
+        return convert.listing_to_wire(self._runs.listing(names, keys))
 
     async def Stop(
         self, request: pb.StopRequest, context: "grpc.aio.ServicerContext[Any, Any]"

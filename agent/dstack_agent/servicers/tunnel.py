@@ -155,7 +155,8 @@ class Tunnel:
             await self._send(number, Broken(str(error)))
         else:
             await self._send(number, Made())
-            await self._ferry.carry(number, reader, writer)
+            with self.doorkeeper.connected(self.key):
+                await self._ferry.carry(number, reader, writer)
 
     def _gone(self, number: int) -> None:
         self.load.connections -= 1

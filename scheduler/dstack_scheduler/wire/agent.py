@@ -118,9 +118,12 @@ class GrpcAgent:
         finally:
             call.cancel()
 
-    async def list_runs(self, runs: Sequence[str] = ()) -> Listing:
+    async def list_runs(
+        self, runs: Sequence[str] = (), reuse_keys: Sequence[Digest] = ()
+    ) -> Listing:
+        request = run_pb2.ListRequest(runs=runs, reuse_keys=reuse_keys)
         with translated(self._card.name):
-            listed = await self._runs.List(run_pb2.ListRequest(runs=runs), timeout=QUICK_SECONDS)
+            listed = await self._runs.List(request, timeout=QUICK_SECONDS)
         return convert.listing_from_wire(listed)
 
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:

@@ -1,7 +1,10 @@
 """From a project and a command line to the jobs of one run, or to everything that is wrong."""
 
-from collections.abc import Iterable, Sequence
+import posixpath
+import shlex
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from dstack_mesh.ids import RunId, RunName
@@ -9,7 +12,7 @@ from dstack_scheduler.plan import Plan, PlannedJob
 from dstack_scheduler.workflow.chain import Links, ancestors, ancestors_first, cycles
 from dstack_scheduler.workflow.checking import Checked
 from dstack_scheduler.workflow.command_line import NO_OVERRIDES, Overrides
-from dstack_scheduler.workflow.model import Dependency
+from dstack_scheduler.workflow.model import Dependency, Workflow
 from dstack_scheduler.workflow.problem import (
     Code,
     Problem,
@@ -30,6 +33,7 @@ def plan(
     *,
     run_name: RunName,
     run_id: RunId,
+    earlier: Collection[str] = (),
 ) -> Plan:
     """The jobs of `dstack run TARGET ARGS`, what they depend on first.
 
@@ -37,6 +41,7 @@ def plan(
         target: A workflow or, if there is none of that name, a provider.
         args: As typed: variables, flags and the script's arguments in any order.
         overrides: Flags that the caller has already; those in `args` win.
+        earlier: Workflows that are not run, since they have results already.
 
     Raises:
         WorkflowProblems: With everything that is wrong in the files and on the command line. What
@@ -45,7 +50,7 @@ def plan(
     findings = _study(project, Asked(target, args, overrides, run_name, run_id))
     if findings.request is None or findings.problems:
         raise WorkflowProblems(findings.problems)
-    return _jobs(findings.request, findings.links)
+    return _jobs(findings.request, findings.links, earlier)
 
 
 def find_problems(project: Project, target: str | None = None) -> tuple[Problem, ...]:
@@ -138,15 +143,16 @@ def _complain_of_cycles(links: Links, report: Report) -> None:
         )
 
 
-def _jobs(request: Request, links: Links) -> Plan:
+def _jobs(request: Request, links: Links, earlier: Collection[str]) -> Plan:
     """The jobs of a request in which nothing is wrong."""
     order = ancestors_first(request.target.name, links)
     before = ancestors(order, links)
     indexes: dict[str, list[int]] = {}
     jobs: list[PlannedJob] = []
-    for name in order:
-        after = tuple(index for other in before[name] for index in indexes[other])
-        mine = _jobs_of(request, name, len(jobs), after)
+    for name in (name for name in order if name not in earlier):
+        after = tuple(index for other in before[name] for index in indexes.get(other, ()))
+        done = tuple(other for other in before[name] if other in earlier)
+        mine = [replace(job, earlier=done) for job in _jobs_of(request, name, len(jobs), after)]
         indexes[name] = [job.index for job in mine]
         jobs.extend(mine)
     effective = {**jobs[-1].variables, **request.typed.variables}
@@ -164,6 +170,24 @@ def _jobs_of(
     reuses = tuple(link.reuse for link in checked.workflow.dependencies if not link.chained)
     jobs = checked.provider.jobs(checked.workflow, request.variables_of(name))
     return tuple(
-        replace(job, index=first + step, after=after, reuses=(*job.reuses, *reuses))
+        replace(
+            job,
+            index=first + step,
+            after=after,
+            reuses=(*job.reuses, *reuses),
+            counted=_counted(checked.workflow, job),
+        )
         for step, job in enumerate(jobs)
     )
+
+
+def _counted(workflow: Workflow, job: PlannedJob) -> tuple[str, ...]:
+    """Patterns of the files that count, those among them that the workflow names itself."""
+    if not workflow.counted:
+        return ()
+    words = [word for install in job.installs for word in shlex.split(install)]
+    listed = [name for flag, name in pairwise(words) if flag in ("-r", "--requirement")]
+    listed += [word for word in words if word.endswith((".yaml", ".yml"))]
+    named = filter(None, (workflow.requirements, workflow.script, *listed))
+    own = (posixpath.join(workflow.working_dir, name) for name in named)
+    return tuple(dict.fromkeys((*workflow.counted, *own)))

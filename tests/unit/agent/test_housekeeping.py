@@ -4,10 +4,12 @@ import asyncio
 import sqlite3
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from dstack_agent.caches import Caches, owner_of
 from dstack_agent.copies import Copies
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
@@ -19,9 +21,10 @@ from dstack_mesh.chunks.collecting import Rules
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.chunks.tree import Saved
 from dstack_mesh.faults import Busy
 from dstack_mesh.home import Home
-from dstack_mesh.ids import Digest
+from dstack_mesh.ids import Digest, PeerId
 from dstack_mesh.wire.channels import Channels
 from dstack_scheduler.job import ArtifactSaved, Input
 from support import testimony
@@ -114,13 +117,15 @@ async def test_trouble_with_the_disk_ends_nothing_and_it_is_tried_again(
 
 async def test_the_roots_are_what_runs_read_and_kept(tmp_path: Path) -> None:
     database = Database(tmp_path / "agent.db")
-    records, driven = Records(database), DrivenRuns(database)
-    names = ("code", "input", "artifact")
-    code, read, kept = (digest_of(name.encode()) for name in names)
+    records, driven, caches = Records(database), DrivenRuns(database), Caches(database)
+    names = ("code", "input", "artifact", "cache")
+    code, read, kept, cached = (digest_of(name.encode()) for name in names)
     spec = replace(testimony.spec(), code_digest=code, inputs=(Input(read, "data"),))
     await records.accept(spec, ())
     await records.save_artifact(ArtifactSaved(spec.key, "out", kept, 1, 1, False))
-    assert await roots_of(records, driven) == {code, read, kept}
+    owner = owner_of(spec, PeerId(""))
+    await caches.keep(owner, "pip", Saved(cached, 1, 1), datetime.now(UTC))
+    assert await roots_of(records, driven, caches) == {code, read, kept, cached}
     database.close()
 
 

@@ -70,11 +70,13 @@ async def test_a_hold_that_expired_meanwhile_is_a_no() -> None:
 class Having(Answering):
     """The same, and the agent has the job since the first try."""
 
-    async def list_runs(self, runs: Sequence[str] = ()) -> Listing:
+    async def list_runs(
+        self, runs: Sequence[str] = (), reuse_keys: Sequence[Digest] = ()
+    ) -> Listing:
         job = FakeJob(SPEC, ())
         job.enter(JobState.RUNNING)
         self.machine.jobs[SPEC.key] = job
-        return await super().list_runs(runs)
+        return await super().list_runs(runs, reuse_keys)
 
 
 @pytest.mark.parametrize("refused", [Busy("The disk is full."), Refused("It is stopping.")])

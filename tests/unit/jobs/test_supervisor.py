@@ -21,6 +21,7 @@ from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.chronicle import Followed
 from dstack_agent.jobs.event import StopAsked
 from dstack_agent.jobs.folders import KEEPING, Keeping
+from dstack_agent.jobs.idleness import IDLE
 from dstack_agent.jobs.places import folder_of
 from dstack_agent.jobs.supervisor import Supervisor
 from dstack_agent.jobs.workshop import Workshop
@@ -38,6 +39,7 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.job import (
+    NOTHING,
     ArtifactSaved,
     Fin,
     Input,
@@ -72,6 +74,9 @@ class Puppet:
 
     async def wait(self, folder: Path) -> Ended:
         return await asyncio.shield(self.ended)
+
+    async def spots(self, folder: Path, ports: Sequence[int]) -> tuple[None, ...]:
+        return tuple(None for _ in ports)
 
     async def stop(self, folder: Path, abort: bool) -> None:
         self.stops.append(abort)
@@ -144,6 +149,7 @@ async def bench(
             jobs=home.jobs,
             journal_name="journal",
             records=memory.records,
+            caches=memory.caches,
             ledger=memory.ledger,
             executors={ExecutorKind.PROCESS: puppet, ExecutorKind.DOCKER: puppet},
             store=memory.store,
@@ -164,6 +170,20 @@ async def bench(
             await ready.wait()
             yield Bench(home, memory, puppet, supervisor, arrived)
             running.cancel()
+
+
+async def test_a_job_that_nobody_uses_is_stopped_and_what_it_kept_stays(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        spec = replace(on.spec(), idle_timeout_seconds=0.3)
+        followed = await on.accept(spec)
+        await on.until(followed, JobState.RUNNING)
+        with on.supervisor.connected(spec.key):
+            await asyncio.sleep(0.5)
+            assert not on.puppet.stops
+        fin = await on.end(followed)
+
+    assert (fin.state.state, fin.state.reason) == (JobState.STOPPED, IDLE)
+    assert on.puppet.stops == [False]
 
 
 def waiting_for_input(spec: JobSpec) -> JobSpec:
@@ -592,9 +612,9 @@ class Full(Records):
         self._check()
         await super().enter(change)
 
-    async def finish(self, fin: Fin) -> None:
+    async def finish(self, fin: Fin, reuse_key: Digest = NOTHING) -> None:
         self._check()
-        await super().finish(fin)
+        await super().finish(fin, reuse_key)
 
     def _check(self) -> None:
         if self.full:
