@@ -130,7 +130,8 @@ class Reach:
         All are asked at once, and nobody is waited for long who is slower than one that answers for
         all of them. What is kept outside the mesh is told like that of one more agent.
         """
-        from dstack_cli.picture import absentees
+        from dstack_cli.picture import absentees, current_tags
+        from dstack_cli.remembered import note_tags
         from dstack_cli.searching import LISTING, Search
 
         async def ask(known: KnownAgent) -> Listing | None:
@@ -140,6 +141,8 @@ class Reach:
         kept, _ = await asyncio.gather(self._kept(), self._run(search))
         found = [*((peer, search.answers[peer]) for peer in sorted(search.answers)), *kept]
         self._away = absentees(found)
+        if found and not runs:  # then all tags are told
+            note_tags(self.home, [tag.tag for tag in current_tags(one for _, one in found)])
         for telling in (one for _, listing in found for one in listing.others):
             if telling.agent_name:
                 self._met.setdefault(telling.agent_id, telling.agent_name)

@@ -67,6 +67,17 @@ def forget(home: Home, run_ids: Sequence[str]) -> None:
         _replace(home, [line for line, run in runs if run is None or run.run_id not in run_ids])
 
 
+def note_tags(home: Home, tags: Sequence[str]) -> None:
+    """Notes the tags that were heard of, for TAB. Trouble waits for the next command."""
+    noted = "".join(f"{tag}\n" for tag in dict.fromkeys(tags)).encode()
+    file = home.state / "tag-names"
+    try:
+        if noted != (file.read_bytes() if file.exists() else b""):
+            write_durably(file, noted, sync=False)
+    except OSError:
+        return
+
+
 def order_file(home: Home, run_id: str) -> Path:
     """Where it is kept what a run was made of; `orders` reads and writes it."""
     return home.state / "orders" / run_id

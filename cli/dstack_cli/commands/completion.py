@@ -3,9 +3,19 @@
 import click
 
 from dstack_cli.tree import home_option
-from dstack_cli.verbs import VERBS
+from dstack_cli.verbs import VERBS, Verb
 
-NAMING_RUNS = ("stop", "wait", "attach", "ps", "status", "logs", "ls", "artifacts", "cp", "tag")
+NAMING_KEPT = frozenset(("ls", "artifacts", "cp", "push", "pull", "export"))
+"""Verbs that take the name of a run or a :TAG."""
+
+NAMING_RUNS = NAMING_KEPT | {
+    *("stop", "restart", "explain", "app", "wait", "attach"),
+    *("ps", "status", "logs", "verify", "tag", "untag", "rm"),
+}
+"""Verbs that take the name of a run."""
+
+NAMING_TAGS = frozenset(("untag", "tags"))
+"""Verbs that take a tag as it is."""
 
 RUNNER_WORDS = (
     *("start", "join", "status", "check", "pause", "resume", "drain", "policy", "audit", "prune"),
@@ -14,72 +24,120 @@ RUNNER_WORDS = (
 """What `dstack-runner` begins with; a test holds it against that command."""
 
 WORKFLOW_NAMES = (
-    "sed -n 's/^ *- *name: *[\"'\\'']*\\([A-Za-z0-9_.-]*\\).*/\\1/p'"
+    "sed -n 's/^ *- *name: *[\"'\\'']*\\([A-Za-z0-9_.-]*\\).*/\\1/p;"
+    "s/^   *name: *[\"'\\'']*\\([A-Za-z0-9_.-]*\\).*/\\1/p'"
     " .dstack/workflows.yaml .dstack/workflows.yml"
     " .dstack/workflows/*.yaml .dstack/workflows/*.yml 2>/dev/null"
 )
-RUN_NAMES = (
-    'tail -n 50 "${DSTACK_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/dstack}/state/run-names"'
-    " 2>/dev/null"
-)
+
+NAMES = """\
+_dstack_kept() {
+    tail -n "$2" "${DSTACK_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/dstack}/state/$1" 2>/dev/null
+}
+"""
+"""For bash and zsh: the last lines of what commands of this home noted."""
 
 BASH = """\
 # dstack completion for bash (3.2 and newer): eval "$(dstack completion bash)"
-_dstack() {{
-    local word="${{COMP_WORDS[COMP_CWORD]}}" verb="" words="" at
+%(names)s\
+_dstack() {
+    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}"
+    local verb="" words="" more="" at
     for (( at = 1; at < COMP_CWORD; at++ )); do
-        case "${{COMP_WORDS[at]}}" in
+        case "${COMP_WORDS[at]}" in
             --home) (( at++ )) ;;
             -*) ;;
-            *) verb="${{COMP_WORDS[at]}}"; break ;;
+            *) verb="${COMP_WORDS[at]}"; break ;;
         esac
     done
     case "$verb" in
-        "") words="{verbs} --home --version --help" ;;
-{cases}
+        "") words="%(verbs)s --home --version --help" ;;
+%(cases)s
     esac
-    case "$verb:$word" in
+    case "$before:$word" in
+        # A colon ends a word for bash.
+        ?*:":"|":":*) [ "$word" = : ] && word=""; words="$(_dstack_kept tag-names 50)" ;;
         *:-*) ;;
-        run:*) words="$words $({workflows})" ;;
-        {naming}) words="$words @ $({runs})" ;;
+        *)
+            case "$verb" in run) more="%(providers)s $(%(workflows)s)" ;; esac
+            case "$verb" in %(runs)s) more="@ $(_dstack_kept run-names 50)" ;; esac
+            case "$verb" in
+                %(kept)s) more="$more $(_dstack_kept tag-names 50 | sed 's/^/:/')" ;;
+            esac
+            case "$verb" in %(tags)s) more="$more $(_dstack_kept tag-names 50)" ;; esac
+            ;;
     esac
-    COMPREPLY=( $(compgen -W "$words" -- "$word") )
-}}
+    COMPREPLY=( $(compgen -W "$words $more" -- "$word") )
+}
 complete -o default -F _dstack dstack
-complete -o default -W "{runner}" dstack-runner
+complete -o default -W "%(runner)s" dstack-runner
 """
 
 ZSH = """\
 #compdef dstack
-# dstack completion for zsh: eval "$(dstack completion zsh)"
-_dstack() {{
-    local word="${{words[CURRENT]}}" verb="" at
+# dstack completion for zsh, after compinit: eval "$(dstack completion zsh)"
+%(names)s\
+_dstack() {
+    local word="${words[CURRENT]}" verb="" at
     local -a found
     for (( at = 2; at < CURRENT; at++ )); do
-        case "${{words[at]}}" in
+        case "${words[at]}" in
             --home) (( at++ )) ;;
             -*) ;;
-            *) verb="${{words[at]}}"; break ;;
+            *) verb="${words[at]}"; break ;;
         esac
     done
     case "$verb" in
-        "") found=({verbs} --home --version --help) ;;
-{cases}
+        "") found=(%(verbs)s --home --version --help) ;;
+%(cases)s
     esac
-    case "$verb:$word" in
-        *:-*) ;;
-        run:*) found+=($({workflows})) ;;
-        {naming}) found+=(@ $({runs})) ;;
-    esac
-    compadd -a found
+    if [[ "$word" != -* ]]; then
+        case "$verb" in run) found+=(%(providers)s $(%(workflows)s)) ;; esac
+        case "$verb" in %(runs)s) found+=(@ $(_dstack_kept run-names 50)) ;; esac
+        case "$verb" in %(kept)s) found+=($(_dstack_kept tag-names 50 | sed 's/^/:/')) ;; esac
+        case "$verb" in %(tags)s) found+=($(_dstack_kept tag-names 50)) ;; esac
+    fi
+    compadd -- $found
     _files
-}}
+}
 compdef _dstack dstack
-_dstack_runner() {{
-    compadd {runner_words}
+_dstack_runner() {
+    compadd -- %(runner)s
     _files
-}}
+}
 compdef _dstack_runner dstack-runner
+"""
+
+FISH = """\
+# dstack completion for fish: dstack completion fish | source
+function __dstack_kept
+    set -l home $HOME/.local/share/dstack
+    set -q XDG_DATA_HOME; and set home $XDG_DATA_HOME/dstack
+    set -q DSTACK_HOME; and set home $DSTACK_HOME
+    tail -n 50 $home/state/$argv[1] 2>/dev/null
+end
+function __dstack_workflows
+    for file in .dstack/workflows.{yaml,yml} .dstack/workflows/*.{yaml,yml}
+        test -f $file; and string replace -rf '^ *(?:- *)?name: *["\\']*([\\w.-]+).*' '$1' <$file
+    end
+end
+function __dstack_verb
+    set -l words (commandline -opc)
+    set -l skip 1
+    for word in $words
+        if test $skip = 1
+            set skip 0
+        else if test $word = --home
+            set skip 1
+        else if not string match -q -- '-*' $word
+            echo $word
+            return
+        end
+    end
+end
+function __dstack_in
+    contains -- (__dstack_verb) $argv
+end
 """
 
 
@@ -92,44 +150,52 @@ def completion(shell: str) -> None:
 
 
 def _bash() -> str:
-    return BASH.format(
-        verbs=" ".join(verb.name for verb in VERBS),
-        cases="\n".join(f'        {verb}) words="{" ".join(w)}" ;;' for verb, w in _words()),
-        naming="|".join(f"{verb}:*" for verb in NAMING_RUNS),
-        workflows=WORKFLOW_NAMES,
-        runs=RUN_NAMES,
-        runner=" ".join(RUNNER_WORDS),
-    )
+    return BASH % {**_parts(), "cases": _cases('words="{}"')}
 
 
 def _zsh() -> str:
-    return ZSH.format(
-        verbs=" ".join(verb.name for verb in VERBS),
-        cases="\n".join(f"        {verb}) found=({' '.join(w)}) ;;" for verb, w in _words()),
-        naming="|".join(f"{verb}:*" for verb in NAMING_RUNS),
-        workflows=WORKFLOW_NAMES,
-        runs=RUN_NAMES,
-        runner_words="-- " + " ".join(RUNNER_WORDS),
+    return ZSH % {**_parts(), "cases": _cases("found=({})")}
+
+
+def _parts() -> dict[str, str]:
+    """What both scripts are made of."""
+    return {
+        "names": NAMES,
+        "verbs": " ".join(verb.name for verb in VERBS),
+        "providers": " ".join(_providers()),
+        "workflows": WORKFLOW_NAMES,
+        "runs": "|".join(_spelled(NAMING_RUNS)),
+        "kept": "|".join(_spelled(NAMING_KEPT)),
+        "tags": "|".join(_spelled(NAMING_TAGS)),
+        "runner": " ".join(RUNNER_WORDS),
+    }
+
+
+def _cases(form: str) -> str:
+    return "\n".join(
+        f"        {'|'.join((verb.name, *verb.aliases))}) {form.format(' '.join(words))} ;;"
+        for verb, words in _words()
     )
 
 
 def _fish() -> str:
-    lines = ["# dstack completion for fish: dstack completion fish | source"]
+    lines = [FISH.rstrip("\n")]
     for verb in VERBS:
         about = f"-f -a {verb.name} -d '{_quoted(verb.help)}'"
-        lines.append(f"complete -c dstack -n __fish_use_subcommand {about}")
+        lines.append(f"complete -c dstack -n 'not __dstack_verb | string length -q' {about}")
     for verb, words in _words():
-        seen = f"-n '__fish_seen_subcommand_from {verb}'"
+        inside = f"-n '__dstack_in {' '.join((verb.name, *verb.aliases))}'"
         for word in words:
             kind = f"-l {word[2:]}" if word.startswith("--") else f"-f -a {word}"
-            lines.append(f"complete -c dstack {seen} {kind}")
-    naming = " ".join(NAMING_RUNS)
-    home = "$HOME/.local/share/dstack"
-    names = f'tail -n 50 (test -n \\"$DSTACK_HOME\\"; and echo $DSTACK_HOME; or echo {home})'
-    lines.append(
-        f"complete -c dstack -n '__fish_seen_subcommand_from {naming}'"
-        f' -f -a "({names}/state/run-names 2>/dev/null)"'
-    )
+            lines.append(f"complete -c dstack {inside} {kind}")
+    for naming, offered in (
+        (frozenset(("run",)), f"{' '.join(_providers())} (__dstack_workflows)"),
+        (NAMING_RUNS, "@ (__dstack_kept run-names)"),
+        (NAMING_KEPT, ":(__dstack_kept tag-names)"),
+        (NAMING_TAGS, "(__dstack_kept tag-names)"),
+    ):
+        inside = f"-n '__dstack_in {' '.join(_spelled(naming))}'"
+        lines.append(f"complete -c dstack {inside} -f -a '{offered}'")
     for word in RUNNER_WORDS:
         kind = f"-l {word[2:]}" if word.startswith("--") else f"-f -a {word}"
         lines.append(f"complete -c dstack-runner -n __fish_use_subcommand {kind}")
@@ -140,11 +206,22 @@ def _quoted(text: str) -> str:
     return text.replace("'", "\\'")
 
 
-def _words() -> list[tuple[str, list[str]]]:
-    """Flags and sub-commands of each verb, read from the commands themselves."""
+def _spelled(names: frozenset[str]) -> list[str]:
+    """These verbs and their other spellings."""
+    return [word for verb in VERBS if verb.name in names for word in (verb.name, *verb.aliases)]
+
+
+def _providers() -> list[str]:
+    from dstack_scheduler.providers.registry import PROVIDERS
+
+    return list(PROVIDERS)
+
+
+def _words() -> list[tuple[Verb, list[str]]]:
+    """Flags, sub-commands and fixed words of each verb, read from the commands themselves."""
     from dstack_cli.tree import root
 
-    found: list[tuple[str, list[str]]] = []
+    found: list[tuple[Verb, list[str]]] = []
     with click.Context(root) as ctx:
         for verb in VERBS:
             command = root.get_command(ctx, verb.name)
@@ -152,5 +229,8 @@ def _words() -> list[tuple[str, list[str]]]:
             names = [opt for param in command.params for opt in param.opts if opt[:2] == "--"]
             if isinstance(command, click.Group):
                 names += command.list_commands(ctx)
-            found.append((verb.name, [*names, "--help"]))
+            for param in command.params:
+                if isinstance(param.type, click.Choice):
+                    names += map(str, param.type.choices)
+            found.append((verb, [*names, "--help"]))
     return found
