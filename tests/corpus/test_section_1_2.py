@@ -123,7 +123,7 @@ def first_commands(job: PlannedJob) -> Sequence[str]:
 @pytest.mark.parametrize("workflow", [BASH, PYTHON])
 def test_1_2_17_requirements_come_before_anything_else(workflow: str) -> None:
     job = job_of(f"{workflow}requirements: a b.txt\nsetup: [b]\n")
-    assert job.installs[0] == "-r 'a b.txt'"
+    assert job.installs == ("-r 'a b.txt'",)
     assert first_commands(job) == ("b",)
 
 

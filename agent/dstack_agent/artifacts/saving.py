@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from dstack_agent.artifacts.pace import PACE, Look, Pace, affordable
 from dstack_agent.artifacts.saying import changing, warning
 from dstack_agent.artifacts.watch import Watch
+from dstack_agent.environments.moving import without_interpreters
 from dstack_agent.jobs.places import Places
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.chunks.room import free_for_jobs
@@ -138,9 +139,10 @@ class Saver:
     def _save(self, path: str, care: Care = CARE) -> Saved | None:
         place = self.places.of(path)
         try:
-            return save_tree(self.store, place.path, within=place.within, care=care)
+            saved = save_tree(self.store, place.path, within=place.within, care=care)
         except Missing:
             return None
+        return replace(saved, skipped=without_interpreters(place.path, saved.skipped))
 
     def _told(self, path: str, saved: Saved, at: datetime, complete: bool) -> ArtifactSaved:
         return ArtifactSaved(

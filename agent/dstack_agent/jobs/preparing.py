@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dstack_agent.artifacts.saving import Saver
+from dstack_agent.environments.moving import settle
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.caching import Caching
 from dstack_agent.jobs.clashing import Part, clash
@@ -117,6 +118,9 @@ class Preparation:
             )
         except Refused as error:
             raise await asyncio.to_thread(self._clash, number) or error from error
+        if self.places.outside is None:
+            manifest = self.store.get_manifest(each.digest)
+            await self._in_thread(lambda: settle(manifest, place))
         if laid.conflicts:
             shown = ", ".join(laid.conflicts[:NAMED])
             more = f" and {len(laid.conflicts) - NAMED:,} more" if laid.conflicts[NAMED:] else ""
