@@ -1,0 +1,151 @@
+"""Section 2 of the map, the providers with an app: what each runs, on which port, at which link."""
+
+import pytest
+
+from dstack_scheduler.app import App, first_page
+from dstack_scheduler.plan import PlannedJob, Reuse
+from dstack_scheduler.workflow.problem import Code
+from support.workflow_files import codes_of, job_of, plan_of, project_of
+
+NOTHING = project_of("workflows: []")
+T = "0" * 32
+
+
+def direct(*words: str) -> PlannedJob:
+    return plan_of(NOTHING, words[0], *words[1:]).jobs[-1]
+
+
+def link(job: PlannedJob) -> str:
+    """Path and query of its own app."""
+    return first_page(job.apps[-1], T)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "page"),
+    [("lab", "jupyterlab", f"/lab?token={T}"), ("notebook", "notebook", f"/tree?token={T}")],
+)
+def test_2_2_lab_and_notebook(name: str, package: str, page: str) -> None:
+    job = direct(name)
+    assert job.ports == (0,) and link(job) == page
+    assert job.apps[0].token == "TOKEN" and job.apps[0].web
+    assert f"pip install -q --disable-pip-version-check {package}" in job.commands[0]
+    assert "importlib.metadata" in job.commands[0], "what is there is taken"
+    assert f"python -m {package} " in job.commands[-1] and '"$PORT_0"' in job.commands[-1]
+    assert 'JUPYTER_TOKEN="$TOKEN"' in job.commands[1] and "TOKEN" not in job.commands[-1]
+    text = f"provider: {name}\nversion: 4.2\nrequirements: r.txt\nsetup: [echo a]\nports: 2"
+    job = job_of(text)
+    assert job.commands[:3] == (
+        "python -m pip install -r r.txt",
+        "echo a",
+        f"python -m pip install -q --disable-pip-version-check {package}==4.2",
+    )
+    assert job.ports == (0, 0, 0) and '"$PORT_2"' in job.commands[-1]
+    assert [app.name for app in job.apps] == ["port0", "port1", name]
+    assert job.commands[:2] == job_of(text.replace("setup", "before_run")).commands[:2]
+
+
+def test_2_2_code() -> None:
+    job = direct("code")
+    assert job.ports == (0,) and link(job) == f"/?tkn={T}"
+    assert job.apps[0].token == "CONNECTION_TOKEN"
+    for server in ("openvscode-server", "code-server", "code serve-web"):
+        assert server.split()[0] in job.commands[-1]
+    assert "There is no VS Code server" in job.commands[-1]
+    assert "1.74.3" in job_of("provider: code\nversion: 1.74.3").commands[-1]
+
+
+def test_2_2_streamlit() -> None:
+    job = direct("streamlit", "app.py", "--lr", "0.1")
+    assert job.commands[-1].endswith(" app.py -- --lr 0.1") and job.ports == (0,)
+    assert '--server.port "$PORT_0"' in job.commands[-1] and link(job) == "/"
+    job = job_of('provider: streamlit\ntarget: my app.py\nargs: ["a b"]\nversion: 1.9')
+    assert job.commands[-1].endswith(" 'my app.py' -- 'a b'")
+    assert job.commands[0].endswith(" streamlit==1.9")
+    assert codes_of(project_of("workflows: [{name: x, provider: streamlit}]"), "x") == [
+        Code.MISSING_KEY
+    ]
+
+
+def test_2_2_gradio() -> None:
+    job = direct("gradio", "app.py", "--share", "no")
+    assert job.commands[-1] == "python app.py --share no"
+    assert 'GRADIO_SERVER_PORT="$PORT_0"' in job.commands[-2]
+    assert link(job) == "/" and job.apps[0].web
+
+
+def test_2_2_fastapi() -> None:
+    job = direct("fastapi", "main:app")
+    assert job.commands[-1].startswith("python -m uvicorn main:app ") and link(job) == "/docs"
+    job = job_of("provider: fastapi\napp: main:app\nversion: 0.100\nuvicorn: 0.30")
+    assert job.commands[0].endswith(" fastapi==0.100")
+    assert job.commands[1].endswith(" 'uvicorn[standard]==0.30'")
+
+
+def test_2_2_tensorboard() -> None:
+    job = direct("tensorboard", "calm-ibex-1", "lazy-bobcat-2")
+    assert job.reuses == tuple(
+        Reuse(run=run, below=f"tensorboard-runs/{run}", text=run)
+        for run in ("calm-ibex-1", "lazy-bobcat-2")
+    )
+    assert "--logdir tensorboard-runs" in job.commands[-1]
+    job = direct("tensorboard", "calm-ibex-1", "--logdir", "./logs/")
+    assert "--logdir_spec calm-ibex-1:tensorboard-runs/calm-ibex-1/logs" in job.commands[-1]
+    for text in ("runs: [calm-ibex-1]", "runs: calm-ibex-1"):
+        assert job_of(f"provider: tensorboard\n{text}").reuses[0].run == "calm-ibex-1"
+    wrong = project_of("workflows: [{name: x, provider: tensorboard, runs: ['a b']}]")
+    assert codes_of(wrong, "x") == [Code.BAD_NAME]
+
+
+def test_2_2_ports_of_bash_and_docker_are_apps() -> None:
+    job = job_of("provider: bash\ncommands: [x]\nports: 2")
+    assert [(app.name, app.port) for app in job.apps] == [("bash0", 0), ("bash1", 1)]
+    assert [app.name for app in job_of("image: x\ncommands: [x]\nports: 1").apps] == ["docker"]
+    assert direct("bash", "-c", "x").apps == ()
+
+
+@pytest.mark.parametrize(
+    ("ports", "told", "local"),
+    [
+        ("3", (0, 0, 0), (0, 0, 0)),
+        ("[3000, 3001]", (3000, 3001), (0, 0)),
+        ('["8000:18080", 9000]', (8000, 9000), (18080, 0)),
+        ('["3000"]', (3000,), (0,)),
+        ("0", (), ()),
+    ],
+)
+def test_1_2_ports_in_every_epochs_meaning_and_trap_81(
+    ports: str, told: tuple[int, ...], local: tuple[int, ...]
+) -> None:
+    job = job_of(f"provider: bash\ncommands: [x]\nports: {ports}")
+    assert job.ports == told
+    assert tuple(app.local for app in job.apps) == local
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("-p", "2"), [(0, 0), (0, 0)]),
+        (("--ports", "1"), [(0, 0)]),
+        (("-p", "8000:18000"), [(8000, 18000), (9000, 0)]),
+        (("-p", "7000"), [(8000, 1), (9000, 0), (7000, 0)]),
+        (("--port", "8000:2", "--port", "7000"), [(8000, 2), (9000, 0), (7000, 0)]),
+        (("--port", "9000:3"), [(8000, 1), (9000, 3)]),
+    ],
+)
+def test_2_1_port_flags_count_or_go_over_the_file(
+    flags: tuple[str, ...], told: list[tuple[int, int]]
+) -> None:
+    job = job_of('provider: bash\ncommands: [x]\nports: ["8000:1", 9000]', flags)
+    assert [(port, app.local) for port, app in zip(job.ports, job.apps, strict=True)] == told
+
+
+@pytest.mark.parametrize("ports", ["true", "1.5", "[0]", "['8000:0']", "[70000]", "[a]", "101"])
+def test_ports_that_are_none_are_refused(ports: str) -> None:
+    text = f"workflows: [{{name: x, provider: bash, commands: [x], ports: {ports}}}]"
+    assert len(codes_of(project_of(text), "x")) == 1
+
+
+def test_trap_82_tokens_are_made_where_the_job_runs_and_never_planned() -> None:
+    job = direct("lab")
+    assert job.apps == (App("lab", path="/lab", query="token={token}", token="TOKEN", web=True),)
+    assert job.env == {} and not any("{token}" in command for command in job.commands)
