@@ -3,11 +3,15 @@
 Whoever names files, picks tests by a word or looks on gets one process. A whole run goes to
 one process more than there are processors, because most tests wait most of the time. A file is
 never divided: its tests may share an agent and build on each other. Files that need a part of the
-machine of which there is one stay together too.
+machine of which there is one stay together too. A test that is marked as `timed` waits until no
+other one runs, and none begins beside it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +96,24 @@ def arrange(items: list[pytest.Item]) -> None:
     groups = dict.fromkeys((*FIRST, *(group_of(item.nodeid) for item in items)))
     place = {group: number for number, group in enumerate(groups)}
     items.sort(key=lambda item: place[group_of(item.nodeid)])
+
+
+@contextmanager
+def turn(folder: Path, alone: bool) -> Generator[None]:
+    """The block runs alone, or beside those that need not be alone.
+
+    Args:
+        folder: The same for all processes of a run.
+        alone: Whoever asks later waits behind one that is to be alone.
+    """
+    with (folder / "asks").open("wb") as asks, (folder / "runs").open("wb") as runs:
+        flock(asks, LOCK_EX)
+        flock(runs, LOCK_EX if alone else LOCK_SH)
+        flock(asks, LOCK_UN)
+        try:
+            yield
+        finally:
+            flock(runs, LOCK_UN)  # a child that a test left behind would keep it
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:
