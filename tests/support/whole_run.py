@@ -39,11 +39,17 @@ NEEDS = {"docker_lab": "docker", "ceph": "ceph", "s3": "ceph", "s3_or_both": "ce
 FIRST = (
     "docker",
     "ceph",
-    "tests/e2e/test_agents_add.py",
     "tests/e2e/test_cli_members.py",
     "tests/house/test_house.py",
+    "tests/e2e/test_agents_add.py",
     "tests/e2e/test_benchmarks.py",
+    "tests/e2e/test_doctor.py",
+    "tests/e2e/test_owner.py",
+    "tests/e2e/test_cli_mistakes.py",
+    "tests/e2e/test_lan.py",
     "tests/chaos/test_kills.py",
+    "tests/e2e/test_cli_runs.py",
+    "tests/mesh/test_floods.py",
 )
 """Files and groups that take longest, longest first: who begins last must be short."""
 
