@@ -130,9 +130,10 @@ SOURCE = pytest.Config.ArgsSource
 def test_only_a_run_of_everything_that_nobody_watches_is_shared_out(
     source: Any, option: dict[str, Any], whole: bool
 ) -> None:
-    usual = {"keyword": "", "markexpr": "", "lf": False, "capture": "fd", "usepdb": False}
-    options = SimpleNamespace(**usual | {"collectonly": False} | option)
+    usual = {"keyword": "", "markexpr": "", "capture": "fd", "usepdb": False, "collectonly": False}
+    options = SimpleNamespace(**usual | option)
     config: Any = SimpleNamespace(args_source=source, ArgsSource=SOURCE, option=options)
+    config.getoption = option.get
     assert whole_run.is_whole(config) is whole
     config.workerinput = {}
     assert not whole_run.is_whole(config)

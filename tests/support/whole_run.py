@@ -74,7 +74,8 @@ def is_whole(config: pytest.Config) -> bool:
     """Whether nothing is chosen, and nobody looks on."""
     if is_a_part(config) or config.args_source is not config.ArgsSource.TESTPATHS:
         return False
-    chosen = config.option.keyword or config.option.markexpr or config.option.lf
+    failed = config.getoption("lf", False)  # which there is only with pytest's cache
+    chosen = config.option.keyword or config.option.markexpr or failed
     watched = config.option.capture == "no" or config.option.usepdb or config.option.collectonly
     return not chosen and not watched
 
