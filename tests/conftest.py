@@ -51,6 +51,19 @@ def nothing_is_left_open() -> Generator[None]:
     gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def in_turn(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[None]:
+    """What measures time has the machine for itself, also in a whole run."""
+    if not whole_run.is_a_part(request.config):
+        yield
+        return
+    alone = request.node.get_closest_marker("timed") is not None
+    with whole_run.turn(tmp_path_factory.getbasetemp().parent, alone):
+        yield
+
+
 @pytest.fixture
 def free_port() -> int:
     """A TCP port on loopback that nobody listens on now."""

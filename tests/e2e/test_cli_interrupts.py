@@ -90,6 +90,7 @@ def name_in(seen: bytes) -> str:
     return found[1].decode()
 
 
+@pytest.mark.timed
 def test_one_press_detaches_at_once_and_the_run_goes_on(home: Peer) -> None:
     terminal = Terminal(home, "run", "bash", "-c", LOOP)
     terminal.read_until("up\r\n")
@@ -103,6 +104,7 @@ def test_one_press_detaches_at_once_and_the_run_goes_on(home: Peer) -> None:
     assert home.dstack("stop", name).returncode == 0
 
 
+@pytest.mark.timed
 def test_enter_ends_the_time_to_press_again(home: Peer) -> None:
     terminal = Terminal(home, "run", "bash", "-c", LOOP)
     terminal.read_until("up\r\n")
@@ -137,6 +139,7 @@ def test_a_third_press_aborts(home: Peer) -> None:
     assert status(home, name_in(terminal.seen)) == "aborted"
 
 
+@pytest.mark.timed
 def test_detaching_after_coming_back_is_the_same(home: Peer) -> None:
     name = home.dstack("run", "bash", "-c", LOOP, "-d", "-q").stdout.decode().strip()
     terminal = Terminal(home, "attach", name)

@@ -386,7 +386,12 @@ def test_another_version_is_told_with_the_side_to_update(
     lab: Lab, flags: tuple[str, ...], grade: str
 ) -> None:
     lab.bare("ws-2", *flags)
-    seen = doctor(lab.peer("laptop"), "network")
+
+    def heard() -> list[Seen]:
+        seen = doctor(lab.peer("laptop"), "network")
+        return [seen] if seen.of("versions") else []
+
+    [seen] = eventually(heard, within=20)  # it announces itself a moment after it listens
     assert seen.of("versions") == [(grade, "version-skew")]
     assert flags[1] in seen.said("versions")
     side = "on ws-2" if grade == "warn" else "here"

@@ -109,6 +109,7 @@ def code(tmp_path: Path) -> Path:
     return project(tmp_path / "code", WORKFLOWS, clock_DOT_py=CLOCK)
 
 
+@pytest.mark.timed
 def test_agents_find_each_other_with_no_address_configured(lab: Lab) -> None:
     with running(lab):
         began = time.monotonic()

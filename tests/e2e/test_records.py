@@ -188,6 +188,7 @@ def seconds_to_list(fresh: Peer, runs: set[str]) -> float:
     return took
 
 
+@pytest.mark.timed
 def test_whatever_agent_dies_a_fresh_laptop_lists_every_run_within_a_second(lab: Lab) -> None:
     """20 times with DSTACK_CHAOS_ROUNDS=20."""
     chance = seeded("any of four")

@@ -1,8 +1,11 @@
 """A whole run is shared out without losing anything that one process would have found."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from support import whole_run
+from support.eventually import eventually
 from support.lab import ROOT
 
 TROUBLE = """
@@ -80,6 +84,32 @@ def item(nodeid: str, *fixtures: str) -> Any:
     return SimpleNamespace(nodeid=nodeid, fixturenames=fixtures)
 
 
+def test_whoever_is_to_be_alone_is_and_comes_before_those_who_ask_later(tmp_path: Path) -> None:
+    went: list[str] = []
+
+    def go(name: str, alone: bool) -> None:
+        with whole_run.turn(tmp_path, alone):
+            went.append(name)
+
+    def waits() -> bool:
+        with (tmp_path / "asks").open("wb") as asks, contextlib.suppress(BlockingIOError):
+            flock(asks, LOCK_EX | LOCK_NB)
+            return False
+        return True
+
+    timed = threading.Thread(target=go, args=("timed", True))
+    later = threading.Thread(target=go, args=("later", False))
+    with whole_run.turn(tmp_path, alone=False):
+        go("beside", alone=False)
+        timed.start()
+        eventually(waits, within=10)
+        later.start()
+        assert went == ["beside"]
+    timed.join(10)
+    later.join(10)
+    assert went == ["beside", "timed", "later"]
+
+
 SOURCE = pytest.Config.ArgsSource
 
 
@@ -100,9 +130,10 @@ SOURCE = pytest.Config.ArgsSource
 def test_only_a_run_of_everything_that_nobody_watches_is_shared_out(
     source: Any, option: dict[str, Any], whole: bool
 ) -> None:
-    usual = {"keyword": "", "markexpr": "", "lf": False, "capture": "fd", "usepdb": False}
-    options = SimpleNamespace(**usual | {"collectonly": False} | option)
+    usual = {"keyword": "", "markexpr": "", "capture": "fd", "usepdb": False, "collectonly": False}
+    options = SimpleNamespace(**usual | option)
     config: Any = SimpleNamespace(args_source=source, ArgsSource=SOURCE, option=options)
+    config.getoption = option.get
     assert whole_run.is_whole(config) is whole
     config.workerinput = {}
     assert not whole_run.is_whole(config)

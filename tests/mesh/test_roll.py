@@ -103,6 +103,7 @@ async def test_an_agent_that_ends_is_suspect_then_gone_and_alive_when_it_is_back
             await sees(a, b="alive")
 
 
+@pytest.mark.timed
 async def test_a_command_finds_agents_by_a_seed_and_remembers_them(tmp_path: Path) -> None:
     mesh = Mesh.make(tmp_path / "root")
     laptop = mesh.admit(tmp_path / "laptop")

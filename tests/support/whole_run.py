@@ -3,11 +3,15 @@
 Whoever names files, picks tests by a word or looks on gets one process. A whole run goes to
 one process more than there are processors, because most tests wait most of the time. A file is
 never divided: its tests may share an agent and build on each other. Files that need a part of the
-machine of which there is one stay together too.
+machine of which there is one stay together too. A test that is marked as `timed` waits until no
+other one runs, and none begins beside it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,11 +39,17 @@ NEEDS = {"docker_lab": "docker", "ceph": "ceph", "s3": "ceph", "s3_or_both": "ce
 FIRST = (
     "docker",
     "ceph",
-    "tests/e2e/test_agents_add.py",
     "tests/e2e/test_cli_members.py",
     "tests/house/test_house.py",
+    "tests/e2e/test_agents_add.py",
     "tests/e2e/test_benchmarks.py",
+    "tests/e2e/test_doctor.py",
+    "tests/e2e/test_owner.py",
+    "tests/e2e/test_cli_mistakes.py",
+    "tests/e2e/test_lan.py",
     "tests/chaos/test_kills.py",
+    "tests/e2e/test_cli_runs.py",
+    "tests/mesh/test_floods.py",
 )
 """Files and groups that take longest, longest first: who begins last must be short."""
 
@@ -64,7 +74,8 @@ def is_whole(config: pytest.Config) -> bool:
     """Whether nothing is chosen, and nobody looks on."""
     if is_a_part(config) or config.args_source is not config.ArgsSource.TESTPATHS:
         return False
-    chosen = config.option.keyword or config.option.markexpr or config.option.lf
+    failed = config.getoption("lf", False)  # which there is only with pytest's cache
+    chosen = config.option.keyword or config.option.markexpr or failed
     watched = config.option.capture == "no" or config.option.usepdb or config.option.collectonly
     return not chosen and not watched
 
@@ -92,6 +103,24 @@ def arrange(items: list[pytest.Item]) -> None:
     groups = dict.fromkeys((*FIRST, *(group_of(item.nodeid) for item in items)))
     place = {group: number for number, group in enumerate(groups)}
     items.sort(key=lambda item: place[group_of(item.nodeid)])
+
+
+@contextmanager
+def turn(folder: Path, alone: bool) -> Generator[None]:
+    """The block runs alone, or beside those that need not be alone.
+
+    Args:
+        folder: The same for all processes of a run.
+        alone: Whoever asks later waits behind one that is to be alone.
+    """
+    with (folder / "asks").open("wb") as asks, (folder / "runs").open("wb") as runs:
+        flock(asks, LOCK_EX)
+        flock(runs, LOCK_EX if alone else LOCK_SH)
+        flock(asks, LOCK_UN)
+        try:
+            yield
+        finally:
+            flock(runs, LOCK_UN)  # a child that a test left behind would keep it
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:

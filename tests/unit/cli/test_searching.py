@@ -52,6 +52,7 @@ async def asked(roll: Roll, answers: dict[str, tuple[float, bool]]) -> tuple[set
     return {str(peer) for peer in search.answers}, time.monotonic() - began
 
 
+@pytest.mark.timed
 async def test_nobody_is_waited_for_long_once_one_answered_for_all() -> None:
     roll = Roll({"a": 0.0, "b": 0.0, "never": 60})
     found, took = await asked(roll, {"a": (0.0, True), "b": (60, True)})
@@ -65,6 +66,7 @@ async def test_who_answers_shortly_after_is_taken_along() -> None:
     assert found == {"a", "b"}
 
 
+@pytest.mark.timed
 async def test_where_everybody_has_answered_nothing_is_waited_for() -> None:
     found, took = await asked(Roll({"a": 0.0, "b": 0.0}), {"a": (0, True), "b": (0, True)})
     assert found == {"a", "b"}

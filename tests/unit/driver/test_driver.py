@@ -96,6 +96,7 @@ async def test_a_job_runs_on_this_machine_and_its_log_arrives() -> None:
     assert isinstance(person.watcher.seen[-1], RunEnded)
 
 
+@pytest.mark.timed
 async def test_a_warm_run_on_this_machine_takes_four_calls_and_no_waiting() -> None:
     here = FakeMachine("here")
     person = Person(submission(planned(0, "echo hello")), here, local=here)
@@ -107,6 +108,7 @@ async def test_a_warm_run_on_this_machine_takes_four_calls_and_no_waiting() -> N
     assert asyncio.get_running_loop().time() - began < 0.2
 
 
+@pytest.mark.timed
 async def test_this_machine_does_not_wait_for_a_slow_one() -> None:
     here, slow = FakeMachine("here"), FakeMachine("slow")
     person = Person(submission(planned(0, "echo hello")), here, local=here)

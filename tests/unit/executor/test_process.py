@@ -239,6 +239,7 @@ async def test_a_job_that_ignores_a_stop_is_ended_after_the_grace(folder: Path) 
     assert alive(folder) == set()
 
 
+@pytest.mark.timed
 async def test_an_abort_ends_it_at_once(folder: Path) -> None:
     executor = ProcessExecutor()
     await executor.launch(launch_of(folder, spec_of("trap '' TERM", "echo ready", "sleep 100")))
@@ -403,6 +404,7 @@ async def test_a_full_disk_ends_the_job_by_name_and_never_hangs(folder: Path) ->
     assert len(written(folder)[0]) > 100_000
 
 
+@pytest.mark.timed
 async def test_a_job_is_told_to_start_in_a_moment(folder: Path, tmp_path: Path) -> None:
     """A person waits for it: the target is 25 ms on an idle machine."""
     executor = ProcessExecutor()
