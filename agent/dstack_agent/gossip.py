@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dstack_agent.hearsay import Hearsay
+from dstack_agent.holdings import Holdings
 from dstack_agent.listing import Listings
 from dstack_agent.members import Members
 from dstack_agent.memory import Memory
@@ -43,6 +44,7 @@ class Chorus:
     hearsay: Hearsay
     spreader: Spreader
     clock: Clock
+    holdings: Holdings
 
     @property
     def gossiping(self) -> Gossiping:
@@ -61,6 +63,7 @@ async def open_chorus(
     agents: Callable[[], Sequence[KnownAgent]],
     members: Members,
     clock: Clock,
+    addresses: Callable[[PeerId], Sequence[Address]],
     stack: AsyncExitStack,
 ) -> Chorus:
     """Opens the book of a member's home; the stack closes it.
@@ -84,7 +87,7 @@ async def open_chorus(
     spreader = Spreader(book, agents, dial, clock, gossip)
     members.subscribe(lambda picture: spreader.believed(book.reconsider()))
     hearsay = Hearsay(book, pulse, clock, members.revoked)
-    return Chorus(book, pulse, hearsay, spreader, clock)
+    return Chorus(book, pulse, hearsay, spreader, clock, Holdings(book, hearsay, addresses))
 
 
 def listings_of(

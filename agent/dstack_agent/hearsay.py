@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TypeVar
 
 from dstack_agent.pulse import Pulse
@@ -16,16 +17,16 @@ from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook, shown
 from dstack_mesh.records.record import Record
 from dstack_mesh.records.stream import Stream
-from dstack_scheduler.agent_port import Advert, Telling
+from dstack_scheduler.agent_port import Advert, Listing, Telling
 from dstack_scheduler.evidence import Evidence
-from dstack_scheduler.job import LogTail, RunRecord, TagRecord
+from dstack_scheduler.job import JobKey, LogTail, RunRecord, TagRecord
 from dstack_scheduler.removal import Removal
 from dstack_scheduler.wire.evidence import unpack_evidence
 
 log = logging.getLogger(__name__)
 
 RUN, TAG, AGENT, LOG, EVIDENCE = "run", "tag", "agent", "log", "evidence"
-REMOVAL = "removal"
+REMOVAL, COPIES = "removal", "copies"
 """Kinds of records that agents write."""
 
 MOST_RUNS = 1_000
@@ -126,6 +127,25 @@ class Hearsay:
         """Whether another agent tells of a run, or told of it."""
         streams = [*self._book.past.values(), *(stream for _, stream in self._others())]
         return any((RUN, run_id) in stream.records for stream in streams)
+
+    def copies(self) -> dict[JobKey, set[PeerId]]:
+        """Who says to have copies of what an attempt kept, ours too."""
+        found: dict[JobKey, set[PeerId]] = {}
+        for writer, stream in self._book.streams.items():
+            for key in chain(*self._each(stream, COPIES, stored.unpack_copies)):
+                found.setdefault(key, set()).add(writer)
+        return found
+
+    def everybody(self) -> Iterator[Listing]:
+        """What each writer tells, ours too; of who is believed no more the runs that were over."""
+        for stream in list(self._book.streams.values()):
+            yield Listing(
+                tuple(self._each(stream, RUN, stored.unpack_run)),
+                tuple(self._each(stream, TAG, stored.unpack_tag)),
+                removed=tuple(self._each(stream, REMOVAL, stored.unpack_removal)),
+            )
+        for stream in list(self._book.past.values()):
+            yield Listing(tuple(self._over(stream, ())), ())
 
     def _others(self) -> Iterator[tuple[PeerId, Stream]]:
         ours = self._book.writer

@@ -1,18 +1,22 @@
 """The other agents as this agent reaches them: for drivers, and for inputs that lie elsewhere."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import suppress
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.faults import MeshError, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.transfer import TransferClient
+from dstack_mesh.wire.copies import has_tree
+from dstack_mesh.wire.swarm import Giver, bring_tree
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.asker import OWNER, Asker
+from dstack_scheduler.job import Source
 from dstack_scheduler.wire.agent import GrpcAgent
 
 
@@ -67,10 +71,49 @@ class Peers:
         found = (known.card.name for known in self.known() if known.card.peer_id == peer_id)
         return next(found, self.called(peer_id) or peer_id[:8])
 
-    async def fetch(self, peer_id: PeerId, address: Address, digest: Digest) -> int:
-        """Brings a tree from a peer into our store; how many bytes came. Raises MeshError."""
-        channel = self.channels.to_peer(peer_id, address)
-        return await TransferClient(channel, self.store, address).fetch_tree(digest)
+    async def bring(self, digest: Digest, sources: Sequence[Source]) -> int:
+        """Brings a tree into our store from all who have it and from others who bring it too.
+
+        Returns:
+            How many bytes came.
+
+        Raises:
+            Unreachable: Nobody gives it; says what was answered at each address.
+        """
+        silent: list[str] = []
+        others = [one for one in sources if one.peer_id != self.card().peer_id]
+        asking = (self._giver(one, digest, silent) for one in others)
+        givers = [one for one in await asyncio.gather(*asking) if one is not None]
+        if not givers:
+            raise Unreachable("Nobody gives these files.", " ".join(silent) or "No one is known.")
+        return await bring_tree(digest, self.store, self.card().peer_id, givers, self._reached)
+
+    async def has(self, peer_id: PeerId, digest: Digest) -> bool:
+        """Whether a peer answers now and has a tree."""
+        return await self._giver(Source(peer_id), digest, []) is not None
+
+    async def _giver(self, source: Source, digest: Digest, silent: list[str]) -> Giver | None:
+        """A source at the first of its addresses that answers, if it has the tree."""
+        for address in dict.fromkeys([*source.addresses, *self.addresses(source.peer_id)]):
+            try:
+                channel = self.channels.to_peer(source.peer_id, address)
+                if await has_tree(channel, digest, address):
+                    return Giver(source.peer_id, self.name(source.peer_id), channel)
+                silent.append(f"{address}: It has them not.")
+                return None
+            except MeshError as error:
+                silent.append(f"{address}: {error}")
+        return None
+
+    def _reached(self, peers: Iterable[PeerId]) -> list[Giver]:
+        """Those of some peers that answered lately."""
+        found: list[Giver] = []
+        for peer in peers:
+            for address in self.addresses(peer)[:1]:
+                with suppress(MeshError):
+                    channel = self.channels.to_peer(peer, address)
+                    found.append(Giver(peer, self.name(peer), channel))
+        return found
 
     async def here(self, digest: Digest) -> bool:
         """Whether all bytes of a tree are in our store."""

@@ -40,17 +40,20 @@ class Share:
         return entries[:gone]
 
 
-RUNS = Share(1_000, 200, 3 << 20)
+RUNS = Share(1_000, 200, 5 << 19)
 TAGGED = Share(1_000, 100, 3 << 19)
 """Runs that a tag names: they are needed for as long as the tag."""
 
 TAGS = Share(1_000, 100, 1 << 20)
-REMOVALS = Share(250, 40, 1 << 17)
+REMOVALS = Share(230, 30, 1 << 17)
 """For agents that are away: whoever had a removed run and is here has taken it back already."""
 
 LOGS = Share(64, 16, 3 << 18)
 EVIDENCES = Share(256, 64, 3 << 19)
 """Attempts whose chains are passed on; of an older one its agent alone can tell."""
+
+COPIES = Share(32, 0, 1 << 19)
+"""What is said of copies is one record for many attempts: see `holdings`."""
 
 
 def runs_too_much(runs: Iterable[Entry], tagged: Iterable[str]) -> Sequence[Entry]:

@@ -32,6 +32,9 @@ from dstack_mesh.ids import PeerId
 
 TICK_SECONDS = 0.2
 
+PROMISED = 2
+"""Copies of what a job kept, where two agents or a remote are there."""
+
 
 @frozen
 class Looking:
@@ -53,6 +56,8 @@ def list_kept(home: Home, run: str, looking: Looking, output: Output) -> None:
             found = wanted(looking.prefix, artifacts, source.picture.record.run_name)
             holders = _Holders(reach, source.picture)
             for line in holders.missing(found):
+                output.talk(line)
+            for line in holders.fewer(found, len(await reach.answering())):
                 output.talk(line)
             for line in partial_lines([one.artifact for one in found], datetime.now(UTC)):
                 output.talk(line)
@@ -184,6 +189,19 @@ class _Holders:
         away = [one for peer in holders if (one := self._reach.away(peer)) is not None]
         now = datetime.now(UTC)
         return [f"copies on {away_text([one], now)} cannot be reached" for one in away]
+
+    def fewer(self, found: Sequence[Wanted], agents: int) -> list[str]:
+        """A line for each whole artifact of which fewer copies can be reached than are promised
+        where so many agents answer."""
+        if agents < PROMISED and not self._reach.has_elsewhere:
+            return []
+        lines: list[str] = []
+        for artifact in dict.fromkeys(one.artifact for one in found if one.artifact.complete):
+            names = [self.name(peer) for peer in artifact.holders if self.reached(peer)]
+            if len(names) < PROMISED:
+                where = f", on {names[0]}" if names else ""
+                lines.append(f"{artifact.path} has {len(names)} of {PROMISED} copies{where}")
+        return lines
 
     async def manifest(self, artifact: KeptArtifact) -> Manifest | None:
         """What is in an artifact; None if nobody who has it answers."""

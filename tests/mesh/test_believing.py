@@ -76,7 +76,9 @@ async def agent(home: Home) -> AsyncGenerator[Agent]:
         channels = Channels(home, members.picture)
         stack.push_async_callback(channels.close)
         known: list[KnownAgent] = []
-        chorus = await open_chorus(home, channels, lambda: known, members, CLOCK, stack)
+        chorus = await open_chorus(
+            home, channels, lambda: known, members, CLOCK, lambda _: (), stack
+        )
         server = make_server(standings=members.standings)
         rpc.add_RecordServiceServicer_to_server(RecordServicer(chorus.gossiping), server)
         port = listen_tcp(server, member(home), "127.0.0.1", 0)

@@ -73,6 +73,7 @@ TransferService/Fetch                     x        x       x      x    x     x
 TransferService/Manifest                  x        x       x      x    x     x
 TransferService/Missing                   x        x       x      x    x     x
 TransferService/Push                      -        x       x      x    x     x
+TransferService/Take                      -        -       x      x    x     x
 """
 
 ABSENT = {"AdmissionService/Greet", "AdmissionService/Join"}

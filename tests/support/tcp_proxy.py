@@ -20,6 +20,7 @@ class TcpProxy:
     Attributes:
         port: Where it listens.
         passed: Bytes that went to the service.
+        returned: Bytes that came from it.
         cut_after: Once so many went there, every connection is reset and none is taken.
         bytes_per_second: How fast bytes go to the service; 0 is as fast as they come.
         silent: Takes connections and bytes and passes nothing on.
@@ -29,6 +30,7 @@ class TcpProxy:
     target: int
     port: int = 0
     passed: int = 0
+    returned: int = 0
     cut_after: int | None = None
     bytes_per_second: int = 0
     silent: bool = False
@@ -81,6 +83,7 @@ class TcpProxy:
 
     def _back(self, service: socket.socket, client: socket.socket) -> None:
         while data := service.recv(PIECE):
+            self.returned += len(data)
             client.sendall(data)
 
     def _changed(self, data: bytes) -> bytes:

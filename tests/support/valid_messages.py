@@ -206,6 +206,7 @@ def _transfer() -> dict[str, Sequence[Message]]:
         "TransferService/Push": [push(pack=pack), push(manifest=piece)],
         "TransferService/Fetch": [transfer_pb2.FetchRequest(want=want, credit_bytes=1 << 20)],
         "TransferService/Manifest": [transfer_pb2.ManifestRequest(digest=DIGEST)],
+        "TransferService/Take": [transfer_pb2.TakeRequest(digest=DIGEST)],
     }
 
 

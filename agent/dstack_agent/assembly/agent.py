@@ -9,6 +9,7 @@ from typing import Any
 from dstack_agent.assembly.company import Company, company_of
 from dstack_agent.assembly.ground import Ground
 from dstack_agent.assembly.work import Work, reclaiming_of, work_of
+from dstack_agent.copying import Copying, Surroundings
 from dstack_agent.gossip import Chorus, listings_of, open_chorus, sources_of
 from dstack_agent.housekeeping import housekeeping_of
 from dstack_agent.notary import Notary
@@ -31,6 +32,7 @@ from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
 from dstack_mesh.signing import Signer
 from dstack_mesh.trust.roster.keeper import Keeper
+from dstack_scheduler.agent_port import Listing
 
 RENEWAL_AFTER_SECONDS = 15.0
 """How long an agent waits before it sees whether its certificate is to be renewed."""
@@ -80,6 +82,7 @@ class Agent:
             parts += self.chorus.parts(
                 sources_of(ground.memory, self.answers, journal, start.clock)
             )
+            parts.append(copying_of(ground, self.company, self.chorus).run())
         if members.keeper is not None:
             parts.append(renewing(ground, self.company, members.keeper))
         if self.invitations is not None:
@@ -112,7 +115,10 @@ async def assemble(ground: Ground, server: Server, stack: AsyncExitStack) -> Age
 async def chorus_of(ground: Ground, company: Company, stack: AsyncExitStack) -> Chorus:
     """What all agents of the mesh know."""
     start, agents = ground.start, company.roll.agents
-    return await open_chorus(start.home, ground.channels, agents, start.members, start.clock, stack)
+    where = company.peers.addresses
+    return await open_chorus(
+        start.home, ground.channels, agents, start.members, start.clock, where, stack
+    )
 
 
 def notary_of(ground: Ground) -> Notary:
@@ -180,6 +186,7 @@ def served_of(
     """What the services speak for."""
     memory, steering = ground.memory, work.steering
     listings = listings_of(memory, answers, chorus.hearsay.tellings if chorus is not None else None)
+    told = chorus.holdings.told if chorus is not None else _as_it_is
     return Served(
         answers=answers,
         desk=work.desk,
@@ -190,7 +197,7 @@ def served_of(
             givers=steering.givers,
         ),
         runs=Runs(
-            listing=listings.listing,
+            listing=lambda names: told(listings.listing(names)),
             drive=steering.drive,
             tag=memory.tags.state,
             stopped=ground.auditor.stopped,
@@ -203,6 +210,25 @@ def served_of(
         clock=ground.start.clock,
         gossiping=chorus.gossiping if chorus is not None else None,
     )
+
+
+def _as_it_is(listing: Listing) -> Listing:
+    """Nobody else has copies of what a private agent's jobs kept."""
+    return listing
+
+
+def copying_of(ground: Ground, company: Company, chorus: Chorus) -> Copying:
+    """Keeps two copies of what jobs kept."""
+    start, store = ground.start, ground.memory.store
+    around = Surroundings(
+        agents=company.roll.agents,
+        may_run=start.members.may_run,
+        state=lambda: start.word.state,
+        room=lambda: min(store.room_bytes(), start.word.terms().room_bytes),
+        bring=company.peers.bring,
+        has=company.peers.has,
+    )
+    return Copying(chorus.book, chorus.hearsay, chorus.holdings, store, around, start.clock)
 
 
 async def renewing(ground: Ground, company: Company, keeper: Keeper) -> None:

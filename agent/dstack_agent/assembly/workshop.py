@@ -61,7 +61,7 @@ def kept_environments(settings: Settings) -> KeptEnvironments:
 
 def bringer_of(peers: Peers, ourselves: PeerId) -> Bringer:
     """Brings a job's inputs from where they lie."""
-    return Bringer(peers.here, peers.fetch, peers.addresses, ourselves)
+    return Bringer(peers.here, peers.bring, ourselves)
 
 
 def came_from_here(accepted: Accepted) -> bool:

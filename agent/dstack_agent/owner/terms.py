@@ -1,5 +1,6 @@
 """On which terms a machine takes a job at a moment: state, policy and time together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -27,6 +28,12 @@ class Terms:
     at: datetime = NEVER
     paused_until: datetime | None = None
     disk_used_bytes: int = 0
+
+    @property
+    def room_bytes(self) -> float:
+        """What of the disk that is lent is left; no end of it where the owner set none."""
+        most = self.policy.disk_bytes
+        return math.inf if most is None else max(0, most - self.disk_used_bytes)
 
     def verdict(
         self, question: Question, machine: Machine, taken: Sequence[Taken], asker: Asker

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from dstack_agent.servicers.takers import Takers
 from dstack_mesh.chunks.digest import DIGEST_BYTES, split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES
 from dstack_mesh.chunks.room import check_reserve
@@ -29,12 +30,14 @@ from dstack_mesh.v1.transfer_pb2 import (
     MissingResponse,
     PushRequest,
     PushResponse,
+    TakeRequest,
+    TakeResponse,
 )
 from dstack_mesh.v1.transfer_pb2_grpc import (
     TransferServiceServicer,
     add_TransferServiceServicer_to_server,
 )
-from dstack_mesh.wire.caller import Caller, caller
+from dstack_mesh.wire.caller import Caller, Member, caller
 from dstack_mesh.wire.flat import SERVICE, FlatPack, read_push, write_fetched
 from dstack_mesh.wire.overlap import read_ahead
 from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, unpack
@@ -85,6 +88,7 @@ class TransferServicer(TransferServiceServicer):
         self._fetching: defaultdict[Caller, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(MOST_FETCHES)
         )
+        self._takers = Takers()
 
     async def Missing(self, request: MissingRequest, context: "Context") -> MissingResponse:
         chunks = _digests(request.chunk_digests, MOST_ASKED)
@@ -130,6 +134,12 @@ class TransferServicer(TransferServiceServicer):
             encoded = await asyncio.to_thread(self._store.get_encoded, digest)
             for begin in range(0, len(encoded), PIECE_BYTES):
                 yield ManifestResponse(data=encoded[begin : begin + PIECE_BYTES])
+
+    async def Take(self, request: TakeRequest, context: "Context") -> TakeResponse:
+        [digest] = _digests(request.digest, 1) or [Digest(b"")]
+        who = caller(context)
+        ours = who.peer_id if isinstance(who, Member) else None
+        return TakeResponse(peer_ids=self._takers.join(digest, ours))
 
     def _missing(self, chunks: list[Digest], manifests: list[Digest]) -> MissingResponse:
         lacking = [digest for digest in manifests if self._store.missing_manifest(digest)]

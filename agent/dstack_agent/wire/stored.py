@@ -18,6 +18,7 @@ from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import (
     ArtifactSaved,
     Fin,
+    JobKey,
     JobSpec,
     LogTail,
     RunRecord,
@@ -109,6 +110,16 @@ def pack_tail(tail: LogTail) -> bytes:
 
 def unpack_tail(stored: bytes) -> LogTail:
     return convert.log_tail_from_wire(_parsed(records_pb2.LogTail, stored))
+
+
+def pack_copies(attempts: Sequence[JobKey]) -> bytes:
+    return records_pb2.Copies(
+        attempts=[convert.key_to_wire(key) for key in attempts]
+    ).SerializeToString()
+
+
+def unpack_copies(stored: bytes) -> tuple[JobKey, ...]:
+    return tuple(map(convert.key_from_wire, _parsed(records_pb2.Copies, stored).attempts))
 
 
 def pack_answer(answer: HelloAnswer) -> bytes:

@@ -32,7 +32,7 @@ from dstack_mesh.chunks.packs import (
     Place,
     sync_folder,
 )
-from dstack_mesh.chunks.room import GIB, files_bytes, trouble
+from dstack_mesh.chunks.room import GIB, files_bytes, free_for_jobs, trouble
 from dstack_mesh.chunks.runs import missing, side_by_side
 from dstack_mesh.chunks.sessions import GRACE_SECONDS, Session
 from dstack_mesh.chunks.shelf import Shelf
@@ -216,6 +216,11 @@ class ChunkStore:
                 " --max-store.",
                 "store-full",
             )
+
+    def room_bytes(self) -> float:
+        """What may still come from others: by the quota, and without the reserve of the disk."""
+        most = math.inf if self.most_bytes is None else self.most_bytes - self.size_bytes()
+        return max(0, min(free_for_jobs(self.folder), most))
 
     def keep(self, digest: Digest, owner: str) -> None:
         """Has a tree stay for an owner, as a run's id, until `let_go`. Durable on return."""

@@ -1,4 +1,4 @@
-"""Single chunks and manifests of another peer, for who has lost them: not verified here."""
+"""What another peer has: single chunks and manifests, for who has lost them, not verified here."""
 
 from collections.abc import AsyncIterator
 
@@ -8,11 +8,12 @@ from dstack_mesh.chunks.manifest import MANIFEST_BYTES
 from dstack_mesh.faults import Damaged
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import transfer_pb2_grpc
-from dstack_mesh.v1.transfer_pb2 import FetchRequest, ManifestRequest, Want
+from dstack_mesh.v1.transfer_pb2 import FetchRequest, ManifestRequest, MissingRequest, Want
 from dstack_mesh.wire.errors import translated
 
 CHUNK_SECONDS = 10.0
 MANIFEST_SECONDS = 60.0
+QUESTION_SECONDS = 3.0
 
 
 async def fetch_chunk(channel: grpc.aio.Channel, digest: Digest, peer: str) -> bytes:
@@ -32,6 +33,15 @@ async def fetch_chunk(channel: grpc.aio.Channel, digest: Digest, peer: str) -> b
         async for response in stub.Fetch(wish(), timeout=CHUNK_SECONDS):
             return bytes(response.pack.data)
     raise Damaged(f"{peer} sent nothing.", digest.hex())
+
+
+async def has_tree(channel: grpc.aio.Channel, digest: Digest, peer: str) -> bool:
+    """Whether the peer says that it has a tree. Raises Unreachable, TooLate."""
+    with translated(peer):
+        stub = transfer_pb2_grpc.TransferServiceStub(channel)
+        request = MissingRequest(manifest_digests=digest)
+        answer = await stub.Missing(request, timeout=QUESTION_SECONDS)
+    return not answer.manifest_digests
 
 
 async def fetch_encoded(channel: grpc.aio.Channel, digest: Digest, peer: str) -> bytes:

@@ -79,6 +79,7 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.TransferService/Push": Audience.SUBMITTERS,
     f"/{_PACKAGE}.TransferService/Fetch": Audience.MEMBERS,
     f"/{_PACKAGE}.TransferService/Manifest": Audience.MEMBERS,
+    f"/{_PACKAGE}.TransferService/Take": Audience.RUNNERS,
     "/grpc.health.v1.Health/Check": Audience.ANYBODY,
     "/grpc.health.v1.Health/List": Audience.ANYBODY,
     "/grpc.health.v1.Health/Watch": Audience.ANYBODY,

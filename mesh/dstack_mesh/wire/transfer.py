@@ -116,7 +116,7 @@ class TransferClient:
         """
         if not await asyncio.to_thread(self._store.missing_manifest, digest):
             return 0
-        encoded = await self._fetch_encoded(digest)
+        encoded = await self.fetch_encoded(digest)
         manifest = await asyncio.to_thread(Manifest.decode, encoded)
         sizes = manifest.chunk_sizes()
         lacking = await asyncio.to_thread(self._store.missing, sizes)
@@ -132,7 +132,7 @@ class TransferClient:
 
         hand = Hand()
         try:
-            await self._fetch(lacking, total, keep, hand)
+            await self.fetch_chunks(lacking, total, keep, hand)
         finally:
             # What arrived before a failure need not travel again.
             await hand.do(batch.commit)
@@ -145,7 +145,7 @@ class TransferClient:
         """What a tree of the peer holds. It is not kept."""
         if not await asyncio.to_thread(self._store.missing_manifest, digest):
             return await asyncio.to_thread(self._store.get_manifest, digest)
-        return await asyncio.to_thread(Manifest.decode, await self._fetch_encoded(digest))
+        return await asyncio.to_thread(Manifest.decode, await self.fetch_encoded(digest))
 
     async def fetch_into(
         self,
@@ -192,7 +192,7 @@ class TransferClient:
                 return sum(_take(receiver, pack, told) for pack in packs)
 
             total = receiver.wanted_bytes(lacking)
-            await self._fetch(lacking, total, write, hand)
+            await self.fetch_chunks(lacking, total, write, hand)
             return await hand.do(receiver.finish, total)
         finally:
             # On the same thread, so after a write that is still going on.
@@ -214,7 +214,8 @@ class TransferClient:
             lacking.extend(split_digests(response.chunk_digests))
         return lacking
 
-    async def _fetch_encoded(self, digest: Digest) -> bytes:
+    async def fetch_encoded(self, digest: Digest) -> bytes:
+        """A manifest's encoding, verified. Raises Missing, Damaged, Unreachable."""
         encoded = bytearray()
         request = ManifestRequest(digest=digest)
         with translated(self._peer):
@@ -228,14 +229,15 @@ class TransferClient:
             raise Damaged(f"A list of files from {self._peer} is damaged.", digest.hex())
         return bytes(encoded)
 
-    async def _fetch(
+    async def fetch_chunks(
         self,
         digests: Sequence[Digest],
         total: int,
         take: Callable[[Sequence[FlatPack]], int],
         hand: Hand,
     ) -> None:
-        """Receives chunks in the order given; `take` has them in the thread of `hand`."""
+        """Receives chunks in the order given; `take` has them, not verified, in the thread of
+        `hand`, and says how many bytes they were. Errors as `fetch_tree`."""
         if not digests:
             return
         stream = Stream(self._fetches(timeout=_deadline(total)), self._peer)

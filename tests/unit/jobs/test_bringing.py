@@ -1,5 +1,6 @@
 """Inputs that lie elsewhere are brought from whoever has them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,26 +16,23 @@ ME, ANA, BOB = (PeerId(letter * 32) for letter in "abc")
 
 @dataclass
 class Net:
-    """A network where trees lie at addresses."""
+    """A network where trees lie with peers."""
 
-    having: set[str]
+    having: set[PeerId]
     here: bool = False
-    dialled: list[str] = field(default_factory=list[str])
+    asked: list[PeerId] = field(default_factory=list[PeerId])
 
     async def is_here(self, digest: Digest) -> bool:
         return self.here
 
-    async def fetch(self, peer_id: PeerId, address: Address, digest: Digest) -> int:
-        self.dialled.append(address)
-        if address not in self.having:
-            raise Unreachable(f"{address} does not answer.")
+    async def fetch(self, digest: Digest, sources: Sequence[Source]) -> int:
+        self.asked += [source.peer_id for source in sources]
+        if not self.having.intersection(self.asked):
+            raise Unreachable("Nobody gives these files.", "ana:2 does not answer.")
         return 7
 
-    def known(self, peer_id: PeerId) -> tuple[Address, ...]:
-        return (Address("bob:9"),) if peer_id == BOB else ()
-
     def bringer(self) -> Bringer:
-        return Bringer(self.is_here, self.fetch, self.known, ME)
+        return Bringer(self.is_here, self.fetch, ME)
 
 
 SOURCES = (
@@ -47,13 +45,20 @@ SOURCES = (
 async def test_what_is_here_is_not_fetched() -> None:
     net = Net(set(), here=True)
     assert await net.bringer().bring(DIGEST, SOURCES, "data") == 0
-    assert net.dialled == []
+    assert net.asked == []
 
 
-async def test_each_address_of_each_source_is_tried_in_order_and_never_our_own() -> None:
-    net = Net({"bob:9"})
+async def test_all_sources_are_asked_and_never_we_ourselves() -> None:
+    net = Net({BOB})
     assert await net.bringer().bring(DIGEST, SOURCES, "data") == 7
-    assert net.dialled == ["ana:1", "ana:2", "bob:1", "bob:9"]
+    assert net.asked == [ANA, BOB]
+
+
+async def test_what_nobody_else_has_is_asked_of_nobody() -> None:
+    net = Net(set())
+    with pytest.raises(Unreachable):
+        await net.bringer().bring(DIGEST, SOURCES[:1], "data")
+    assert net.asked == []
 
 
 async def test_when_nobody_answers_the_error_says_who_was_asked() -> None:

@@ -130,7 +130,7 @@ async def bench(
     puppet = puppet or Puppet()
     arrived = asyncio.Event()
 
-    async def fetch(peer_id: PeerId, address: Address, digest: Digest) -> int:
+    async def fetch(digest: Digest, sources: Sequence[Source]) -> int:
         await arrived.wait()
         return 1
 
@@ -147,7 +147,7 @@ async def bench(
             ledger=memory.ledger,
             executors={ExecutorKind.PROCESS: puppet, ExecutorKind.DOCKER: puppet},
             store=memory.store,
-            bringer=Bringer(here, fetch, lambda _: (), ME),
+            bringer=Bringer(here, fetch, ME),
             wake=wake,
             clock=clock,
             machine=lambda: Machine(1, 1, 1, 1),

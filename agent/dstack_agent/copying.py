@@ -1,0 +1,251 @@
+"""Keeps two copies of what jobs kept: carries out what `redundancy` decides for this agent.
+
+It looks every second whether records or members changed, and otherwise does nothing. A copy is
+brought from everybody who has it, kept for its run, and only then told to others.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from dstack_agent.hearsay import Hearsay
+from dstack_agent.holdings import Holdings
+from dstack_agent.pulse import ANSWERING
+from dstack_agent.redundancy import Copy, Kept, Mate, Presence, Redundancy, kept_of
+from dstack_agent.removing import REST_SECONDS
+from dstack_mesh.card import HelloAnswer
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.clock import Clock
+from dstack_mesh.faults import MeshError
+from dstack_mesh.frozen import frozen
+from dstack_mesh.ids import Digest, PeerId, RunId
+from dstack_mesh.machine import AgentState
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.records.book import RecordBook
+from dstack_mesh.records.record import Version
+from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.job import JobKey, Source
+from dstack_scheduler.resolve import merged_runs, merged_tags
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether anything changed."""
+
+FIRST_SECONDS = 5.0
+"""After the start: by then whoever is there has been met."""
+
+MOST_AT_ONCE = 2
+"""Copies that are made at the same time."""
+
+AGAIN_SECONDS = 10.0
+LONGEST_SECONDS = 300.0
+"""Before a copy that failed is tried again: twice as long each time, and at most so long."""
+
+
+STEP_BYTES = 256 << 20
+"""Room counts in steps of this."""
+
+
+@frozen
+class Surroundings:
+    """What copying needs of the agent.
+
+    Attributes:
+        agents: Who is known, without ourselves.
+        may_run: Whether one may hold bytes of others.
+        state: Whether the owner lends the machine now.
+        room: Bytes that may come from others, by disk, quota and policy; called in a thread.
+        bring: Fetches a tree from those of some peers that have it. Raises MeshError.
+        has: Whether a peer answers a call now and has a tree.
+    """
+
+    agents: Callable[[], Sequence[KnownAgent]]
+    may_run: Callable[[KnownAgent], bool]
+    state: Callable[[], AgentState]
+    room: Callable[[], float]
+    bring: Callable[[Digest, Sequence[Source]], Awaitable[int]]
+    has: Callable[[PeerId, Digest], Awaitable[bool]]
+
+
+class Copying:
+    """Copies for one agent while `run` runs."""
+
+    def __init__(
+        self,
+        book: RecordBook,
+        hearsay: Hearsay,
+        holdings: Holdings,
+        store: ChunkStore,
+        around: Surroundings,
+        clock: Clock,
+        core: Redundancy | None = None,
+    ) -> None:
+        self._book = book
+        self._hearsay = hearsay
+        self._holdings = holdings
+        self._store = store
+        self._around = around
+        self._clock = clock
+        self._core = core or Redundancy(book.writer)
+        self._versions: Mapping[PeerId, Version] = {}
+        self._kept: list[Kept] = []
+        self._removed: dict[RunId, datetime] = {}
+        self._mates: dict[PeerId, Mate] = {}
+        self._under_way: dict[JobKey, int] = {}
+        self._again: dict[JobKey, tuple[float, float]] = {}
+
+    async def run(self) -> None:
+        """Never ends by itself."""
+        await asyncio.sleep(FIRST_SECONDS)
+        await self._forget_lost()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                try:
+                    await self._look(tasks)
+                except (MeshError, OSError, sqlite3.Error) as error:  # the agent goes on without
+                    log.warning("copies are not looked after: %s", error)
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self, tasks: asyncio.TaskGroup) -> None:
+        """Decides anew if anything changed or is awaited."""
+        changed = await self._read_records()
+        await self._let_go()
+        mates = await self._see()
+        if not changed and mates == self._mates and not self._core.waiting:
+            return
+        self._mates = mates
+        now = self._clock.elapsed()
+        for order in self._core.decide(self._kept, mates, now):
+            if len(self._under_way) >= MOST_AT_ONCE:
+                break
+            key = order.kept.key
+            if key not in self._under_way and now >= self._again.get(key, (0.0, 0.0))[0]:
+                self._under_way[key] = order.kept.size_bytes
+                tasks.create_task(self._carry_out(order))
+
+    async def _read_records(self) -> bool:
+        versions = {writer: stream.version for writer, stream in self._book.streams.items()}
+        if versions == self._versions:
+            return False
+        told: list[Listing] = []
+        for listing in self._hearsay.everybody():
+            told.append(listing)
+            await asyncio.sleep(0)
+        self._removed = _removed(told)
+        runs = (run for run in merged_runs(told).values() if run.run_id not in self._removed)
+        self._kept = kept_of(runs, self._hearsay.copies())
+        self._versions = versions
+        await self._adopt()
+        return True
+
+    async def _let_go(self) -> None:
+        """Lets go of copies of what was removed a while ago: a tag may be on its way."""
+        if not self._removed:  # as in most meshes
+            return
+        rested = self._clock.now() - timedelta(seconds=REST_SECONDS)
+        own = self._holdings.own()
+        over = {key for key in own if (at := self._removed.get(key.run_id)) and at < rested}
+        if over:
+            await self._holdings.remove(over)
+            for run_id in {key.run_id for key in over}:
+                await asyncio.to_thread(self._store.let_go, run_id)
+
+    async def _see(self) -> dict[PeerId, Mate]:
+        said = {one.said.card.peer_id: one.said for one in self._hearsay.adverts()}
+        mates = {
+            known.card.peer_id: _mate(known, said.get(known.card.peer_id) or known.answer)
+            for known in self._around.agents()
+            if not known.local and self._around.may_run(known)
+        }
+        room = await asyncio.to_thread(self._around.room) - sum(self._under_way.values())
+        mates[self._book.writer] = _of_state(self._around.state(), _rough(room))
+        return mates
+
+    async def _carry_out(self, order: Copy) -> None:
+        key = order.kept.key
+        try:
+            for peer in order.doubted:
+                if await self._around.has(peer, order.kept.digests[0]):
+                    self._core.heard(peer, self._clock.elapsed())
+                    return
+            sources = [Source(peer) for peer in order.sources]
+            for digest in order.kept.digests:
+                await self._around.bring(digest, sources)
+                await asyncio.to_thread(self._store.keep, digest, key.run_id)
+            await self._holdings.add(key)
+            self._again.pop(key, None)
+            log.info("has a copy of what %s kept, %s bytes", key, f"{order.kept.size_bytes:,}")
+        except (MeshError, OSError, sqlite3.Error) as error:
+            _, pause = self._again.get(key, (0.0, AGAIN_SECONDS / 2))
+            pause = min(2 * pause, LONGEST_SECONDS)
+            self._again[key] = (self._clock.elapsed() + pause, pause)
+            log.warning("what %s kept is not copied here: %s", key, error)
+        finally:
+            del self._under_way[key]
+
+    async def _adopt(self) -> None:
+        """Tells of what lies here already for a run, as a command's second copy does."""
+        ours = self._book.writer
+        owners = await asyncio.to_thread(self._store.shelf.owners)
+        for kept in self._kept:
+            here = kept.key.run_id in owners and ours not in kept.holders
+            if here and await asyncio.to_thread(self._is_whole, kept):
+                await self._holdings.add(kept.key)
+
+    async def _forget_lost(self) -> None:
+        """Says no more that we have what is not here, as after a disk was put back."""
+        await self._read_records()
+        own = self._holdings.own()
+        mine = [kept for kept in self._kept if kept.key in own]
+        lost = [kept.key for kept in mine if not await asyncio.to_thread(self._is_whole, kept)]
+        if lost:
+            log.warning("%d copies that were here are gone", len(lost))
+            await self._holdings.remove(lost)
+
+    def _is_whole(self, kept: Kept) -> bool:
+        """Whether everything of it is here and stays. Blocks."""
+        roots = self._store.shelf.roots()
+        return all(
+            digest in roots and not self._store.missing_manifest(digest) for digest in kept.digests
+        )
+
+
+def _removed(told: Sequence[Listing]) -> dict[RunId, datetime]:
+    """When runs were removed that no tag names."""
+    tagged = {tag.run_id for tag in merged_tags(told).values()}
+    return {
+        one.run_id: one.at
+        for listing in told
+        for one in listing.removed
+        if one.checked and one.run_id not in tagged
+    }
+
+
+def _mate(known: KnownAgent, said: HelloAnswer | None) -> Mate:
+    """Another agent as it is known now; how much room it has as it last said."""
+    if known.state not in ANSWERING:
+        return Mate(Presence.SILENT)
+    room = said.machine.disk_free_bytes if said is not None else 0
+    state = {"draining": AgentState.DRAINING, "paused": AgentState.PAUSED}.get(known.state)
+    return _of_state(state or AgentState.ALIVE, _rough(room))
+
+
+def _of_state(state: AgentState, room: int) -> Mate:
+    """One whose owner keeps her machine for herself keeps what it has and takes nothing more."""
+    match state:
+        case AgentState.ALIVE:
+            return Mate(Presence.HERE, room)
+        case AgentState.PAUSED:
+            return Mate(Presence.HERE)
+        case AgentState.DRAINING:
+            return Mate(Presence.LEAVING)
+    assert_never(state)
+
+
+def _rough(room: float) -> int:
+    """Not every byte is news."""
+    return int(room // STEP_BYTES) * STEP_BYTES

@@ -1,0 +1,103 @@
+"""Who has copies of what jobs kept, as each agent publishes it of itself.
+
+What an attempt kept never changes once the attempt ended, so an agent names attempts and no bytes.
+It says so in a few records that share them out by run: thousands of copies are dozens of records.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from dstack_agent.hearsay import COPIES, Hearsay
+from dstack_agent.wire import stored
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.faults import Busy
+from dstack_mesh.ids import Address, PeerId, RunId
+from dstack_mesh.records.book import RecordBook
+from dstack_mesh.records.record import Entry
+from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.job import JobKey, JobRecord, RunRecord, Source
+
+RECORDS = 32
+"""Records over which an agent's copies are shared out."""
+
+MOST_IN_ONE = 400
+"""Attempts in one of them: 16 KiB."""
+
+
+class Holdings:
+    """What is published of copies, and our own part of it. For one event loop.
+
+    Args:
+        addresses: Where a peer can be dialled.
+    """
+
+    def __init__(
+        self, book: RecordBook, hearsay: Hearsay, addresses: Callable[[PeerId], Sequence[Address]]
+    ) -> None:
+        self._book = book
+        self._hearsay = hearsay
+        self._addresses = addresses
+
+    def own(self) -> set[JobKey]:
+        """Attempts of which this agent says that it has copies."""
+        return {key for keys in self._own_records().values() for key in keys}
+
+    async def add(self, key: JobKey) -> None:
+        """Says that we have what an attempt kept; on disk on return.
+
+        Raises:
+            Busy: As many copies are told of as there is room for.
+        """
+        place = _place(key.run_id)
+        told = self._own_records().get(place, ())
+        if len(told) >= MOST_IN_ONE:
+            most = f"There is room for about {RECORDS * MOST_IN_ONE:,}."
+            raise Busy("This agent tells of as many copies as it may.", most)
+        await self._say(place, (*told, key))
+
+    async def remove(self, keys: Iterable[JobKey]) -> None:
+        """Says that we have them no more."""
+        gone = set(keys)
+        for place, told in self._own_records().items():
+            if gone.intersection(told):
+                await self._say(place, tuple(key for key in told if key not in gone))
+
+    def told(self, listing: Listing) -> Listing:
+        """A listing in which each job says who has copies, whoever told of it."""
+        held = self._hearsay.copies()
+        return replace(
+            listing,
+            runs=tuple(self._run(run, held) for run in listing.runs),
+            others=tuple(
+                replace(one, runs=tuple(self._run(run, held) for run in one.runs))
+                for one in listing.others
+            ),
+        )
+
+    def _run(self, run: RunRecord, held: Mapping[JobKey, set[PeerId]]) -> RunRecord:
+        if not any(job.key in held for job in run.jobs):
+            return run
+        return replace(
+            run, jobs=tuple(self._job(job, held.get(job.key, set())) for job in run.jobs)
+        )
+
+    def _job(self, job: JobRecord, holders: set[PeerId]) -> JobRecord:
+        known = {copy.peer_id for copy in job.copies}
+        more = (Source(peer, tuple(self._addresses(peer))) for peer in sorted(holders - known))
+        return replace(job, copies=(*job.copies, *more))
+
+    def _own_records(self) -> dict[str, tuple[JobKey, ...]]:
+        return {
+            record.entry.key: stored.unpack_copies(record.entry.payload)
+            for record in self._book.own(COPIES)
+        }
+
+    async def _say(self, place: str, keys: tuple[JobKey, ...]) -> None:
+        told = tuple(sorted(set(keys)))
+        entry = Entry(COPIES, place, stored.pack_copies(told))
+        # From the beginning of time: an empty one is forgotten at once.
+        await self._book.write([entry if told else replace(entry, expires_ms=1)])
+
+
+def _place(run_id: RunId) -> str:
+    return f"{digest_of(run_id.encode())[0] % RECORDS:02}"

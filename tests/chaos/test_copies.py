@@ -1,0 +1,116 @@
+"""What jobs kept is on two agents, and again when one of three is killed and its home deleted."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.eventually import eventually
+from support.lab import Daemon, Peer, join_mesh, make_peer, project
+
+NAMES = ("ws-1", "ws-2", "ws-3")
+
+MIB = 1 << 20
+
+SIZE_MIB = int(os.environ.get("DSTACK_COPIES_MIB", "128"))
+"""What the large artifact has; the promise is 60 s per GiB, and a death is noticed in 20 s."""
+
+WORKFLOWS = f"""
+workflows:
+  - name: large
+    provider: bash
+    commands: [head -c {SIZE_MIB}M /dev/urandom > model/data]
+    artifacts: [model]
+  - name: small
+    provider: bash
+    commands: [echo small > out/file, echo more > more/file]
+    artifacts: [out, more]
+"""
+
+
+@dataclass
+class Lab:
+    """Three agents that know each other, and a folder to run workflows from."""
+
+    peers: dict[str, Peer]
+    daemons: dict[str, Daemon]
+    code: Path
+
+    def run(self, workflow: str, agent: str) -> str:
+        """Runs it to its end; the run's name."""
+        person = self.peers["ws-1"]
+        words = ("run", workflow, "-d", "-q", "--agent", agent)
+        run = person.dstack(*words, cwd=self.code, check=True).stdout.decode().strip()
+        person.dstack("wait", run, "--timeout", "120", check=True, timeout=130)
+        return run
+
+    def kept(self, by: str, run: str) -> list[dict[str, Any]]:
+        """Its artifacts, as a command in one home sees them."""
+        ended = self.peers[by].dstack("ls", run, "-t", "--json")
+        return json.loads(ended.stdout)["items"] if ended.returncode == 0 else []
+
+    def is_twice(self, by: str, run: str) -> bool:
+        """Whether two agents that answer have each of its artifacts."""
+        items = self.kept(by, run)
+        return bool(items) and all(
+            len(set(item["copies"]) - set(item["unreachable"])) >= 2 for item in items
+        )
+
+
+@contextmanager
+def running(folder: Path) -> Generator[Lab]:
+    peers = {name: make_peer(folder, name, DSTACK_MDNS="0") for name in NAMES}
+    first, *others = peers.values()
+    join_mesh(first, *others)
+    lab = Lab(peers, {}, project(folder / "code", WORKFLOWS))
+    with ExitStack() as stack:
+        for name, peer in peers.items():
+            seeds = [word for one in lab.daemons.values() for word in ("--seed", address(one))]
+            flags = ("--listen", "127.0.0.1:0", "--no-mdns", *seeds)
+            lab.daemons[name] = stack.enter_context(peer.runner(*flags))
+        yield lab
+
+
+def address(daemon: Daemon) -> str:
+    """Where an agent listens."""
+    return f"127.0.0.1:{daemon.log.read_text().split('port ')[-1].split()[0].rstrip('.,;')}"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with running(tmp_path_factory.mktemp("copies")) as made:
+        yield made
+
+
+def test_what_a_killed_and_deleted_agent_kept_is_readable_and_twice_again(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """1 GiB with DSTACK_COPIES_MIB=1024."""
+    runs = [lab.run("large", "ws-3"), lab.run("small", "ws-3"), lab.run("small", "ws-2")]
+    began = time.monotonic()
+    for run in runs:
+        eventually(lambda run=run: lab.is_twice("ws-1", run), within=60, every=0.3)
+    print(f"twice {time.monotonic() - began:.1f} s after the end of the runs")
+    digests = {item["path"]: item["digest"] for run in runs for item in lab.kept("ws-1", run)}
+    lab.daemons["ws-3"].kill()
+    shutil.rmtree(lab.peers["ws-3"].home)
+    began = time.monotonic()
+    for run in runs:
+        eventually(lambda run=run: lab.is_twice("ws-1", run), within=90, every=0.5)
+    took = time.monotonic() - began
+    print(f"{SIZE_MIB} MiB are twice again {took:.1f} s after the death")
+    assert took <= 25 + 60 * SIZE_MIB / 1024
+    for number, run in enumerate(runs):
+        out = tmp_path / str(number)
+        lab.peers["ws-1"].dstack("cp", run, ".", str(out), check=True, timeout=120)
+        assert [item["digest"] for item in lab.kept("ws-1", run)] == [
+            digests[item["path"]] for item in lab.kept("ws-1", run)
+        ]
+    assert (tmp_path / "0" / "data").stat().st_size == SIZE_MIB * MIB

@@ -1,0 +1,187 @@
+"""A tree comes from everybody who has some of it, over mutual TLS."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from dstack_agent.servicers.transfer import TransferServicer, add_transfer
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.chunks.tree import lay_tree, save_tree
+from dstack_mesh.faults import MeshError
+from dstack_mesh.ids import Address, Digest, PeerId
+from dstack_mesh.wire.channels import Channels
+from dstack_mesh.wire.server import listen_tcp, make_server
+from dstack_mesh.wire.swarm import Giver, bring_tree
+from support.eventually import eventually_async
+from support.meshes import Mesh, member
+from support.tcp_proxy import TcpProxy, tcp_proxy
+
+MIB = 1 << 20
+SIZE = 24 * MIB
+
+
+@dataclass(slots=True)
+class Node:
+    """A peer that serves its store behind a proxy that counts."""
+
+    peer_id: PeerId
+    store: ChunkStore
+    channels: Channels
+    server: grpc.aio.Server
+    proxy: TcpProxy
+
+    def giver(self, to: "Node") -> Giver:
+        """Another node, as this one calls it."""
+        address = Address(f"127.0.0.1:{to.proxy.port}")
+        return Giver(to.peer_id, to.peer_id[:8], self.channels.to_peer(to.peer_id, address))
+
+    async def bring(self, digest: Digest, holders: Sequence["Node"], lab: "Lab") -> int:
+        """Brings a tree here."""
+
+        def reach(peers: Iterable[PeerId]) -> list[Giver]:
+            return [self.giver(node) for node in lab.nodes if node.peer_id in set(peers)]
+
+        givers = [self.giver(node) for node in holders]
+        return await bring_tree(digest, self.store, self.peer_id, givers, reach)
+
+
+@dataclass(slots=True)
+class Lab:
+    nodes: list[Node]
+    folder: Path
+
+    def tree(self, *nodes: Node, size: int = SIZE) -> Digest:
+        """One that these nodes have."""
+        root = self.folder / "in"
+        if not root.exists():
+            root.mkdir()
+            (root / "data").write_bytes(random.Random(7).randbytes(size))
+            (root / "small").write_bytes(b"small")
+        [digest] = {save_tree(node.store, root).digest for node in nodes}
+        return digest
+
+    def is_whole(self, node: Node, digest: Digest) -> bool:
+        """Whether a node can lay the tree out, byte for byte."""
+        out = self.folder / f"out-{node.peer_id[:8]}"
+        lay_tree(node.store, digest, out)
+        return (out / "data").read_bytes() == (self.folder / "in" / "data").read_bytes()
+
+
+@asynccontextmanager
+async def lab_of(count: int, folder: Path) -> AsyncGenerator[Lab]:
+    mesh = Mesh.make(folder / "root")
+    lab = Lab([], folder)
+    async with AsyncExitStack() as stack:
+        for index in range(count):
+            home = mesh.admit(folder / f"node-{index}")
+            store = ChunkStore(folder / f"store-{index}")
+            stack.callback(store.close)
+            server = make_server()
+            add_transfer(TransferServicer(store), server)
+            port = listen_tcp(server, member(home), "127.0.0.1", 0)
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+            channels = Channels(home)
+            stack.push_async_callback(channels.close)
+            proxy = stack.enter_context(tcp_proxy(port))
+            lab.nodes.append(Node(member(home).peer_id, store, channels, server, proxy))
+        yield lab
+
+
+async def returned(node: Node, size: float) -> None:
+    """Waits until a node has sent so much."""
+
+    async def look() -> bool:
+        return node.proxy.returned > size
+
+    await eventually_async(look, within=20)
+
+
+async def test_five_at_once_take_one_copy_from_its_origin(tmp_path: Path) -> None:
+    async with lab_of(6, tmp_path) as lab:
+        origin, *takers = lab.nodes
+        digest = lab.tree(origin)
+        await asyncio.gather(*(node.bring(digest, [origin], lab) for node in takers))
+        copies = origin.proxy.returned / SIZE
+        print(f"the origin sent {copies:.2f} copies")
+        assert copies <= 1.2
+        assert all(lab.is_whole(node, digest) for node in takers)
+
+
+async def test_who_comes_later_takes_nothing_more_from_its_origin(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path) as lab:
+        origin, *takers = lab.nodes
+        digest = lab.tree(origin)
+        for node in takers:
+            await node.bring(digest, [origin], lab)
+        assert origin.proxy.returned / SIZE <= 1.2
+
+
+async def test_without_sharing_each_takes_a_copy(tmp_path: Path) -> None:
+    """The negative control: nobody can reach the others."""
+    async with lab_of(3, tmp_path) as lab:
+        origin, *takers = lab.nodes
+        digest = lab.tree(origin)
+        await asyncio.gather(*(node.bring(digest, [origin], Lab([], tmp_path)) for node in takers))
+        assert origin.proxy.returned / SIZE >= 2
+
+
+async def test_all_who_have_it_give_some(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path) as lab:
+        first, second, taker = lab.nodes
+        digest = lab.tree(first, second)
+        assert await taker.bring(digest, [first, second], lab) == SIZE + 5
+        assert min(first.proxy.returned, second.proxy.returned) > SIZE / 10
+        assert await taker.bring(digest, [first, second], lab) == 0
+
+
+async def test_when_one_dies_the_others_go_on_and_nothing_comes_twice(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path) as lab:
+        first, second, taker = lab.nodes
+        digest = lab.tree(first, second)
+        bringing = asyncio.create_task(taker.bring(digest, [first, second], lab))
+        await returned(first, SIZE / 10)
+        first.proxy.stop()
+        assert await bringing == SIZE + 5
+        assert first.proxy.returned + second.proxy.returned < 1.5 * SIZE
+        assert lab.is_whole(taker, digest)
+
+
+async def test_a_taker_that_dies_holds_nobody_up(tmp_path: Path) -> None:
+    async with lab_of(4, tmp_path) as lab:
+        origin, dying, *takers = lab.nodes
+        digest = lab.tree(origin)
+        going = [
+            asyncio.create_task(node.bring(digest, [origin], lab)) for node in (dying, *takers)
+        ]
+        await returned(origin, SIZE / 4)
+        going[0].cancel()
+        dying.proxy.stop()
+        await asyncio.gather(*going[1:])
+        assert all(lab.is_whole(node, digest) for node in takers)
+
+
+async def test_nobody_is_trusted(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path) as lab:
+        liar, honest, taker = lab.nodes
+        digest = lab.tree(liar, honest)
+        for pack in liar.store.packs.iterdir():
+            content = bytearray(pack.read_bytes())
+            content[len(content) // 2] ^= 1
+            pack.write_bytes(content)
+        assert await taker.bring(digest, [liar, honest], lab) == SIZE + 5
+        assert lab.is_whole(taker, digest)
+
+
+async def test_where_nobody_has_it_everybody_is_named(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path) as lab:
+        first, second, taker = lab.nodes
+        with pytest.raises(MeshError) as failed:
+            await taker.bring(Digest(bytes(32)), [first, second], lab)
+        assert first.peer_id[:8] in str(failed.value) and second.peer_id[:8] in str(failed.value)
