@@ -8,25 +8,27 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from dstack_agent.hearsay import Hearsay
 from dstack_agent.holdings import Holdings
 from dstack_agent.pulse import ANSWERING
 from dstack_agent.redundancy import Copy, Kept, Mate, Presence, Redundancy, kept_of
+from dstack_agent.removing import REST_SECONDS
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import Digest, PeerId
+from dstack_mesh.ids import Digest, PeerId, RunId
 from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import Version
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import JobKey, Source
-from dstack_scheduler.resolve import merged_runs
+from dstack_scheduler.resolve import merged_runs, merged_tags
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ class Copying:
         self._core = core or Redundancy(book.writer)
         self._versions: Mapping[PeerId, Version] = {}
         self._kept: list[Kept] = []
+        self._removed: dict[RunId, datetime] = {}
         self._mates: dict[PeerId, Mate] = {}
         self._under_way: dict[JobKey, int] = {}
         self._again: dict[JobKey, tuple[float, float]] = {}
@@ -110,6 +113,7 @@ class Copying:
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         """Decides anew if anything changed or is awaited."""
         changed = await self._read_records()
+        await self._let_go()
         mates = await self._see()
         if not changed and mates == self._mates and not self._core.waiting:
             return
@@ -128,13 +132,27 @@ class Copying:
         if versions == self._versions:
             return False
         told: list[Listing] = []
-        for runs in self._hearsay.runs_by_writer():
-            told.append(Listing(tuple(runs), ()))
+        for listing in self._hearsay.everybody():
+            told.append(listing)
             await asyncio.sleep(0)
-        self._kept = kept_of(merged_runs(told).values(), self._hearsay.copies())
+        self._removed = _removed(told)
+        runs = (run for run in merged_runs(told).values() if run.run_id not in self._removed)
+        self._kept = kept_of(runs, self._hearsay.copies())
         self._versions = versions
         await self._adopt()
         return True
+
+    async def _let_go(self) -> None:
+        """Lets go of copies of what was removed a while ago: a tag may be on its way."""
+        if not self._removed:  # as in most meshes
+            return
+        rested = self._clock.now() - timedelta(seconds=REST_SECONDS)
+        own = self._holdings.own()
+        over = {key for key in own if (at := self._removed.get(key.run_id)) and at < rested}
+        if over:
+            await self._holdings.remove(over)
+            for run_id in {key.run_id for key in over}:
+                await asyncio.to_thread(self._store.let_go, run_id)
 
     async def _see(self) -> dict[PeerId, Mate]:
         said = {one.said.card.peer_id: one.said for one in self._hearsay.adverts()}
@@ -194,6 +212,17 @@ class Copying:
         return all(
             digest in roots and not self._store.missing_manifest(digest) for digest in kept.digests
         )
+
+
+def _removed(told: Sequence[Listing]) -> dict[RunId, datetime]:
+    """When runs were removed that no tag names."""
+    tagged = {tag.run_id for tag in merged_tags(told).values()}
+    return {
+        one.run_id: one.at
+        for listing in told
+        for one in listing.removed
+        if one.checked and one.run_id not in tagged
+    }
 
 
 def _mate(known: KnownAgent, said: HelloAnswer | None) -> Mate:

@@ -17,7 +17,7 @@ from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook, shown
 from dstack_mesh.records.record import Record
 from dstack_mesh.records.stream import Stream
-from dstack_scheduler.agent_port import Advert, Telling
+from dstack_scheduler.agent_port import Advert, Listing, Telling
 from dstack_scheduler.evidence import Evidence
 from dstack_scheduler.job import JobKey, LogTail, RunRecord, TagRecord
 from dstack_scheduler.removal import Removal
@@ -26,7 +26,7 @@ from dstack_scheduler.wire.evidence import unpack_evidence
 log = logging.getLogger(__name__)
 
 RUN, TAG, AGENT, LOG, EVIDENCE = "run", "tag", "agent", "log", "evidence"
-COPIES, REMOVAL = "copies", "removal"
+REMOVAL, COPIES = "removal", "copies"
 """Kinds of records that agents write."""
 
 MOST_RUNS = 1_000
@@ -136,13 +136,16 @@ class Hearsay:
                 found.setdefault(key, set()).add(writer)
         return found
 
-    def runs_by_writer(self) -> Iterator[list[RunRecord]]:
-        """The runs that each writer tells of, ours too and those that were over of who is believed
-        no more."""
+    def everybody(self) -> Iterator[Listing]:
+        """What each writer tells, ours too; of who is believed no more the runs that were over."""
         for stream in list(self._book.streams.values()):
-            yield list(self._each(stream, RUN, stored.unpack_run))
+            yield Listing(
+                tuple(self._each(stream, RUN, stored.unpack_run)),
+                tuple(self._each(stream, TAG, stored.unpack_tag)),
+                removed=tuple(self._each(stream, REMOVAL, stored.unpack_removal)),
+            )
         for stream in list(self._book.past.values()):
-            yield self._over(stream, ())
+            yield Listing(tuple(self._over(stream, ())), ())
 
     def _others(self) -> Iterator[tuple[PeerId, Stream]]:
         ours = self._book.writer

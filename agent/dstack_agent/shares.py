@@ -45,7 +45,7 @@ TAGGED = Share(1_000, 100, 3 << 19)
 """Runs that a tag names: they are needed for as long as the tag."""
 
 TAGS = Share(1_000, 100, 1 << 20)
-REMOVALS = Share(220, 40, 1 << 17)
+REMOVALS = Share(230, 30, 1 << 17)
 """For agents that are away: whoever had a removed run and is here has taken it back already."""
 
 LOGS = Share(64, 16, 3 << 18)
