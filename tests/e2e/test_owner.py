@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -66,10 +67,10 @@ class Lab:
     """ws-2 with two declared cards, and ana's laptop that may only submit."""
 
     def __init__(self, folder: Path) -> None:
-        self.station = make_peer(folder, "ws-2")
-        self.laptop = make_peer(folder, "ana-laptop", DSTACK_MDNS="0", DSTACK_IDLE="2")
-        self.work = project(folder / "work", KEEPING)
-        join_mesh(self.station, self.laptop, role="submitter")
+        env = {"DSTACK_MDNS": "0", "DSTACK_IDLE": "2"}
+        self.station = Peer("ws-2", folder / "ws-2")
+        self.laptop = Peer("ana-laptop", folder / "ana-laptop", (), env)
+        self.work = folder / "work"
 
     @contextlib.contextmanager
     def running(self) -> Generator[Daemon]:
@@ -115,8 +116,20 @@ class Lab:
         return self.station.home / "policy.yaml"
 
 
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The homes of the lab, and what is worked on there."""
+    folder = tmp_path_factory.mktemp("joined")
+    peers = (make_peer(folder, "ws-2"), make_peer(folder, "ana-laptop", DSTACK_MDNS="0"))
+    join_mesh(*peers, role="submitter")
+    project(folder / "work", KEEPING)
+    return folder
+
+
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
+def lab(joined: Path, tmp_path: Path) -> Lab:
+    """As new for each test: its homes are copied, and live elsewhere."""
+    shutil.copytree(joined, tmp_path, ignore=shutil.ignore_patterns("run"), dirs_exist_ok=True)
     return Lab(tmp_path)
 
 
@@ -145,6 +158,7 @@ def test_pause_resume_and_drain_as_an_owner_says_them(lab: Lab) -> None:
         assert lab.ended(lab.submit("quick"))["exit_code"] == 0
 
 
+@pytest.mark.timed
 def test_a_pause_with_an_end_ends_by_itself(lab: Lab) -> None:
     with lab.running():
         lab.owner("pause", "--until", "2s")

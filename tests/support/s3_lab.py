@@ -186,7 +186,7 @@ class _Ceph:
         self._do("monmaptool", "--create", "--addv", "a", address, "--fsid", fsid, str(monmap))
         self._do("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(monmap))
         self._do("ceph-mon", "-i", "a")
-        number = self._do("ceph", "osd", "new", osd).strip()
+        number = eventually(lambda: self._new_osd(osd), within=60, every=0.2)
         self._do("ceph-osd", "-i", number, "--mkfs", "--osd-uuid", osd)
         self._start_osd(number)
         self._do("radosgw", "-n", "client.rgw")
@@ -197,6 +197,15 @@ class _Ceph:
         eventually(lambda: _listens(self._port), within=60, every=0.1)
         eventually(lambda: _takes_buckets(service), within=60, every=0.2)
         return service
+
+    def _new_osd(self, osd: str) -> str:
+        """The number it is given; none while the monitor has just started and takes no command."""
+        try:
+            return self._do("ceph", "osd", "new", osd).strip()
+        except AssertionError as failed:
+            if "problem getting command descriptions" not in str(failed):
+                raise
+            return ""
 
     def _start_osd(self, number: str) -> None:
         """It gives up if it asks the monitor before it was told of it; then it is started again."""
