@@ -232,21 +232,23 @@ def test_a_stop_ends_it_within_the_grace(
 def test_a_value_of_the_environment_is_no_argument_and_in_no_file_of_the_job(
     bench: Bench, busybox: str, provider: str
 ) -> None:
-    """It is in the job, in the agent's database and, as everything of a container, in Docker."""
+    """It is in the job, in the agent's database, in the home that submitted it, and, as everything
+    of a container, in Docker."""
     canary = f"canary-{os.urandom(8).hex()}"
     what = ("bash",) if provider == "process" else ("docker", busybox)
     command = ("-c", "echo up; while true; do sleep 0.1; done")
     name = bench.detached(*what, "-e", f"API_TOKEN={canary}", *command)
+    run_id = bench.peer.json("ps", name)["items"][0]["id"]
     arguments = b"".join(_read(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
     assert b"while true; do sleep" in arguments, "the arguments of nobody were seen"
     assert canary.encode() not in arguments
     holding = {
-        path.relative_to(home).parts[0] + "/" + path.name
+        str(path.relative_to(home))
         for home in {bench.station.home, bench.peer.home}
         for path in home.rglob("*")
         if path.is_file() and canary.encode() in path.read_bytes()
     }
-    assert holding <= {"state/agent.db", "state/agent.db-wal"}
+    assert holding - {"state/agent.db", "state/agent.db-wal"} <= {f"state/orders/{run_id}"}
     bench.peer.dstack("stop", "-a", name, check=True)
 
 
