@@ -1,0 +1,52 @@
+"""Section 3.2 of the map: what `dstack run` is told, and what it tells."""
+
+import pytest
+
+from dstack_cli.run_words import read
+from dstack_cli.targets import help_of, targets_listing
+from dstack_scheduler.workflow.problem import WorkflowProblems
+from support.workflow_files import plan_of, project_of
+
+PROJECT = project_of(
+    "workflows: [{name: train, help: Trains it, provider: python, file: t.py}]",
+    "variables: {train: {lr: 0.1}}",
+)
+
+
+def test_3_2_8_run_without_a_name_lists_workflows_and_providers() -> None:
+    assert read([]).target == ""
+    names = targets_listing(PROJECT).names
+    assert names[0] == "train"
+    assert {"bash", "docker", "python"} <= set(names)
+
+
+def test_3_2_9_following_is_what_happens_and_its_flag_is_taken() -> None:
+    for line in (["train"], ["-f", "train"], ["train", "--follow"]):
+        assert not read(line).detach
+    assert read(["train", "-f", "--lr", "1"]).words == ("--lr", "1")
+
+
+def test_3_2_10_a_workflow_or_a_provider_is_run_by_its_name() -> None:
+    assert plan_of(PROJECT, "train", "--lr", "1").target == "train"
+    assert plan_of(PROJECT, "python", "t.py", "--epoch", "1").target == "python"
+
+
+@pytest.mark.parametrize("flag", ["-d", "--detach"])
+def test_3_2_11_a_run_may_be_left(flag: str) -> None:
+    assert read([flag, "train"]).detach
+    assert read(["train", flag]).detach
+
+
+def test_3_2_13_a_run_may_be_tagged_when_it_is_submitted() -> None:
+    for line in (["-t", "v1", "train"], ["train", "--tag", "v1"], ["train", "--tag=v1"]):
+        assert read(line).tag == "v1"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_3_2_14_a_workflow_and_a_provider_tell_about_themselves(flag: str) -> None:
+    asked = read(["train", flag])
+    assert (asked.help, asked.target) == (True, "train")
+    assert all(word in help_of(PROJECT, "train") for word in ("Trains it", "--lr", "--gpu"))
+    assert "dstack run python FILE" in help_of(PROJECT, "python")
+    with pytest.raises(WorkflowProblems):
+        help_of(PROJECT, "trian")
