@@ -155,10 +155,11 @@ class _Fetching:
 
 
 async def source_of(reach: Reach, text: str, workflow: str = "") -> Source:
-    """The run that "RUN", "JOB", ":TAG" or "WORKFLOW:TAG" means; `workflow` narrows a run."""
+    """The run that "RUN", "JOB", ":TAG" or "WORKFLOW:TAG" means, or the same of another
+    repository; `workflow` narrows a run."""
     listings = await reach.listings()
     pictures = everything(listings, recall(reach.home))
-    if ":" in text:
+    if ":" in text or "/" in text:
         from dstack_cli.here import repo_of
 
         return by_tag(text, pictures, [one for _, one in listings], repo_of(Path.cwd()))
