@@ -66,6 +66,11 @@ CREATE TABLE IF NOT EXISTS event (
     last INTEGER NOT NULL, body BLOB NOT NULL, key BLOB NOT NULL, signature BLOB NOT NULL,
     PRIMARY KEY (run_id, job, attempt, seq)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rival_tag (
+    repo TEXT NOT NULL, tag TEXT NOT NULL, run_id TEXT NOT NULL, at TEXT NOT NULL,
+    statement BLOB NOT NULL,
+    PRIMARY KEY (repo, tag, run_id)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS driven_over ON driven (over, run_id);
 CREATE TABLE IF NOT EXISTS removal (
     run_id TEXT PRIMARY KEY, at TEXT NOT NULL, checked INTEGER NOT NULL, statement BLOB NOT NULL

@@ -65,6 +65,9 @@ OF_RUNS = (RUN, LOG, EVIDENCE)
 REMOVED_DAYS = 90
 """An agent that was away for longer still tells of a run that was removed meanwhile."""
 
+RIVAL = "/"
+"""Between a tag's key and the run of a claim that lost."""
+
 _EIGHTHS = 8
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -147,7 +150,7 @@ class Publisher:
                 entries += await self._of_run(run_id)
             await self._write(entries)
         if tags:
-            await self._write([*self._tags(), *self._removals()])
+            await self._write([*self._tags(), *self._settled(), *self._removals()])
 
     async def _write(self, entries: Sequence[Entry]) -> None:
         """Publishes what is not said already, and takes back what is too much then."""
@@ -204,8 +207,19 @@ class Publisher:
         return entries
 
     def _tags(self) -> Iterator[Entry]:
-        newest = sorted(self._sources.tags.all(), key=lambda tag: tag.at)[-shares.TAGS.most :]
-        return (Entry(TAG, tag_key(tag), stored.pack_tag(tag)) for tag in newest)
+        newest = sorted(self._sources.tags.all(), key=lambda tag: (tag.at, tag.run_id or ""))
+        told: set[str] = set()
+        for tag in reversed(newest[-shares.TAGS.most :]):
+            key = tag_key(tag)
+            yield Entry(TAG, key if key not in told else rival_key(tag), stored.pack_tag(tag))
+            told.add(key)
+
+    def _settled(self) -> Iterator[Entry]:
+        """Claims that lost and are history by now: taken back."""
+        known = {rival_key(tag) for tag in self._sources.tags.all()}
+        for record in self._book.own(TAG):
+            if RIVAL in record.entry.key and record.entry.key not in known:
+                yield Entry(*record.entry.name, expires_ms=1)
 
     def _removals(self) -> Iterator[Entry]:
         for removal in self._sources.removals.all(shares.REMOVALS.most):
@@ -320,6 +334,11 @@ def attempt_key(key: JobKey) -> str:
 def tag_key(tag: TagRecord) -> str:
     """Names the tag of a repository, however long both are."""
     return digest_of(f"{tag.repo}\0{tag.tag}".encode()).hex()[:32]
+
+
+def rival_key(tag: TagRecord) -> str:
+    """Names a claim beside the one that counts."""
+    return f"{tag_key(tag)}{RIVAL}{tag.run_id}"
 
 
 def essence(answer: HelloAnswer) -> HelloAnswer:

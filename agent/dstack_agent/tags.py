@@ -13,6 +13,9 @@ MOST_OF_ONE = 1_000
 """Names that one peer may have kept here, those that it took back included. The owner of this home
 may have any number."""
 
+MOST_RIVALS = 100
+"""Claims of names that lost; further ones are not shown."""
+
 
 class Tags:
     """Statements about tags, one for each name in each repository. `touched` hears of new ones."""
@@ -36,7 +39,8 @@ class Tags:
         row = (*row, by or "")
 
         def change(connection: sqlite3.Connection) -> None:
-            if by and not _is_known(connection, tag):
+            held = _held(connection, tag)
+            if by and held is None:
                 _make_room(connection, by)
             connection.execute(
                 "INSERT INTO tag (repo, tag, at, run_id, statement, given_by)"
@@ -46,21 +50,48 @@ class Tags:
                 " WHERE (excluded.at, excluded.run_id) > (tag.at, tag.run_id)",
                 row,
             )
+            if held is not None:
+                _note_rivals(connection, held, tag)
 
         await self._database.write(change, durable=True)
         self._touched.tags()
 
     def all(self) -> tuple[TagRecord, ...]:
-        """The statements in effect, those that took a name back too: others may not know it."""
-        rows = self._database.read("SELECT statement FROM tag ORDER BY repo, tag")
+        """The statements in effect, those that took a name back too: others may not know it.
+
+        Beside them claims that lost against one that did not know of them.
+        """
+        rows = self._database.read(
+            "SELECT statement FROM tag UNION ALL SELECT statement FROM rival_tag"
+        )
         return tuple(stored.unpack_tag(bytes(row[0])) for row in rows if isinstance(row[0], bytes))
 
 
-def _is_known(connection: sqlite3.Connection, tag: TagRecord) -> bool:
+def _held(connection: sqlite3.Connection, tag: TagRecord) -> TagRecord | None:
+    """The statement about the same name that is known."""
     found = connection.execute(
-        "SELECT 1 FROM tag WHERE repo = ? AND tag = ?", (tag.repo, tag.tag)
+        "SELECT statement FROM tag WHERE repo = ? AND tag = ?", (tag.repo, tag.tag)
     ).fetchone()
-    return found is not None
+    return stored.unpack_tag(bytes(found[0])) if found is not None else None
+
+
+def _note_rivals(connection: sqlite3.Connection, held: TagRecord, tag: TagRecord) -> None:
+    """Keeps the claim that loses, if the one that wins did not know of it."""
+    loser, winner = sorted((held, tag), key=lambda one: (one.at, one.run_id or ""))
+    over = winner.at if winner.run_id is None else winner.over
+    connection.execute(
+        "DELETE FROM rival_tag WHERE repo = ? AND tag = ? AND (at <= ? OR run_id = ?)",
+        (tag.repo, tag.tag, over.isoformat() if over is not None else "", winner.run_id or ""),
+    )
+    if winner.is_beside(loser):
+        connection.execute(
+            "INSERT OR REPLACE INTO rival_tag SELECT ?, ?, ?, ?, ?"
+            " WHERE (SELECT count(*) FROM rival_tag) < ?",
+            (
+                *(loser.repo, loser.tag, loser.run_id, loser.at.isoformat()),
+                *(stored.pack_tag(loser), MOST_RIVALS),
+            ),
+        )
 
 
 def _make_room(connection: sqlite3.Connection, by: PeerId) -> None:

@@ -6,11 +6,13 @@ from datetime import datetime
 from dstack_cli.misused import Misused
 from dstack_cli.names import close_to, listed
 from dstack_cli.picture import RunPicture, current_tags
+from dstack_cli.reference import Reference, read_reference
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId
 from dstack_scheduler.agent_port import Listing
-from dstack_scheduler.job import ArtifactSaved, JobRecord
+from dstack_scheduler.job import ArtifactSaved, JobRecord, JobState, TagRecord
+from dstack_scheduler.resolve import LATEST, repositories, repository_of
 
 
 @frozen
@@ -102,38 +104,65 @@ class Source:
 def by_tag(
     text: str, pictures: Sequence[RunPicture], listings: Sequence[Listing], repo: str | None
 ) -> Source:
-    """The run behind ":TAG" or "WORKFLOW:TAG"; "latest" falls back to the newest done run.
+    """The run behind ":TAG", "WORKFLOW:TAG" or the same of another repository; "latest" falls back
+    to the newest done run.
 
     Args:
         repo: Where tags are looked up first; a tag of another repository is taken if it is the only
             one of that name. None: no repository.
 
     Raises:
-        Missing: There is no such tag.
-        Misused: Several repositories have it.
+        Missing: There is no such tag or repository.
+        Misused: Several repositories have it, or the text names nothing.
     """
-    workflow, _, tag = text.partition(":")
-    tags = list(current_tags(listings))
-    of_name = [one for one in tags if one.tag == tag]
-    here = [one for one in of_name if one.repo == repo] or of_name
+    reference = read_reference(text) or Reference(workflow=text)
+    tags = current_tags(listings)
+    if reference.repo:
+        known = repositories((one.record for one in pictures), tags)
+        repo = repository_of(reference.repo, known)
+    found = _tagged(reference, tags, repo, pictures) if reference.tag else None
+    if found is None and reference.workflow and reference.tag in ("", LATEST):
+        found = _newest(reference, repo, pictures)
+    if found is None and reference.tag:
+        hint = close_to(reference.tag, [one.tag for one in tags]) or "dstack tags"
+        raise Missing(f"There is no tag {reference.tag!r}.", "", hint, code="no-such-tag")
+    if found is None:
+        what = f"No run of {text} is done."
+        raise Missing(what, "", "dstack ps -a", code="no-such-run")
+    return Source(found, reference.workflow)
+
+
+def _tagged(
+    reference: Reference,
+    tags: Sequence[TagRecord],
+    repo: str | None,
+    pictures: Sequence[RunPicture],
+) -> RunPicture | None:
+    named = [one for one in tags if one.tag == reference.tag]
+    here = [one for one in named if one.repo == repo]
+    if not here and not reference.repo:
+        here = named
     if len(here) > 1:
         raise Misused(
-            f"Several repositories have the tag {tag!r}.",
+            f"Several repositories have the tag {reference.tag!r}.",
             f"They are {listed(one.repo or 'no repository' for one in here)}.",
-            "run it in a folder of that repository, or give the run's name",
+            f"as :OWNER/REPO/{reference.tag}, or give the run's name",
             code="ambiguous",
         )
-    if here:
-        for picture in pictures:
-            if picture.record.run_id == here[0].run_id:
-                return Source(picture, workflow)
-    if tag == "latest" and workflow:
-        for picture in pictures:
-            is_done = picture.status.value == "done" and not picture.removed
-            if picture.record.target == workflow and is_done:
-                return Source(picture, workflow)
-    hint = close_to(tag, [one.tag for one in current_tags(listings)]) or "dstack tags"
-    raise Missing(f"There is no tag {tag!r}.", "", hint, code="no-such-tag")
+    run_ids = {one.run_id for one in here}
+    return next((one for one in pictures if one.record.run_id in run_ids), None)
+
+
+def _newest(
+    reference: Reference, repo: str | None, pictures: Sequence[RunPicture]
+) -> RunPicture | None:
+    for picture in pictures:
+        record = picture.record
+        right = not reference.repo or record.revision.repo == repo
+        is_done = picture.status is JobState.DONE and not picture.removed
+        if right and record.target == reference.workflow and is_done:
+            return picture
+    return None
 
 
 def kept_of(path: str, artifact: ArtifactSaved, job: JobRecord) -> KeptArtifact:

@@ -4,7 +4,7 @@ An agent that answers counts for itself. Of one that does not, the newest word t
 counts, as if it had said so itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -23,6 +23,9 @@ from dstack_scheduler.job import (
     TagRecord,
 )
 from dstack_scheduler.resolve import merged_tags, removed_runs
+
+PROMISED = 2
+"""Copies of what a job kept, where two agents are there."""
 
 _ORDER = {state: place for place, state in enumerate(JobState)}
 _ACTIVE = (
@@ -60,6 +63,9 @@ class RunPicture:
         away: Agents that have its jobs and do not answer: what they said last is shown.
         kept: Whether a remote has it, or it was pulled: it ended, and never changes again.
         removed: Whether somebody removed it: what it kept is there for as long as a tag names it.
+        copies: Copies within reach of what it kept, of the artifact that has the fewest; None if it
+            kept nothing.
+        promised: So many there should be.
     """
 
     record: RunRecord
@@ -69,6 +75,8 @@ class RunPicture:
     away: tuple[Away, ...] = ()
     kept: bool = False
     removed: bool = False
+    copies: int | None = None
+    promised: int = 1
 
     @property
     def stale(self) -> bool:
@@ -114,7 +122,10 @@ def everything(
     tags = tags_by_run(listing for _, listing in listings)
     ours = {RunId(run.run_id): run for run in remembered}
     away = absentees(listings)
+    agents = {peer for peer, _ in words(listings) if not is_elsewhere(peer)} - away.keys()
+    promised = min(PROMISED, max(len(agents), 1))
     pictures = [_picture(tellings, tags, ours, away) for tellings in told.values()]
+    pictures = [replace(one, promised=promised) for one in pictures]
     said = {one.run_id for _, listing in listings for one in listing.removed}
     pictures += [_unheard(run) for run_id, run in ours.items() if run_id not in {*told, *said}]
     gone = removed_runs([listing for _, listing in listings])
@@ -224,7 +235,15 @@ def _picture(
         tellers=tuple(dict.fromkeys([*(p for p in having if p in tellers), *sorted(tellers)])),
         away=away,
         kept=any(is_elsewhere(peer_id) for peer_id in tellers),
+        copies=_copies(whole, silent),
     )
+
+
+def _copies(jobs: Iterable[JobRecord], silent: Mapping[PeerId, Away]) -> int | None:
+    """How many can be reached of what has the fewest."""
+    kept = (job for job in jobs if job.state.state.ended and any(a.complete for a in job.artifacts))
+    holders = ({job.agent_id, *(copy.peer_id for copy in job.copies)} for job in kept)
+    return min((len(peers - {None} - silent.keys()) for peers in holders), default=None)
 
 
 def _knows_more(one: tuple[PeerId, JobRecord], other: tuple[PeerId, JobRecord]) -> bool:

@@ -21,7 +21,7 @@ from dstack_cli.output.runs import away_text
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.output.words import count, duration, size
-from dstack_cli.picture import RunPicture, everything
+from dstack_cli.picture import PROMISED, RunPicture, everything
 from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_cli.remembered import recall
 from dstack_mesh.chunks.manifest import Manifest
@@ -31,9 +31,6 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
 
 TICK_SECONDS = 0.2
-
-PROMISED = 2
-"""Copies of what a job kept, where two agents or a remote are there."""
 
 
 @frozen
@@ -155,10 +152,11 @@ class _Fetching:
 
 
 async def source_of(reach: Reach, text: str, workflow: str = "") -> Source:
-    """The run that "RUN", "JOB", ":TAG" or "WORKFLOW:TAG" means; `workflow` narrows a run."""
+    """The run that "RUN", "JOB", ":TAG" or "WORKFLOW:TAG" means, or the same of another
+    repository; `workflow` narrows a run."""
     listings = await reach.listings()
     pictures = everything(listings, recall(reach.home))
-    if ":" in text:
+    if ":" in text or "/" in text:
         from dstack_cli.here import repo_of
 
         return by_tag(text, pictures, [one for _, one in listings], repo_of(Path.cwd()))

@@ -218,7 +218,7 @@ async def give_tag(reach: Reach, record: RunRecord, tag: str) -> None:
     """Names the run."""
     from dstack_cli.naming_tags import say_tag  # most runs are not named at once
 
-    statement = TagRecord(
-        record.revision.repo, tag, record.run_id, record.run_name, datetime.now(UTC)
-    )
+    now = datetime.now(UTC)
+    # Whoever names a run as it starts means to replace whatever has the name.
+    statement = TagRecord(record.revision.repo, tag, record.run_id, record.run_name, now, over=now)
     await say_tag(reach, statement)

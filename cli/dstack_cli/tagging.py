@@ -1,7 +1,7 @@
 """Gives names to runs and takes them back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,12 +15,19 @@ from dstack_cli.output.table import Column, Table
 from dstack_cli.output.words import ago, rfc3339
 from dstack_cli.picture import RunPicture, current_tags, put_together
 from dstack_cli.reach import Private, carry_out, chosen_run, reaching
+from dstack_cli.reference import Reference, read_reference
 from dstack_cli.remembered import recall
 from dstack_mesh.faults import Conflict, Missing
 from dstack_mesh.home import Home
 from dstack_scheduler.job import TagRecord
+from dstack_scheduler.resolve import merged_tags, repository_of, rival_tags
 
 SCHEMA = "dstack.tags/v1"
+
+Rivals = Mapping[tuple[str, str], Sequence[TagRecord]]
+"""Claims of a repository's tag that lost against one that did not know of them."""
+
+_LIKE_A_RUN = re.compile(r"-\d+\Z|\A@")
 
 _TAG = re.compile(r"[^\s:/,;@-][^\s:/,;]*\Z")
 
@@ -35,6 +42,12 @@ def check_tag(tag: str) -> str:
             code="bad-tag",
         )
     return tag
+
+
+def is_folder(word: str) -> bool:
+    """Whether a word means a folder where a run could be meant: runs have no slash in their names
+    and end in a number."""
+    return Path(word).is_dir() and ("/" in word or not _LIKE_A_RUN.search(word))
 
 
 def give(home: Home, run: str, tag: str | None) -> None:
@@ -55,8 +68,11 @@ def give(home: Home, run: str, tag: str | None) -> None:
                 raise Conflict(
                     f"{record.run_name} has the tag {name!r} already.", "", "dstack tags"
                 )
+            place = (record.revision.repo, name)
+            before = merged_tags(listing for _, listing in listings).get(place)
             statement = TagRecord(
-                record.revision.repo, name, record.run_id, record.run_name, datetime.now(UTC)
+                *(*place, record.run_id, record.run_name, datetime.now(UTC)),
+                over=before.at if before is not None else None,
             )
             await say_tag(reach, statement)
             output = chosen()
@@ -76,10 +92,10 @@ def take_back(home: Home, name: str) -> None:
         async with reaching(home, Private.IF_HISTORY) as reach:
             listings = await reach.listings()
             held = current_tags(listing for _, listing in listings)
-            meant = _meant(name.removeprefix(":"), held, put_together(listings, recall(home)))
+            meant = _meant(name, held, put_together(listings, recall(home)))
             for one in meant:
                 now = datetime.now(UTC)
-                await say_tag(reach, TagRecord(one.repo, one.tag, None, one.run_name, now))
+                await say_tag(reach, TagRecord(one.repo, one.tag, None, one.run_name, now, now))
                 chosen().talk(f"{one.run_name} is :{one.tag} no more.")
 
     carry_out(work())
@@ -91,7 +107,12 @@ def show(home: Home, output: Output) -> None:
     async def work() -> None:
         async with reaching(home, Private.IF_HISTORY) as reach:
             listings = await reach.listings()
-        output.listing(_listing(current_tags(listing for _, listing in listings)))
+        told = [listing for _, listing in listings]
+        tags, rivals = current_tags(told), rival_tags(told)
+        output.listing(_listing(tags, rivals))
+        for one in tags:
+            for line in _rival_lines(one, rivals.get((one.repo, one.tag), ())):
+                output.talk(line)
 
     carry_out(work())
 
@@ -117,8 +138,13 @@ def _sorted_out(
 def _meant(
     name: str, held: Sequence[TagRecord], pictures: Sequence[RunPicture]
 ) -> Sequence[TagRecord]:
-    named = [one for one in held if one.tag == name]
+    reference = read_reference(name) or Reference(tag=name)
+    name = reference.tag or name
+    named = [one for one in held if one.tag == reference.tag]
     here = [one for one in named if one.repo == repo_of(Path.cwd())] or named
+    if reference.repo:
+        repo = repository_of(reference.repo, {one.repo for one in held})
+        here = [one for one in named if one.repo == repo]
     if len(here) == 1:
         return here
     if here:
@@ -126,7 +152,7 @@ def _meant(
         raise Misused(
             f"Several repositories have the tag {name!r}.",
             f"They are {repos}.",
-            "run it in a folder of that repository",
+            f"as :OWNER/REPO/{name}",
             code="ambiguous",
         )
     try:
@@ -141,7 +167,17 @@ def _meant(
     return of_run
 
 
-def _listing(tags: Sequence[TagRecord]) -> Listing:
+def _rival_lines(tag: TagRecord, rivals: Sequence[TagRecord]) -> Iterator[str]:
+    """Who claimed a name at the same time, who has it and why."""
+    for other in rivals:
+        yield (
+            f"{tag.tag!r} is claimed twice: {tag.run_name} has it, named at {rfc3339(tag.at)};"
+            f" {other.run_name} was at {rfc3339(other.at)}, and neither knew of the other."
+            f" The later one counts; settle it: dstack tag RUN {tag.tag}"
+        )
+
+
+def _listing(tags: Sequence[TagRecord], rivals: Rivals) -> Listing:
     now = datetime.now(UTC)
     return Listing(
         schema=SCHEMA,
@@ -152,6 +188,10 @@ def _listing(tags: Sequence[TagRecord]) -> Listing:
                 "run_id": one.run_id,
                 "repo": one.repo,
                 "created_at": rfc3339(one.at),
+                "rivals": [
+                    {"run": other.run_name, "run_id": other.run_id, "created_at": rfc3339(other.at)}
+                    for other in rivals.get((one.repo, one.tag), ())
+                ],
             }
             for one in tags
         ],

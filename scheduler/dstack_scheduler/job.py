@@ -336,10 +336,21 @@ class RunRecord:
 
 @frozen
 class TagRecord:
-    """A name for a run within a repository; `run_id` None: the name was taken back."""
+    """A name for a run within a repository; `run_id` None: the name was taken back.
+
+    Attributes:
+        over: Until when whoever says this knew what was said of the name; None for nothing.
+    """
 
     repo: str
     tag: str
     run_id: RunId | None
     run_name: str
     at: datetime
+    over: datetime | None = None
+
+    def is_beside(self, other: "TagRecord") -> bool:
+        """Whether this one wins over another claim of the name without knowing of it."""
+        unknown = self.over is None or self.over < other.at
+        claimed = self.run_id is not None and other.run_id is not None
+        return claimed and self.run_id != other.run_id and unknown

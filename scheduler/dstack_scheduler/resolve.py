@@ -9,7 +9,7 @@ it heard.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dstack_mesh.faults import Missing
+from dstack_mesh.faults import Missing, Refused
 from dstack_mesh.ids import RunId
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import Input, JobRecord, JobState, RunRecord, Source, TagRecord
@@ -29,12 +29,14 @@ def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input
         repo: Repository of the run that asks; the reuse may name another.
 
     Raises:
-        Missing: There is no such run, or it kept nothing; says what there is.
+        Missing: There is no such run or repository, or it kept nothing; says what there is.
+        Refused: Several repositories have that name.
     """
     known = list(listings)
-    repo = reuse.repo or repo
     runs = merged_runs(known)
     tags = merged_tags(known)
+    if reuse.repo:
+        repo = repository_of(reuse.repo, repositories(runs.values(), tags.values()))
     gone = removed_runs(known)
     listed = {run_id: run for run_id, run in runs.items() if run_id not in gone}
     run = _chosen(reuse, repo, runs, listed, tags)
@@ -80,6 +82,20 @@ def merged_tags(listings: Iterable[Listing]) -> dict[tuple[str, str], TagRecord]
     return newest
 
 
+def rival_tags(listings: Iterable[Listing]) -> dict[tuple[str, str], tuple[TagRecord, ...]]:
+    """Of each (repository, tag) the claims that lost against one that did not know of them."""
+    known = list(listings)
+    newest = merged_tags(known)
+    beside: dict[tuple[str, str], dict[RunId, TagRecord]] = {}
+    for tag in (tag for listing in flattened(known) for tag in listing.tags):
+        place = (tag.repo, tag.tag)
+        if tag.run_id is not None and newest[place].is_beside(tag):
+            beside.setdefault(place, {})[tag.run_id] = tag
+    return {
+        place: tuple(sorted(claims.values(), key=_tag_rank)) for place, claims in beside.items()
+    }
+
+
 def merged_runs(listings: Iterable[Listing]) -> dict[RunId, RunRecord]:
     """Each run with the newest of what anybody knows of its jobs."""
     heard: dict[RunId, list[RunRecord]] = {}
@@ -95,6 +111,38 @@ def removed_runs(listings: Sequence[Listing]) -> frozenset[RunId]:
     # Most homes have removed nothing.
     return (
         removed((run for listing in said for run in listing.runs), removals) if removals else NONE
+    )
+
+
+def repositories(runs: Iterable[RunRecord], tags: Iterable[TagRecord]) -> set[str]:
+    """Of which there are runs or tags."""
+    return {*(run.revision.repo for run in runs), *(tag.repo for tag in tags)} - {""}
+
+
+def repository_of(name: str, known: Iterable[str]) -> str:
+    """The repository that "owner/repo" means, as runs name it: with its host.
+
+    Raises:
+        Missing: There is none; says which there are.
+        Refused: Several hosts have one.
+    """
+    wanted = f"/{name}".casefold()
+    among = sorted(known)
+    found = [one for one in among if f"/{one}".casefold().endswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refused(
+            f"Several repositories are called {name}.",
+            f"They are {', '.join(found[:SHOWN])}.",
+            "Give the run's name, or tag the run in one of them alone.",
+            "ambiguous-repository",
+        )
+    raise Missing(
+        f"Nobody has runs of the repository {name}.",
+        f"There are runs of {', '.join(among[:SHOWN])}." if among else "There are no runs yet.",
+        "dstack ps -a",
+        "no-such-repository",
     )
 
 

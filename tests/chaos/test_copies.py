@@ -1,4 +1,4 @@
-"""What jobs kept is on two agents, and again when one of three is killed and its home deleted."""
+"""What jobs kept is on two agents, again when one is drained or is killed and its home deleted."""
 
 import json
 import os
@@ -51,17 +51,20 @@ class Lab:
         person.dstack("wait", run, "--timeout", "120", check=True, timeout=130)
         return run
 
-    def kept(self, by: str, run: str) -> list[dict[str, Any]]:
-        """Its artifacts, as a command in one home sees them."""
-        ended = self.peers[by].dstack("ls", run, "-t", "--json")
+    def kept(self, run: str) -> list[dict[str, Any]]:
+        """Its artifacts, as a command in the first home sees them."""
+        ended = self.peers["ws-1"].dstack("ls", run, "-t", "--json")
         return json.loads(ended.stdout)["items"] if ended.returncode == 0 else []
 
-    def is_twice(self, by: str, run: str) -> bool:
-        """Whether two agents that answer have each of its artifacts."""
-        items = self.kept(by, run)
-        return bool(items) and all(
-            len(set(item["copies"]) - set(item["unreachable"])) >= 2 for item in items
-        )
+    def names(self, run: str) -> set[str]:
+        """Who answers and has all of it."""
+        items = self.kept(run)
+        having = [set(one["copies"]) - set(one["unreachable"]) for one in items]
+        return having[0].intersection(*having) if having else set()
+
+    def digests(self, run: str) -> dict[str, str]:
+        """What is in each of its artifacts."""
+        return {one["path"]: one["digest"] for one in self.kept(run)}
 
 
 @contextmanager
@@ -89,28 +92,36 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
 
 
+def test_who_is_drained_hands_over_first(lab: Lab) -> None:
+    run, leaving = lab.run("small", "ws-2"), lab.peers["ws-2"]
+    eventually(lambda: len(lab.names(run)) == 2, within=60, every=0.3)
+    leaving.tells("drain")
+    eventually(lambda: {"ws-1", "ws-3"} <= lab.names(run), within=60, every=0.3)
+    leaving.tells("resume")
+
+
 def test_what_a_killed_and_deleted_agent_kept_is_readable_and_twice_again(
     lab: Lab, tmp_path: Path
 ) -> None:
     """1 GiB with DSTACK_COPIES_MIB=1024."""
-    runs = [lab.run("large", "ws-3"), lab.run("small", "ws-3"), lab.run("small", "ws-2")]
+    runs = [lab.run("large", "ws-3"), lab.run("small", "ws-3")]
     began = time.monotonic()
     for run in runs:
-        eventually(lambda run=run: lab.is_twice("ws-1", run), within=60, every=0.3)
+        eventually(lambda run=run: len(lab.names(run)) >= 2, within=60, every=0.3)
     print(f"twice {time.monotonic() - began:.1f} s after the end of the runs")
-    digests = {item["path"]: item["digest"] for run in runs for item in lab.kept("ws-1", run)}
+    digests = {run: lab.digests(run) for run in runs}
+    [shown] = [one for one in lab.peers["ws-1"].json("ps", "-a")["items"] if one["run"] == runs[0]]
+    assert shown["copies"] == 2
     lab.daemons["ws-3"].kill()
     shutil.rmtree(lab.peers["ws-3"].home)
     began = time.monotonic()
     for run in runs:
-        eventually(lambda run=run: lab.is_twice("ws-1", run), within=90, every=0.5)
+        eventually(lambda run=run: {"ws-1", "ws-2"} <= lab.names(run), within=90, every=0.5)
     took = time.monotonic() - began
     print(f"{SIZE_MIB} MiB are twice again {took:.1f} s after the death")
     assert took <= 25 + 60 * SIZE_MIB / 1024
-    for number, run in enumerate(runs):
-        out = tmp_path / str(number)
+    for run in runs:
+        out = tmp_path / run
         lab.peers["ws-1"].dstack("cp", run, ".", str(out), check=True, timeout=120)
-        assert [item["digest"] for item in lab.kept("ws-1", run)] == [
-            digests[item["path"]] for item in lab.kept("ws-1", run)
-        ]
-    assert (tmp_path / "0" / "data").stat().st_size == SIZE_MIB * MIB
+        assert lab.digests(run) == digests[run]
+    assert (tmp_path / runs[0] / "data").stat().st_size == SIZE_MIB * MIB

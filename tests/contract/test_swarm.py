@@ -10,16 +10,19 @@ from pathlib import Path
 import grpc
 import pytest
 
+from dstack_agent.peers import Peers
 from dstack_agent.servicers.transfer import TransferServicer, add_transfer
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree, save_tree
-from dstack_mesh.faults import MeshError
+from dstack_mesh.faults import MeshError, Unreachable
+from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.server import listen_tcp, make_server
 from dstack_mesh.wire.swarm import Giver, bring_tree
+from dstack_scheduler.job import Source
 from support.eventually import eventually_async
-from support.meshes import Mesh, member
+from support.meshes import Mesh, card_of, member
 from support.tcp_proxy import TcpProxy, tcp_proxy
 
 MIB = 1 << 20
@@ -185,3 +188,21 @@ async def test_where_nobody_has_it_everybody_is_named(tmp_path: Path) -> None:
         with pytest.raises(MeshError) as failed:
             await taker.bring(Digest(bytes(32)), [first, second], lab)
         assert first.peer_id[:8] in str(failed.value) and second.peer_id[:8] in str(failed.value)
+
+
+async def test_each_address_of_a_source_is_tried_and_who_has_it_not_is_left(
+    tmp_path: Path,
+) -> None:
+    async with lab_of(3, tmp_path) as lab:
+        holder, empty, taker = lab.nodes
+        digest = lab.tree(holder)
+        home = Home(tmp_path / "node-2")
+        card = card_of(home, "ws-3")
+        peers = Peers(home, taker.channels, taker.store, lambda: card, lambda: ())
+        dead, alive = Address("127.0.0.1:1"), Address(f"127.0.0.1:{holder.proxy.port}")
+        nothing = Source(empty.peer_id, (Address(f"127.0.0.1:{empty.proxy.port}"),))
+        with pytest.raises(Unreachable) as nobody:
+            await peers.bring(digest, [nothing, Source(holder.peer_id, (dead,))])
+        assert dead in nobody.value.why and nothing.addresses[0] in nobody.value.why
+        sources = [nothing, Source(holder.peer_id, (dead, alive))]
+        assert await peers.bring(digest, sources) == SIZE + 5

@@ -26,7 +26,7 @@ Draw = Callable[[Sequence["RunPicture"], datetime], Listing]
 @click.option("-a", "--all", "everything", is_flag=True, help="Finished runs too.")
 @click.option("-n", "--last", type=click.IntRange(1), help="The last N runs.")
 @click.option("-w", "--watch", is_flag=True, help="Show again as things change.")
-@click.option("-v", "--verbose", is_flag=True, help="Say what went wrong, and ids.")
+@click.option("-v", "--verbose", is_flag=True, help="Say copies, what went wrong, and ids.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
 @click.pass_obj

@@ -1,5 +1,9 @@
 """`dstack tag`, `dstack untag`, `dstack tags`: names for runs."""
 
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import click
 
 from dstack_cli.tree import home_option
@@ -33,14 +37,26 @@ def untag(home: Home, name: str) -> None:
 
 @click.command()
 @home_option
-@click.argument("words", nargs=-1, metavar="[list | add TAG [RUN] | delete TAG]")
+@click.argument("words", nargs=-1, metavar="[list | add TAG [RUN | DIR] | delete TAG]")
 @click.option("-r", "--run", "of_run", metavar="RUN", help="The run, as an option of `create`.")
+@click.option(
+    *("-a", "--artifact", "--local-dir", "folders"),
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Upload a folder and tag it; repeatable.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Nothing is asked.", expose_value=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
 @click.pass_obj
 def tags(
-    home: Home, words: tuple[str, ...], of_run: str | None, as_json: bool, quiet: bool
+    home: Home,
+    words: tuple[str, ...],
+    of_run: str | None,
+    folders: tuple[Path, ...],
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """List the names of runs; `add` and `delete` do what `tag` and `untag` do."""
     from dstack_cli import tagging
@@ -50,6 +66,10 @@ def tags(
     match words:
         case () | ("list",):
             tagging.show(home, chosen(as_json, quiet))
+        case ("add" | "create", name, *more) if folders:
+            _upload(home, name, [*map(Path, more), *folders], quiet)
+        case ("add" | "create", name, folder) if tagging.is_folder(folder):
+            _upload(home, name, [Path(folder)], quiet)
         case ("add" | "create", name):
             tagging.give(home, of_run or "@", name)
         case ("add" | "create", name, run):
@@ -58,3 +78,9 @@ def tags(
             tagging.take_back(home, name)
         case _:
             raise misread(words[0], ("list", "add", "create", "delete"), "dstack tags --help")
+
+
+def _upload(home: Home, name: str, folders: Sequence[Path], quiet: bool) -> None:
+    from dstack_cli.uploading import upload
+
+    sys.exit(upload(home, name, folders, quiet))

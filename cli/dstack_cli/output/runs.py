@@ -25,7 +25,7 @@ PS_COLUMNS = (
     Column("OWNER", 6),
     Column("TAG", 5),
 )
-VERBOSE_COLUMNS = (Column("ERROR", 7), Column("ID", 8))
+VERBOSE_COLUMNS = (Column("COPIES", 7), Column("ERROR", 8), Column("ID", 9))
 STATUS_COLUMNS = (
     Column("RUN"),
     Column("TAG", 3),
@@ -39,11 +39,11 @@ STATUS_COLUMNS = (
 
 
 def ps_listing(pictures: Sequence[RunPicture], now: datetime, verbose: bool = False) -> Listing:
-    """One line for each run; `verbose` with what went wrong, or why it waits."""
+    """One line for each run; `verbose` with its copies, and what went wrong or why it waits."""
     rows = [_ps_row(picture, now) for picture in pictures]
     if not verbose:
         return _listing(pictures, Table(PS_COLUMNS, tuple(rows)))
-    more = ((_error(picture), str(picture.record.run_id)) for picture in pictures)
+    more = ((_copies(picture), _error(picture), str(picture.record.run_id)) for picture in pictures)
     joined = tuple((*row, *told) for row, told in zip(rows, more, strict=True))
     return _listing(pictures, Table(PS_COLUMNS + VERBOSE_COLUMNS, joined))
 
@@ -72,6 +72,7 @@ def run_item(picture: RunPicture) -> dict[str, Json]:
         "status": picture.status.value,
         "exit_code": exit_codes.of_end(end) if end is not None else None,
         "reason": (end.reason or end.cause) if end is not None else "",
+        "copies": picture.copies,
         "heard": picture.heard,
         "heard_at": rfc3339(heard_at) if heard_at is not None else None,
         "stale": picture.stale,
@@ -128,6 +129,14 @@ def _ps_row(picture: RunPicture, now: datetime) -> tuple[str, ...]:
         record.owner,
         ", ".join(picture.tags),
     )
+
+
+def _copies(picture: RunPicture) -> str:
+    """How many copies of what it kept can be reached, and if they are too few, of how many."""
+    if picture.copies is None:
+        return ""
+    few = picture.copies < picture.promised
+    return f"{picture.copies} of {picture.promised}" if few else str(picture.copies)
 
 
 def _error(picture: RunPicture) -> str:

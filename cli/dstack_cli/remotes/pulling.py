@@ -64,7 +64,7 @@ def _meant(text: str, remote: OpenRemote) -> RunId:
     """The run in the remote that a name, a tag or "WORKFLOW:TAG" means."""
     listing = listing_of(remote)
     pictures = put_together([(remote.peer_id, listing)])
-    if ":" in text:
+    if ":" in text or "/" in text:
         from dstack_cli.here import repo_of
 
         return by_tag(text, pictures, [listing], repo_of(Path.cwd())).picture.record.run_id

@@ -9,9 +9,10 @@ import pytest
 from dstack_cli.output.runs import away_text
 from dstack_cli.picture import Away, absentees, current_tags, put_together, status_of
 from dstack_cli.remembered import Submitted
-from dstack_mesh.ids import PeerId, RunId, RunName
+from dstack_mesh.ids import Digest, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import Listing, Telling
 from dstack_scheduler.job import (
+    ArtifactSaved,
     JobKey,
     JobRecord,
     JobState,
@@ -174,3 +175,22 @@ def test_a_tag_that_was_said_to_a_dead_agent_holds() -> None:
     listings = [(WS2, passing_on(gone))]
     assert current_tags([one for _, one in listings]) == [tag]
     assert put_together(listings)[0].tags == ("v1",)
+
+
+def test_copies_count_what_can_be_reached_of_what_has_the_fewest() -> None:
+    def kept(index: int, *holders: PeerId) -> JobRecord:
+        done = job(index, JobState.DONE)
+        saved = ArtifactSaved(done.key, "out", Digest(bytes(32)), 1, 1, complete=True)
+        return replace(done, artifacts=(saved,), copies=tuple(map(Source, holders)))
+
+    whole = run(kept(0, WS1, WS2, WS3), kept(1, WS1, WS2), job(2, JobState.RUNNING), count=3)
+    gone = Telling(WS2, "ws-2", AT, answers=False, said_at=AT)
+    [all_there] = put_together([(WS1, listing(whole)), (WS2, listing()), (WS3, listing())])
+    assert (all_there.copies, all_there.promised) == (2, 2)
+    without = replace(listing(whole), others=(gone,))
+    [one_away] = put_together([(WS1, without), (WS3, listing())])
+    assert (one_away.copies, one_away.promised) == (1, 2)
+    [alone] = put_together([(WS1, listing(run(kept(0, WS1))))])
+    assert (alone.copies, alone.promised) == (1, 1)
+    [nothing] = put_together([(WS1, listing(run(job(0, JobState.DONE))))])
+    assert nothing.copies is None

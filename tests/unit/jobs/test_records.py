@@ -170,6 +170,24 @@ async def test_the_newest_statement_about_a_tag_wins_in_any_order(database: Data
     assert tags.all() == (same,)
 
 
+async def test_a_claim_that_lost_unknown_is_kept_beside_until_somebody_settles_it(
+    database: Database,
+) -> None:
+    first, second = tag(RunId("1" * 26), 1), tag(RunId("2" * 26), 2)
+    for order in ((first, second), (second, first)):
+        tags = Tags(database)
+        for one in order:
+            await tags.state(replace(one, tag=f"v{order.index(first)}"))
+        kept = [one for one in tags.all() if one.tag == f"v{order.index(first)}"]
+        assert {one.run_id for one in kept} == {first.run_id, second.run_id}
+    settled = replace(tag(RunId("3" * 26), 9), tag="v0", over=second.at)
+    await tags.state(settled)
+    assert [one for one in tags.all() if one.tag == "v0"] == [settled]
+    knowing = replace(tag(RunId("4" * 26), 12), tag="v0", over=settled.at)
+    await tags.state(knowing)
+    assert [one for one in tags.all() if one.tag == "v0"] == [knowing]
+
+
 async def test_a_peer_keeps_so_many_names_and_the_owner_any_number(database: Database) -> None:
     tags, peer, other = Tags(database), PeerId("a" * 32), PeerId("b" * 32)
 

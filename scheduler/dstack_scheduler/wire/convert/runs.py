@@ -235,6 +235,7 @@ def tag_to_wire(tag: TagRecord) -> run_pb2.TagRecord:
         run_id=tag.run_id or "",
         run_name=tag.run_name,
         at=fields.instant_to_wire(tag.at),
+        over=fields.instant_to_wire(tag.over) if tag.over is not None else None,
     )
 
 
@@ -245,6 +246,7 @@ def tag_from_wire(wire: run_pb2.TagRecord) -> TagRecord:
         run_id=fields.run_id(wire.run_id) if wire.run_id else None,
         run_name=fields.run_name(wire.run_name) if wire.run_name else RunName(""),
         at=fields.instant_from_wire(wire.at),
+        over=fields.instant_from_wire(wire.over) if wire.HasField("over") else None,
     )
 
 
