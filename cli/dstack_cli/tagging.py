@@ -91,7 +91,7 @@ def show(home: Home, output: Output) -> None:
     async def work() -> None:
         async with reaching(home, Private.IF_HISTORY) as reach:
             listings = await reach.listings()
-        output.listing(_listing(current_tags(listing for _, listing in listings)))
+        output.listing(tags_listing(current_tags(listing for _, listing in listings)))
 
     carry_out(work())
 
@@ -118,6 +118,8 @@ def _meant(
     name: str, held: Sequence[TagRecord], pictures: Sequence[RunPicture]
 ) -> Sequence[TagRecord]:
     named = [one for one in held if one.tag == name]
+    if any(one.run_name == name for one in named):  # the tag of a run that was given none
+        return [one for one in held if one.run_id == named[0].run_id]
     here = [one for one in named if one.repo == repo_of(Path.cwd())] or named
     if len(here) == 1:
         return here
@@ -141,7 +143,8 @@ def _meant(
     return of_run
 
 
-def _listing(tags: Sequence[TagRecord]) -> Listing:
+def tags_listing(tags: Sequence[TagRecord]) -> Listing:
+    """Names and their runs."""
     now = datetime.now(UTC)
     return Listing(
         schema=SCHEMA,
