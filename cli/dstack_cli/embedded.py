@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from dstack_mesh.faults import Unreachable
@@ -137,8 +138,23 @@ def _did_not_start(starting: Starting, why: str) -> Unreachable:
 
 
 def ran_before(home: Home) -> bool:
-    """Whether an agent of this home has run jobs."""
+    """Whether an agent of this home has run jobs, also if their folders are gone since."""
     try:
-        return any(home.jobs.iterdir())
+        if any(home.jobs.iterdir()):
+            return True
     except FileNotFoundError:
         return False
+    return _remembers_jobs(home)
+
+
+def _remembers_jobs(home: Home) -> bool:
+    import sqlite3  # most homes have folders of jobs
+
+    file = home.state / "agent.db"
+    if not file.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT 1 FROM job LIMIT 1").fetchone() is not None
+    except sqlite3.Error:  # its agent says better what is wrong
+        return True

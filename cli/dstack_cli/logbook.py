@@ -94,17 +94,20 @@ class Tail:
 
     def __init__(self, lines: int) -> None:
         self._whole: deque[bytes] = deque(maxlen=lines)
-        self._open = b""
+        self._open: list[bytes] = []
         self._lines = lines
 
     def feed(self, data: bytes) -> None:
-        lines: list[bytes] = _LINES.findall(self._open + data)
-        self._open = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        self._whole.extend(lines)
+        lines: list[bytes] = _LINES.findall(data)
+        for line in lines:  # of an endless line the pieces are put together once
+            self._open.append(line)
+            if line.endswith(b"\n"):
+                self._whole.append(b"".join(self._open))
+                self._open.clear()
 
     def end(self) -> bytes:
         """The last lines; an unfinished one counts."""
-        kept = [*self._whole, self._open] if self._open else [*self._whole]
+        kept = [*self._whole, b"".join(self._open)] if self._open else [*self._whole]
         return b"".join(kept[-self._lines :] if self._lines else [])
 
 
@@ -180,10 +183,11 @@ def show(home: Home, run: str, selection: Selection, follow: bool) -> int:
             chosen = replace(selection, job=job)
             watcher = LogWatcher(screen, chosen)
             read = _follow if follow else _read
-            code = await read(reach, found.picture, chosen, watcher)
-            await watcher.flush_tails()
-            await screen.job_ended()
-            return code
+            try:
+                return await read(reach, found.picture, chosen, watcher)
+            finally:  # what was read is shown, whatever could not be
+                await watcher.flush_tails()
+                await screen.job_ended()
 
     return carry_out(look())
 
@@ -200,9 +204,15 @@ async def _read(
             f"dstack status {picture.record.run_name}",
             code="no-such-job",
         )
+    trouble: Unreachable | None = None
     for job in chosen:
         if job.agent_id is not None:
-            await _read_job(reach, picture, job, watcher)
+            try:
+                await _read_job(reach, picture, job, watcher)
+            except Unreachable as error:  # the logs of the other jobs may be there
+                trouble = trouble or error
+    if trouble is not None:
+        raise trouble
     return 0
 
 

@@ -87,7 +87,7 @@ def _question(meant: Sequence[RunPicture]) -> str:
     names = [one.record.run_name for one in meant]
     some = listed(names) if len(names) <= NAMED else f"{count(len(names), 'run')}, {names[0]} first"
     kept = [f":{tag}" for one in meant for tag in one.tags]
-    tags = f" What {listed(kept[:NAMED])} names stays." if kept else " What they kept goes too."
+    tags = f" What {listed(kept[:NAMED])} names stays." if kept else " What was kept goes too."
     return f"Remove {some}?{tags}"
 
 

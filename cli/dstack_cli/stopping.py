@@ -123,7 +123,7 @@ def _status(picture: RunPicture, job: int | None) -> JobState:
 
 
 def _patience(picture: RunPicture) -> float:
-    if picture.stale:
+    if picture.stale or not picture.heard:
         return AWAY_SECONDS
     return SAVING_SECONDS if picture.status.value == "saving" else CONFIRM_SECONDS
 

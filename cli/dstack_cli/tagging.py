@@ -109,7 +109,7 @@ def show(home: Home, output: Output) -> None:
             listings = await reach.listings()
         told = [listing for _, listing in listings]
         tags, rivals = current_tags(told), rival_tags(told)
-        output.listing(_listing(tags, rivals))
+        output.listing(tags_listing(tags, rivals))
         for one in tags:
             for line in _rival_lines(one, rivals.get((one.repo, one.tag), ())):
                 output.talk(line)
@@ -141,6 +141,8 @@ def _meant(
     reference = read_reference(name) or Reference(tag=name)
     name = reference.tag or name
     named = [one for one in held if one.tag == reference.tag]
+    if any(one.run_name == name for one in named):  # the tag of a run that was given none
+        return [one for one in held if one.run_id == named[0].run_id]
     here = [one for one in named if one.repo == repo_of(Path.cwd())] or named
     if reference.repo:
         repo = repository_of(reference.repo, {one.repo for one in held})
@@ -177,7 +179,8 @@ def _rival_lines(tag: TagRecord, rivals: Sequence[TagRecord]) -> Iterator[str]:
         )
 
 
-def _listing(tags: Sequence[TagRecord], rivals: Rivals) -> Listing:
+def tags_listing(tags: Sequence[TagRecord], rivals: Rivals) -> Listing:
+    """Names and their runs, and who else claims a name."""
     now = datetime.now(UTC)
     return Listing(
         schema=SCHEMA,

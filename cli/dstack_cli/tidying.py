@@ -10,6 +10,7 @@ import sys
 import time
 
 from dstack_cli.remembered import recall
+from dstack_cli.remotes.places import pulled_folder
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
@@ -30,6 +31,7 @@ def tidy_later(home: Home, store: ChunkStore) -> None:
             return
         store.index.put_cursor(CURSOR, str(time.time()))
         known = {run.run_id for run in recall(home)}
+        known |= {file.name for file in (pulled_folder(home) / "runs").glob("*")}
         for owner in store.shelf.owners() - known:
             store.let_go(owner)
         if last:

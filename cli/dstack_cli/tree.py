@@ -80,8 +80,8 @@ def full_help() -> str:
         "",
         "Options:",
         "  --home DIR  Keep everything below DIR (also DSTACK_HOME)",
-        "  --version   Print the version",
-        "  --help      Print this; `dstack VERB --help` tells about a verb",
+        "  --version   Print the version (also -v)",
+        "  --help      Print this (also -h); `dstack VERB --help` tells about a verb",
         "",
         "Names: any unique prefix of a run or an agent; @ is the last run, @2 the one before.",
         "",
@@ -130,9 +130,15 @@ def home_option(function: F) -> F:
     )(function)
 
 
-@click.group(cls=VerbGroup, invoke_without_command=True)
+@click.group(
+    cls=VerbGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @home_option
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version)
+@click.option(
+    "-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_version
+)
 @click.pass_context
 def root(ctx: click.Context) -> None:
     """Workflows on the machines you have."""

@@ -80,6 +80,9 @@ def test_a_waiting_run_can_be_stopped(home: Peer, holder: str) -> None:
         home.dstack("run", "bash", "-c", "true", "--gpu", "1", "-d", "-q").stdout.decode().strip()
     )
     eventually(lambda: status(home, name) == "waiting", within=10, every=0.2)
+    [agent] = home.json("explain", name)["jobs"][0]["agents"]
+    assert (agent["verdict"], agent["reasons"][0]["code"]) == ("later", "gpu-busy")
+    assert holder in home.dstack("explain", name, check=True).stdout.decode()
     stopped = home.dstack("stop", name)
     assert stopped.returncode == 0, said(stopped)
     assert status(home, name) == "stopped"

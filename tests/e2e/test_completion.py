@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Shell:
 
 
 @contextmanager
-def shell(kind: str, folder: Path) -> Iterator[Shell]:
+def shell(kind: str, folder: Path) -> Generator[Shell]:
     command, begin = START[kind]
     script = script_of(kind, folder)
     ours, theirs = pty.openpty()

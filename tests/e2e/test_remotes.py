@@ -105,7 +105,10 @@ def test_what_was_pulled_is_here_without_the_remote(
     [item] = cleo.json("pull", ":v1", cwd=lab.code)["items"]
     assert item["run"] == lab.run and item["received"] == item["size"] > 300_000
     cleo.dstack("config", "delete", "lab", check=True)
-    assert cleo.json("ps", "-a")["items"][0]["run"] == lab.run
+    [shown] = cleo.json("ps", "-a")["items"]
+    assert shown["run"] == lab.run
+    # A collection leaves it alone: it is kept for its run.
+    assert list((cleo.home / "chunks" / "kept").glob(f"*@{shown['id']}"))
     assert cleo.json("ls", ":v1", "-t", cwd=lab.code)["items"][0]["copies"] == ["home", "here"]
     cleo.dstack("cp", ":v1", ".", str(tmp_path / "got"), cwd=lab.code, check=True)
     assert (tmp_path / "got/numbers").stat().st_size == 300_000

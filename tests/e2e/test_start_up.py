@@ -224,3 +224,10 @@ def test_completion_knows_what_the_daemon_can() -> None:
     from dstack_cli.commands.completion import RUNNER_WORDS
 
     assert {word for word in RUNNER_WORDS if word[:2] != "--"} == set(root.commands)
+
+
+def test_completion_knows_what_runs_without_a_file() -> None:
+    from dstack_cli.commands.completion import PROVIDERS as OFFERED
+    from dstack_scheduler.providers.registry import LATER, PROVIDERS
+
+    assert set(OFFERED) == {*PROVIDERS, *LATER}

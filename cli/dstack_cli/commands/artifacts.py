@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from dstack_cli.misused import Misused
+from dstack_cli.names import misread
 from dstack_cli.tree import home_option
 from dstack_mesh.home import Home
 
@@ -24,6 +25,8 @@ def artifacts(
     from dstack_cli.shelves import Looking, fetch, list_kept
 
     action, names = (words[0], words[1:]) if words[:1] in _ACTIONS else ("", words)
+    if not action and len(names) > 1:
+        raise misread(names[0], ("list", "download"), "dstack artifacts --help")
     match names:
         case (run, *rest) if len(rest) < 2:
             workflow = rest[0] if rest else ""

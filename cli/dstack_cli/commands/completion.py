@@ -17,6 +17,12 @@ NAMING_RUNS = NAMING_KEPT | {
 NAMING_TAGS = frozenset(("untag", "tags"))
 """Verbs that take a tag as it is."""
 
+PROVIDERS = (
+    *("bash", "code", "curl", "docker", "fastapi", "gradio", "lab", "notebook"),
+    *("python", "ssh", "streamlit", "tensorboard", "torchrun"),
+)
+"""What can be run without a file; a test holds it against the registry, which is heavy to load."""
+
 RUNNER_WORDS = (
     *("start", "join", "status", "check", "pause", "resume", "drain", "policy", "audit", "prune"),
     *("--help", "--version"),
@@ -162,7 +168,7 @@ def _parts() -> dict[str, str]:
     return {
         "names": NAMES,
         "verbs": " ".join(verb.name for verb in VERBS),
-        "providers": " ".join(_providers()),
+        "providers": " ".join(PROVIDERS),
         "workflows": WORKFLOW_NAMES,
         "runs": "|".join(_spelled(NAMING_RUNS)),
         "kept": "|".join(_spelled(NAMING_KEPT)),
@@ -189,7 +195,7 @@ def _fish() -> str:
             kind = f"-l {word[2:]}" if word.startswith("--") else f"-f -a {word}"
             lines.append(f"complete -c dstack {inside} {kind}")
     for naming, offered in (
-        (frozenset(("run",)), f"{' '.join(_providers())} (__dstack_workflows)"),
+        (frozenset(("run",)), f"{' '.join(PROVIDERS)} (__dstack_workflows)"),
         (NAMING_RUNS, "@ (__dstack_kept run-names)"),
         (NAMING_KEPT, ":(__dstack_kept tag-names)"),
         (NAMING_TAGS, "(__dstack_kept tag-names)"),
@@ -209,12 +215,6 @@ def _quoted(text: str) -> str:
 def _spelled(names: frozenset[str]) -> list[str]:
     """These verbs and their other spellings."""
     return [word for verb in VERBS if verb.name in names for word in (verb.name, *verb.aliases)]
-
-
-def _providers() -> list[str]:
-    from dstack_scheduler.providers.registry import PROVIDERS
-
-    return list(PROVIDERS)
 
 
 def _words() -> list[tuple[Verb, list[str]]]:

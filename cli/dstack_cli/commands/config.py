@@ -21,6 +21,7 @@ _OLD = ("--token", "--url", "--server", "--project", "--file")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
 @click.option(*_OLD, "old", hidden=True)
+@click.option("--no-verify", "--force", is_flag=True, hidden=True, expose_value=False)
 @click.pass_obj
 def config(
     home: Home,

@@ -40,6 +40,16 @@ def prune(home: Home, words: tuple[str, ...], yes: bool, as_json: bool, quiet: b
     """Remove all runs of this folder that ended and have no tag."""
     from dstack_cli import removing
 
-    if words:
-        raise Misused("What is to be pruned?", "", "dstack prune --help", code="usage")
+    match words:
+        case ():
+            pass
+        case ("cache", *_):
+            raise Misused(
+                "No command removes caches of jobs yet.",
+                "Agents keep a cache for 30 days after the last run of its workflow.",
+                "give the workflow another name, which has a cache of its own",
+                code="later",
+            )
+        case _:
+            raise Misused("What is to be pruned?", "", "dstack prune --help", code="usage")
     removing.remove(home, removing.all_ended(False), yes, "dstack prune -f", as_json, quiet)

@@ -1,5 +1,6 @@
 """Pulls runs: their artifacts and logs into this home, every byte checked by its hash."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from dstack_cli.output.table import Column, Table
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.output.words import count, size
 from dstack_cli.picture import put_together
-from dstack_cli.reach import Private, carry_out, chosen_run, reaching
+from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
 from dstack_cli.remotes.elsewhere import listing_of, runs_of, tags_of
 from dstack_cli.remotes.here import Pulled
 from dstack_cli.remotes.opened import OpenRemote
@@ -53,7 +54,7 @@ def pull(home: Home, runs: Sequence[str], remote: str, as_json: bool, quiet: boo
             async with showing.going():
                 await reach.elsewhere.hear(place)
                 wanted = dict.fromkeys(_meant(run, place) for run in runs)
-                return [await _pull(home, place, run_id, showing) for run_id in wanted]
+                return [await _pull(reach, place, run_id, showing) for run_id in wanted]
 
     fetched = carry_out(work())
     if as_json or quiet:
@@ -75,7 +76,7 @@ def _meant(text: str, remote: OpenRemote) -> RunId:
         raise
 
 
-async def _pull(home: Home, remote: OpenRemote, run_id: RunId, showing: Showing) -> Fetched:
+async def _pull(reach: Reach, remote: OpenRemote, run_id: RunId, showing: Showing) -> Fetched:
     versions = [one for one in runs_of(remote) if one.run.run_id == run_id]
     name = versions[0].run.run_name
     showing.doing = f"pulling {name}"
@@ -84,9 +85,11 @@ async def _pull(home: Home, remote: OpenRemote, run_id: RunId, showing: Showing)
     for tree in trees:
         tally.looking = tree != trees[-1]
         await remote.move(lambda one, counted, t=tree: one.fetcher.fetch_tree(t, counted), tally)
+        # No run of this home's agent names it, and what nobody names is collected.
+        await asyncio.to_thread(reach.store.keep, tree, run_id)
     tags = [tag for tag in tags_of(remote) if tag.run_id == run_id]
     for version in sorted(versions, key=_completeness):
-        Pulled(home).keep(version, tags)
+        Pulled(reach.home).keep(version, tags)
     artifacts = len(
         {saved.digest for one in versions for job in one.run.jobs for saved in job.artifacts}
     )
