@@ -94,7 +94,7 @@ def test_a_version_is_that_version(peer: Peer, code: Path) -> None:
 
 @pytest.mark.skipif(pythons.find("3.14") is not None, reason="there is a Python 3.14 here")
 def test_a_version_that_nobody_has_is_refused_with_what_there_is(peer: Peer, code: Path) -> None:
-    ended = peer.dstack("run", "none", "--dry-run", cwd=code)
+    ended = peer.dstack("run", "none", cwd=code)
     assert b"Python 3.14 is not here; there is " in ended.stdout + ended.stderr, said(ended)
     assert b"uv python install 3.14" in ended.stdout + ended.stderr, said(ended)
 

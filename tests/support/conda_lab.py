@@ -7,7 +7,6 @@ are wheels, those of `env create` from the folder `wheels`.
 """
 
 import sys
-import sysconfig
 from pathlib import Path
 
 _FUNCTIONS = """
@@ -27,12 +26,14 @@ conda() {{
 """
 
 _PROGRAM = """#!{python}
-import json, os, pathlib, shlex, shutil, sys, zipfile
+import os, pathlib, shlex, shutil, sys, sysconfig, zipfile
 
 ROOT = pathlib.Path({root!r})
-BASE, LIBRARY, NAME = pathlib.Path({base!r}), pathlib.Path({library!r}), {name!r}
+BASE, LIBRARY = pathlib.Path(sys.executable).resolve(), pathlib.Path(sysconfig.get_path("stdlib"))
+NAME = f"python{{sys.version_info[0]}}.{{sys.version_info[1]}}"
+VERSION = ".".join(map(str, sys.version_info[:3]))
 LEFT_OUT = shutil.ignore_patterns(
-    "test", "__pycache__", "site-packages", "config-*", "idlelib", "ensurepip", "lib2to3", "tkinter"
+    "test", "__pycache__", "*-packages", "config-*", "idlelib", "ensurepip", "lib2to3", "tkinter"
 )
 
 
@@ -53,6 +54,7 @@ def make(prefix, wheels=()):
     shutil.copytree(LIBRARY, prefix / "lib" / NAME, ignore=LEFT_OUT)
     packages = prefix / "lib" / NAME / "site-packages"
     packages.mkdir()
+    (packages.parent / "dist-packages").symlink_to("site-packages")  # as Debian's Python calls them
     for wheel in wheels:
         zipfile.ZipFile(wheel).extractall(packages)
         tool = pathlib.Path(wheel).name.partition("-")[0]
@@ -60,7 +62,7 @@ def make(prefix, wheels=()):
         script.write_text(f"#!{{prefix}}/bin/python\\nfrom {{tool}}.script import main\\nmain()\\n")
         script.chmod(0o755)
     (prefix / "conda-meta").mkdir()
-    (prefix / "conda-meta" / "python-{version}-h0_0.json").write_text("{{}}")
+    (prefix / "conda-meta" / f"python-{{VERSION}}-h0_0.json").write_text("{{}}")
 
 
 def value(words, *names):
@@ -90,21 +92,18 @@ match sys.argv[1:]:
 """
 
 
-def make_conda(root: Path) -> Path:
-    """An installation below a folder; its program."""
+def make_conda(root: Path, lies: str = "", python: str = sys.executable) -> Path:
+    """An installation below a folder; its program.
+
+    Args:
+        lies: Where the folder will lie, if that is elsewhere.
+        python: Of which its environments have copies.
+    """
     for folder in ("bin", "etc/profile.d", "conda-meta", "envs"):
         (root / folder).mkdir(parents=True)
-    (root / "etc" / "profile.d" / "conda.sh").write_text(_FUNCTIONS.format(root=root))
-    base = Path(sys.executable).resolve()
+    there = lies or str(root)
+    (root / "etc" / "profile.d" / "conda.sh").write_text(_FUNCTIONS.format(root=there))
     program = root / "bin" / "conda"
-    text = _PROGRAM.format(
-        python=sys.executable,
-        root=str(root),
-        base=str(base),
-        library=sysconfig.get_path("stdlib"),
-        name=f"python{sys.version_info[0]}.{sys.version_info[1]}",
-        version=".".join(map(str, sys.version_info[:3])),
-    )
-    program.write_text(text)
+    program.write_text(_PROGRAM.format(root=there, python=python))
     program.chmod(0o755)
     return program

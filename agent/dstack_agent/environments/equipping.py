@@ -95,6 +95,8 @@ class Equipper:
             *(read_recipe, job.spec.installs, python, job.places.work, job.places.start),
             *(options, job.whose),
         )
+        if recipe.is_empty:
+            return
         if not recipe.shared or names_files(options):
             await self._install_alone(job, recipe, note)
             return

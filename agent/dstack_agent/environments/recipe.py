@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dstack_agent.environments.present import without_present
 from dstack_agent.executor.pythons import Interpreter
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.frozen import frozen
@@ -39,7 +40,7 @@ class Recipe:
 
     Attributes:
         python: For which interpreter; of conda's environments only where they bring none.
-        steps: Arguments of each `pip install`, in order.
+        steps: Arguments of each `pip install` of which something is missing, in order.
         conda: File of a conda environment, absolute; None for none.
         key: Names what is built of it; the same for everybody who wants the same.
         shared: Whether what was built may serve another job.
@@ -52,6 +53,11 @@ class Recipe:
     key: str
     shared: bool
     variables: frozenset[str] = frozenset()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to install."""
+        return not self.steps and self.conda is None
 
     @property
     def told(self) -> str:
@@ -104,9 +110,10 @@ def read_recipe(
         else:
             steps.append(tuple(words))
             _read_words(words, start, reading)
+    left = steps if conda else without_present(steps, python)
     wish = {
         "form": _FORM,
-        "steps": steps,
+        "steps": left,
         "texts": reading.texts,
         "conda": conda is not None,
         "python": [python.version, str(python.path.resolve())],
@@ -116,7 +123,7 @@ def read_recipe(
     }
     key = hashlib.sha256(json.dumps(wish).encode()).hexdigest()[:32]
     shared, variables = reading.shared, frozenset(reading.variables)
-    return Recipe(python, tuple(steps), conda, key, shared, variables)
+    return Recipe(python, tuple(left), conda, key, shared, variables)
 
 
 def _split(line: str) -> list[str]:

@@ -248,3 +248,11 @@ async def test_what_was_built_for_one_person_serves_nobody_else(bench: Bench) ->
     await bench.equip(bench.job(1, "thing", whose="ana"))
     await bench.equip(bench.job(2, "thing", whose="eve"))
     assert len(bench.built) == 2
+
+
+async def test_what_the_agent_has_needs_no_index(bench: Bench) -> None:
+    """As a tool of a provider in a lab without the internet."""
+    job = bench.job(1, installs=("click",), env={"UV_OFFLINE": "1", "PIP_NO_INDEX": "1"})
+    await bench.equip(job)
+    assert bench.told == []
+    assert not bench.kept.root.exists()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def test_those_that_were_not_used_for_longest_go_first(tmp_path: Path) -> None:
 
 BUILD = """
 import sys
+import time
 from pathlib import Path
 from dstack_agent.environments.keeping import KeptEnvironments
 kept = KeptEnvironments(Path(sys.argv[1]), Path(sys.argv[1]) / "jobs")
@@ -119,25 +121,31 @@ print("sealed", flush=True)
 """
 
 
+def build(kept: KeptEnvironments) -> "subprocess.Popen[bytes]":
+    """A builder of 200 files that has begun."""
+    builder = subprocess.Popen(
+        (sys.executable, "-c", BUILD, str(kept.root)), stdout=subprocess.PIPE
+    )
+    assert builder.stdout is not None
+    assert builder.stdout.readline() == b"began\n"
+    return builder
+
+
 def test_a_builder_that_is_killed_leaves_nothing_that_is_used(kept: KeptEnvironments) -> None:
     """Killed at a random moment, `DSTACK_CHAOS_ROUNDS` times: all of it is there, or nothing."""
-    dice, halves = seeded("builders"), 0
+    dice, halves, began = seeded("builders"), 0, time.monotonic()
+    build(kept).communicate()
+    longest = time.monotonic() - began
     for _ in range(rounds(4)):
-        builder = subprocess.Popen(
-            (sys.executable, "-c", BUILD, str(kept.root)), stdout=subprocess.PIPE
-        )
-        assert builder.stdout is not None
-        assert builder.stdout.readline() == b"began\n"
+        kept.prune(dry_run=False)
+        assert not [each for each in kept.root.iterdir() if each.is_dir()]
+        builder = build(kept)
         try:
-            builder.wait(dice.random() * 0.04)
+            builder.wait(dice.random() * longest)
         except subprocess.TimeoutExpired:
             builder.send_signal(signal.SIGKILL)
         builder.communicate()
         found = find(kept, "k")
-        if found is None:
-            halves += 1
-        else:
-            assert len(list(found.iterdir())) == 200
-        kept.prune(dry_run=False)
-        assert not [each for each in kept.root.iterdir() if each.is_dir()]
+        halves += found is None
+        assert found is None or len(list(found.iterdir())) == 200
     print(f"{halves} of {rounds(4)} were killed before the seal")
