@@ -199,6 +199,15 @@ TABLE = (
         "Run jobs without an image as processes of this user. Off: containers only.",
         switch=True,
     ),
+    Setting(
+        "interruptible",
+        "--interruptible",
+        "DSTACK_INTERRUPTIBLE",
+        "off",
+        "This machine may be taken away at any moment, as one at spot price: only jobs that say"
+        " `interruptible: true` run here.",
+        switch=True,
+    ),
 )
 
 
@@ -232,6 +241,7 @@ class Settings:
     keep_days: float = 30.0
     keep_work: bool = False
     allow_process: bool = True
+    interruptible: bool = False
 
 
 @frozen
@@ -278,6 +288,7 @@ def read_settings(
         keep_days=_read(given["keep_days"], as_days, 30.0),
         keep_work=_read(given["keep_work"], as_switch, False),
         allow_process=_read(given["process"], as_switch, True),
+        interruptible=_read(given["interruptible"], as_switch, False),
     )
 
 

@@ -100,6 +100,8 @@ class RunFollower:
         )
         last = await _follower(job.key, agent, self._runs, self._watcher.saw).run()
         if isinstance(last, Fin):
+            if last.state.state is not JobState.DONE:  # then it may be tried again
+                self._picture = await self._runs.again(self._picture)
             self._ends[job.key] = last.state
 
     async def _agent_of(self, job: JobRecord) -> Agent:

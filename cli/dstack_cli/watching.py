@@ -190,6 +190,10 @@ class Watching:
         if not self.accepted and end.state is JobState.FAILED:
             # Nothing ran; the error that follows says it better.
             return
+        if waited := [name for job, name in enumerate(self._workflows) if job not in self._agents]:
+            because = f"{self._job(end.key.job)} {how_it_ended(end)}"
+            verb = "was" if len(waited) == 1 else "were"
+            self._screen.say(f"{self._name}  {', '.join(waited)} {verb} not started: {because}")
         took = duration(self._clock() - self._began)
         self._screen.say(summary(self._name, end, took, self._kept(end.key.job)))
 

@@ -62,6 +62,7 @@ class Machine:
         disk_free_bytes: What jobs can get; a reserve is kept for the machine's owner.
         gpus: They carry who holds them.
         isolation: By the way to run a job; what is not known is not there.
+        interruptible: It may be taken away at any moment, and so may what runs there.
         no_docker: Why no Docker engine answers; known on the machine itself only, never sent.
     """
 
@@ -76,6 +77,7 @@ class Machine:
     isolation: Mapping[ExecutorKind, Isolation] = field(
         default_factory=dict[ExecutorKind, Isolation]
     )
+    interruptible: bool = False
 
 
 class AgentState(Enum):

@@ -15,7 +15,15 @@ def lacks_of(question: Question, machine: Machine, policy: Policy) -> list[Reaso
         *_executor_lacks(question, machine, policy),
         *_size_lacks(question.needs, machine),
         *_card_lacks(question.needs, machine.gpus),
+        *_lastingness_lacks(question.needs, machine),
     ]
+
+
+def _lastingness_lacks(needs: Needs, machine: Machine) -> list[Reason]:
+    if not machine.interruptible or needs.interruptible:
+        return []
+    message = "The machine may be taken away at any moment, and the job may not be interrupted."
+    return [Reason("interruptible", message, "-i   (or interruptible: true below resources)")]
 
 
 def _executor_lacks(question: Question, machine: Machine, policy: Policy) -> list[Reason]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.again import event_of
+from dstack_scheduler.again import event_of, retry_of
 from dstack_scheduler.agent_port import Agent, DrivenJob
 from dstack_scheduler.inputs import kept_by
 from dstack_scheduler.job import (
@@ -92,8 +92,15 @@ class Track:
         return self._latest.get(key.job, begun)
 
     def remains(self, unplaced: Mapping[int, JobKey]) -> bool:
-        """Whether a driver is needed still: a job has no agent, or it is not sure to have one."""
-        return bool(unplaced) or any(not place.confirmed for place in self._places.values())
+        """Whether a driver is needed still: a job has no agent, or it is not sure to have one, or
+        it may have to be tried again."""
+        unsure = any(not place.confirmed for place in self._places.values())
+        return bool(unplaced) or unsure or any(map(self._may_come_again, self._places))
+
+    def _may_come_again(self, job: int) -> bool:
+        spec, place = self.jobs[job].spec, self._places[job]
+        allowed = retry_of(spec.retry, spec.needs).attempts
+        return place.key.attempt <= allowed and not self.latest(place.key).state.ended
 
     def hand_over(self, unplaced: Mapping[int, JobKey]) -> HandOver:
         """What another driver must know.

@@ -90,3 +90,11 @@ def test_4_3_4_a_job_is_tried_again(home: Peer, code: Path) -> None:
     assert b"trying again (attempt 2)" in ended.stderr
     (shown,) = home.json("ps", "@")["items"]
     assert (shown["status"], shown["jobs"][0]["attempt"]) == ("done", 2)
+
+
+def test_4_3_4_somebody_tries_again_when_nobody_is_attached(home: Peer, code: Path) -> None:
+    name = home.dstack("run", "shaky", "-d", "-q", cwd=code, check=True).stdout.decode().strip()
+    followed = home.dstack("attach", name)
+    assert followed.returncode == 0, said(followed)
+    assert followed.stdout.endswith(b"try 2\n")
+    assert home.dstack("wait", name).returncode == 0

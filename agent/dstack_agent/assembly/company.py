@@ -88,6 +88,7 @@ def inventory_of(start: Start, folders: Callable[[], list[Path]]) -> Inventory:
         pythons=available,
         allow_process=settings.allow_process,
         isolation=lambda: isolation_of(docker_socket()),
+        interruptible=settings.interruptible,
     )
 
 

@@ -61,6 +61,7 @@ class Inventory:
         cpu_memory: Processors and memory.
         allow_process: Whether jobs may run as processes of the host.
         isolation: How jobs of each kind are kept from the machine.
+        interruptible: Whether the machine may be taken away at any moment.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Inventory:
         cpu_memory: Callable[[], CpuMemory] = read_cpu_memory,
         allow_process: bool = True,
         isolation: Callable[[], Mapping[ExecutorKind, Isolation]] = dict,
+        interruptible: bool = False,
     ) -> None:
         self._folder = folder
         self._sources = tuple(sources)
         self._cpu_memory = cpu_memory
         self._allow_process = allow_process
+        self._interruptible = interruptible
         self._machine = Fresh(self._read_machine, MOMENT_SECONDS, clock)
         self._gpus = Fresh(self._read_gpus, GPU_SECONDS, clock)
         self._docker = Fresh(docker, DOCKER_SECONDS, clock)
@@ -112,6 +115,7 @@ class Inventory:
             isolation={
                 kind: level for kind, level in self._isolation.get().items() if kind in executors
             },
+            interruptible=self._interruptible,
         )
 
     def _read_gpus(self) -> tuple[Gpu, ...]:

@@ -5,7 +5,7 @@ Only below the job's own folder: what lies in a person's home stays there by its
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dstack_agent.caches import MOST_OF_ONE_BYTES, Caches, Owner
 from dstack_agent.jobs.places import Place, Places
@@ -34,14 +34,25 @@ class Caching:
     caches: Caches
     clock: Clock
 
-    def lay(self, wanted: Callable[[], bool]) -> list[str]:
-        """Lays what there is; the folders that were laid. In a thread."""
-        found = [
-            (path, place, digest)
-            for path, place in self._own()
-            if (digest := self.caches.find(self.owner, path)) is not None
+    def found(self) -> dict[str, Digest]:
+        """What there is, by the paths of the workflow."""
+        trees = {path: self.caches.find(self.owner, path) for path in self.paths}
+        return {path: digest for path, digest in trees.items() if digest is not None}
+
+    def lay(self, found: Mapping[str, Digest], wanted: Callable[[], bool]) -> list[str]:
+        """Lays what was found and makes the other folders; those that were laid. In a thread."""
+        own = self._own()
+        laid = [
+            path
+            for path, place in own
+            if path in found and self._laid(path, place, found[path], wanted)
         ]
-        return [path for path, place, digest in found if self._laid(path, place, digest, wanted)]
+        for path, place in own:
+            try:
+                place.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:  # the code has a file there
+                log.warning("the cache %s of %s: %s", path, self.owner.workflow, error)
+        return laid
 
     def _laid(self, path: str, place: Place, digest: Digest, wanted: Callable[[], bool]) -> bool:
         try:

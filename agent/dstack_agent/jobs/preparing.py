@@ -98,7 +98,8 @@ class Preparation:
 
     async def _lay_caches(self) -> None:
         """Before inputs, which have the last word where both have a file."""
-        if laid := await self._in_thread(lambda: self.caching.lay(self._wanted)):
+        found = self.caching.found()
+        if laid := await self._in_thread(lambda: self.caching.lay(found, self._wanted)):
             await self.note(f"{', '.join(laid)} is as the run before left it.")
 
     async def _lay_input(self, number: int) -> None:

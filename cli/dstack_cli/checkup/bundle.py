@@ -36,7 +36,7 @@ FOLDER = "dstack-doctor"
 
 SETTINGS = (
     *("home", "name", "listen", "seeds", "mdns", "gpus", "private", "idle", "max_jobs"),
-    *("max_log", "keep_days", "keep_work", "process"),
+    *("max_log", "keep_days", "keep_work", "process", "interruptible"),
 )
 """Settings whose values may be shown."""
 

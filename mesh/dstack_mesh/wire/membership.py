@@ -156,6 +156,7 @@ def machine_to_wire(machine: Machine) -> pb.Inventory:
         pythons=machine.pythons,
         container_isolation=isolation_to_wire(machine.isolation.get(ExecutorKind.DOCKER)),
         process_isolation=isolation_to_wire(machine.isolation.get(ExecutorKind.PROCESS)),
+        interruptible=machine.interruptible,
     )
 
 
@@ -171,6 +172,7 @@ def machine_from_wire(inventory: pb.Inventory) -> Machine:
         executors=frozenset(kinds),
         pythons=tuple(inventory.pythons),
         isolation=isolation_from_wire(inventory),
+        interruptible=inventory.interruptible,
     )
 
 

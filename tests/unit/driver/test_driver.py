@@ -190,6 +190,26 @@ async def test_what_an_interrupted_attempt_kept_is_put_back_at_the_next_agent() 
     assert put_back.sources[0].peer_id == first.card.peer_id
 
 
+@pytest.mark.parametrize(("retry", "remains"), [(Retry(1), True), (Retry(0), False)])
+async def test_who_leaves_a_job_that_may_come_again_hands_it_over(
+    retry: Retry, remains: bool
+) -> None:
+    here = FakeMachine("here", play=play_nothing)
+    person = Person(often(planned(0, "sleep"), retry), here, local=here)
+    async with person.running():
+        job = await job_of(here)
+        job.enter(JobState.RUNNING)
+        await job.poke()
+
+        async def confirmed() -> bool:
+            return bool(person.watcher.of(Awarded))
+
+        await eventually_async(confirmed, within=5)
+        handed = await person.driver.detach()
+
+    assert (handed is not None) is remains
+
+
 async def test_a_stop_while_a_job_rests_is_told_to_the_agent_that_had_it() -> None:
     here = FakeMachine("here")
     person = Person(often(planned(0, "exit 1"), Retry(5)), here, local=here)

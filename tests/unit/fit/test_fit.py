@@ -36,6 +36,14 @@ def test_a_job_that_asks_for_nothing_fits_anything() -> None:
     assert fit(question(), machine(cpus=1, memory_gb=0.5)) == Now()
 
 
+def test_a_machine_that_may_be_taken_away_takes_jobs_that_may_be_interrupted() -> None:
+    spot = replace(machine(), interruptible=True)
+    reason = only(fit(question(), spot), Never)
+    assert (reason.code, reason.hint[:2]) == ("interruptible", "-i")
+    for where in (spot, machine()):
+        assert fit(question(Needs(interruptible=True)), where) == Now()
+
+
 def test_a_free_card_is_named() -> None:
     assert fit(question(Needs(gpus=1)), machine(gpu(0), gpu(1))) == Now(("GPU-0",), gpus_left=1)
 

@@ -84,23 +84,27 @@ async def test_what_a_job_leaves_in_its_own_folder_is_laid_for_the_next(
         return Caching(ANA, paths, places, store, caches, SystemClock())
 
     paths = ("build", "~/pip", "/absolute", "absent")
+
+    def lay(caching: Caching) -> list[str]:
+        return caching.lay(caching.found(), lambda: True)
+
     first = caching(homes[0], *paths)
-    assert first.lay(lambda: True) == []
+    assert lay(first) == []
     for file in (homes[0] / "work/build/a/x", homes[0] / "home/pip/y"):
-        file.parent.mkdir(parents=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(file.name)
     await first.keep()
 
-    assert caching(homes[1], *paths).lay(lambda: True) == ["build", "~/pip"]
+    assert lay(caching(homes[1], *paths)) == ["build", "~/pip", "absent"]
     assert (homes[1] / "work/build/a/x").read_text() == "x"
     assert (homes[1] / "home/pip/y").read_text() == "y"
 
     (homes[1] / "work/build/a/x").unlink()
     await caching(homes[1], *paths).keep()
-    caching(homes[2], *paths).lay(lambda: True)
+    lay(caching(homes[2], *paths))
     assert not (homes[2] / "work/build/a/x").exists()
 
-    assert caching(homes[2], "~/pip", own_home=False).lay(lambda: True) == []
+    assert lay(caching(homes[2], "~/pip", own_home=False)) == []
     store.close()
 
 
@@ -112,5 +116,7 @@ async def test_a_cache_that_cannot_be_laid_fails_nothing(
     await caches.keep(ANA, "build", saved("never stored"), AT)
     places = Places(tmp_path, "", tmp_path, own_home=True)
 
-    assert Caching(ANA, ("build",), places, store, caches, SystemClock()).lay(lambda: True) == []
+    caching = Caching(ANA, ("build",), places, store, caches, SystemClock())
+
+    assert caching.lay(caching.found(), lambda: True) == []
     store.close()
