@@ -20,6 +20,7 @@ TOGETHER = {
     "docker": (
         "tests/chaos/test_canaries.py",
         "tests/e2e/test_agent_docker.py",
+        "tests/e2e/test_docker_apps.py",
         "tests/e2e/test_docker_executor.py",
         "tests/e2e/test_docker_runs.py",
         "tests/e2e/test_owner_docker.py",
