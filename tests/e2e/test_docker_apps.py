@@ -1,4 +1,4 @@
-"""Ports of containers: led to from the laptop, and open on no address but the machine's loopback."""
+"""Ports of containers: led to from the laptop, and open on no address but the loopback there."""
 
 import re
 import signal

@@ -184,10 +184,10 @@ def body(browser: Any) -> str:
     return str(browser.execute_script("return document.body.innerText"))
 
 
-def shows(browser: Any, text: str, within: float = 60) -> str:
-    """What the page shows, once the text is in it."""
+def shows(browser: Any, text: str, within: float = 60) -> None:
+    """Waits until the page shows a text."""
     try:
-        return eventually(lambda: text in body(browser) and body(browser), within=within)
+        eventually(lambda: text in body(browser), within=within)
     except AssertionError:
         browser.save_screenshot("/tmp/real-apps.png")
         raise
@@ -218,7 +218,11 @@ def run_cell(browser: Any, name: str) -> None:
         time.sleep(2)
         return f"from the kernel of {name} 42" in body(browser)
 
-    eventually(look, within=60)
+    try:
+        eventually(look, within=60)
+    except AssertionError:
+        browser.save_screenshot("/tmp/real-apps.png")
+        raise
 
 
 def test_a_cell_runs_in_jupyterlab(lab: Lab, browser: Any) -> None:
