@@ -208,5 +208,33 @@ def test_4_15_2_a_port_that_somebody_has_is_refused_where_the_job_would_run(
         assert refused.value.code == "port-taken"
 
 
+def test_trap_78_what_apps_require_is_installed_and_setup_is_theirs_too() -> None:
+    keys = "requirements: r.txt\nsetup: [cd sub]"
+    for own in ("lab", "notebook", "streamlit\ntarget: a.py", "gradio\nfile: a.py"):
+        job = job_of(f"provider: {own}\n{keys}")
+        assert job.installs[0] == "-r r.txt" and job.commands[0] == "cd sub"
+
+
+def test_trap_79_a_server_of_vs_code_is_taken_from_the_machine_or_missed_in_words() -> None:
+    job = direct("code")
+    assert job.installs == () and "There is no VS Code server" in job.commands[-1]
+    assert not any(word in job.commands[-1] for word in ("curl", "wget", "https://"))
+
+
+def test_trap_80_streamlit_has_one_port_and_is_served_there() -> None:
+    job = direct("streamlit", "a.py")
+    assert job.ports == (0,) and [app.port for app in job.apps] == [0]
+
+
+def test_trap_83_only_links_to_the_job_s_own_ports_are_touched() -> None:
+    link = Link(direct("lab").apps[0], 8888, 8889, T)
+    for kept in (
+        b"\xff\x00http://localhost:1234/\r",
+        b" 45%|###  \r",
+        b"\x1b[1mhttp://x:8888\x1b[0m",
+    ):
+        assert Links(()).rewritten(kept, {8888: link}) == kept
+
+
 def spec_with(ports: tuple[int, ...]) -> JobSpec:
     return replace(machines.spec(machines.question()), ports=ports)
