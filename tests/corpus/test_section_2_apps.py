@@ -1,10 +1,19 @@
 """Section 2 of the map, the providers with an app: what each runs, on which port, at which link."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from dstack_agent.executor.ports import noted_ports, settle_ports
+from dstack_cli.forwarding.links import Link, Links
+from dstack_cli.forwarding.local_port import bind_local
+from dstack_mesh.faults import Refused
 from dstack_scheduler.app import App, first_page
+from dstack_scheduler.job import JobSpec
 from dstack_scheduler.plan import PlannedJob, Reuse
 from dstack_scheduler.workflow.problem import Code
+from support import machines
 from support.workflow_files import codes_of, job_of, plan_of, project_of
 
 NOTHING = project_of("workflows: []")
@@ -22,29 +31,27 @@ def link(job: PlannedJob) -> str:
 
 @pytest.mark.parametrize(
     ("name", "package", "page"),
-    [("lab", "jupyterlab", f"/lab?token={T}"), ("notebook", "notebook", f"/tree?token={T}")],
+    [
+        pytest.param("lab", "jupyterlab", f"/lab?token={T}", id="2.2.6 lab"),
+        pytest.param("notebook", "notebook", f"/tree?token={T}", id="2.2.7 notebook"),
+    ],
 )
-def test_2_2_lab_and_notebook(name: str, package: str, page: str) -> None:
+def test_jupyter(name: str, package: str, page: str) -> None:
     job = direct(name)
     assert job.ports == (0,) and link(job) == page
     assert job.apps[0].token == "TOKEN" and job.apps[0].web
-    assert f"pip install -q --disable-pip-version-check {package}" in job.commands[0]
-    assert "importlib.metadata" in job.commands[0], "what is there is taken"
+    assert job.installs == (package,)
     assert f"python -m {package} " in job.commands[-1] and '"$PORT_0"' in job.commands[-1]
-    assert 'JUPYTER_TOKEN="$TOKEN"' in job.commands[1] and "TOKEN" not in job.commands[-1]
+    assert 'JUPYTER_TOKEN="$TOKEN"' in job.commands[0] and "TOKEN" not in job.commands[-1]
     text = f"provider: {name}\nversion: 4.2\nrequirements: r.txt\nsetup: [echo a]\nports: 2"
     job = job_of(text)
-    assert job.commands[:3] == (
-        "python -m pip install -r r.txt",
-        "echo a",
-        f"python -m pip install -q --disable-pip-version-check {package}==4.2",
-    )
+    assert job.installs == ("-r r.txt", f"{package}==4.2") and job.commands[0] == "echo a"
     assert job.ports == (0, 0, 0) and '"$PORT_2"' in job.commands[-1]
     assert [app.name for app in job.apps] == ["port0", "port1", name]
     assert job.commands[:2] == job_of(text.replace("setup", "before_run")).commands[:2]
 
 
-def test_2_2_code() -> None:
+def test_2_2_8_code() -> None:
     job = direct("code")
     assert job.ports == (0,) and link(job) == f"/?tkn={T}"
     assert job.apps[0].token == "CONNECTION_TOKEN"
@@ -54,34 +61,33 @@ def test_2_2_code() -> None:
     assert "1.74.3" in job_of("provider: code\nversion: 1.74.3").commands[-1]
 
 
-def test_2_2_streamlit() -> None:
+def test_2_2_9_streamlit() -> None:
     job = direct("streamlit", "app.py", "--lr", "0.1")
     assert job.commands[-1].endswith(" app.py -- --lr 0.1") and job.ports == (0,)
     assert '--server.port "$PORT_0"' in job.commands[-1] and link(job) == "/"
     job = job_of('provider: streamlit\ntarget: my app.py\nargs: ["a b"]\nversion: 1.9')
     assert job.commands[-1].endswith(" 'my app.py' -- 'a b'")
-    assert job.commands[0].endswith(" streamlit==1.9")
+    assert job.installs == ("streamlit==1.9",)
     assert codes_of(project_of("workflows: [{name: x, provider: streamlit}]"), "x") == [
         Code.MISSING_KEY
     ]
 
 
-def test_2_2_gradio() -> None:
+def test_2_2_10_gradio() -> None:
     job = direct("gradio", "app.py", "--share", "no")
     assert job.commands[-1] == "python app.py --share no"
     assert 'GRADIO_SERVER_PORT="$PORT_0"' in job.commands[-2]
-    assert link(job) == "/" and job.apps[0].web
+    assert link(job) == "/" and job.apps[0].web and job.installs == ("gradio",)
 
 
-def test_2_2_fastapi() -> None:
+def test_2_2_11_fastapi() -> None:
     job = direct("fastapi", "main:app")
     assert job.commands[-1].startswith("python -m uvicorn main:app ") and link(job) == "/docs"
     job = job_of("provider: fastapi\napp: main:app\nversion: 0.100\nuvicorn: 0.30")
-    assert job.commands[0].endswith(" fastapi==0.100")
-    assert job.commands[1].endswith(" 'uvicorn[standard]==0.30'")
+    assert job.installs == ("fastapi==0.100 'uvicorn[standard]==0.30'",)
 
 
-def test_2_2_tensorboard() -> None:
+def test_2_2_12_tensorboard() -> None:
     job = direct("tensorboard", "calm-ibex-1", "lazy-bobcat-2")
     assert job.reuses == tuple(
         Reuse(run=run, below=f"tensorboard-runs/{run}", text=run)
@@ -96,7 +102,7 @@ def test_2_2_tensorboard() -> None:
     assert codes_of(wrong, "x") == [Code.BAD_NAME]
 
 
-def test_2_2_ports_of_bash_and_docker_are_apps() -> None:
+def test_2_3_2_ports_of_bash_and_docker_are_apps_with_names() -> None:
     job = job_of("provider: bash\ncommands: [x]\nports: 2")
     assert [(app.name, app.port) for app in job.apps] == [("bash0", 0), ("bash1", 1)]
     assert [app.name for app in job_of("image: x\ncommands: [x]\nports: 1").apps] == ["docker"]
@@ -113,7 +119,7 @@ def test_2_2_ports_of_bash_and_docker_are_apps() -> None:
         ("0", (), ()),
     ],
 )
-def test_1_2_ports_in_every_epochs_meaning_and_trap_81(
+def test_1_2_31_ports_in_every_epochs_meaning_and_trap_81(
     ports: str, told: tuple[int, ...], local: tuple[int, ...]
 ) -> None:
     job = job_of(f"provider: bash\ncommands: [x]\nports: {ports}")
@@ -124,15 +130,19 @@ def test_1_2_ports_in_every_epochs_meaning_and_trap_81(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("-p", "2"), [(0, 0), (0, 0)]),
+        pytest.param(("-p", "2"), [(0, 0), (0, 0)], id="2.1.8 --ports as a number"),
         (("--ports", "1"), [(0, 0)]),
         (("-p", "8000:18000"), [(8000, 18000), (9000, 0)]),
         (("-p", "7000"), [(8000, 1), (9000, 0), (7000, 0)]),
-        (("--port", "8000:2", "--port", "7000"), [(8000, 2), (9000, 0), (7000, 0)]),
+        pytest.param(
+            ("--port", "8000:2", "--port", "7000"),
+            [(8000, 2), (9000, 0), (7000, 0)],
+            id="2.1.9 --port as a list",
+        ),
         (("--port", "9000:3"), [(8000, 1), (9000, 3)]),
     ],
 )
-def test_2_1_port_flags_count_or_go_over_the_file(
+def test_port_flags_count_or_go_over_the_file(
     flags: tuple[str, ...], told: list[tuple[int, int]]
 ) -> None:
     job = job_of('provider: bash\ncommands: [x]\nports: ["8000:1", 9000]', flags)
@@ -149,3 +159,82 @@ def test_trap_82_tokens_are_made_where_the_job_runs_and_never_planned() -> None:
     job = direct("lab")
     assert job.apps == (App("lab", path="/lab", query="token={token}", token="TOKEN", web=True),)
     assert job.env == {} and not any("{token}" in command for command in job.commands)
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "option"),
+    [
+        pytest.param("provider: streamlit\ntarget: a.py", "target", "a.py", id="1.2.10 target"),
+        pytest.param("provider: fastapi\napp: m:a", "app", "m:a", id="1.2.11 app"),
+        pytest.param("provider: tensorboard\nruns: [a-b-1]", "runs", "a-b-1", id="1.2.13 runs"),
+        pytest.param("provider: fastapi\napp: m:a\nuvicorn: 1.0", "uvicorn", "1.0", id="1.2.21 u"),
+    ],
+)
+def test_keys_of_one_provider(written: str, key: str, option: str) -> None:
+    job = job_of(written)
+    assert option in " ".join((*job.commands, *job.installs, *(each.run for each in job.reuses)))
+    other = project_of(f"workflows: [{{name: x, provider: bash, commands: [a], {key}: a}}]")
+    assert codes_of(other, "x") == [Code.UNKNOWN_KEY]
+
+
+def test_2_3_1_links_lead_to_the_forwarded_port_with_the_token() -> None:
+    link = Link(direct("lab").apps[0], 8888, 8889, T)
+    for host in ("localhost", "127.0.0.1", "0.0.0.0", "ws-2"):
+        shown = Links(("ws-2",)).rewritten(f"at http://{host}:8888/lab".encode(), {8888: link})
+        assert shown.decode() == f"at http://127.0.0.1:8889/lab?token={T}"
+
+
+def test_2_3_3_the_same_port_else_the_next_and_a_named_one_or_none() -> None:
+    with bind_local(0, exactly=False) as taken:
+        port = taken.getsockname()[1]
+        with bind_local(port, exactly=False) as other:
+            assert other.getsockname()[1] != port
+        with pytest.raises(Refused):
+            bind_local(port, exactly=True)
+
+
+def test_4_15_1_free_ports_by_number(tmp_path: Path) -> None:
+    ports = settle_ports(spec_with((0, 0)), tmp_path)
+    assert len({*ports}) == 2 and 0 not in ports
+    assert settle_ports(spec_with((0, 0)), tmp_path) == ports == noted_ports(tmp_path)
+
+
+def test_4_15_2_a_port_that_somebody_has_is_refused_where_the_job_would_run(
+    tmp_path: Path,
+) -> None:
+    with bind_local(0, exactly=False) as taken:
+        with pytest.raises(Refused) as refused:
+            settle_ports(spec_with((taken.getsockname()[1],)), tmp_path)
+        assert refused.value.code == "port-taken"
+
+
+def test_trap_78_what_apps_require_is_installed_and_setup_is_theirs_too() -> None:
+    keys = "requirements: r.txt\nsetup: [cd sub]"
+    for own in ("lab", "notebook", "streamlit\ntarget: a.py", "gradio\nfile: a.py"):
+        job = job_of(f"provider: {own}\n{keys}")
+        assert job.installs[0] == "-r r.txt" and job.commands[0] == "cd sub"
+
+
+def test_trap_79_a_server_of_vs_code_is_taken_from_the_machine_or_missed_in_words() -> None:
+    job = direct("code")
+    assert job.installs == () and "There is no VS Code server" in job.commands[-1]
+    assert not any(word in job.commands[-1] for word in ("curl", "wget", "https://"))
+
+
+def test_trap_80_streamlit_has_one_port_and_is_served_there() -> None:
+    job = direct("streamlit", "a.py")
+    assert job.ports == (0,) and [app.port for app in job.apps] == [0]
+
+
+def test_trap_83_only_links_to_the_job_s_own_ports_are_touched() -> None:
+    link = Link(direct("lab").apps[0], 8888, 8889, T)
+    for kept in (
+        b"\xff\x00http://localhost:1234/\r",
+        b" 45%|###  \r",
+        b"\x1b[1mhttp://x:8888\x1b[0m",
+    ):
+        assert Links(()).rewritten(kept, {8888: link}) == kept
+
+
+def spec_with(ports: tuple[int, ...]) -> JobSpec:
+    return replace(machines.spec(machines.question()), ports=ports)

@@ -23,6 +23,7 @@ import pytest
 
 from support.eventually import eventually
 from support.lab import DSTACK, Daemon, Peer, join_mesh, make_peer, project, said
+from support.wheels import make_wheel
 
 STAND_IN = Path(__file__).parents[1] / "support" / "stand_in.py"
 
@@ -38,6 +39,7 @@ workflows:
     commands: ["python stand_in.py {app} {half}"]
   - name: lab
     provider: lab
+    env: [PIP_NO_INDEX=1, "PIP_FIND_LINKS={wheels}", UV_NO_INDEX=1, "UV_FIND_LINKS={wheels}"]
 """
 
 FAKE_LAB = """
@@ -86,23 +88,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     port, app, half = free_ports(3)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         env = {"DSTACK_MDNS": "0", "DSTACK_SEEDS": f"127.0.0.1:{port}"}
+        make_wheel(folder / "wheels", "jupyterlab", "4.0.0", __main__=FAKE_LAB)
         station = make_peer(folder, "station", (), USER="sue", **env)
         laptop = make_peer(folder, "laptop", (), USER="ana", **env)
         other = make_peer(folder, "other", (), USER="bob", **env)
         join_mesh(station, laptop, other, role="submitter")
-        workflows = WORKFLOWS.format(app=app, half=half, local=taken.getsockname()[1])
-        code = project(
-            folder / "code",
-            workflows,
-            stand_in_DOT_py=STAND_IN.read_text(),
-            jupyterlab____main___DOT_py=FAKE_LAB,
+        workflows = WORKFLOWS.format(
+            app=app, half=half, local=taken.getsockname()[1], wheels=folder / "wheels"
         )
-        (code / "jupyterlab").mkdir(exist_ok=True)
-        (code / "jupyterlab" / "__main__.py").write_text(FAKE_LAB)
-        (code / "jupyterlab-4.0.0.dist-info").mkdir()
-        (code / "jupyterlab-4.0.0.dist-info" / "METADATA").write_text(
-            "Metadata-Version: 2.1\nName: jupyterlab\nVersion: 4.0.0\n"
-        )
+        code = project(folder / "code", workflows, stand_in_DOT_py=STAND_IN.read_text())
         with station.runner("--listen", f"127.0.0.1:{port}") as daemon:
             yield Lab(station, laptop, other, daemon, code, taken)
 

@@ -32,7 +32,7 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import Digest, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_mesh.trust.membership import Role
-from dstack_mesh.v1 import records_pb2, run_pb2, transfer_pb2
+from dstack_mesh.v1 import records_pb2, run_pb2, transfer_pb2, tunnel_pb2
 from dstack_mesh.wire.errors import from_rpc_error
 from dstack_mesh.wire.guard import GuardInterceptor
 from dstack_mesh.wire.rates import RATES, kind_of
@@ -225,6 +225,11 @@ def exchange(flooded: Flooded) -> list[Any]:
     return [records_pb2.RecordServiceExchangeRequest()]
 
 
+def carry(flooded: Flooded) -> list[Any]:
+    """Wants to get at what somebody else's job listens on."""
+    return [tunnel_pb2.CarryRequest(begin=convert.key_to_wire(flooded.key))]
+
+
 def nothing(flooded: Flooded) -> list[Any]:
     return [b""]
 
@@ -236,6 +241,7 @@ ASKED: dict[str, Callable[[Flooded], list[Any]]] = {
     "/dstack_mesh.v1.TransferService/Push": nothing,
     "/dstack_mesh.v1.TransferService/Manifest": manifest,
     "/dstack_mesh.v1.RecordService/Exchange": exchange,
+    "/dstack_mesh.v1.TunnelService/Carry": carry,
     "/grpc.health.v1.Health/Watch": nothing,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": nothing,
 }

@@ -20,6 +20,7 @@ TOGETHER = {
     "docker": (
         "tests/chaos/test_canaries.py",
         "tests/e2e/test_agent_docker.py",
+        "tests/e2e/test_docker_apps.py",
         "tests/e2e/test_docker_executor.py",
         "tests/e2e/test_docker_runs.py",
         "tests/e2e/test_images.py",
@@ -50,6 +51,7 @@ FIRST = (
     "tests/e2e/test_lan.py",
     "tests/chaos/test_kills.py",
     "tests/e2e/test_cli_runs.py",
+    "tests/e2e/test_apps.py",
     "tests/mesh/test_floods.py",
 )
 """Files and groups that take longest, longest first: who begins last must be short."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 
 from dstack_cli.forwarding.links import Link
@@ -35,7 +35,7 @@ class Forward:
         self._connecting = asyncio.Lock()
         self._servers: list[asyncio.Server] = []
         self._tasks: asyncio.TaskGroup | None = None
-        self._reading: set[asyncio.Task[None]] = set()
+        self._doing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -46,7 +46,7 @@ class Forward:
             finally:
                 for server in self._servers:
                     server.close()
-                for task in self._reading:
+                for task in list(self._doing):
                     task.cancel()
 
     async def offered(self) -> Offered:
@@ -78,11 +78,8 @@ class Forward:
         return tuple(made)
 
     async def _serve(self, bound: socket.socket, index: int) -> None:
-        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await self._carry(index, reader, writer)
-            finally:
-                writer.close()
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._do(self._carry(index, reader, writer))
 
         self._servers.append(await asyncio.start_server(accepted, sock=bound))
 
@@ -90,6 +87,14 @@ class Forward:
         self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Carries a connection to its end; as long as nothing of it was read, it is tried again."""
+        try:
+            await self._carry_anyhow(index, reader, writer)
+        finally:
+            writer.close()
+
+    async def _carry_anyhow(
+        self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         for _ in range(TRIES):
             carriage = self._carriage
             try:
@@ -116,12 +121,15 @@ class Forward:
             return self._carriage
 
     async def _open(self, client: TunnelClient) -> Carriage:
-        assert self._tasks is not None
         opened: asyncio.Future[Carriage] = asyncio.get_running_loop().create_future()
-        task = self._tasks.create_task(self._read(client, opened))
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
+        self._do(self._read(client, opened))
         return await opened
+
+    def _do(self, work: Coroutine[None, None, None]) -> None:
+        assert self._tasks is not None
+        task = self._tasks.create_task(work)
+        self._doing.add(task)
+        task.add_done_callback(self._doing.discard)
 
     async def _read(self, client: TunnelClient, opened: "asyncio.Future[Carriage]") -> None:
         async with client.carry(self.key) as carriage:

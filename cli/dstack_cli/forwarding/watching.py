@@ -22,6 +22,9 @@ LATER_SECONDS = 2.0
 
 PATIENT_LOOKS = 20
 
+MOMENT_SECONDS = 1.5
+"""How long a line with a link waits at most for what it leads to."""
+
 Told = Callable[[Link], Awaitable[None]]
 """Hears of an app that answers."""
 
@@ -108,8 +111,8 @@ class _Serving:
         self._links: Links | None = None
         self._offered: Offered | None = None
         self._silent: list[Link] = []
+        self._waited_for: set[int] = set()
         self._looking = asyncio.Lock()
-        self._looked = asyncio.Event()
 
     async def run(self) -> None:
         """Until `over` is set."""
@@ -152,18 +155,26 @@ class _Serving:
         """What the job wrote, with links that work here."""
         if b"://" not in data:
             return data
-        ports = (self._links or Links(())).ports_in(data)
-        if ports - set(self._forward.links) and (self._offered is None or self._may_come(ports)):
+        await self._wait_for((self._links or Links(())).ports_in(data))
+        return self._links.rewritten(data, self._forward.links) if self._links else data
+
+    async def _wait_for(self, ports: set[int]) -> None:
+        """Gives ports of the job a moment to listen: Jupyter tells its link before it does."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + MOMENT_SECONDS
+        while (new := self._awaited(ports)) and loop.time() < until:
             try:
                 self._silent += await self._lead()
             except MeshError:
-                return data
-        return self._links.rewritten(data, self._forward.links) if self._links else data
+                return
+            if self._awaited(new):
+                await asyncio.sleep(MOMENT_SECONDS / 10)
+        self._waited_for |= ports
 
-    def _may_come(self, ports: set[int]) -> bool:
-        """Whether a link is to a port of the job that does not lead anywhere yet."""
-        assert self._offered is not None
-        return bool(ports & set(self._offered.ports) - set(self._forward.links))
+    def _awaited(self, ports: set[int]) -> set[int]:
+        """Which ports are the job's, as far as is known, and do not lead anywhere yet."""
+        known = ports if self._offered is None else ports & set(self._offered.ports)
+        return known - set(self._forward.links) - self._waited_for
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from dstack_scheduler.app import App
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.options import option, tool_version
 from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation
-from dstack_scheduler.providers.tools import TOOL_KEYS, installed, own_port
+from dstack_scheduler.providers.tools import TOOL_KEYS, own_port, package
 from dstack_scheduler.workflow.model import Workflow
 
 
@@ -18,11 +18,12 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
         f' --host "$DSTACK_APP_HOST" --port {own_port(workflow)}'
     )
     tools = (
-        installed("fastapi", options.get("version", "")),
-        installed("uvicorn", options.get("uvicorn", ""), "[standard]"),
+        package("fastapi", options.get("version", "")),
+        package("uvicorn[standard]", options.get("uvicorn", "")),
     )
-    commands = (*preparation(workflow), *tools, serve)
-    return one_job(workflow, variables, commands, apps=(App("fastapi", path="/docs", web=True),))
+    commands = (*preparation(workflow), serve)
+    app = App("fastapi", path="/docs", web=True)
+    return one_job(workflow, variables, commands, tools, (app,))
 
 
 FASTAPI = Provider(

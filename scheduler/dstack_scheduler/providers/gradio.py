@@ -7,7 +7,7 @@ from dstack_scheduler.app import App
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.options import tool_version
 from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation
-from dstack_scheduler.providers.tools import TOOL_KEYS, installed, own_port, script_arguments
+from dstack_scheduler.providers.tools import TOOL_KEYS, own_port, package, script_arguments
 from dstack_scheduler.workflow.keys import ARGS, SCRIPT
 from dstack_scheduler.workflow.model import Workflow
 
@@ -18,9 +18,9 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
         ' GRADIO_ANALYTICS_ENABLED="${GRADIO_ANALYTICS_ENABLED:-False}"'
     )
     words = ("python", shlex.quote(workflow.script), script_arguments(workflow))
-    tool = installed("gradio", workflow.options.get("version", ""))
-    commands = (*preparation(workflow), tool, told, " ".join(filter(None, words)))
-    return one_job(workflow, variables, commands, apps=(App("gradio", web=True),))
+    tool = package("gradio", workflow.options.get("version", ""))
+    commands = (*preparation(workflow), told, " ".join(filter(None, words)))
+    return one_job(workflow, variables, commands, (tool,), (App("gradio", web=True),))
 
 
 GRADIO = Provider(

@@ -10,7 +10,7 @@ from dstack_scheduler.app import TOKEN, App
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.options import tool_version
 from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation
-from dstack_scheduler.providers.tools import TOOL_KEYS, installed, own_port
+from dstack_scheduler.providers.tools import TOOL_KEYS, own_port, package
 from dstack_scheduler.workflow.model import Workflow
 
 _ENVIRONMENT = (
@@ -20,18 +20,18 @@ _ENVIRONMENT = (
 
 
 def _jobs(
-    package: str, app: App, workflow: Workflow, variables: Mapping[str, str]
+    name: str, app: App, workflow: Workflow, variables: Mapping[str, str]
 ) -> tuple[PlannedJob, ...]:
     serve = (
-        f"python -m {package} --allow-root --no-browser"
+        f"python -m {name} --allow-root --no-browser"
         f' --ip="$DSTACK_APP_HOST" --port={own_port(workflow)} --ServerApp.port_retries=0'
     )
-    tool = installed(package, workflow.options.get("version", ""))
-    commands = (*preparation(workflow), tool, *_ENVIRONMENT, serve)
-    return one_job(workflow, variables, commands, apps=(app,))
+    tool = package(name, workflow.options.get("version", ""))
+    commands = (*preparation(workflow), *_ENVIRONMENT, serve)
+    return one_job(workflow, variables, commands, (tool,), (app,))
 
 
-def _jupyter(name: str, about: str, package: str, path: str) -> Provider:
+def _jupyter(name: str, about: str, tool: str, path: str) -> Provider:
     app = App(name, path=path, query=f"token={TOKEN}", token="TOKEN", web=True)
     return Provider(
         name=name,
@@ -40,7 +40,7 @@ def _jupyter(name: str, about: str, package: str, path: str) -> Provider:
         required=(),
         direct=Direct(usage=f"dstack run {name}"),
         appends_args=False,
-        jobs=partial(_jobs, package, app),
+        jobs=partial(_jobs, tool, app),
     )
 
 

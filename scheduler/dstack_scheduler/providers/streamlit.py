@@ -7,7 +7,7 @@ from dstack_scheduler.app import App
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.options import option, tool_version
 from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation
-from dstack_scheduler.providers.tools import TOOL_KEYS, installed, own_port, script_arguments
+from dstack_scheduler.providers.tools import TOOL_KEYS, own_port, package, script_arguments
 from dstack_scheduler.workflow.keys import ARGS
 from dstack_scheduler.workflow.model import Workflow
 
@@ -19,9 +19,9 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
         f' --server.address "$DSTACK_APP_HOST" --server.port {own_port(workflow)}'
         f" {shlex.quote(workflow.options['target'])}" + (f" -- {arguments}" if arguments else "")
     )
-    tool = installed("streamlit", workflow.options.get("version", ""))
-    commands = (*preparation(workflow), tool, serve)
-    return one_job(workflow, variables, commands, apps=(App("streamlit", web=True),))
+    tool = package("streamlit", workflow.options.get("version", ""))
+    commands = (*preparation(workflow), serve)
+    return one_job(workflow, variables, commands, (tool,), (App("streamlit", web=True),))
 
 
 STREAMLIT = Provider(

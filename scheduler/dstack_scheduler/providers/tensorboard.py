@@ -12,7 +12,7 @@ from dstack_scheduler.app import App
 from dstack_scheduler.plan import PlannedJob, Reuse
 from dstack_scheduler.providers.options import RUNS, option, tool_version
 from dstack_scheduler.providers.port import Direct, Option, Provider, one_job, preparation
-from dstack_scheduler.providers.tools import TOOL_KEYS, installed, own_port
+from dstack_scheduler.providers.tools import TOOL_KEYS, own_port, package
 from dstack_scheduler.workflow.model import Workflow
 
 FOLDER = "tensorboard-runs"
@@ -27,9 +27,9 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
     serve = (
         f'python -m tensorboard.main {where} --host "$DSTACK_APP_HOST" --port {own_port(workflow)}'
     )
-    tool = installed("tensorboard", workflow.options.get("version", ""))
-    commands = (*preparation(workflow), tool, serve)
-    jobs = one_job(workflow, variables, commands, apps=(App("tensorboard", web=True),))
+    tool = package("tensorboard", workflow.options.get("version", ""))
+    commands = (*preparation(workflow), serve)
+    jobs = one_job(workflow, variables, commands, (tool,), (App("tensorboard", web=True),))
     reuses = tuple(Reuse(run=run, below=f"{FOLDER}/{run}", text=run) for run in runs)
     return tuple(replace(job, reuses=reuses) for job in jobs)
 

@@ -1,4 +1,4 @@
-"""Tools that providers bring: installed into the job's environment unless they are there."""
+"""What the providers with a tool of their own have in common."""
 
 import shlex
 from collections.abc import Mapping
@@ -15,23 +15,10 @@ TOOL_KEYS: Mapping[str, Key] = {
 }
 """Keys of every provider with a tool of its own."""
 
-_IS_THERE = "import importlib.metadata as m; m.version({name!r})"
 
-
-def installed(package: str, version: str = "", extras: str = "") -> str:
-    """A command after which a package is there, in the version that was asked for, or any.
-
-    What is there already is taken without a look at the network: a lab's may be closed.
-
-    Args:
-        extras: What of it is optional and wanted, as "[standard]".
-    """
-    wanted = shlex.quote(f"{package}{extras}" + (f"=={version}" if version else ""))
-    install = f"python -m pip install -q --disable-pip-version-check {wanted}"
-    if version:
-        return install
-    check = f"python -c {shlex.quote(_IS_THERE.format(name=package))} 2>/dev/null"
-    return f"{check} || {install}"
+def package(name: str, version: str = "") -> str:
+    """What is installed of a tool: the version that was asked for, or any."""
+    return f"{name}=={version}" if version else name
 
 
 def own_port(workflow: Workflow) -> str:
