@@ -83,6 +83,7 @@ class BidDesk:
         terms: On which terms the owner lends the machine now; does no I/O.
         name_of: A peer's name for people; empty if it is not known.
         note: Has people know something about a job that was taken.
+        meeting_point: Where others would reach a job that starts here now. Blocks for a moment.
         driven_for: The peer for whom a run is driven here; None if it is not driven here.
     """
 
@@ -96,6 +97,7 @@ class BidDesk:
         name_of: Callable[[PeerId], str] = lambda peer: "",
         note: Callable[[JobKey, str], None] = lambda key, sentence: None,
         driven_for: Callable[[RunId], PeerId | None] = lambda run_id: None,
+        meeting_point: Callable[[], str] = lambda: "",
     ) -> None:
         self._machine = machine
         self._ledger = ledger
@@ -105,6 +107,7 @@ class BidDesk:
         self._name_of = name_of
         self._note = note
         self._driven_for = driven_for
+        self._meeting_point = meeting_point
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bids")
         self._group: asyncio.TaskGroup | None = None
         self._seen: _Seen | None = None
@@ -217,7 +220,8 @@ class BidDesk:
         return Bid(verdict, sum(absent))
 
     def _reserve(self, question: Question, claim: Claim, asker: Asker) -> Hold:
-        return self._ledger.reserve(claim, self._deciding(question, asker))
+        hold = self._ledger.reserve(claim, self._deciding(question, asker))
+        return replace(hold, meeting_point=self._meeting_point()) if question.meets else hold
 
     def _deciding(self, question: Question, asker: Asker) -> Callable[[tuple[Taken, ...]], Verdict]:
         """What the ledger asks within its transaction. Blocks for a reading of the machine."""

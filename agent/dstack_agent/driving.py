@@ -32,6 +32,7 @@ from dstack_scheduler.progress import (
     Awarded,
     Awarding,
     Declined,
+    Grown,
     Progress,
     RunEnded,
     TriedAgain,
@@ -197,15 +198,26 @@ def _check(record: RunRecord, jobs: tuple[DrivenJob, ...]) -> None:
     """Raises Invalid. What is written down is driven at every start of the agent."""
     fits = all(
         (one.spec.key.run_id, one.spec.key.job) == (record.run_id, index)
-        and all(0 <= before < index for before in one.after)
         for index, one in enumerate(jobs)
     )
+    fits = fits and _has_an_order(jobs)
     if not jobs or not fits:
         raise Invalid(
             "The jobs of a run that is handed over do not fit together.",
             f"{len(jobs)} jobs of {record.run_name}; each is of this run, and after earlier ones.",
             code="invalid-run",
         )
+
+
+def _has_an_order(jobs: tuple[DrivenJob, ...]) -> bool:
+    """Whether no job waits for itself; one that was made later may come before its elders."""
+    open_ = {index: set(one.after) for index, one in enumerate(jobs)}
+    if any(not 0 <= before < len(jobs) for one in jobs for before in one.after):
+        return False
+    while ready := [index for index, before in open_.items() if not before & open_.keys()]:
+        for index in ready:
+            del open_[index]
+    return not open_
 
 
 class Drive:
@@ -268,6 +280,8 @@ def after(run: DrivenRun, event: Progress) -> DrivenRun:
         case Fin(key):
             told = replace(_told(run, key.job), key=key, state=event.state)
             return _with(run, replace(told, artifacts=event.artifacts))
+        case Grown(_, jobs):
+            return _grown(run, jobs)
         case RunEnded(_, state):
             # A job that never got an agent has no other last word.
             told = _told(run, state.key.job)
@@ -286,6 +300,18 @@ def _again(
     cause = f"Attempt {because.key.attempt} {because.state.value}. {because.cause}".strip()
     waiting = StateChange(key, JobState.WAITING, because.at, cause, "tried-again")
     return _with(replace(placeless, jobs=jobs), replace(told, state=legible(waiting)))
+
+
+def _grown(run: DrivenRun, jobs: tuple[DrivenJob, ...]) -> DrivenRun:
+    """The run with jobs that one of it made; what was told of the others stays."""
+    old = zip(run.jobs, jobs, strict=False)
+    known = tuple(
+        replace(job, after=now.after, spec=replace(job.spec, makes=now.spec.makes))
+        for job, now in old
+    )
+    making = sum(bool(job.spec.makes) for job in jobs)
+    record = replace(run.record, job_count=len(jobs) + making)
+    return replace(run, record=record, jobs=(*known, *jobs[len(run.jobs) :]))
 
 
 def _told(run: DrivenRun, job: int) -> JobRecord:

@@ -119,7 +119,7 @@ def _job(plan: Plan, job: PlannedJob, repo: str, listings: Sequence[Listing]) ->
         "artifacts": list(job.artifacts),
         "deps": [*chained, *(_dep(reuse, repo, listings) for reuse in job.reuses)],
         "resources": _resources(job.needs),
-        "nodes": job.nodes,
+        "nodes": job.node.count if job.node is not None else 1,
         "ports": list(job.ports),
         "after": list(job.after),
     }

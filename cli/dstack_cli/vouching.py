@@ -15,7 +15,7 @@ from dstack_mesh.ids import PeerId
 from dstack_mesh.signing import Signed
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.job import Fin, JobKey, JobSpec, LogFrame
-from dstack_scheduler.progress import Awarded, Progress
+from dstack_scheduler.progress import Awarded, Grown, Progress
 from dstack_scheduler.submission import HandOver, Submission
 
 QUIET_SECONDS = 2.0
@@ -44,6 +44,9 @@ class Vouching:
             case Awarded(job, attempt, card):
                 key = JobKey(self._specs[job].key.run_id, job, attempt)
                 self._bringing.add(asyncio.create_task(self._bring(key, card.peer_id)))
+            case Grown(_, jobs):
+                self._specs = [one.spec for one in jobs]
+                self._signed = None
             case LogFrame() | Fin():
                 self._may.set()
             case _:

@@ -14,6 +14,7 @@ from dstack_scheduler.progress import (
     Awarded,
     Awarding,
     Declined,
+    Grown,
     Kept,
     Progress,
     RunEnded,
@@ -76,6 +77,8 @@ class Watching:
                 self._ended(event.state)
             case TriedAgain():
                 self._tried_again(event)
+            case Grown():
+                self._grown(event)
             case _:
                 self._talk(event)
 
@@ -123,6 +126,11 @@ class Watching:
 
     def _job(self, index: int) -> str:
         return self._workflows[index] if index < len(self._workflows) else f"job {index}"
+
+    def _grown(self, event: Grown) -> None:
+        made = len(event.jobs) - len(self._workflows)
+        self._workflows = [one.spec.workflow or one.spec.provider for one in event.jobs]
+        self._screen.say(f"{self._job(event.maker)} made {count(made, 'job')}")
 
     def _live(self, text: str) -> None:
         self._screen.live(text, self._clock())

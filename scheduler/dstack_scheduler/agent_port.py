@@ -48,6 +48,7 @@ class Question:
         max_duration_seconds: None for no limit of the job's own.
         outside_paths: Folders to keep or to get that are not below the job's own.
         ports: Ports that the job listens on.
+        meets: Wants to know with the hold where other nodes of its gang would reach the job.
     """
 
     key: JobKey
@@ -61,6 +62,7 @@ class Question:
     max_duration_seconds: float | None = None
     outside_paths: tuple[str, ...] = ()
     ports: int = 0
+    meets: bool = False
 
 
 def question_of(spec: JobSpec) -> Question:
@@ -77,6 +79,7 @@ def question_of(spec: JobSpec) -> Question:
         max_duration_seconds=spec.max_duration_seconds,
         outside_paths=outside(*spec.artifacts, *(each.path for each in spec.inputs)),
         ports=len(spec.ports),
+        meets=spec.node is not None and spec.node.rank == 0,
     )
 
 
@@ -87,11 +90,16 @@ def outside(*paths: str) -> tuple[str, ...]:
 
 @frozen
 class Hold:
-    """Resources held for a short time; renewed by reserving again."""
+    """Resources held for a short time; renewed by reserving again.
+
+    Attributes:
+        meeting_point: HOST:PORT of a port that was free just now; empty if it was not asked for.
+    """
 
     hold_id: HoldId
     expires_in_seconds: float
     gpu_uuids: tuple[str, ...] = ()
+    meeting_point: str = ""
 
 
 @frozen

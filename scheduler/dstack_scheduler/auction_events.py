@@ -134,4 +134,7 @@ class GiveUp:
     error: MeshError
 
 
+Questioning = Look | Ask | WakeAt
+"""What a round of questions needs done."""
+
 Effect = Look | Ask | Reserve | Award | WakeAt | Tell | GiveUp

@@ -35,6 +35,10 @@ class Trees(Protocol):
         """Has a tree stay for an owner, as a run's id. Blocks."""
         ...
 
+    def read_file(self, digest: Digest, path: str, limit_bytes: int) -> bytes:
+        """A small file of a tree. Blocks. Raises Missing or Refused."""
+        ...
+
 
 @frozen
 class Parcel:

@@ -18,13 +18,16 @@ from dstack_scheduler.again import retry_of
 from dstack_scheduler.agent_port import Agent, Directory, DrivenJob
 from dstack_scheduler.auction import is_superseded
 from dstack_scheduler.award import Carrier, Trees, release
+from dstack_scheduler.awarding import Means, confirmed
 from dstack_scheduler.follow import TRANSIENT, Follower, wanted_pause_seconds
 from dstack_scheduler.foresight import refuse_hopeless
+from dstack_scheduler.gang_placing import GangPlacing
 from dstack_scheduler.inputs import Elsewhere, with_inputs
 from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
 from dstack_scheduler.keep import KEEP_BYTES, KEEP_SECONDS, keep
-from dstack_scheduler.placing import Means, Outcome, Placing, confirmed
-from dstack_scheduler.progress import Progress, RunEnded, TriedAgain, Unheard, Watcher
+from dstack_scheduler.placing import Outcome, Placing
+from dstack_scheduler.progress import Grown, Progress, RunEnded, TriedAgain, Unheard, Watcher
+from dstack_scheduler.retry import ONCE
 from dstack_scheduler.run import Part, Run
 from dstack_scheduler.submission import HandOver, Submission
 from dstack_scheduler.track import Place, Track, awarded_key
@@ -32,6 +35,11 @@ from dstack_scheduler.vouching import bring
 
 PAUSES_SECONDS = (0.1, 0.2, 0.5, 1.0)
 """Between tries of a call that must be heard; the last one repeats."""
+
+MADE_FOLDER, MADE_FILE = ".dstack-jobs", "jobs.yaml"
+"""Artifact of a job that makes jobs, and the file in it that describes them."""
+
+MOST_MADE_BYTES = 256 * 1024
 
 DETACH_SECONDS = 1.0
 """So long an award that is under way may still be confirmed while the driver leaves."""
@@ -76,7 +84,7 @@ class Driver:
         self._telling = asyncio.Lock()
         self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self._placings: dict[int, Placing] = {}
+        self._placings: dict[int, Placing | GangPlacing] = {}
         self._copies: set[asyncio.Task[None]] = set()
         self._errors: dict[int, MeshError] = {}
         self._stop: decisions.StopAsked | None = None
@@ -96,6 +104,9 @@ class Driver:
         await refuse_hopeless(self._track.jobs, self._directory)
         async with asyncio.TaskGroup() as self._tasks:
             self._do(self._run.start())
+            for job in self._incomplete():
+                broken = decisions.Unplaced(job, _incomplete(), self._clock.now())
+                self._happened(broken)
             if self._stop is not None:
                 self._happened(self._stop)
             await self._over.wait()
@@ -127,7 +138,7 @@ class Driver:
                 code="not-accepted",
             )
         self._leaving = True
-        placings = list(self._placings.values())
+        placings = set(self._placings.values())
         for placing in placings:
             placing.stop()
         async with asyncio.TaskGroup() as settling:
@@ -145,6 +156,17 @@ class Driver:
         """The next attempts of jobs that no agent has, as far as is known."""
         unplaced = (job for job in self._run.unplaced() if self._track.place(job) is None)
         return {job: self._run.key(job) for job in unplaced}
+
+    def _incomplete(self) -> list[int]:
+        """Nodes without an agent, of gangs some of whose nodes have one."""
+        jobs = self._track.jobs
+        return [
+            index
+            for index, job in enumerate(jobs)
+            if job.awarded is None
+            and job.spec.node is not None
+            and any(jobs[node].awarded for node in job.spec.node.indexes(index))
+        ]
 
     @property
     def _last_key(self) -> JobKey:
@@ -171,13 +193,18 @@ class Driver:
             match effect:
                 case decisions.Place():
                     self._begin_placing(effect)
+                case decisions.PlaceGang(keys):
+                    assert self._tasks is not None
+                    gang = GangPlacing(keys, self._means, self._tasks)
+                    self._placings.update((key.job, gang) for key in keys)
+                    self._spawn(self._place_gang(gang, keys))
                 case decisions.Follow(key):
                     self._spawn(self._follow(key))
                 case decisions.StopPlacing(job):
                     if (placing := self._placings.get(job)) is not None:
                         placing.stop()
-                case decisions.StopJob(key, abort, cause):
-                    self._spawn(self._stop_job(key, abort, cause))
+                case decisions.StopJob(key, abort, cause, patience):
+                    self._spawn(self._stop_job(key, abort, cause, patience))
                 case decisions.End(state):
                     self._spawn(self._end(state))
                 case _:
@@ -221,11 +248,24 @@ class Driver:
         self._over.set()
 
     async def _place(self, key: JobKey, placing: Placing) -> None:
-        job = key.job
         try:
             outcome = await placing.run()
         finally:
-            del self._placings[job]
+            del self._placings[key.job]
+        self._was_placed(key, outcome)
+
+    async def _place_gang(self, gang: GangPlacing, keys: Iterable[JobKey]) -> None:
+        try:
+            outcomes = await gang.run()
+        finally:
+            for key in keys:
+                del self._placings[key.job]
+        # Those that have an agent first: what fails then stops them.
+        for key in sorted(outcomes, key=lambda key: outcomes[key] is not Outcome.PLACED):
+            self._was_placed(key, outcomes[key])
+
+    def _was_placed(self, key: JobKey, outcome: Outcome | MeshError) -> None:
+        job = key.job
         match outcome:
             case Outcome.PLACED:
                 self._happened(decisions.Placed(key))
@@ -244,10 +284,13 @@ class Driver:
             self._fail(error)
             return
         if fin is not None:
+            if fin.state.state is JobState.DONE and self._track.jobs[key.job].spec.makes:
+                await self._grow(key)
             self._happened(decisions.Changed(fin.state))
             return
         place = self._track.place(key.job)
-        if place is not None and place.won is not None and place.confirmed:
+        in_gang = self._track.jobs[key.job].spec.node is not None
+        if place is not None and place.won is not None and (place.confirmed or in_gang):
             lost = StateChange(
                 key,
                 JobState.LOST,
@@ -260,6 +303,34 @@ class Driver:
             return
         self._track.remove(key.job)
         self._happened(decisions.Vanished(key))
+
+    async def _grow(self, key: JobKey) -> None:
+        """Takes the jobs into the run that one of it made."""
+        from dstack_scheduler.growing import grown  # the language: few runs need it here
+
+        tries, text = 0, None
+        while text is None:
+            try:
+                text = await self._written(key)
+            except TRANSIENT as error:
+                await self._pause(tries, wanted_pause_seconds(error))
+                tries += 1
+            except MeshError:
+                text = b""
+        self._track.jobs = await asyncio.to_thread(grown, self._track.jobs, key.job, text)
+        await self._tell(Grown(key.job, self._track.jobs))
+        self._happened(decisions.Grown(tuple(_part(job) for job in self._track.jobs)))
+
+    async def _written(self, key: JobKey) -> bytes:
+        """What a job wrote of the jobs that it makes. Raises MeshError."""
+        kept = self._track.kept(key, MADE_FOLDER)
+        if kept is None:
+            return b""
+        digest, agent = kept
+        if self._store.missing_manifest(digest):
+            await agent.fetch_tree(digest)
+        read = self._store.read_file
+        return await asyncio.to_thread(read, digest, MADE_FILE, MOST_MADE_BYTES)
 
     async def _last_word(self, key: JobKey) -> Fin | None:
         """How the attempt ended; None if its agent answers and does not know it."""
@@ -314,7 +385,8 @@ class Driver:
         self._track.put(key.job, replace(place, agent=agent))
         return agent
 
-    async def _stop_job(self, key: JobKey, abort: bool, cause: str) -> None:
+    async def _stop_job(self, key: JobKey, abort: bool, cause: str, patience: float) -> None:
+        await asyncio.sleep(patience)
         agent = await self._agent_of(key)
         tries = 0
         while True:
@@ -339,6 +411,17 @@ class Driver:
 def _part(job: DrivenJob) -> Part:
     spec, awarded = job.spec, job.awarded is not None
     key = awarded_key(job) if awarded else spec.key
+    gang = spec.node.indexes(spec.key.job) if spec.node is not None else ()
     name = spec.workflow or spec.provider
-    retry = retry_of(spec.retry, spec.needs)
-    return Part(key, name, job.after, awarded, retry, spec.submitted_at)
+    # A node that starts anew would find the others in the middle of their work.
+    retry = ONCE if gang else retry_of(spec.retry, spec.needs)
+    return Part(key, name, job.after, awarded, retry, spec.submitted_at, gang)
+
+
+def _incomplete() -> Refused:
+    return Refused(
+        "The nodes of the run cannot start together any more.",
+        "Some have an agent, and whoever drove the run left before the others had one.",
+        "run it again",
+        code="gang-broken",
+    )

@@ -76,8 +76,9 @@ class Evidence:
 
 
 def specification_of(spec: JobSpec) -> JobSpec:
-    """What a submitter signs of a job: the same for every attempt and whatever is laid in."""
-    return replace(spec, key=replace(spec.key, attempt=1), inputs=())
+    """What a submitter signs of a job: the same for every attempt, input and place."""
+    node = spec.node and replace(spec.node, master="")
+    return replace(spec, key=replace(spec.key, attempt=1), inputs=(), node=node)
 
 
 def taken(spec: JobSpec, given_by: PeerId, gpu_uuids: tuple[str, ...]) -> Taken:

@@ -19,6 +19,9 @@ NOTHING = Digest(b"")
 MOST_PORTS = 100
 """That one job may ask for."""
 
+MOST_NODES = 256
+"""That one gang may have."""
+
 
 @frozen(slots=True)
 class JobKey:
@@ -71,6 +74,26 @@ class Revision:
 
 
 @frozen
+class Node:
+    """The place of a job in a gang: jobs that start together or not at all, side by side in a run.
+
+    Attributes:
+        rank: From 0, which is the master.
+        count: How many there are.
+        master: HOST:PORT under which the master is reached; empty until all have a place.
+    """
+
+    rank: int
+    count: int
+    master: str = ""
+
+    def indexes(self, job: int) -> tuple[int, ...]:
+        """The jobs of the gang, by rank, where this node is a job of the run."""
+        first = job - self.rank
+        return tuple(range(first, first + self.count))
+
+
+@frozen
 class JobSpec:
     """Everything an agent must know to run a job. Secret values travel beside it, never in it.
 
@@ -99,6 +122,8 @@ class JobSpec:
         cache: Folders that stay for the next run of the workflow, paths as of artifacts.
         counted: Patterns of the files of the code that count for reuse; empty for all of them.
         apps: What a person opens of it, each behind one of its ports.
+        node: Its place in a gang; None for a job of its own.
+        makes: Workflow whose jobs it makes; empty for a job that makes none.
     """
 
     key: JobKey
@@ -132,6 +157,8 @@ class JobSpec:
     cache: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
     apps: tuple[App, ...] = ()
+    node: Node | None = None
+    makes: str = ""
 
     @property
     def executor(self) -> ExecutorKind:

@@ -5,21 +5,15 @@ sent nobody but the agent knows, so it is carried to its end and then the job is
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum
 
-from dstack_mesh.clock import Clock
-from dstack_mesh.faults import MeshError, Refused
-from dstack_mesh.frozen import frozen
-from dstack_scheduler.agent_port import Directory, question_of
+from dstack_mesh.faults import MeshError
+from dstack_scheduler.agent_port import question_of
 from dstack_scheduler.auction_events import Lot
-from dstack_scheduler.award import Carrier, Confirmation, Parcel, commit, release, renewed
-from dstack_scheduler.job import JobKey, JobState, Source, StateChange
-from dstack_scheduler.progress import Awarded, Awarding, Declined, Tell
+from dstack_scheduler.award import Parcel, release, renewed
+from dstack_scheduler.awarding import Means, award
+from dstack_scheduler.job import JobKey, JobSpec
 from dstack_scheduler.search import Search, Won
-from dstack_scheduler.submission import Submission
-from dstack_scheduler.track import Place, Track
 
 
 class Outcome(Enum):
@@ -27,19 +21,6 @@ class Outcome(Enum):
 
     PLACED = "placed"
     STOPPED = "stopped"
-
-
-@frozen
-class Means:
-    """What the parts of a driver share."""
-
-    submission: Submission
-    directory: Directory
-    carrier: Carrier
-    track: Track
-    tell: Tell
-    clock: Clock
-    chance: Callable[[], float]
 
 
 class Placing:
@@ -60,9 +41,8 @@ class Placing:
 
     async def run(self) -> Outcome | MeshError:
         """Until an agent has the job, none ever will, or it was stopped."""
-        absent = set(self._parcel.spec.secrets_needed) - set(self._means.submission.secrets)
-        if absent:
-            return _without(sorted(absent))
+        if (absent := self._means.absent_secrets([self._parcel])) is not None:
+            return absent
         search = self._search()
         while True:
             won = await self._found(search)
@@ -70,7 +50,7 @@ class Placing:
                 return Outcome.STOPPED
             if isinstance(won, MeshError):
                 return won
-            self._awarding = self._tasks.create_task(self._award(won))
+            self._awarding = self._tasks.create_task(award(self._means, self._parcel, won))
             declined = await self._awarding
             self._awarding = None
             if declined is None:
@@ -89,14 +69,8 @@ class Placing:
             await asyncio.wait({self._awarding}, timeout=seconds)
 
     def _search(self) -> Search:
-        means, spec = self._means, self._parcel.spec
-        lot = Lot(
-            job=self._key.job,
-            workflow=spec.workflow or spec.provider,
-            gpus=spec.needs.gpus,
-            input_bytes=sum(each.size_bytes for each in spec.inputs),
-            placement=means.track.jobs[self._key.job].placement,
-        )
+        means = self._means
+        lot = lot_of(self._parcel.spec, means.track.jobs[self._key.job].placement)
         epoch = means.submission.epoch
         return Search(
             self._question, lot, epoch, means.directory, means.tell, means.clock, means.chance
@@ -136,63 +110,13 @@ class Placing:
                 await release(won.agent, won.hold)
                 raise
 
-    async def _award(self, won: Won) -> MeshError | None:
-        means, card = self._means, won.agent.card
-        source = Source(card.peer_id, card.addresses)
-        means.track.put(self._key.job, Place(self._key, source, won.agent, won, confirmed=False))
-        # A driver that may be started again writes down what it is about to do.
-        await means.tell(Awarding(self._key.job, self._key.attempt, card))
-        try:
-            confirmation = await self._commit(won)
-        except MeshError as error:
-            means.track.remove(self._key.job)
-            await release(won.agent, won.hold)
-            await means.tell(Declined(self._key.job, self._key.attempt))
-            return error
-        except asyncio.CancelledError:
-            # Nothing happens if the agent has the job by now.
-            await release(won.agent, won.hold)
-            raise
-        if confirmation is Confirmation.CONFIRMED:
-            await confirmed(means, self._key)
-        else:
-            cause = f"{card.name} does not say whether it has the job; asking it again."
-            await self._say(JobState.WAITING, cause, "unconfirmed")
-        return None
 
-    async def _say(self, state: JobState, cause: str, reason: str) -> None:
-        now = self._means.clock.now()
-        await self._means.tell(StateChange(self._key, state, now, cause, reason))
-
-    async def _commit(self, won: Won) -> Confirmation:
-        submission, spec = self._means.submission, self._parcel.spec
-        secrets = {name: submission.secrets[name] for name in spec.secrets_needed}
-        try:
-            return await commit(won.agent, won.hold, submission.epoch, spec, secrets)
-        except Refused:
-            if not won.agent.local:
-                raise
-        # The agent of this home has a store of its own after all.
-        await self._means.carrier.bring_code(won.agent, self._parcel)
-        return await commit(won.agent, won.hold, submission.epoch, spec, secrets)
-
-
-def _without(names: list[str]) -> Refused:
-    return Refused(
-        "The job cannot be awarded without its secrets.",
-        f"Whoever drives the run now does not have {', '.join(names)}: values stay in the home "
-        "where the run was submitted.",
-        "run it again and stay attached",
-        "secrets-absent",
+def lot_of(spec: JobSpec, placement: str) -> Lot:
+    """What is auctioned of a job."""
+    return Lot(
+        job=spec.key.job,
+        workflow=spec.workflow or spec.provider,
+        gpus=spec.needs.gpus,
+        input_bytes=sum(each.size_bytes for each in spec.inputs),
+        placement=placement,
     )
-
-
-async def confirmed(means: Means, key: JobKey) -> None:
-    """Notes and tells that the agent has the attempt, once."""
-    place = means.track.place(key.job)
-    if place is None or place.confirmed or place.won is None:
-        return
-    means.track.put(key.job, replace(place, confirmed=True))
-    won = place.won
-    gpus, card = won.hold.gpu_uuids, won.agent.card
-    await means.tell(Awarded(key.job, key.attempt, card, won.agent.local, gpus, won.why))

@@ -5,6 +5,7 @@ from dataclasses import field
 
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.app import App
+from dstack_scheduler.job import Node
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth, needed
@@ -42,6 +43,8 @@ class PlannedJob:
         reuses: Inputs that exist already.
         python: Version that was asked for; empty for any.
         ports: A port of the job each; 0 is any free one, the first of them `$PORT_0`.
+        node: Its place in a gang; None for a job of its own.
+        makes: Workflow whose jobs it makes; empty for a job that makes none.
         place: "local" for this machine only, "remote" for any other one, empty for either.
         variables: All that the job works with, values as written.
         secret_names: Secrets that the job gets as variables and files.
@@ -65,7 +68,8 @@ class PlannedJob:
     after: tuple[int, ...] = ()
     reuses: tuple[Reuse, ...] = ()
     python: str = ""
-    nodes: int = 1
+    node: Node | None = None
+    makes: str = ""
     ports: tuple[int, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     secret_names: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from typing import Protocol
 from dstack_mesh.card import PeerCard
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunName
+from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import ArtifactSaved, Fin, Gap, Input, LogFrame, StateChange
 from dstack_scheduler.verdict import Bid, Reason
 
@@ -101,6 +102,14 @@ class Kept:
 
 
 @frozen
+class Grown:
+    """A job made jobs: all jobs of the run as they are now, the new ones last."""
+
+    maker: int
+    jobs: tuple[DrivenJob, ...]
+
+
+@frozen
 class RunEnded:
     """All jobs ended. The run's exit code is that of the job that decided it."""
 
@@ -118,6 +127,7 @@ Progress = (
     | Unheard
     | TriedAgain
     | Kept
+    | Grown
     | StateChange
     | LogFrame
     | Gap

@@ -2,8 +2,11 @@
 
 A job starts when everything it takes artifacts from is done. The first job that ends in any other
 way, and is not tried again, decides the run: nothing further starts, and what still runs is
-stopped, its artifacts kept, since nobody will read the result. Otherwise the requested job, the
-last one, decides.
+stopped, its artifacts kept, since nobody will read the result. Otherwise the jobs that no other job
+needs decide: in most runs that is the requested one, the last.
+
+The nodes of a gang start together. Node 0, the master, stands for all of them: whoever needs the
+gang needs the master, and once it is done the others have `PATIENCE_SECONDS` to end by themselves.
 
 A stop that arrives while a job is being placed takes effect wherever it can: before the award the
 job never starts; after it the agent is told. In between nobody can know, so both are done.
@@ -28,6 +31,9 @@ from dstack_scheduler.job import JobKey, JobState, StateChange, legible
 from dstack_scheduler.refusal import NoAgentFits, NoAgents
 from dstack_scheduler.retry import ONCE, Retry
 
+PATIENCE_SECONDS = 30.0
+"""How long the other nodes of a gang may go on once their master is done."""
+
 
 @frozen
 class Part:
@@ -39,6 +45,7 @@ class Part:
         awarded: Whether an agent has it already.
         retry: When it is tried again.
         since: When the run was submitted.
+        gang: Indexes of the jobs that start together with it, by rank; empty for a job of its own.
     """
 
     key: JobKey
@@ -47,6 +54,12 @@ class Part:
     awarded: bool = False
     retry: Retry = ONCE
     since: datetime = datetime.min.replace(tzinfo=UTC)
+    gang: tuple[int, ...] = ()
+
+    @property
+    def master(self) -> int:
+        """The job that stands for it."""
+        return self.gang[0] if self.gang else self.key.job
 
 
 @frozen
@@ -80,6 +93,13 @@ class Changed:
 
 
 @frozen
+class Grown:
+    """A job made jobs: all parts as they are now, the new ones last."""
+
+    parts: tuple[Part, ...]
+
+
+@frozen
 class StopAsked:
     """Somebody wants the whole run to stop."""
 
@@ -88,7 +108,7 @@ class StopAsked:
     at: datetime
 
 
-Event = Placed | Unplaced | Vanished | Changed | StopAsked
+Event = Placed | Unplaced | Vanished | Changed | Grown | StopAsked
 
 
 @frozen
@@ -103,6 +123,13 @@ class Place:
     key: JobKey
     rest_seconds: float = 0.0
     because: StateChange | None = None
+
+
+@frozen
+class PlaceGang:
+    """The same for all nodes of a gang at once, each answered by `Placed` or `Unplaced`."""
+
+    keys: tuple[JobKey, ...]
 
 
 @frozen
@@ -121,11 +148,16 @@ class StopPlacing:
 
 @frozen
 class StopJob:
-    """Ask the agent that has the job to stop it, until it ended."""
+    """Ask the agent that has the job to stop it, until it ended.
+
+    Attributes:
+        patience_seconds: How long it may go on before it is asked.
+    """
 
     key: JobKey
     abort: bool
     cause: str
+    patience_seconds: float = 0.0
 
 
 @frozen
@@ -135,7 +167,7 @@ class End:
     state: StateChange
 
 
-Effect = Place | Follow | StopPlacing | StopJob | End
+Effect = Place | PlaceGang | Follow | StopPlacing | StopJob | End
 
 
 @frozen
@@ -165,6 +197,7 @@ class Run:
         if not parts:
             raise ValueError("a run has at least one job")
         self._parts = list(parts)
+        self._last = _last(parts)
         self._states: list[_Blocked | _Placing | _There | _Ended] = [_Blocked() for _ in parts]
         self._stop: StopAsked | None = None
         self._asked: dict[int, bool] = {}
@@ -196,6 +229,8 @@ class Run:
                 if not change.state.ended:
                     return []
                 return self._tried_again(change) or self._ended(change)
+            case Grown(parts):
+                return self._grown(parts)
             case StopAsked():
                 return self._stop_asked(event)
             case _:
@@ -233,6 +268,15 @@ class Run:
             return [Place(key, LONGEST_REST_SECONDS)]
         return self._ended(legible(StateChange(key, JobState.FAILED, at, f"{error}", error.code)))
 
+    def _grown(self, parts: Sequence[Part]) -> list[Effect]:
+        old = zip(self._parts, parts, strict=False)
+        self._parts = [replace(part, after=now.after) for part, now in old]
+        for part in parts[len(self._parts) :]:
+            self._parts.append(part)
+            self._states.append(_Blocked())
+        self._last = _last(self._parts)
+        return []
+
     def _vanished(self, key: JobKey) -> list[Effect]:
         part = self._parts[key.job]
         if not isinstance(self._states[key.job], _There) or part.key != key:
@@ -269,10 +313,20 @@ class Run:
         if isinstance(self._states[job], _Ended):
             return []
         self._states[job] = _Ended(change)
-        last = job == len(self._parts) - 1
-        if self._decided is None and (last or change.state is not JobState.DONE):
-            self._decided = change if last or self._stop else self._in_words(change)
+        if self._decided is None:
+            self._decided = self._decision(change)
         return self._start_ready() + self._stop_where_wanted() + self._end_if_over()
+
+    def _decision(self, change: StateChange) -> StateChange | None:
+        """What the end of a job makes of the run."""
+        job = change.key.job
+        if change.state is JobState.DONE:
+            done = all(self._is_done(index) for index in self._last)
+            return self._end_of(self._last[-1]) if done else None
+        if self._parts[job].master != job and self._is_done(self._parts[job].master):
+            return None
+        requested = job == len(self._parts) - 1
+        return change if requested or self._stop else self._in_words(change)
 
     def _stop_asked(self, stop: StopAsked) -> list[Effect]:
         if self._stop is not None and (self._stop.abort or not stop.abort):
@@ -288,9 +342,16 @@ class Run:
             for index, (part, state) in enumerate(zip(self._parts, self._states, strict=True))
             if isinstance(state, _Blocked) and all(self._is_done(job) for job in part.after)
         ]
-        for index in ready:
+        together = [index for index in ready if set(self._parts[index].gang) <= {*ready}]
+        for index in together:
             self._states[index] = _Placing()
-        return [Place(self._parts[index].key) for index in ready]
+        return [
+            PlaceGang(tuple(self._parts[node].key for node in part.gang))
+            if part.gang
+            else Place(part.key)
+            for index in together
+            if (part := self._parts[index]).master == index
+        ]
 
     def _stop_where_wanted(self) -> list[Effect]:
         if not self.stopping:
@@ -306,7 +367,8 @@ class Run:
                     effects.append(StopPlacing(index))
                 case _There():
                     self._asked[index] = abort
-                    effects.append(StopJob(self._parts[index].key, abort, cause))
+                    patience = 0.0 if self._stop is not None else self._patience(index)
+                    effects.append(StopJob(self._parts[index].key, abort, cause, patience))
                 case _Blocked() | _Ended():
                     pass
         return effects
@@ -326,9 +388,18 @@ class Run:
         state = JobState.ABORTED if stop.abort else JobState.STOPPED
         return StateChange(self._parts[-1].key, state, stop.at, stop.cause, "stopped")
 
-    def _is_done(self, job: int) -> bool:
+    def _patience(self, job: int) -> float:
+        """How long a job goes on that nobody needs any more."""
+        master = self._parts[job].master
+        return PATIENCE_SECONDS if master != job and self._is_done(master) else 0.0
+
+    def _end_of(self, job: int) -> StateChange | None:
         state = self._states[job]
-        return isinstance(state, _Ended) and state.change.state is JobState.DONE
+        return state.change if isinstance(state, _Ended) else None
+
+    def _is_done(self, job: int) -> bool:
+        end = self._end_of(job)
+        return end is not None and end.state is JobState.DONE
 
     def _in_words(self, change: StateChange) -> StateChange:
         """The end of a job that others needed, saying which it was."""
@@ -338,3 +409,13 @@ class Run:
 
     def _why_in_vain(self) -> str:
         return self._decided.cause if self._decided is not None else ""
+
+
+def _last(parts: Sequence[Part]) -> list[int]:
+    """The jobs that no other one needs, without nodes that have a master."""
+    needed = {job for part in parts for job in part.after}
+    return [
+        index
+        for index, part in enumerate(parts)
+        if index not in needed and part.master == part.key.job
+    ]

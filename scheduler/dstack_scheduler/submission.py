@@ -84,7 +84,8 @@ def submission_of(plan: Plan, run_id: RunId, run_name: RunName, by: Submitter) -
         target=plan.target,
         owner=by.owner,
         submitted_at=by.submitted_at,
-        job_count=len(plan.jobs),
+        # Whoever makes jobs makes one at least.
+        job_count=len(plan.jobs) + sum(bool(job.makes) for job in plan.jobs),
         revision=by.revision,
         variables=plan.variables,
     )
@@ -137,4 +138,6 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         cache=job.cache,
         counted=job.counted,
         apps=job.apps,
+        node=job.node,
+        makes=job.makes,
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from dstack_mesh.frozen import frozen
+from dstack_mesh.ids import Digest
 from dstack_scheduler.again import event_of, retry_of
 from dstack_scheduler.agent_port import Agent, DrivenJob
 from dstack_scheduler.inputs import kept_by
@@ -30,6 +31,10 @@ class Place:
     agent: Agent | None = None
     won: Won | None = None
     confirmed: bool = True
+
+    def sure(self) -> "Place":
+        """The same, now that the agent is known to have the attempt."""
+        return replace(self, confirmed=True)
 
 
 class Track:
@@ -85,6 +90,13 @@ class Track:
         self._latest[fin.key.job] = fin.state
         self._fins[fin.key.job] = (fin, agent)
 
+    def kept(self, key: JobKey, path: str) -> tuple[Digest, Agent] | None:
+        """What an ended attempt kept under a path, and who has it."""
+        fin, agent = self._fins[key.job]
+        found = (each.digest for each in fin.artifacts if each.path == path)
+        digest = next(found, None)
+        return None if digest is None else (digest, agent)
+
     def latest(self, key: JobKey) -> StateChange:
         """The newest state of a job; submitted if nothing was heard."""
         record = self._submission.record
@@ -111,11 +123,15 @@ class Track:
         jobs = tuple(self._driven(index, unplaced.get(index)) for index in range(len(self.jobs)))
         records = tuple(self._record(index) for index in sorted(self._places))
         return HandOver(
-            record=replace(self._submission.record, jobs=records),
+            record=replace(self._submission.record, jobs=records, job_count=self._count()),
             jobs=jobs,
             epoch=self._submission.epoch + 1,
             code_digest=jobs[-1].spec.code_digest,
         )
+
+    def _count(self) -> int:
+        making = sum(bool(job.spec.makes) for job in self.jobs)
+        return len(self.jobs) + making
 
     def _driven(self, index: int, next_key: JobKey | None) -> DrivenJob:
         job = self.jobs[index]

@@ -55,12 +55,17 @@ class FakeStore:
 
     def __init__(self, *trees: Digest) -> None:
         self.trees = set(trees)
+        self.files: dict[tuple[Digest, str], bytes] = {}
 
     def missing_manifest(self, digest: Digest) -> bool:
         return digest not in self.trees
 
     def keep(self, digest: Digest, owner: str) -> None:
         assert digest in self.trees, owner
+
+    def read_file(self, digest: Digest, path: str, limit_bytes: int) -> bytes:
+        assert digest in self.trees, path
+        return self.files[digest, path]
 
 
 @dataclass(slots=True)
@@ -250,21 +255,23 @@ class FakeAgent:
         await asyncio.sleep(0)
         self._arrive("reserve")
         machine, key = self.machine, question.key
+        meeting = f"{machine.card.name}:29500" if question.meets else ""
         machine.fence(key, epoch)
         verdict = machine.bid(question.needs, key).verdict
         known = next((h for h, c in machine.holds.items() if c.question.key == key), None)
         if known is not None:
             machine.holds[known].expires_at = machine.clock() + HOLD_SECONDS
-            return self._leave(Hold(known, HOLD_SECONDS, machine.holds[known].gpu_uuids))
+            return self._leave(Hold(known, HOLD_SECONDS, machine.holds[known].gpu_uuids, meeting))
         if key in machine.jobs:
-            return self._leave(Hold(HoldId("leased"), HOLD_SECONDS, machine.jobs[key].gpu_uuids))
+            cards = machine.jobs[key].gpu_uuids
+            return self._leave(Hold(HoldId("leased"), HOLD_SECONDS, cards, meeting))
         if not isinstance(verdict, Now):
             raise Busy("It is not free any more.", "; ".join(r.message for r in verdict.reasons))
         hold_id = HoldId(f"hold-{len(machine.calls)}")
         cards = tuple(machine.free()[: question.needs.gpus])
         until = machine.clock() + HOLD_SECONDS
         machine.holds[hold_id] = _Claim(question, epoch, cards, until)
-        return self._leave(Hold(hold_id, HOLD_SECONDS, cards))
+        return self._leave(Hold(hold_id, HOLD_SECONDS, cards, meeting))
 
     async def commit(
         self, hold_id: HoldId, epoch: int, spec: JobSpec, secrets: Mapping[str, str]

@@ -43,7 +43,7 @@ from dstack_mesh.wire.rumours import rumour_to_wire
 from dstack_mesh.wire.statements import signed_to_wire
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.app import App
-from dstack_scheduler.job import Input, Revision, RunRecord, Source, TagRecord
+from dstack_scheduler.job import Input, Node, Revision, RunRecord, Source, TagRecord
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.wire import convert, questions
@@ -166,6 +166,7 @@ def _spec() -> Any:
         apps=(App("lab", 1, 18000, "/lab", "token={token}", "TOKEN", True),),
         max_duration_seconds=60.0,
         registry_auth=RegistryAuth("ana", "${{ secrets.TOKEN }}"),
+        node=Node(1, 2, "10.0.0.7:29500"),
     )
     return convert.spec_to_wire(spec)
 

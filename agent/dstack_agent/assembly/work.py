@@ -8,6 +8,7 @@ from dstack_agent.assembly.ground import Ground
 from dstack_agent.assembly.workshop import workshop_of
 from dstack_agent.bids import BidDesk
 from dstack_agent.driving import Driving, MakeDriver
+from dstack_agent.executor.nodes import meeting_point
 from dstack_agent.executor.starting import Spare
 from dstack_agent.jobs.folders import Keeping
 from dstack_agent.jobs.notes import Notes
@@ -84,6 +85,7 @@ def desk_of(ground: Ground, company: Company, supervisor: Supervisor, driving: D
         name_of=company.peers.name,
         note=supervisor.note,
         driven_for=driving.giver,
+        meeting_point=lambda: meeting_point(company.portrait.addresses()),
     )
 
 

@@ -6,16 +6,15 @@ are added by the executor at the very end. A variable never replaces a name of t
 `path` must not take away PATH), and nothing replaces the cards: they say what the job was granted.
 """
 
-import contextlib
 import os
 import re
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_agent.executor import pythons
+from dstack_agent.executor.nodes import node_names
 from dstack_agent.executor.virtualenv import is_conda, layer_of
 from dstack_mesh.faults import Refused
 from dstack_mesh.machine import ExecutorKind, Gpu
@@ -61,16 +60,6 @@ class Site:
     listen_on: str = "127.0.0.1"
 
 
-def free_ports(wanted: Sequence[int]) -> tuple[int, ...]:
-    """Ports for a job: those that were named, and for each 0 one that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for port in wanted if not port]
-        for probe in probes:
-            probe.bind(("", 0))
-        free = iter([int(probe.getsockname()[1]) for probe in probes])
-        return tuple(port or next(free) for port in wanted)
-
-
 def environment_of(
     spec: JobSpec, gpus: Sequence[Gpu], site: Site, folder: Path, ambient: Mapping[str, str]
 ) -> dict[str, str]:
@@ -88,7 +77,7 @@ def environment_of(
         if spec.executor is ExecutorKind.PROCESS
         else container_base()
     )
-    named = base | _names(spec, len(gpus), site)
+    named = base | _names(spec, len(gpus), site) | node_names(spec, len(gpus))
     variables = {_variable(name): value for name, value in spec.variables.items()}
     kept = {name: value for name, value in variables.items() if name not in named}
     return named | dict(spec.env) | kept | _cards(gpus)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dstack_agent.executor.environment import free_ports
+from dstack_agent.executor.free_ports import free_ports
 from dstack_agent.executor.listening import is_taken
 from dstack_mesh.faults import Refused
 from dstack_mesh.machine import ExecutorKind

@@ -22,7 +22,7 @@ from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.cache import FileCache
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.healing import Presence, open_index
-from dstack_mesh.chunks.manifest import Manifest
+from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.mending import NoSource, Source, keep_evidence
 from dstack_mesh.chunks.packs import (
     PACK_BYTES,
@@ -182,6 +182,23 @@ class ChunkStore:
             Damaged: Its bytes are wrong, and nobody gives it again; it is missing from now on.
         """
         return Manifest.decode(self.get_encoded(digest))
+
+    def read_file(self, digest: Digest, path: str, limit_bytes: int) -> bytes:
+        """A small file of a tree.
+
+        Raises:
+            Missing: The tree, the file or a chunk is not here.
+            Damaged: Bytes are wrong.
+            Refused: The file is larger.
+        """
+        for entry in self.get_manifest(digest).entries:
+            if isinstance(entry, FileEntry) and entry.path == path:
+                if sum(entry.sizes) > limit_bytes:
+                    why = f"It has {sum(entry.sizes):,} bytes, at most {limit_bytes:,} are read."
+                    raise Refused(f"{path} is too large.", why, code="too-large")
+                wanted = [entry.digests[at : at + 32] for at in range(0, len(entry.digests), 32)]
+                return b"".join(bytes(self.get(Digest(each))) for each in wanted)
+        raise Missing(f"There is no {path} in the tree.", digest.hex())
 
     def get_encoded(self, digest: Digest) -> bytes:
         """A manifest in its encoding, verified as `get_manifest` does. Its tree stays for a

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.app import App, plain_apps
+from dstack_scheduler.job import Node
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.installs import installs_of
 from dstack_scheduler.providers.installs import preparation as preparation
@@ -38,6 +39,10 @@ class Direct(NamedTuple):
 COMMAND = Option(("-c", "--command"), "commands", "Command for a shell", "COMMAND")
 
 
+WRITTEN = "written"
+"""Option of a workflow whose provider takes any key: all of its keys, in JSON."""
+
+
 @frozen
 class Provider:
     """One way to make jobs of a workflow.
@@ -51,6 +56,7 @@ class Provider:
         appends_args: Arguments of the command line reach the script without `${{ run.args }}`.
         jobs: The jobs; who plans fills in what stands in for their place in the run.
         package: That brings it; empty for our own.
+        any_key: Takes keys that nobody else knows; they are in `options` below `WRITTEN`.
     """
 
     name: str
@@ -61,6 +67,7 @@ class Provider:
     appends_args: bool
     jobs: Callable[[Workflow, Mapping[str, str]], tuple[PlannedJob, ...]]
     package: str = ""
+    any_key: bool = False
 
 
 def one_job(
@@ -105,6 +112,15 @@ def one_job(
         apps=(*plain, *own),
     )
     return (job,)
+
+
+def nodes_of(job: PlannedJob, count: int) -> tuple[PlannedJob, ...]:
+    """The nodes of a gang that runs a job, or the job itself. Only node 0 keeps artifacts."""
+    if count == 1:
+        return (job,)
+    master = replace(job, node=Node(0, count))
+    others = (replace(job, node=Node(rank, count), artifacts=()) for rank in range(1, count))
+    return (master, *others)
 
 
 def with_run_args(workflow: Workflow) -> tuple[str, ...]:

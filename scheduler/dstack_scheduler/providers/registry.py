@@ -19,6 +19,7 @@ FILES: Mapping[str, str] = MappingProxyType(
     {
         "bash": "bash:BASH",
         "code": "code:CODE",
+        "curl": "curl:CURL",
         "docker": "docker:DOCKER",
         "fastapi": "fastapi:FASTAPI",
         "gradio": "gradio:GRADIO",
@@ -27,6 +28,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "python": "python:PYTHON_SCRIPT",
         "streamlit": "streamlit:STREAMLIT",
         "tensorboard": "tensorboard:TENSORBOARD",
+        "torchrun": "torchrun:TORCHRUN",
     }
 )
 """Module beside this one and name in it of each of our own providers."""
@@ -51,12 +53,12 @@ PROVIDERS: Mapping[str, Provider] = _OurOwn()
 
 LATER = frozenset(
     {
-        "curl",
         "ssh",
-        "torchrun",
     }
 )
 """Providers that the language has and this version does not carry out."""
+
+NO_PROVIDERS: Mapping[str, Provider] = MappingProxyType({})
 
 ELSEWHERE = "copy the program and its entry of .dstack/providers.yaml into this repository"
 """What to do about a provider of another repository: code that a file names is never fetched."""
@@ -77,8 +79,14 @@ def every() -> tuple[Provider | BrokenProvider, ...]:
     )
 
 
-def choose(written: Written, scope: Scope) -> Provider | None:
-    """The provider of a workflow; None and a problem if there is none."""
+def choose(
+    written: Written, scope: Scope, own: Mapping[str, Provider] = NO_PROVIDERS
+) -> Provider | None:
+    """The provider of a workflow; None and a problem if there is none.
+
+    Args:
+        own: Providers of the project.
+    """
     entry = find(written.node, ("provider",))
     if entry is None:
         if find(written.node, ("image",)):
@@ -92,10 +100,10 @@ def choose(written: Written, scope: Scope) -> Provider | None:
             "add provider: bash, or image: python:3.11 to run in a container",
         )
         return None
-    return _named(entry[1], scope.within("provider"))
+    return _named(entry[1], scope.within("provider"), own)
 
 
-def _named(node: Node, scope: Scope) -> Provider | None:
+def _named(node: Node, scope: Scope, own: Mapping[str, Provider]) -> Provider | None:
     if not isinstance(node, ScalarNode):
         scope.complain(
             node,
@@ -107,7 +115,7 @@ def _named(node: Node, scope: Scope) -> Provider | None:
     if is_null(node) or not node.text:
         scope.complain_empty(node)
         return None
-    provider = provider_of(node.text)
+    provider = own.get(node.text) or provider_of(node.text)
     if isinstance(provider, Provider):
         return provider
     complain_of_provider(node, node.text, scope)

@@ -67,6 +67,7 @@ def reserve_to_wire(question: Question, epoch: int) -> auction_pb2.ReserveReques
         max_duration=_limit_to_wire(question),
         outside_paths=question.outside_paths,
         ports=question.ports,
+        meets=question.meets,
     )
 
 
@@ -82,6 +83,7 @@ def reserve_from_wire(wire: auction_pb2.ReserveRequest) -> tuple[Question, int]:
         max_duration_seconds=_limit_from_wire(wire),
         outside_paths=fields.lines(wire.outside_paths, "Paths"),
         ports=wire.ports,
+        meets=wire.meets,
     )
     return question, fields.epoch(wire.epoch)
 
@@ -113,6 +115,7 @@ def hold_to_wire(hold: Hold) -> auction_pb2.ReserveResponse:
         hold_id=hold.hold_id,
         expires_in=fields.seconds_to_wire(hold.expires_in_seconds),
         gpu_uuids=hold.gpu_uuids,
+        meeting_point=hold.meeting_point,
     )
 
 
@@ -122,4 +125,5 @@ def hold_from_wire(wire: auction_pb2.ReserveResponse) -> Hold:
         hold_id=fields.hold_id(wire.hold_id),
         expires_in_seconds=fields.seconds_from_wire(wire.expires_in),
         gpu_uuids=fields.lines(wire.gpu_uuids, "Cards"),
+        meeting_point=fields.line(wire.meeting_point, "The meeting point"),
     )

@@ -1,16 +1,19 @@
 """From a workflow as it was written to one that is checked, by the keys of its provider."""
 
+import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from dstack_scheduler.providers.port import Provider
-from dstack_scheduler.providers.registry import PROVIDERS, choose
+from dstack_scheduler.providers.port import WRITTEN, Provider
+from dstack_scheduler.providers.registry import NO_PROVIDERS, PROVIDERS, choose
 from dstack_scheduler.workflow.keys import COMMON, LATER
 from dstack_scheduler.workflow.model import Key, Workflow
+from dstack_scheduler.workflow.plain import plain
 from dstack_scheduler.workflow.problem import MEANT, Code, did_you_mean, nearest, one_of
 from dstack_scheduler.workflow.project import Written
 from dstack_scheduler.workflow.scope import Scope
-from dstack_scheduler.workflow.tree import ScalarNode, shorten
+from dstack_scheduler.workflow.tree import Node, ScalarNode, find, shorten
 
 
 class Checked(NamedTuple):
@@ -20,9 +23,13 @@ class Checked(NamedTuple):
     provider: Provider | None
 
 
-def check(written: Written, scope: Scope) -> Checked:
-    """Reads every key of a workflow; what is wrong goes to the scope's report."""
-    provider = choose(written, scope)
+def check(written: Written, scope: Scope, own: Mapping[str, Provider] = NO_PROVIDERS) -> Checked:
+    """Reads every key of a workflow; what is wrong goes to the scope's report.
+
+    Args:
+        own: Providers of the project.
+    """
+    provider = choose(written, scope, own)
     keys = {**COMMON, **(provider.keys if provider else {})}
     workflow = Workflow(written.name, provider.name if provider else "", direct=written.direct)
     spelled: dict[str, str] = {}
@@ -30,6 +37,8 @@ def check(written: Written, scope: Scope) -> Checked:
     for key, node in written.node.entries:
         inner = scope.within(key.text)
         row = keys.get(key.text)
+        if row is None and provider is not None and provider.any_key:
+            continue
         if row is None:
             _complain_of_key(key, provider, inner)
             misspelt.append(key.text)
@@ -42,6 +51,12 @@ def check(written: Written, scope: Scope) -> Checked:
         # A misspelt key is one mistake, not a missing one as well.
         there = {*spelled, *(_meant(word, keys) for word in misspelt)}
         _complain_of_missing(written, provider, there, scope)
+        if provider.any_key:
+            keys_in_json = json.dumps(plain(written.node, scope))
+            workflow = replace(workflow, options={**workflow.options, WRITTEN: keys_in_json})
+        if workflow.nodes > 1 and workflow.image:
+            image = find(written.node, ("image",)) or (written.node,)
+            _complain_of_nodes(image[0], scope.within("nodes"))
     return Checked(workflow, provider)
 
 
@@ -88,6 +103,15 @@ def _complain_of_twin(key: ScalarNode, first: str, scope: Scope) -> None:
         Code.SAID_TWICE,
         f'"{key.text}" says the same as "{first}", which is there already.',
         "keep one of them",
+    )
+
+
+def _complain_of_nodes(at: Node, scope: Scope) -> None:
+    scope.complain(
+        at,
+        Code.NOT_SUPPORTED_YET,
+        "Containers on different machines do not reach each other, so nodes run as processes.",
+        "remove image, or write nodes: 1",
     )
 
 

@@ -14,7 +14,8 @@ def load_project(root: Path) -> Project:
     """The project in a folder; without `.dstack` it has no workflows. Paths are relative to it.
 
     Reads `.dstack/workflows.yaml`, `.dstack/workflows/*.yaml` in order of name,
-    `.dstack/variables.yaml` and `.dstack/templates.yaml`, each also with the ending `.yml`.
+    `.dstack/variables.yaml`, `.dstack/templates.yaml` and `.dstack/providers.yaml`, each also with
+    the ending `.yml`.
     """
     folder = root / FOLDER
     workflows = [*_named(folder, "workflows"), *_listed(folder / "workflows")]
@@ -22,6 +23,7 @@ def load_project(root: Path) -> Project:
         [_read(root, path) for path in workflows],
         [_read(root, path) for path in _named(folder, "variables")],
         [_read(root, path) for path in _named(folder, "templates")],
+        [_read(root, path) for path in _named(folder, "providers")],
     )
 
 

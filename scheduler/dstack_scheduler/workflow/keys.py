@@ -46,7 +46,7 @@ COMMANDS = Key("commands", read_commands, "commands: [python train.py]")
 ENTRYPOINT = Key("entrypoint", read_entrypoint, "entrypoint: /bin/sh -c")
 HOME_DIR = Key("home_dir", read_home_dir, "home_dir: /root")
 IMAGE = Key("image", read_image, "image: python:3.11")
-NODES = Key("nodes", read_nodes, "nodes: 1")
+NODES = Key("nodes", read_nodes, "nodes: 2")
 PORTS = Key("ports", read_ports, "ports: 1")
 PYTHON = Key("python", read_python, 'python: "3.11"')
 REGISTRY_AUTH = Key(
@@ -85,9 +85,7 @@ COMMON: Mapping[str, Key] = {
 
 LATER: Mapping[str, str] = {
     "code": "links for editors",
-    "output": "downloads",
     "prebuild": "images built from setup commands",
     "ssh": "an SSH server in the job",
-    "url": "downloads",
 }
 """Keys that the language has and this version does not carry out, and what they are about."""

@@ -56,6 +56,7 @@ class Workflow:
         setup: Commands before the main one.
         python: Version, as "3.11"; empty for any.
         dependencies: In declared order.
+        nodes: How many times the job starts at once.
         ports: A port of the job each; 0 is any free one.
         counted: Patterns of the files that count as its input; empty for all of the project.
         local_ports: What each must be on the person's machine; 0 for what is free there.
@@ -87,6 +88,7 @@ class Workflow:
     artifacts: tuple[str, ...] = ()
     dependencies: tuple[Dependency, ...] = ()
     needs: Needs = field(default_factory=Needs)
+    nodes: int = 1
     place: str = ""
     ports: tuple[int, ...] = ()
     counted: tuple[str, ...] = ()

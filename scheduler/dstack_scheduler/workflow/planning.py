@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dstack_mesh.ids import RunId, RunName
 from dstack_scheduler.plan import Plan, PlannedJob
+from dstack_scheduler.providers.port import nodes_of
 from dstack_scheduler.workflow.chain import Links, ancestors, ancestors_first, cycles
 from dstack_scheduler.workflow.checking import Checked
 from dstack_scheduler.workflow.command_line import NO_OVERRIDES, Overrides
@@ -143,20 +144,50 @@ def _complain_of_cycles(links: Links, report: Report) -> None:
         )
 
 
+def plan_all(
+    project: Project, *, run_name: RunName, run_id: RunId, first: int
+) -> tuple[PlannedJob, ...]:
+    """Every workflow of a project as jobs of a run that has `first` jobs already.
+
+    Raises:
+        WorkflowProblems: With everything that is wrong.
+    """
+    findings = _read_all(Request(project, NOTHING, run_name=run_name, run_id=run_id))
+    if problems := in_order((*project.problems, *findings.problems)):
+        raise WorkflowProblems(problems)
+    assert findings.request is not None
+    walks = (ancestors_first(name, findings.links) for name in project.workflows)
+    order = tuple(dict.fromkeys(name for walk in walks for name in walk))
+    return _in_order(findings.request, order, findings.links, first)
+
+
 def _jobs(request: Request, links: Links, earlier: Collection[str]) -> Plan:
     """The jobs of a request in which nothing is wrong."""
     order = ancestors_first(request.target.name, links)
+    jobs = _in_order(request, order, links, 0, earlier)
+    effective = {**jobs[-1].variables, **request.typed.variables}
+    return Plan(request.target.name, jobs, effective)
+
+
+def _in_order(
+    request: Request,
+    order: Sequence[str],
+    links: Links,
+    first: int,
+    earlier: Collection[str] = (),
+) -> tuple[PlannedJob, ...]:
     before = ancestors(order, links)
     indexes: dict[str, list[int]] = {}
     jobs: list[PlannedJob] = []
     for name in (name for name in order if name not in earlier):
         after = tuple(index for other in before[name] for index in indexes.get(other, ()))
         done = tuple(other for other in before[name] if other in earlier)
-        mine = [replace(job, earlier=done) for job in _jobs_of(request, name, len(jobs), after)]
-        indexes[name] = [job.index for job in mine]
+        made = _jobs_of(request, name, first + len(jobs), after)
+        mine = [replace(job, earlier=done) for job in made]
+        # Node 0 stands for its gang: it alone keeps artifacts.
+        indexes[name] = [job.index for job in mine if job.node is None or job.node.rank == 0]
         jobs.extend(mine)
-    effective = {**jobs[-1].variables, **request.typed.variables}
-    return Plan(request.target.name, tuple(jobs), effective)
+    return tuple(jobs)
 
 
 def _jobs_of(
@@ -168,7 +199,8 @@ def _jobs_of(
     if checked.provider is None:
         return ()
     reuses = tuple(link.reuse for link in checked.workflow.dependencies if not link.chained)
-    jobs = checked.provider.jobs(checked.workflow, request.variables_of(name))
+    made = checked.provider.jobs(checked.workflow, request.variables_of(name))
+    jobs = [node for job in made for node in nodes_of(job, checked.workflow.nodes)]
     return tuple(
         replace(
             job,

@@ -1,8 +1,9 @@
 """Everything that a repository's `.dstack` folder says, read once; workflows are still trees."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.workflow.document import SourceFile, decode, read_tree
@@ -18,6 +19,9 @@ from dstack_scheduler.workflow.tree import (
     shorten,
 )
 from dstack_scheduler.workflow.variables import Sections, read_sections
+
+if TYPE_CHECKING:
+    from dstack_scheduler.providers.port import Provider
 
 _NAME = re.compile(r"[^\s:/,;\-$][^\s:/,;$]*\Z")
 
@@ -47,6 +51,7 @@ class Project:
         workflows: By name, in the order of the files.
         nameless: Workflows without a usable name of their own: checked, but never run.
         sections: Variables.
+        providers: Own ones, by name.
         problems: Found while reading; more are found in the workflows themselves.
         whole: Every file could be read, so a name that is not here does not exist.
         sources: Text of each file.
@@ -55,6 +60,7 @@ class Project:
     workflows: Mapping[str, Written] = field(default_factory=dict[str, Written])
     nameless: tuple[Written, ...] = ()
     sections: Sections = field(default_factory=Sections)
+    providers: "Mapping[str, Provider]" = field(default_factory=dict[str, "Provider"])
     problems: tuple[Problem, ...] = ()
     whole: bool = True
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -64,6 +70,7 @@ def read_project(
     workflows: Iterable[SourceFile],
     variables: Iterable[SourceFile],
     templates: Iterable[SourceFile] = (),
+    providers: Sequence[SourceFile] = (),
 ) -> Project:
     """Reads the files in their order. Never raises: what is wrong is in `problems`."""
     sources: dict[str, str] = {}
@@ -81,8 +88,21 @@ def read_project(
                 _complain_of_item(node, report)
     variable_trees, variables_read = _trees(variables, sources, report)
     sections = read_sections(variable_trees, report)
-    whole = workflows_read and variables_read and templates_read
-    return Project(found, tuple(nameless), sections, tuple(report.problems), whole, sources)
+    own, providers_read = _own(providers, sources, report)
+    whole = workflows_read and variables_read and templates_read and providers_read
+    return Project(found, tuple(nameless), sections, own, tuple(report.problems), whole, sources)
+
+
+def _own(
+    files: Sequence[SourceFile], sources: dict[str, str], report: Report
+) -> "tuple[Mapping[str, Provider], bool]":
+    if not files:
+        return {}, True
+    from dstack_scheduler.providers.own import read_own  # most projects have none
+    from dstack_scheduler.providers.registry import FILES
+
+    trees, whole = _trees(files, sources, report)
+    return read_own(trees, report, FILES), whole
 
 
 def _trees(
@@ -131,7 +151,7 @@ def _complain_of_root_key(key: ScalarNode, report: Report) -> None:
     elsewhere = {
         "variables": "put variables into .dstack/variables.yaml",
         "templates": "put templates into .dstack/templates.yaml",
-        "providers": "own providers are not supported yet; use bash, python or docker",
+        "providers": "put own providers into .dstack/providers.yaml",
     }
     report.add(
         key.place,

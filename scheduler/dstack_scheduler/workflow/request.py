@@ -8,7 +8,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId, RunName
 from dstack_scheduler.names import job_id
 from dstack_scheduler.providers.installed import installed
-from dstack_scheduler.providers.port import Provider
+from dstack_scheduler.providers.port import COMMAND, Provider
 from dstack_scheduler.providers.registry import (
     FILES,
     LATER,
@@ -28,6 +28,7 @@ from dstack_scheduler.workflow.command_line import (
     written,
 )
 from dstack_scheduler.workflow.interpolation import RUN_ARGS, Interpolator, Values
+from dstack_scheduler.workflow.model import Option
 from dstack_scheduler.workflow.problem import Code, Place, Report, did_you_mean
 from dstack_scheduler.workflow.project import Project, Written
 from dstack_scheduler.workflow.scope import Scope
@@ -79,13 +80,17 @@ class Request:
     def read(self, workflow: Written, report: Report, index: int = 0) -> Checked:
         """A workflow as this run has it."""
         scope = self.scope(workflow.name, report, index)
-        checked = check(workflow, scope)
+        checked = check(workflow, scope, self.project.providers)
         if workflow is not self.target or checked.provider is None:
             return checked
         rest = () if RUN_ARGS in report.used else self.typed.rest
         if rest and not (workflow.direct or checked.provider.appends_args):
             self._complain_of_rest(rest, scope)
         changed = override(checked.workflow, self.typed.overrides, scope)
+        if not workflow.direct:
+            for key, value in self.typed.keys.items():
+                read = checked.provider.keys[key].read
+                changed = read(changed, written(value), scope.within(key))
         return Checked(replace(changed, run_args=tuple(rest)), checked.provider)
 
     def _complain_of_rest(self, rest: Sequence[str], scope: Scope) -> None:
@@ -126,7 +131,7 @@ def understand(project: Project, asked: Asked, report: Report) -> Request | None
     workflow = project.workflows.get(asked.target)
     if workflow is not None:
         return _named(project, workflow, asked, scope)
-    provider = provider_of(asked.target)
+    provider = project.providers.get(asked.target) or provider_of(asked.target)
     if isinstance(provider, Provider):
         return _direct(project, provider, asked, scope)
     _complain_of_target(project, asked.target, scope)
@@ -134,14 +139,14 @@ def understand(project: Project, asked: Asked, report: Report) -> Request | None
 
 
 def _named(project: Project, workflow: Written, asked: Asked, scope: Scope) -> Request:
-    provider = choose(workflow, Scope(Report({}), scope.interpolator))
+    provider = choose(workflow, Scope(Report({}), scope.interpolator), project.providers)
     declared = _declared(project, workflow) if asked.args else ()
 
     def taken(scope: Scope, find: Finder) -> Typed:
         return take_apart(
             asked.args,
             declared,
-            {},
+            _own_flags(provider) if provider is not None else {},
             lambda meaning: provider is not None and takes(provider, meaning),
             scope,
             find,
@@ -158,6 +163,15 @@ def _uses_rest(project: Project, workflow: Written, typed: Typed) -> bool:
     report = Report({})
     provider = Request(project, workflow).read(workflow, report).provider if typed.rest else None
     return provider is None or provider.appends_args or RUN_ARGS in report.used
+
+
+def _own_flags(provider: Provider) -> dict[str, Option]:
+    """Those of a provider's flags that a workflow of it takes: long ones, and none for commands."""
+    return {
+        spelling: option
+        for spelling, option in provider.direct.spelled.items()
+        if spelling.startswith("--") and option is not COMMAND
+    }
 
 
 def _direct(project: Project, provider: Provider, asked: Asked, scope: Scope) -> Request:
@@ -213,5 +227,5 @@ def _complain_of_target(project: Project, target: str, scope: Scope) -> None:
         Place(),
         Code.UNKNOWN_WORKFLOW,
         f'There is no workflow or provider "{shorten(target)}"{where}.',
-        did_you_mean(target, (*project.workflows, *FILES, *installed()), write),
+        did_you_mean(target, (*project.workflows, *project.providers, *FILES, *installed()), write),
     )

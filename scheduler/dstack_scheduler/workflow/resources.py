@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from dstack_scheduler.job import MOST_NODES
 from dstack_scheduler.workflow.cards import parse_cards, parse_names
 from dstack_scheduler.workflow.model import Reader, Workflow
 from dstack_scheduler.workflow.problem import Code
@@ -148,18 +149,13 @@ def settled(workflow: Workflow) -> Workflow:
 
 @shaped(Scalar.NUMBER)
 def read_nodes(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    """`nodes: 1`; more than one machine for a job is not carried out yet."""
+    """`nodes: 2`: how many times the job starts at once, each with all of its resources."""
     count = scope.whole(node)
-    if count == 0:
-        scope.complain(node, Code.BAD_NUMBER, "A job needs at least one machine.", "write nodes: 1")
-    if count is not None and count > 1:
-        scope.complain(
-            node,
-            Code.NOT_SUPPORTED_YET,
-            f"This version does not run a job on {count} machines at once.",
-            "write nodes: 1, or remove the line",
-        )
-    return workflow
+    if count is not None and not 0 < count <= MOST_NODES:
+        message = f"A job runs on 1 to {MOST_NODES} nodes, not on {count}."
+        scope.complain(node, Code.BAD_NUMBER, message, "write nodes: 2")
+        return workflow
+    return replace(workflow, nodes=count or 1)
 
 
 def _gpu_named(name: str) -> Reader:

@@ -10,7 +10,7 @@ from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import Busy, Conflict, Forbidden, Missing, Refused
 from dstack_mesh.ids import HoldId, MeshId, PeerId
 from dstack_scheduler.agent_port import Hold
-from dstack_scheduler.auction import HARD_SECONDS, REFUSALS, SOFT_SECONDS, Auction
+from dstack_scheduler.auction import REFUSALS, Auction
 from dstack_scheduler.auction_events import (
     AllFound,
     Answered,
@@ -30,6 +30,7 @@ from dstack_scheduler.auction_events import (
     Tick,
     WakeAt,
 )
+from dstack_scheduler.poll import HARD_SECONDS, SOFT_SECONDS
 from dstack_scheduler.progress import Asked, Waiting
 from dstack_scheduler.refusal import NoAgentFits, NoAgents
 from dstack_scheduler.verdict import Bid, Later, Never, Now, Reason, Verdict

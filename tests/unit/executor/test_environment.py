@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_agent.executor import pythons
-from dstack_agent.executor.environment import Site, environment_of, free_ports, python_of
+from dstack_agent.executor.environment import Site, environment_of, python_of
+from dstack_agent.executor.free_ports import free_ports
 from dstack_agent.executor.virtualenv import make_virtual_environment
 from dstack_mesh.faults import Refused
 from dstack_mesh.ids import RunId

@@ -15,6 +15,7 @@ from dstack_scheduler.job import RECLAIMED, JobKey, JobState, StateChange
 from dstack_scheduler.refusal import NoAgentFits, NoAgents
 from dstack_scheduler.retry import ONCE, RETRY_EVENTS, Retry
 from dstack_scheduler.run import (
+    PATIENCE_SECONDS,
     Changed,
     Effect,
     End,
@@ -23,6 +24,7 @@ from dstack_scheduler.run import (
     Part,
     Place,
     Placed,
+    PlaceGang,
     Run,
     StopAsked,
     StopJob,
@@ -233,6 +235,75 @@ def test_a_state_that_is_told_twice_has_one_effect() -> None:
     assert run.handle(ended(0)) == []
 
 
+def gang(nodes: int = 3) -> Run:
+    """A gang, and a job that needs its master."""
+    members = tuple(range(nodes))
+    parts = [Part(key(n), f"train-{n}", (), gang=members) for n in members]
+    return Run([*parts, Part(key(nodes), "report", (0,))])
+
+
+def started(nodes: int = 3) -> Run:
+    run = gang(nodes)
+    run.start()
+    for node in range(nodes):
+        run.handle(Placed(key(node)))
+    return run
+
+
+def test_the_nodes_of_a_gang_are_placed_at_once() -> None:
+    assert gang().start() == [PlaceGang((key(0), key(1), key(2)))]
+
+
+def test_who_needs_a_gang_waits_for_its_master_alone() -> None:
+    run = started()
+
+    assert run.handle(ended(1)) == []
+    assert run.handle(ended(0)) == [Place(key(3))]
+
+
+def test_one_node_that_fails_stops_the_others_and_decides() -> None:
+    run = started()
+
+    stops = run.handle(ended(2, JobState.FAILED, 7))
+    run.handle(ended(0, JobState.STOPPED))
+    (end,) = run.handle(ended(1, JobState.STOPPED))
+
+    cause = "train-2: failed"
+    assert stops == [StopJob(key(0), False, cause), StopJob(key(1), False, cause)]
+    assert isinstance(end, End)
+    assert (end.state.key.job, end.state.exit_code) == (2, 7)
+
+
+def test_nodes_that_outlive_their_master_are_stopped_after_a_while() -> None:
+    members = (0, 1)
+    run = Run([Part(key(n), "train", (), gang=members) for n in members])
+    run.start()
+    for node in members:
+        run.handle(Placed(key(node)))
+
+    stops = run.handle(ended(0))
+    (end,) = run.handle(ended(1, JobState.STOPPED))
+
+    assert stops == [StopJob(key(1), False, "", PATIENCE_SECONDS)]
+    assert isinstance(end, End)
+    assert (end.state.key.job, end.state.state) == (0, JobState.DONE)
+
+
+def test_several_last_jobs_are_all_waited_for() -> None:
+    run = Run([Part(key(0), "a"), Part(key(1), "b", (0,)), Part(key(2), "c", (0,))])
+    run.start()
+    run.handle(Placed(key(0)))
+    run.handle(ended(0))
+    run.handle(Placed(key(1)))
+    run.handle(Placed(key(2)))
+
+    assert run.handle(ended(2)) == []
+    (end,) = run.handle(ended(1))
+
+    assert isinstance(end, End)
+    assert (end.state.key.job, end.state.state) == (2, JobState.DONE)
+
+
 TRIES = 2
 
 
@@ -253,6 +324,10 @@ class Player:
                 case Place(where):
                     assert all(job in self.done for job in afters[where.job])
                     self.pending.append(self.draw.draw(st.sampled_from(placings(where))))
+                case PlaceGang(wheres):
+                    for where in wheres:
+                        assert all(job in self.done for job in afters[where.job])
+                        self.pending.append(self.draw.draw(st.sampled_from(placings(where))))
                 case Follow(where):
                     assert where not in self.placed
                     assert where.attempt <= 1 + TRIES
@@ -278,10 +353,17 @@ def test_every_run_ends_exactly_once_whatever_happens_in_whatever_order(
         tuple(data.draw(st.sets(st.integers(0, n - 1), max_size=n))) if n else ()
         for n in range(count)
     ]
+    gangs = {node: () for node in range(count)}
+    if count > 2 and data.draw(st.booleans()):
+        first = data.draw(st.integers(0, count - 2))
+        gang = tuple(range(first, data.draw(st.integers(first + 2, count))))
+        gangs |= dict.fromkeys(gang, gang)
+        for node in gang:
+            afters[node] = afters[first]
     retries = [data.draw(st.sampled_from([ONCE, Retry(TRIES)])) for _ in afters]
     run = Run(
         [
-            Part(key(n), f"job-{n}", after, retry=retry, since=AT)
+            Part(key(n), f"job-{n}", after, False, ONCE if gangs[n] else retry, AT, gangs[n])
             for n, (after, retry) in enumerate(zip(afters, retries, strict=True))
         ]
     )

@@ -27,6 +27,7 @@ from dstack_scheduler.job import (
     JobState,
     LogFrame,
     LogStream,
+    Node,
     Revision,
     RunRecord,
     Source,
@@ -116,6 +117,7 @@ specs = st.builds(
     retry=st.none() | st.builds(Retry, st.integers(0, 100), tuples(words), st.none() | seconds),
     cache=tuples(paths),
     counted=tuples(words),
+    node=st.none() | st.builds(Node, st.integers(0, 3), st.integers(4, 256), words),
 )
 job_records = st.builds(
     JobRecord,

@@ -8,11 +8,13 @@ from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2
 from dstack_scheduler.app import App
 from dstack_scheduler.job import (
+    MOST_NODES,
     MOST_PORTS,
     Input,
     JobKey,
     JobSpec,
     JobState,
+    Node,
     Revision,
     Source,
     StateChange,
@@ -185,6 +187,17 @@ def _app_from_wire(wire: job_pb2.App, ports: int) -> App:
     )
 
 
+def node_to_wire(node: Node | None) -> job_pb2.Node | None:
+    return node and job_pb2.Node(rank=node.rank, count=node.count, master=node.master)
+
+
+def node_from_wire(wire: job_pb2.Node) -> Node:
+    """Raises Invalid if the rank is none of the gang's."""
+    if not wire.rank < wire.count <= MOST_NODES:
+        raise fields.refuse("The node", wire.rank, f"it is none of {wire.count}")
+    return Node(wire.rank, wire.count, fields.line(wire.master, "The master's address"))
+
+
 def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
     return job_pb2.JobSpec(
         key=key_to_wire(spec.key),
@@ -218,6 +231,8 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         cache=spec.cache,
         counted=spec.counted,
         apps=[app_to_wire(app) for app in spec.apps],
+        node=node_to_wire(spec.node),
+        makes=spec.makes,
     )
 
 
@@ -264,6 +279,8 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         ),
         counted=fields.lines(wire.counted, "Patterns of files"),
         apps=apps_from_wire(wire.apps, len(wire.ports)),
+        node=node_from_wire(wire.node) if wire.HasField("node") else None,
+        makes=fields.line(wire.makes, "The workflow whose jobs it makes"),
     )
 
 
