@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dstack_cli.repository import normalised
 from dstack_cli.run_words import read
 from dstack_cli.verbs import find
 from dstack_scheduler.gpus import memory_fits, name_fits
@@ -38,8 +39,12 @@ CANNOT: dict[int, str] = {
     "test_runs_that_a_tag_names_outlive_others_and_are_bounded_too",
     8: "Of two names the one that is a run is the run: "
     "e2e/test_cli_runs.py::test_tags_in_both_orders_and_taken_back",
+    9: "Without a name the tag is the run's own, and either order is understood: "
+    "corpus/test_section_3_2.py::test_3_2_24_tags_in_both_orders_and_none",
     10: "Done runs are ordered by when they were submitted, others never count: "
     "unit/resolve/test_resolve.py::test_the_newest_done_run_of_a_workflow_is_taken",
+    11: "The key of a result is of everything that was read, and of nothing that was not: "
+    "unit/reuse/test_key.py::test_a_change_anywhere_changes_the_key",
     12: "Who knows the same records finds the same run, ties broken by id: "
     "unit/resolve/test_resolve.py::test_peers_that_heard_of_the_same_runs_in_any_order_agree",
     15: "A repository is part of what is looked for: "
@@ -62,6 +67,10 @@ CANNOT: dict[int, str] = {
     "e2e/test_fidelity.py::test_trees_are_the_same_from_an_agent_to_the_laptop_to_an_agent",
     26: "Artifacts are chunks by content; an agent that has them fetches nothing: "
     "unit/driver/test_driver.py::test_a_second_copy_of_artifacts_is_brought_here_and_told",
+    27: "A job that goes on finds what it had kept, and one that is cleared finds nothing: "
+    "unit/cli/test_again.py::test_a_stopped_job_finds_what_it_had_kept_last_of_all",
+    47: "It is about machines whose owner may take them back, with cards or without: "
+    "corpus/test_section_4_4.py::test_a_job_whose_machine_is_taken_back_goes_on_elsewhere_if_it_may",
     50: "An agent counts what its own control group leaves it: "
     "unit/inventory/test_limits.py::test_a_container_sees_its_own_group_as_the_mounts_top",
     51: "Cards are read again all the time, not at registration: "
@@ -86,6 +95,12 @@ CANNOT: dict[int, str] = {
     "unit/code/test_capture.py::test_remotes_are_named_without_credentials",
     63: "Each verb has a table of its own flags, and `stop -a RUN` aborts: "
     "e2e/test_cli_runs.py::test_stop_with_a_name_and_the_old_flag_aborts",
+    68: "A name is a run, a job's id or a workflow of a run, and all of the log is told: "
+    "corpus/test_section_3_2.py::test_3_2_19_logs_of_a_run_a_job_and_a_workflow",
+    69: "Words of the verb come first, then runs, jobs and tags: "
+    "corpus/test_section_3_2.py::test_3_2_28_artifacts_are_listed_and_downloaded",
+    71: "States of old are words of ours in lower case, and scripts read JSON: "
+    "corpus/test_section_3_4.py::test_3_4_1_states_of_the_first_year_are_words_of_ours",
     72: "An attached run ends with the job's exit code: "
     "e2e/test_cli_runs.py::test_the_exit_code_is_the_jobs",
     73: "A pipe is never asked anything: "
@@ -96,6 +111,14 @@ CANNOT: dict[int, str] = {
     "unit/test_shell.py::test_what_is_wrong_in_a_command_stays_in_it",
     77: "The three cases are three tests: unit/executor/test_container.py::"
     "test_an_entrypoint_alone_replaces_the_image_s_command_too",
+    78: "Requirements are installed before the first command, in the folder of the project: "
+    "e2e/test_environments.py::test_requirements_are_installed_once",
+    79: "A tool that is installed is used as it is, and nothing is fetched for it: "
+    "corpus/test_section_2_apps.py::test_2_2_lab_and_notebook",
+    80: "Streamlit is served on the one port that its job gets: "
+    "corpus/test_section_2_apps.py::test_2_2_streamlit",
+    83: "Links are rewritten where they are shown; the log that is kept has its own bytes: "
+    "e2e/test_apps.py::test_links_in_the_log_work_here_and_the_stored_log_keeps_its_bytes",
     84: "The log is a journal of bytes with offsets; its tail is read to the end before a job is "
     "over: unit/jobs/test_chronicle.py::test_what_closes_waits_for_the_log",
     85: "A stop while artifacts are saved is ignored, also after a restart: unit/jobs/"
@@ -393,6 +416,17 @@ def test_trap_93_env_keeps_its_case_and_variables_never_collide() -> None:
 def test_trap_95_a_secret_stays_a_placeholder() -> None:
     job = job_of(f"{BASH}env: ['A=${{{{ secrets.A }}}}']\n")
     assert job.env == {"A": "${{ secrets.A }}"}
+
+
+def test_trap_100_one_repository_under_several_addresses_is_one() -> None:
+    addresses = (
+        "https://git.example.org/lab/digits",
+        "https://ana:secret@Git.Example.org/lab/digits.git",
+        "git@git.example.org:lab/digits.git",
+        "ssh://git@git.example.org:2222/lab/digits/",
+    )
+    assert {normalised(one) for one in addresses} == {"git.example.org/lab/digits"}
+    assert normalised("https://git.example.org/fork/digits") not in map(normalised, addresses)
 
 
 def named() -> set[int]:
