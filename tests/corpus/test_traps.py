@@ -111,14 +111,6 @@ CANNOT: dict[int, str] = {
     "unit/test_shell.py::test_what_is_wrong_in_a_command_stays_in_it",
     77: "The three cases are three tests: unit/executor/test_container.py::"
     "test_an_entrypoint_alone_replaces_the_image_s_command_too",
-    78: "Requirements are installed before the first command, in the folder of the project: "
-    "e2e/test_environments.py::test_requirements_are_installed_once",
-    79: "A tool that is installed is used as it is, and nothing is fetched for it: "
-    "corpus/test_section_2_apps.py::test_2_2_lab_and_notebook",
-    80: "Streamlit is served on the one port that its job gets: "
-    "corpus/test_section_2_apps.py::test_2_2_streamlit",
-    83: "Links are rewritten where they are shown; the log that is kept has its own bytes: "
-    "e2e/test_apps.py::test_links_in_the_log_work_here_and_the_stored_log_keeps_its_bytes",
     84: "The log is a journal of bytes with offsets; its tail is read to the end before a job is "
     "over: unit/jobs/test_chronicle.py::test_what_closes_waits_for_the_log",
     85: "A stop while artifacts are saved is ignored, also after a restart: unit/jobs/"
