@@ -126,13 +126,13 @@ def test_1_2_13_tensorboard_shows_runs_below_a_folder() -> None:
 
 def test_1_2_20_the_version_of_a_tool_is_what_is_installed() -> None:
     for tool in ("lab", "notebook"):
-        assert any("==4.2" in one for one in job_of(f"provider: {tool}\nversion: 4.2\n").commands)
+        assert any("==4.2" in one for one in job_of(f"provider: {tool}\nversion: 4.2\n").installs)
     assert mistakes("provider: lab\nversion: newest\n") == [Code.BAD_NAME]
 
 
 def test_1_2_21_the_version_of_uvicorn() -> None:
     job = job_of("provider: fastapi\napp: main:app\nuvicorn: 0.30\n")
-    assert any("uvicorn[standard]==0.30" in command for command in job.commands)
+    assert any("uvicorn[standard]==0.30" in each for each in job.installs)
 
 
 @pytest.mark.parametrize(
