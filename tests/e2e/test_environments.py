@@ -1,5 +1,6 @@
 """What jobs want installed, from the command line, with the real agent and the real installers."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +125,21 @@ def slow_project(code: Path, tmp_path: Path) -> Path:
     (slow / "b.py").write_text(SLOW.format(began=str(began)))
     (code / "slow.txt").write_text(f"--no-index\n{slow}\n")
     return began
+
+
+def test_what_no_job_uses_is_pruned_by_command(peer: Peer, code: Path) -> None:
+    peer.dstack("run", "use", cwd=code, check=True)
+
+    def would_go() -> int:
+        return int(json.loads(peer.tells("prune", "--dry-run", "--json").stdout)["environments"])
+
+    wanted = len([*(peer.home / "environments").glob("*.json")])
+    eventually(lambda: would_go() == wanted, within=10)
+    pruned = json.loads(peer.tells("prune", "--json").stdout)
+    assert pruned["environments"] == wanted >= 1
+    assert pruned["environment_bytes"] > 0
+    assert [each for each in (peer.home / "environments").iterdir() if each.is_dir()] == []
+    peer.dstack("run", "use", cwd=code, check=True)
 
 
 def test_an_agent_that_is_killed_while_it_installs_goes_on_with_the_job(

@@ -50,6 +50,7 @@ FIRST = (
     "tests/e2e/test_cli_mistakes.py",
     "tests/e2e/test_lan.py",
     "tests/chaos/test_kills.py",
+    "tests/e2e/test_environments.py",
     "tests/e2e/test_cli_runs.py",
     "tests/e2e/test_apps.py",
     "tests/mesh/test_floods.py",

@@ -99,5 +99,5 @@ def word_of(settings: Settings, clock: Clock) -> OwnersWord:
     policy = Policy(settings.allow_process, settings.max_jobs, settings.name)
     file = PolicyFile(home.policy, policy)
     file.load()
-    used = partial(used_bytes, (home.jobs, home.chunks))
+    used = partial(used_bytes, (home.jobs, home.chunks, home.environments))
     return OwnersWord(file, home.state / "owner.json", clock, used)
