@@ -43,6 +43,7 @@ HEAD = """
   - name: {name}
     {how}
     secrets: [{names}]
+    cache: [kept]
     env: ["FILLED=x-${{{{ secrets.CANARY_9 }}}}-y"]
     commands:"""
 

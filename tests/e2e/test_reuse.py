@@ -52,7 +52,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         port = station.json("agents")["items"][0]["addresses"][0]
         there = {"DSTACK_SEEDS": port, "DSTACK_MDNS": "0"}
         seeded = [Peer(one.name, one.home, (), {**one.env, **there}) for one in (ana, bea)]
-        yield Lab(*seeded, code, clone)
+        yield Lab(seeded[0], seeded[1], code, clone)
 
 
 def run(peer: Peer, code: Path, *words: str) -> list[str]:
