@@ -256,6 +256,13 @@ def test_3_2_34_what_ended_is_removed_and_a_tag_survives(home: Peer, code: Path,
     assert home.dstack("ls", ":kept", "-r", "-q", cwd=code).stdout.split() == [b"data/in/file"]
 
 
+def test_3_2_35_prune_cache_forgets_what_stays_between_runs(home: Peer, code: Path) -> None:
+    """Whose caches go and whose stay: `tests/unit/jobs/test_caches.py`."""
+    told = home.dstack("prune", "cache", "train", cwd=code, check=True)
+    assert b"No agent that answers has a cache of train." in told.stderr
+    assert home.json("prune", "cache", "train", cwd=code)["schema"] == "dstack.caches/v1"
+
+
 def test_3_2_42_version_and_help(home: Peer) -> None:
     assert home.dstack("--version", check=True).stdout.startswith(b"dstack ")
     for flag in ("--help", "-h"):
