@@ -25,6 +25,10 @@ workflows:
     provider: bash
     depends-on: [prepare]
     commands: [cat data/in/file]
+  - name: cached
+    provider: bash
+    commands: [cat store/it 2>/dev/null || echo fresh, mkdir -p store, echo cached > store/it]
+    cache: [store]
   - name: wait
     provider: bash
     commands: [mkdir -p out, echo half > out/half, sleep 600]
@@ -258,9 +262,10 @@ def test_3_2_34_what_ended_is_removed_and_a_tag_survives(home: Peer, code: Path,
 
 def test_3_2_35_prune_cache_forgets_what_stays_between_runs(home: Peer, code: Path) -> None:
     """Whose caches go and whose stay: `tests/unit/jobs/test_caches.py`."""
-    told = home.dstack("prune", "cache", "train", cwd=code, check=True)
-    assert b"No agent that answers has a cache of train." in told.stderr
-    assert home.json("prune", "cache", "train", cwd=code)["schema"] == "dstack.caches/v1"
+    told = [home.dstack("run", "cached", cwd=code, check=True).stdout for _ in range(2)]
+    [pruned] = home.json("prune", "cache", "cached", cwd=code)["items"]
+    told.append(home.dstack("run", "cached", cwd=code, check=True).stdout)
+    assert (pruned["caches"], told) == (1, [b"fresh\n", b"cached\n", b"fresh\n"])
 
 
 def test_3_2_42_version_and_help(home: Peer) -> None:
