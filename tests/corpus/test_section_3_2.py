@@ -235,6 +235,18 @@ def test_3_2_28_artifacts_are_listed_and_downloaded(
     assert len(list(tmp_path.rglob("file"))) == 1
 
 
+def test_3_2_28_folders_are_uploaded_under_a_tag(home: Peer, code: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("a")
+    folder = str(tmp_path / "corpus")
+    home.dstack("artifacts", "upload", folder, "-t", "given", cwd=code, check=True)
+    assert home.dstack("ls", ":given", "-r", "-q", cwd=code).stdout.split() == [b"corpus/a.txt"]
+    lacking = home.dstack("artifacts", "uplaod", folder, cwd=code)
+    assert lacking.returncode == 2 and b"did you mean upload?" in lacking.stderr
+    home.dstack("rm", "@", "-y", cwd=code, check=True)
+    home.dstack("untag", "given", cwd=code, check=True)
+
+
 def test_3_2_30_ls_lists_the_top_or_all(home: Peer, code: Path, done: str) -> None:
     assert home.dstack("ls", done, "-q", "-r", cwd=code).stdout.split() == [b"data/in/file"]
     assert b"in" in home.dstack("ls", done, "data", cwd=code, check=True).stdout
