@@ -84,6 +84,16 @@ class Caches:
 
         await self._database.write(change)
 
+    async def forget(self, peer: PeerId, repo: str, workflow: str) -> int:
+        """Lets go of whatever one peer has of a workflow; how many caches that were."""
+        row = _values(Owner(peer, repo, workflow))
+        removed = await self._database.write(
+            lambda db: db.execute(
+                "DELETE FROM cache WHERE peer = ? AND repo = ? AND workflow = ?", row
+            )
+        )
+        return removed.rowcount
+
     def digests(self) -> set[Digest]:
         """The trees that must stay."""
         return {Digest(_blob(row[0])) for row in self._database.read("SELECT digest FROM cache")}

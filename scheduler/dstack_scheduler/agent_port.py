@@ -243,6 +243,10 @@ class Agent(Protocol):
         """
         ...
 
+    async def forget_caches(self, repo: str, workflow: str) -> int:
+        """Lets go of the caller's caches of a workflow there; returns how many there were."""
+        ...
+
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
         """Brings the submitter's signature of a job that the caller gave to the agent."""
         ...

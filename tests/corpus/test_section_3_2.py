@@ -25,6 +25,10 @@ workflows:
     provider: bash
     depends-on: [prepare]
     commands: [cat data/in/file]
+  - name: cached
+    provider: bash
+    commands: [cat store/it 2>/dev/null || echo fresh, mkdir -p store, echo cached > store/it]
+    cache: [store]
   - name: wait
     provider: bash
     commands: [mkdir -p out, echo half > out/half, sleep 600]
@@ -231,6 +235,18 @@ def test_3_2_28_artifacts_are_listed_and_downloaded(
     assert len(list(tmp_path.rglob("file"))) == 1
 
 
+def test_3_2_28_folders_are_uploaded_under_a_tag(home: Peer, code: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("a")
+    folder = str(tmp_path / "corpus")
+    home.dstack("artifacts", "upload", folder, "-t", "given", cwd=code, check=True)
+    assert home.dstack("ls", ":given", "-r", "-q", cwd=code).stdout.split() == [b"corpus/a.txt"]
+    lacking = home.dstack("artifacts", "uplaod", folder, cwd=code)
+    assert lacking.returncode == 2 and b"did you mean upload?" in lacking.stderr
+    home.dstack("rm", "@", "-y", cwd=code, check=True)
+    home.dstack("untag", "given", cwd=code, check=True)
+
+
 def test_3_2_30_ls_lists_the_top_or_all(home: Peer, code: Path, done: str) -> None:
     assert home.dstack("ls", done, "-q", "-r", cwd=code).stdout.split() == [b"data/in/file"]
     assert b"in" in home.dstack("ls", done, "data", cwd=code, check=True).stdout
@@ -254,6 +270,14 @@ def test_3_2_34_what_ended_is_removed_and_a_tag_survives(home: Peer, code: Path,
     home.dstack("rm", "-a", "-y", cwd=code, check=True)
     assert home.json("ps", "-a", cwd=code)["items"] == []
     assert home.dstack("ls", ":kept", "-r", "-q", cwd=code).stdout.split() == [b"data/in/file"]
+
+
+def test_3_2_35_prune_cache_forgets_what_stays_between_runs(home: Peer, code: Path) -> None:
+    """Whose caches go and whose stay: `tests/unit/jobs/test_caches.py`."""
+    told = [home.dstack("run", "cached", cwd=code, check=True).stdout for _ in range(2)]
+    [pruned] = home.json("prune", "cache", "cached", cwd=code)["items"]
+    told.append(home.dstack("run", "cached", cwd=code, check=True).stdout)
+    assert (pruned["caches"], told) == (1, [b"fresh\n", b"cached\n", b"fresh\n"])
 
 
 def test_3_2_42_version_and_help(home: Peer) -> None:

@@ -70,6 +70,9 @@ class Told:
     async def remove(self, run_id: RunId, who: Caller) -> None:
         raise AssertionError("nobody removes")
 
+    async def forget(self, peer: PeerId, repo: str, workflow: str) -> int:
+        raise AssertionError("nobody has caches")
+
 
 @asynccontextmanager
 async def asked_by(
@@ -88,6 +91,7 @@ async def asked_by(
         told.heard,
         told.remove,
         told.heard,
+        told.forget,
     )
     server, channels = make_server(), Channels(home)
     rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs), server)

@@ -347,6 +347,10 @@ class FakeAgent:
         self._arrive("remove")
         self.machine.removed.add(run_id)
 
+    async def forget_caches(self, repo: str, workflow: str) -> int:
+        self._arrive("forget")
+        return 0
+
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
         self._arrive("vouch")
         self.machine.vouched[run_id, job] = signed

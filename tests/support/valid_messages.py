@@ -195,7 +195,10 @@ def _runs() -> dict[str, Sequence[Message]]:
                 epoch=2,
             )
         ],
-        "RunService/Remove": [run_pb2.RemoveRequest(run_id=machines.key().run_id)],
+        "RunService/Remove": [
+            run_pb2.RemoveRequest(run_id=machines.key().run_id),
+            run_pb2.RemoveRequest(caches=run_pb2.CachesOf(repo="lab/digits", workflow="train")),
+        ],
         "RunService/Tag": [run_pb2.TagRequest(tag=convert.tag_to_wire(tag))],
     }
 

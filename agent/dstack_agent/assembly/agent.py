@@ -220,6 +220,7 @@ def served_of(
             tagged=ground.auditor.tagged,
             remove=removing.remove,
             removed=ground.auditor.removed,
+            forget=memory.caches.forget,
         ),
         owner=work.owner,
         testimony=testimony,

@@ -40,6 +40,7 @@ class Runs:
         tagged: Hears who made a statement that was written down.
         remove: Takes a run out of all lists for whoever calls. Raises Refused, Missing, Forbidden.
         removed: Hears who removed a run, and who gave it to this agent.
+        forget: Lets go of a peer's caches of a repository's workflow; how many there were.
     """
 
     listing: Callable[[tuple[str, ...], tuple[Digest, ...]], Listing]
@@ -49,6 +50,7 @@ class Runs:
     tagged: Callable[[Caller, TagRecord], None]
     remove: Callable[[RunId, Caller], Awaitable[None]]
     removed: Callable[[Caller, RunId], None]
+    forget: Callable[[PeerId, str, str], Awaitable[int]]
 
 
 class RunServicer(rpc.RunServiceServicer):
@@ -108,6 +110,11 @@ class RunServicer(rpc.RunServiceServicer):
     async def Remove(
         self, request: pb.RemoveRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.RemoveResponse:
+        if request.HasField("caches"):
+            repo = fields.line(request.caches.repo, "The repository", fields.PATH)
+            workflow = fields.line(request.caches.workflow, "The workflow")
+            peer = asker_of(context).peer_id
+            return pb.RemoveResponse(caches=await self._runs.forget(peer, repo, workflow))
         run_id, who = fields.run_id(request.run_id), caller(context)
         await self._runs.remove(run_id, who)
         self._runs.removed(who, run_id)

@@ -43,13 +43,11 @@ def prune(home: Home, words: tuple[str, ...], yes: bool, as_json: bool, quiet: b
     match words:
         case ():
             pass
-        case ("cache", *_):
-            raise Misused(
-                "No command removes caches of jobs yet.",
-                "Agents keep a cache for 30 days after the last run of its workflow.",
-                "give the workflow another name, which has a cache of its own",
-                code="later",
-            )
+        case ("cache", workflow):
+            from dstack_cli.forgetting import forget_caches
+
+            forget_caches(home, workflow, as_json, quiet)
+            return
         case _:
             raise Misused("What is to be pruned?", "", "dstack prune --help", code="usage")
     removing.remove(home, removing.all_ended(False), yes, "dstack prune -f", as_json, quiet)

@@ -151,6 +151,11 @@ class GrpcAgent:
         with translated(self._card.name):
             await self._runs.Remove(request, timeout=WRITE_SECONDS)
 
+    async def forget_caches(self, repo: str, workflow: str) -> int:
+        request = run_pb2.RemoveRequest(caches=run_pb2.CachesOf(repo=repo, workflow=workflow))
+        with translated(self._card.name):
+            return (await self._runs.Remove(request, timeout=WRITE_SECONDS)).caches
+
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
         from dstack_scheduler.wire.evidence import EvidenceClient  # a run that starts does without
 

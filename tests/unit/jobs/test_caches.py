@@ -46,6 +46,19 @@ async def test_a_cache_is_its_owners_repositorys_and_workflows(database: Databas
     assert [caches.find(other, "pip") for other in OTHERS] == [None] * len(OTHERS)
 
 
+async def test_one_owner_s_caches_of_a_workflow_are_forgotten_and_no_others(
+    database: Database,
+) -> None:
+    caches = Caches(database)
+    for owner in (ANA, *OTHERS):
+        for path in ("pip", "npm"):
+            await caches.keep(owner, path, saved(path), AT)
+    assert await caches.forget(ANA.peer, ANA.repo, ANA.workflow) == 2
+    assert await caches.forget(ANA.peer, ANA.repo, ANA.workflow) == 0
+    assert caches.find(ANA, "pip") is None
+    assert all(caches.find(other, "npm") is not None for other in OTHERS)
+
+
 async def test_the_last_one_counts(database: Database) -> None:
     caches = Caches(database)
     for text in ("x", "y"):
