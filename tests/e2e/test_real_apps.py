@@ -215,6 +215,8 @@ def run_cell(browser: Any, name: str) -> None:
 
     def look() -> bool:
         with contextlib.suppress(trouble):  # the page is still being drawn
+            for asked in browser.find_elements("css selector", ".jp-Dialog .jp-mod-accept"):
+                asked.click()  # which kernel, if it had not started yet
             element(browser, ".jp-CodeCell .cm-content", within=90).click()
             chains(browser).key_down(keys.SHIFT).send_keys(keys.ENTER).key_up(keys.SHIFT).perform()
         time.sleep(2)

@@ -195,3 +195,14 @@ def test_peers_that_heard_of_the_same_runs_in_any_order_agree(
     one, other = merged_runs([listing(*runs)]), merged_runs([listing(each) for each in shuffled])
 
     assert one == other
+
+
+def test_a_run_is_taken_by_its_name_whatever_became_of_it_and_laid_below_a_folder() -> None:
+    known = [listing(run(1, "prepare", "train", state=JobState.FAILED), run(2, "train"))]
+    found = resolve(Reuse(run="calm-ibex-1", below="runs/calm-ibex-1"), REPO, known)
+    assert [each.path for each in found] == [
+        "runs/calm-ibex-1/prepare-out",
+        "runs/calm-ibex-1/train-out",
+    ]
+    with pytest.raises(Missing, match="calm-ibex-9"):
+        resolve(Reuse(run="calm-ibex-9"), REPO, known)
