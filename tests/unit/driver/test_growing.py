@@ -1,6 +1,7 @@
 """Jobs that a job made: how they wait, what they may ask for, what is said of wrong ones."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ def run(secrets: tuple[str, ...] = ()) -> tuple[DrivenJob, ...]:
     return (jobs[0], replace(jobs[1], spec=maker, placement="local"), jobs[2])
 
 
-def made(*workflows: dict[str, object], secrets: tuple[str, ...] = ()) -> tuple[DrivenJob, ...]:
+def made(*workflows: Mapping[str, object], secrets: tuple[str, ...] = ()) -> tuple[DrivenJob, ...]:
     text = json.dumps({"workflows": [{"provider": "bash", **one} for one in workflows]})
     return grown(run(secrets), 1, text.encode())
 
