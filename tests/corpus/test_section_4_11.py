@@ -44,6 +44,11 @@ def test_4_11_3_artifacts_of_the_first_node_alone() -> None:
     assert [job.artifacts for job in jobs] == [("out",), ()]
 
 
+def test_trap_25_only_the_masters_artifacts_are_laid_into_who_depends_on_them() -> None:
+    jobs = plan_of(project_of(f"workflows:\n{TRAIN % ', nodes: 2'}{REPORT}"), "report").jobs
+    assert [job.artifacts for job in jobs if job.index in jobs[2].after] == [("out",)]
+
+
 @pytest.mark.parametrize("image", ["image: alpine, commands: [a]"])
 def test_4_11_nodes_are_processes(image: str) -> None:
     project = project_of(f"workflows: [{{name: x, {image}, nodes: 2}}]")
