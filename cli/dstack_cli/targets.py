@@ -31,7 +31,7 @@ def targets_listing(project: Project) -> Listing:
         (one.name, one.about)
         if isinstance(one, Provider)
         else (one.name, f"cannot be used: {one.why} ({one.package})")
-        for one in every()
+        for one in (*project.providers.values(), *every())
     ]
     items: list[Mapping[str, Json]] = [
         {"name": name, "kind": "workflow", "provider": provider, "help": about}
@@ -55,7 +55,8 @@ def help_of(project: Project, target: str) -> str:
         WorkflowProblems: There is none of that name.
     """
     written = project.workflows.get(target)
-    found = provider_of(written.provider if written is not None else target)
+    name = written.provider if written is not None else target
+    found = project.providers.get(name) or provider_of(name)
     provider = found if isinstance(found, Provider) else None
     if written is not None:
         lines = _about_workflow(project, written)
@@ -92,6 +93,8 @@ def _about_provider(provider: Provider) -> list[str]:
         lines += [
             _row(f"{', '.join(one.spellings)} {one.example}", one.about) for one in direct.options
         ]
+    if provider.any_key:
+        return [*lines, "", "A workflow with this provider may have any keys."]
     lines += ["", f"Keys of a workflow with provider: {provider.name}"]
     spelled: dict[str, list[str]] = {}
     for name, key in provider.keys.items():
@@ -120,5 +123,5 @@ def _unknown(project: Project, target: str) -> Problem:
         key="",
         code=Code.UNKNOWN_WORKFLOW,
         message=f'There is no workflow or provider "{target}".',
-        hint=did_you_mean(target, (*project.workflows, *FILES, *installed())),
+        hint=did_you_mean(target, (*project.workflows, *project.providers, *FILES, *installed())),
     )

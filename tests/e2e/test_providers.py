@@ -47,6 +47,29 @@ print(f"rank {dist.get_rank()} of {dist.get_world_size()}: sum {value.item()}", 
 dist.destroy_process_group()
 """
 
+PROVIDERS = """
+providers:
+  - name: sweep
+    commands: [python sweep.py]
+"""
+
+SWEEP = """from dstack import Gpu, Job, Provider, Resources
+
+class Sweep(Provider):
+    def create_jobs(self):
+        card = Resources(cpu=1, gpu=Gpu(count=1, memory="1GB"))
+        first = Job(["mkdir -p out; echo 1 > out/first"], artifacts=["out"], resources=card)
+        second = Job(
+            ["mkdir -p two; cat out/first $REST > two/second"],
+            environment={"REST": "/dev/null"}, artifacts=["two"], previous_jobs=[first],
+        )
+        third = Job([f"cat out/first two/second; echo {self.workflow['word']} {self.args}"],
+                    previous_jobs=[second])
+        return [third]
+
+Sweep().run()
+"""
+
 TORCH = os.environ.get("DSTACK_TEST_TORCH", "")
 """The folder `bin` of a Python that has PyTorch: it takes 3 GB, so the check has none."""
 
@@ -67,12 +90,27 @@ workflows:
     nodes: 2
     resources: {gpu: 1}
     commands: ['test $NODE_RANK = 0 && sleep 60; exit 3']
+  - name: grid
+    provider: sweep
+    word: hello
+  - name: after
+    provider: bash
+    depends-on: [grid]
+    commands: [cat out/first two/second, echo after]
   - name: many
     provider: bash
     nodes: 3
     resources: {gpu: 1}
     commands: ['true']
 """
+
+
+FILES = {
+    "meet_DOT_py": MEET,
+    "train_DOT_py": TRAIN,
+    "sweep_DOT_py": SWEEP,
+    "_DOT_dstack__providers_DOT_yaml": PROVIDERS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +147,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         first.runner("--listen", f"127.0.0.1:{one}", *card),
         second.runner("--listen", f"127.0.0.1:{two}", *card),
     ):
-        yield Lab(first, project(folder / "work", WORKFLOWS, meet_DOT_py=MEET, train_DOT_py=TRAIN))
+        yield Lab(
+            first,
+            project(
+                folder / "work",
+                WORKFLOWS,
+                meet_DOT_py=MEET,
+                train_DOT_py=TRAIN,
+                sweep_DOT_py=SWEEP,
+                _DOT_dstack__providers_DOT_yaml=PROVIDERS,
+            ),
+        )
 
 
 def test_two_nodes_on_two_agents_meet_and_only_the_masters_artifacts_are_kept(lab: Lab) -> None:
@@ -164,6 +212,25 @@ def test_a_gang_that_does_not_fit_says_why_it_waits_and_holds_nothing(lab: Lab) 
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stderr.close()
+
+
+def test_a_program_makes_three_jobs_that_wait_for_each_other(lab: Lab) -> None:
+    ended = lab.laptop.dstack("run", "grid", "--loud", cwd=lab.work, check=True)
+
+    assert ended.stdout.splitlines()[-3:] == [b"1", b"1", b"hello [--loud]"]
+    run = lab.laptop.json("ps", "-a")["items"][0]
+    assert [job["workflow"] for job in run["jobs"]] == ["", "grid", "grid", "grid"]
+    assert run["status"] == "done"
+
+
+def test_who_depends_on_an_own_provider_waits_for_all_that_it_makes(lab: Lab) -> None:
+    ended = lab.laptop.dstack("run", "after", "-d", cwd=lab.work, check=True)
+    run = lab.laptop.json("ps", "-a")["items"][0]["run"]
+    assert ended.returncode == lab.laptop.dstack("wait", run).returncode == 0
+    shown = lab.laptop.dstack("logs", run, check=True).stdout
+    assert shown.splitlines().count(b"after") == 1
+    record = lab.laptop.json("ps", "-a")["items"][0]
+    assert [job["workflow"] for job in record["jobs"]] == ["", "after", "grid", "grid", "grid"]
 
 
 def test_curl_keeps_what_it_fetched(lab: Lab, tmp_path: Path) -> None:

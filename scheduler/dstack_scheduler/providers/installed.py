@@ -13,12 +13,14 @@ in nobody's way elsewhere.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.providers.port import Provider
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "dstack.providers"
 
@@ -38,10 +40,12 @@ class BrokenProvider:
 @cache
 def installed() -> Mapping[str, Provider | BrokenProvider]:
     """What packages of this Python bring, by name."""
+    from importlib.metadata import entry_points  # takes longer than all of a run's own modules
+
     return read(entry_points(group=GROUP))
 
 
-def read(points: Iterable[EntryPoint]) -> Mapping[str, Provider | BrokenProvider]:
+def read(points: "Iterable[EntryPoint]") -> Mapping[str, Provider | BrokenProvider]:
     """The providers behind entry points; of two with one name neither counts."""
     found: dict[str, Provider | BrokenProvider] = {}
     for point in points:
@@ -55,7 +59,7 @@ def read(points: Iterable[EntryPoint]) -> Mapping[str, Provider | BrokenProvider
     return found
 
 
-def _loaded(point: EntryPoint, package: str) -> Provider | BrokenProvider:
+def _loaded(point: "EntryPoint", package: str) -> Provider | BrokenProvider:
     try:
         provider = point.load()
     except Exception as error:  # it is not our code
