@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, Missing, Refused
@@ -21,25 +21,23 @@ from dstack_scheduler.award import Carrier, Trees, release
 from dstack_scheduler.awarding import Means, confirmed
 from dstack_scheduler.follow import TRANSIENT, Follower, wanted_pause_seconds
 from dstack_scheduler.foresight import refuse_hopeless
-from dstack_scheduler.gang_placing import GangPlacing
 from dstack_scheduler.inputs import Elsewhere, with_inputs
 from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
 from dstack_scheduler.keep import KEEP_BYTES, KEEP_SECONDS, keep
 from dstack_scheduler.placing import Outcome, Placing
 from dstack_scheduler.progress import Grown, Progress, RunEnded, TriedAgain, Unheard, Watcher
+from dstack_scheduler.refusal import gang_broken
 from dstack_scheduler.retry import ONCE
 from dstack_scheduler.run import Part, Run
 from dstack_scheduler.submission import HandOver, Submission
 from dstack_scheduler.track import Place, Track, awarded_key
 from dstack_scheduler.vouching import bring
 
+if TYPE_CHECKING:
+    from dstack_scheduler.gang_placing import GangPlacing
+
 PAUSES_SECONDS = (0.1, 0.2, 0.5, 1.0)
 """Between tries of a call that must be heard; the last one repeats."""
-
-MADE_FOLDER, MADE_FILE = ".dstack-jobs", "jobs.yaml"
-"""Artifact of a job that makes jobs, and the file in it that describes them."""
-
-MOST_MADE_BYTES = 256 * 1024
 
 DETACH_SECONDS = 1.0
 """So long an award that is under way may still be confirmed while the driver leaves."""
@@ -104,9 +102,8 @@ class Driver:
         await refuse_hopeless(self._track.jobs, self._directory)
         async with asyncio.TaskGroup() as self._tasks:
             self._do(self._run.start())
-            for job in self._incomplete():
-                broken = decisions.Unplaced(job, _incomplete(), self._clock.now())
-                self._happened(broken)
+            for job in self._track.incomplete():
+                self._happened(decisions.Unplaced(job, gang_broken(), self._clock.now()))
             if self._stop is not None:
                 self._happened(self._stop)
             await self._over.wait()
@@ -157,17 +154,6 @@ class Driver:
         unplaced = (job for job in self._run.unplaced() if self._track.place(job) is None)
         return {job: self._run.key(job) for job in unplaced}
 
-    def _incomplete(self) -> list[int]:
-        """Nodes without an agent, of gangs some of whose nodes have one."""
-        jobs = self._track.jobs
-        return [
-            index
-            for index, job in enumerate(jobs)
-            if job.awarded is None
-            and job.spec.node is not None
-            and any(jobs[node].awarded for node in job.spec.node.indexes(index))
-        ]
-
     @property
     def _last_key(self) -> JobKey:
         return self._run.key(len(self._track.jobs) - 1)
@@ -195,6 +181,8 @@ class Driver:
                     self._begin_placing(effect)
                 case decisions.PlaceGang(keys):
                     assert self._tasks is not None
+                    from dstack_scheduler.gang_placing import GangPlacing  # most runs have none
+
                     gang = GangPlacing(keys, self._means, self._tasks)
                     self._placings.update((key.job, gang) for key in keys)
                     self._spawn(self._place_gang(gang, keys))
@@ -254,7 +242,7 @@ class Driver:
             del self._placings[key.job]
         self._was_placed(key, outcome)
 
-    async def _place_gang(self, gang: GangPlacing, keys: Iterable[JobKey]) -> None:
+    async def _place_gang(self, gang: "GangPlacing", keys: Iterable[JobKey]) -> None:
         try:
             outcomes = await gang.run()
         finally:
@@ -306,31 +294,11 @@ class Driver:
 
     async def _grow(self, key: JobKey) -> None:
         """Takes the jobs into the run that one of it made."""
-        from dstack_scheduler.growing import grown  # the language: few runs need it here
+        from dstack_scheduler.making import grown_by  # the language: few runs need it here
 
-        tries, text = 0, None
-        while text is None:
-            try:
-                text = await self._written(key)
-            except TRANSIENT as error:
-                await self._pause(tries, wanted_pause_seconds(error))
-                tries += 1
-            except MeshError:
-                text = b""
-        self._track.jobs = await asyncio.to_thread(grown, self._track.jobs, key.job, text)
+        self._track.jobs = await grown_by(key, self._track, self._store, self._pause)
         await self._tell(Grown(key.job, self._track.jobs))
         self._happened(decisions.Grown(tuple(_part(job) for job in self._track.jobs)))
-
-    async def _written(self, key: JobKey) -> bytes:
-        """What a job wrote of the jobs that it makes. Raises MeshError."""
-        kept = self._track.kept(key, MADE_FOLDER)
-        if kept is None:
-            return b""
-        digest, agent = kept
-        if self._store.missing_manifest(digest):
-            await agent.fetch_tree(digest)
-        read = self._store.read_file
-        return await asyncio.to_thread(read, digest, MADE_FILE, MOST_MADE_BYTES)
 
     async def _last_word(self, key: JobKey) -> Fin | None:
         """How the attempt ended; None if its agent answers and does not know it."""
@@ -416,12 +384,3 @@ def _part(job: DrivenJob) -> Part:
     # A node that starts anew would find the others in the middle of their work.
     retry = ONCE if gang else retry_of(spec.retry, spec.needs)
     return Part(key, name, job.after, awarded, retry, spec.submitted_at, gang)
-
-
-def _incomplete() -> Refused:
-    return Refused(
-        "The nodes of the run cannot start together any more.",
-        "Some have an agent, and whoever drove the run left before the others had one.",
-        "run it again",
-        code="gang-broken",
-    )

@@ -15,6 +15,7 @@ from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import JobKey
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import PlannedJob
+from dstack_scheduler.providers.own import FILE, FOLDER
 from dstack_scheduler.workflow.document import SourceFile
 from dstack_scheduler.workflow.planning import plan_all
 from dstack_scheduler.workflow.problem import WorkflowProblems
@@ -24,8 +25,6 @@ MOST_MADE = 1000
 """Jobs that one program may make."""
 
 SHOWN = 5
-
-FILE = ".dstack-jobs/jobs.yaml"
 
 
 def grown(jobs: tuple[DrivenJob, ...], maker: int, text: bytes) -> tuple[DrivenJob, ...]:
@@ -52,11 +51,11 @@ def grown(jobs: tuple[DrivenJob, ...], maker: int, text: bytes) -> tuple[DrivenJ
 
 def _made(maker: DrivenJob, text: bytes, first: int) -> tuple[DrivenJob, ...]:
     """Raises WorkflowProblems or Refused."""
-    project = read_project([SourceFile(FILE, text)], [])
+    project = read_project([SourceFile(f"{FOLDER}/{FILE}", text)], [])
     spec = maker.spec
     planned = plan_all(project, run_name=spec.run_name, run_id=spec.key.run_id, first=first)
     if not planned:
-        raise _wrong("It made no jobs.", f"{FILE} names none.")
+        raise _wrong("It made no jobs.", f"{FOLDER}/{FILE} names none.")
     if len(planned) > MOST_MADE:
         raise _wrong(f"It made {len(planned):,} jobs.", f"A program may make {MOST_MADE:,}.")
     return tuple(_driven(maker, job) for job in planned)

@@ -83,6 +83,16 @@ def ambiguous(placement: str, names: Sequence[str]) -> Invalid:
     )
 
 
+def gang_broken() -> Refused:
+    """The error when only some nodes of a gang have an agent and nobody holds for the others."""
+    return Refused(
+        "The nodes of the run cannot start together any more.",
+        "Some have an agent, and whoever drove the run left before the others had one.",
+        "run it again",
+        code="gang-broken",
+    )
+
+
 def no_agent_fits(workflow: str, verdicts: Mapping[str, Never]) -> NoAgentFits:
     """The error when every agent said never; the hint is that of the nearest miss."""
     nearest = min(verdicts, key=lambda name: (len(verdicts[name].reasons), name))

@@ -103,6 +103,16 @@ class Track:
         begun = StateChange(key, JobState.SUBMITTED, record.submitted_at)
         return self._latest.get(key.job, begun)
 
+    def incomplete(self) -> list[int]:
+        """Nodes without an agent, of gangs some of whose nodes have one."""
+        return [
+            index
+            for index, job in enumerate(self.jobs)
+            if job.awarded is None
+            and job.spec.node is not None
+            and any(self.jobs[node].awarded for node in job.spec.node.indexes(index))
+        ]
+
     def remains(self, unplaced: Mapping[int, JobKey]) -> bool:
         """Whether a driver is needed still: a job has no agent, or it is not sure to have one, or
         it may have to be tried again."""
