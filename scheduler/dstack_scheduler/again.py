@@ -11,7 +11,6 @@ of the agents that are there could ever take.
 from datetime import datetime, timedelta
 
 from dstack_scheduler.job import RECLAIMED, JobSpec, JobState, StateChange
-from dstack_scheduler.needs import Needs
 from dstack_scheduler.retry import INTERRUPTED, ONCE, Retry
 
 FINAL = frozenset({"time-limit", "secrets-lost", "stopped", "aborted"})
@@ -22,11 +21,16 @@ LONGEST_REST_SECONDS = 60.0
 """A failure rests twice as long each time."""
 
 
-def retry_of(retry: Retry | None, needs: Needs) -> Retry:
-    """What holds for a job: what it says, and that an interruptible one goes on elsewhere."""
-    if retry is not None:
-        return retry
-    return INTERRUPTED if needs.interruptible else ONCE
+def retry_of(spec: JobSpec) -> Retry:
+    """What holds for a job: what it says, and that an interruptible one goes on elsewhere.
+
+    A node of a gang is not tried again alone: the others know it by its address.
+    """
+    if spec.node is not None:
+        return ONCE
+    if spec.retry is not None:
+        return spec.retry
+    return INTERRUPTED if spec.needs.interruptible else ONCE
 
 
 def is_tried_again(retry: Retry, change: StateChange, since: datetime) -> bool:
@@ -45,8 +49,7 @@ def is_tried_again(retry: Retry, change: StateChange, since: datetime) -> bool:
 
 def again_after(spec: JobSpec, change: StateChange) -> bool:
     """The same of a specification, for an agent that tells of its attempt."""
-    retry = retry_of(spec.retry, spec.needs)
-    return is_tried_again(retry, change, spec.submitted_at)
+    return is_tried_again(retry_of(spec), change, spec.submitted_at)
 
 
 def is_searched_again(retry: Retry, tries: int, at: datetime, since: datetime) -> bool:

@@ -382,5 +382,5 @@ def _part(job: DrivenJob) -> Part:
     gang = spec.node.indexes(spec.key.job) if spec.node is not None else ()
     name = spec.workflow or spec.provider
     # A node that starts anew would find the others in the middle of their work.
-    retry = ONCE if gang else retry_of(spec.retry, spec.needs)
+    retry = ONCE if gang else retry_of(spec)
     return Part(key, name, job.after, awarded, retry, spec.submitted_at, gang)

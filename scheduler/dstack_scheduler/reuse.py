@@ -6,8 +6,9 @@ differs in any byte; every field of a specification is in the key but those that
 a new field makes jobs differ until somebody decides otherwise.
 
 Only what is kept is a result: a job without artifacts always runs. So do a provider that is run
-directly, which somebody typed to see it run, a job with ports, which somebody wants to talk to, and
-a job with secrets, whose values nobody may compare.
+directly, which somebody typed to see it run, a job with ports, which somebody wants to talk to, a
+job of several nodes or one that makes others, which is not all of its workflow, and a job with
+secrets, whose values nobody may compare.
 
 Of the code counts the work tree and, of its git folder, everything but the objects and the index:
 the commit names those. Where a workflow says which files count, only those do; then other files of
@@ -60,7 +61,8 @@ _GIT = re.compile(r"\.git/(objects/|index\Z)")
 def is_reusable(spec: JobSpec) -> bool:
     """Whether a job has a result that may stand in for another one's, or could be stood in for."""
     secrets = spec.secret_names or named_in(spec.env.values())
-    return bool(spec.workflow and spec.artifacts) and not (spec.ports or spec.apps or secrets)
+    shared = spec.ports or spec.apps or spec.node or spec.makes
+    return bool(spec.workflow and spec.artifacts) and not (shared or secrets)
 
 
 def reuse_key(spec: JobSpec, code: Manifest, by: PeerId) -> Digest:

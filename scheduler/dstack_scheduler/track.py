@@ -121,7 +121,7 @@ class Track:
 
     def _may_come_again(self, job: int) -> bool:
         spec, place = self.jobs[job].spec, self._places[job]
-        allowed = retry_of(spec.retry, spec.needs).attempts
+        allowed = retry_of(spec).attempts
         return place.key.attempt <= allowed and not self.latest(place.key).state.ended
 
     def hand_over(self, unplaced: Mapping[int, JobKey]) -> HandOver:

@@ -13,7 +13,7 @@ from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import Entry, FileEntry, LinkEntry, Manifest
 from dstack_mesh.ids import Digest, PeerId, RunId, RunName
 from dstack_scheduler.app import App
-from dstack_scheduler.job import NOTHING, Input, JobKey, JobSpec, Revision
+from dstack_scheduler.job import NOTHING, Input, JobKey, JobSpec, Node, Revision
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.reuse import counted_digest, is_reusable, reuse_key
@@ -99,9 +99,11 @@ def test_a_change_anywhere_changes_the_key(
 LOOKED_AFTER = {
     *("key", "run_name", "submitted_at", "owner", "revision", "target", "job_count"),
     *("stop_grace_seconds", "max_duration_seconds", "idle_timeout_seconds", "retry", "cache"),
-    *("secret_names", "ports", "apps"),
+    *("secret_names", "ports", "apps", "node", "makes"),
 }
-"""What says which job it is or how it is looked after; with the last three nothing is reused."""
+"""What says which job it is or how it is looked after; with the last line nothing is reused."""
+
+ALWAYS_RUN = {"secret_names", "ports", "apps", "node", "makes"}
 
 ANOTHER: dict[str, Any] = {
     "key": JobKey(RunId("1" * 26), 3, 2),
@@ -150,7 +152,7 @@ def test_everything_else_is(name: str) -> None:
 
 
 def test_every_field_of_a_specification_was_thought_of() -> None:
-    known = {*ANOTHER, *OTHER, "code_digest", "secret_names", "ports", "apps"}
+    known = {*ANOTHER, *OTHER, "code_digest", *ALWAYS_RUN}
     assert {each.name for each in fields(SPEC)} == known
 
 
@@ -161,10 +163,21 @@ def test_every_field_of_a_specification_was_thought_of() -> None:
         replace(SPEC, artifacts=()),
         replace(SPEC, ports=(0,)),
         replace(SPEC, apps=(App("lab"),)),
+        replace(SPEC, node=Node(0, 2)),
+        replace(SPEC, makes="train"),
         replace(SPEC, secret_names=("TOKEN",)),
         replace(SPEC, env={"URL": "x:${{ secrets.PASSWORD }}@y"}),
     ],
-    ids=["run directly", "nothing kept", "ports", "apps", "secret", "secret in a value"],
+    ids=[
+        "run directly",
+        "nothing kept",
+        "ports",
+        "apps",
+        "node",
+        "maker",
+        "secret",
+        "secret in a value",
+    ],
 )
 def test_a_job_without_a_result_that_can_be_compared_has_no_key(spec: JobSpec) -> None:
     assert not is_reusable(spec)
