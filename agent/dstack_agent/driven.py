@@ -9,7 +9,6 @@ from dataclasses import replace
 from dstack_agent.database import Database
 from dstack_agent.records import NAMED
 from dstack_agent.touched import Touched
-from dstack_agent.wire import stored
 from dstack_mesh.faults import Conflict, MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
@@ -17,6 +16,7 @@ from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.job import RunRecord
 from dstack_scheduler.wire.behalf import behalf_of_text, behalf_text
+from dstack_scheduler.wire.stored import pack_drive, unpack_drive
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class DrivenRuns:
         Raises:
             Conflict: A higher epoch was seen.
         """
-        request = stored.pack_drive(record, jobs, epoch)
+        request = pack_drive(record, jobs, epoch)
 
         def change(connection: sqlite3.Connection) -> bool:
             row = connection.execute(
@@ -103,7 +103,7 @@ class DrivenRuns:
     async def progress(self, run: DrivenRun) -> None:
         """Writes down how far the run has come."""
         row = (
-            stored.pack_drive(run.record, run.jobs, run.epoch),
+            pack_drive(run.record, run.jobs, run.epoch),
             int(run.over),
             run.record.run_id,
             run.epoch,
@@ -175,7 +175,7 @@ class DrivenRuns:
 def _driven(row: Sequence[object]) -> DrivenRun:
     request, behalf, stop_cause, abort, over = row
     assert isinstance(request, bytes)
-    record, jobs, epoch = stored.unpack_drive(request)
+    record, jobs, epoch = unpack_drive(request)
     cause = None if stop_cause is None else str(stop_cause)
     asker = behalf_of_text(str(behalf or ""))
     return DrivenRun(record, jobs, epoch, asker, cause, bool(abort), bool(over))

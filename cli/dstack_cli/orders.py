@@ -26,28 +26,19 @@ class Ordered:
 
 def keep_order(home: Home, record: RunRecord, jobs: Sequence[DrivenJob]) -> None:
     """Writes down what a run is made of. What is lost with the power is missing and no more."""
-    from dstack_mesh.v1 import run_pb2
-    from dstack_scheduler.wire import convert
+    from dstack_scheduler.wire.stored import pack_drive
 
     file = order_file(home, record.run_id)
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    wire = run_pb2.DriveRequest(
-        record=convert.run_record_to_wire(record),
-        jobs=[convert.driven_to_wire(job) for job in jobs],
-    )
-    write_durably(file, wire.SerializeToString(), sync=False)
+    write_durably(file, pack_drive(record, jobs), sync=False)
 
 
 def ordered(home: Home, run_id: RunId) -> Ordered | None:
     """What a run is made of; None if that is not known here."""
-    from google.protobuf.message import DecodeError
-
-    from dstack_mesh.v1 import run_pb2
-    from dstack_scheduler.wire import convert
+    from dstack_scheduler.wire.stored import unpack_drive
 
     try:
-        wire = run_pb2.DriveRequest.FromString(order_file(home, run_id).read_bytes())
-        jobs = tuple(convert.driven_from_wire(job) for job in wire.jobs)
-        return Ordered(convert.run_record_from_wire(wire.record), jobs)
-    except (FileNotFoundError, DecodeError, Invalid):
+        record, jobs, _ = unpack_drive(order_file(home, run_id).read_bytes())
+    except (FileNotFoundError, Invalid):
         return None
+    return Ordered(record, jobs)

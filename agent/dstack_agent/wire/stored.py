@@ -14,7 +14,6 @@ from dstack_mesh.faults import Invalid
 from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2, membership_pb2, records_pb2, run_pb2
 from dstack_mesh.wire.membership import answer_from_wire, answer_to_wire
-from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import (
     ArtifactSaved,
     Fin,
@@ -128,17 +127,3 @@ def pack_answer(answer: HelloAnswer) -> bytes:
 
 def unpack_answer(stored: bytes) -> HelloAnswer:
     return answer_from_wire(_parsed(membership_pb2.HelloResponse, stored))
-
-
-def pack_drive(record: RunRecord, jobs: Sequence[DrivenJob], epoch: int) -> bytes:
-    return run_pb2.DriveRequest(
-        record=convert.run_record_to_wire(record),
-        jobs=[convert.driven_to_wire(job) for job in jobs],
-        epoch=epoch,
-    ).SerializeToString()
-
-
-def unpack_drive(stored: bytes) -> tuple[RunRecord, tuple[DrivenJob, ...], int]:
-    wire = run_pb2.DriveRequest.FromString(stored)
-    jobs = tuple(convert.driven_from_wire(job) for job in wire.jobs)
-    return convert.run_record_from_wire(wire.record), jobs, wire.epoch
