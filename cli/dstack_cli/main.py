@@ -29,6 +29,8 @@ def _told(args: list[str]) -> int:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, ExceptionGroup) and error.subgroup(BrokenPipeError):
+            return _reader_left()
         from dstack_cli.trouble import report
 
         return report(error, args)

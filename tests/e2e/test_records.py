@@ -124,7 +124,8 @@ def laptop(lab: Lab, name: str, seed: str) -> Peer:
 
 
 def run_on(lab: Lab, person: Peer, workflow: str, agent: str) -> str:
-    ran = person.dstack("run", workflow, "-d", "-q", "--agent", agent, cwd=lab.code, check=True)
+    run = ("run", workflow, "-d", "-q", "--no-reuse", "--agent", agent)
+    ran = person.dstack(*run, cwd=lab.code, check=True)
     return ran.stdout.decode().strip()
 
 
