@@ -76,14 +76,14 @@ def run_item(picture: RunPicture) -> dict[str, Json]:
         "heard": picture.heard,
         "heard_at": rfc3339(heard_at) if heard_at is not None else None,
         "stale": picture.stale,
-        "variables": dict(record.variables),
+        "variables": dict(sorted(record.variables.items())),
         "jobs": [_job_item(record.run_id, job) for job in record.jobs],
     }
 
 
 def variables_text(variables: Mapping[str, str], between: str = " ") -> str:
     """Variables as they would be typed."""
-    return between.join(f"--{name} {value}" for name, value in variables.items())
+    return between.join(f"--{name} {value}" for name, value in sorted(variables.items()))
 
 
 def where(record: RunRecord) -> str:
