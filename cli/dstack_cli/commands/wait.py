@@ -1,5 +1,7 @@
 """`dstack wait`."""
 
+import sys
+
 import click
 
 from dstack_cli.tree import home_option
@@ -30,7 +32,9 @@ def wait(home: Home, run: str, as_json: bool, timeout: float | None) -> int:
     async def look() -> int:
         async with reaching(home, Private.IF_HISTORY) as reach:
             picture = chosen_run(run, await reach.runs())
-            name = picture.record.run_name
+            name, status = picture.record.run_name, picture.status
+            if not status.ended and not as_json and sys.stderr.isatty():
+                chosen().talk(f"{name} is {status.value}; Ctrl-C leaves it alone.")
             try:
                 async with asyncio.timeout(timeout):
                     end = await RunFollower(reach, picture, Nobody()).run()
