@@ -24,6 +24,7 @@ TOGETHER = {
         "tests/e2e/test_docker_executor.py",
         "tests/e2e/test_docker_runs.py",
         "tests/e2e/test_images.py",
+        "tests/e2e/test_old_documents.py",
         "tests/e2e/test_owner_docker.py",
     ),
     "ceph": (
