@@ -29,10 +29,10 @@ def _told(args: list[str]) -> int:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        if isinstance(error, ExceptionGroup) and error.subgroup(BrokenPipeError):
-            return _reader_left()
-        from dstack_cli.trouble import report
+        from dstack_cli.trouble import innermost, report
 
+        if isinstance(innermost(error), BrokenPipeError):
+            return _reader_left()
         return report(error, args)
 
 

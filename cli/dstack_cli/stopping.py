@@ -61,7 +61,9 @@ def stop_runs(home: Home, wanted: Wanted, as_json: bool) -> int:
             else:
                 own = [one for one in pictures if one.record.owner == owner()]
                 found = [Meant(one) for one in own if one.heard and not one.status.ended]
-            stopping = (_stop(reach, one, wanted.abort, screen) for one in found)
+            if len(found) == 1:
+                return [await _stop(reach, found[0], wanted.abort, screen)]
+            stopping = (_stop_or_say(reach, one, wanted.abort, screen) for one in found)
             return await asyncio.gather(*stopping)
 
     ended = carry_out(work())
@@ -96,6 +98,15 @@ async def _asked(
     except MeshError as error:
         return error
     return None
+
+
+async def _stop_or_say(reach: Reach, meant: Meant, abort: bool, screen: Screen) -> Stopped:
+    """The same for one of several: what keeps it from ending keeps no other one from it."""
+    try:
+        return await _stop(reach, meant, abort, screen)
+    except MeshError as error:
+        screen.say(f"{meant.picture.record.run_name}: {error} {error.hint}".rstrip())
+        return Stopped(meant.picture, confirmed=False)
 
 
 async def _stop(reach: Reach, meant: Meant, abort: bool, screen: Screen) -> Stopped:

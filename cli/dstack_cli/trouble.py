@@ -39,7 +39,7 @@ def report(error: Exception, args: Sequence[str]) -> int:
         import traceback
 
         traceback.print_exception(error, file=sys.stderr)
-    told = _told(_innermost(error), _follows(args))
+    told = _told(innermost(error), _follows(args))
     if "--json" in args:
         shape = {"code": told.code, "message": told.message, "hint": told.hint, **told.more}
         click.echo(json.dumps({"error": shape}))
@@ -55,7 +55,7 @@ def _follows(args: Sequence[str]) -> bool:
     return first is not None and first.follows
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
     """The first piece of trouble within a group of a task group."""
     while isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
