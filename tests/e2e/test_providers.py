@@ -1,6 +1,7 @@
 """Providers for real: nodes on two agents that meet, one that fails, a file that is fetched."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -234,6 +235,8 @@ def test_who_depends_on_an_own_provider_waits_for_all_that_it_makes(lab: Lab) ->
 
 
 def test_curl_keeps_what_it_fetched(lab: Lab, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not here (apt-get install curl)")
     (tmp_path / "corpus.txt").write_text("one two")
     url = f"file://{tmp_path}/corpus.txt"
     words = ("run", "curl", url, "-o", "data/corpus.txt", "-a", "data", "--local")
