@@ -50,7 +50,12 @@ def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(home.keys.stat().st_mode) == 0o700
 
 
-def test_a_leaf_names_ids_and_no_person_machine_or_lab(tmp_path: Path) -> None:
+def test_a_leaf_names_ids_and_no_person_machine_or_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Names that no key or signature has by chance, as it may have "vm".
+    monkeypatch.setattr(socket, "gethostname", lambda: "secret-machine-name")
+    monkeypatch.setenv("LOGNAME", "secret-person-name")
     membership = create_mesh(Home(tmp_path), "secret-lab-name", NOW)
     leaf = _certificate(membership.certificate_path)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
