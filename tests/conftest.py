@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import whole_run
 from support.s3_lab import ceph as ceph
@@ -18,6 +19,10 @@ from support.s3_lab import s3_or_both as s3_or_both
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell in the background has its children ignore Ctrl-C, which some tests press.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is. What shall be fast is measured by itself.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 # A command would compile every module of ours each time that a test starts it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
