@@ -150,6 +150,8 @@ def test_a_submitter_that_died_is_named_by_the_agent_and_did_not_sign(lab: Lab) 
 
 def test_a_member_that_was_revoked_since_is_told_and_the_run_stays_proved(lab: Lab) -> None:
     lab.laptop.dstack("run", "prepare", "--remote", cwd=lab.code, check=True)
+    # What the agent that ran it signed is told to the others within a second or so.
+    eventually(lambda: verified(lab.agents["ws-1"])[0] == 0, within=10)
     lab.agents["ws-1"].dstack("mesh", "revoke", "laptop", "--yes", check=True)
     code, facts = verified(lab.agents["ws-1"])
     assert code == 0, facts
