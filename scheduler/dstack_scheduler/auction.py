@@ -40,7 +40,7 @@ from dstack_scheduler.auction_events import (
 from dstack_scheduler.eligible import is_a_name, is_named
 from dstack_scheduler.placement import Offer, Wish, ranked, reason
 from dstack_scheduler.poll import SOFT_SECONDS, Poll
-from dstack_scheduler.refusal import ambiguous, no_agent_fits, no_agents, refusal
+from dstack_scheduler.refusal import NoAgentFits, refusal
 
 SHORTEST_WAIT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 1.0
@@ -58,6 +58,12 @@ SUPERSEDED = "epoch"
 def is_superseded(error: MeshError) -> bool:
     """Whether this driver is not the run's driver any more."""
     return isinstance(error, Conflict) and error.code == SUPERSEDED
+
+
+def pause_seconds(waits: int, chance: float) -> float:
+    """Before everybody is asked again, after so many times; `chance` is from [0, 1)."""
+    longest = min(LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS * 2 ** min(waits, 8))
+    return longest * (0.5 + chance / 2)
 
 
 @frozen
@@ -153,28 +159,18 @@ class Auction:
 
     def _nobody(self, now: float) -> list[Effect]:
         """All that were asked answered or are silent, and none can now."""
-        poll = self._poll
-        eligible, nevers = poll.eligible(), poll.nevers()
-        hopeless = len(nevers) == len(eligible)
-        if not poll.all_found and (poll.round == 1 or hopeless):
+        poll, job = self._poll, self._lot.job
+        if poll.may_change:
             return []
-        names = [found.card.name for found in poll.known.values()]
-        if not eligible:
-            return self._give_up(no_agents(self._lot.placement, names))
-        if poll.is_ambiguous:
-            return self._give_up(
-                ambiguous(self._lot.placement, [poll.known[peer].card.name for peer in eligible])
-            )
-        if hopeless:
-            told: list[Effect] = [Tell(poll.asked(self._lot.job))]
-            return told + self._give_up(no_agent_fits(self._lot.workflow, nevers))
-        news = poll.news(self._lot.job, poll.reasons())
-        return [Tell(each) for each in news] + self._wait(now)
+        error = poll.hopeless(self._lot.workflow)
+        if error is not None:
+            told = [Tell(poll.asked(job))] if isinstance(error, NoAgentFits) else []
+            return [*told, *self._give_up(error)]
+        return [*(Tell(each) for each in poll.news(job, poll.reasons())), *self._wait(now)]
 
     def _wait(self, now: float) -> list[Effect]:
-        longest = min(LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS * 2**self._waits)
-        self._waits = min(self._waits + 1, 8)
-        until = now + longest * (0.5 + self._chance() / 2)
+        until = now + pause_seconds(self._waits, self._chance())
+        self._waits += 1
         self._phase = _Waiting(until)
         return [WakeAt(until)]
 

@@ -20,11 +20,10 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
 from dstack_scheduler.agent_port import Hold
 from dstack_scheduler.auction import (
-    LONGEST_WAIT_SECONDS,
     PASSING,
     REFUSALS,
-    SHORTEST_WAIT_SECONDS,
     is_superseded,
+    pause_seconds,
 )
 from dstack_scheduler.auction_events import (
     AllFound,
@@ -41,7 +40,7 @@ from dstack_scheduler.auction_events import (
 )
 from dstack_scheduler.placement import Offer, ranked
 from dstack_scheduler.poll import SOFT_SECONDS, Poll
-from dstack_scheduler.refusal import ambiguous, no_agent_fits, no_agents, refusal
+from dstack_scheduler.refusal import NoAgentFits, refusal
 from dstack_scheduler.verdict import Reason
 
 INCOMPLETE = "gang-incomplete"
@@ -229,22 +228,14 @@ class Gang:
 
     def _nobody(self, now: float) -> list[GangEffect]:
         """All that were asked answered or are silent, and there is no room for all nodes."""
-        poll = self._poll
-        eligible, nevers = poll.eligible(), poll.nevers()
-        hopeless = len(nevers) == len(eligible)
-        if not poll.all_found and (poll.round == 1 or hopeless):
+        poll, job = self._poll, self._lot.job
+        if poll.may_change:
             return []
-        names = [found.card.name for found in poll.known.values()]
-        if not eligible:
-            return self._give_up(no_agents(self._lot.placement, names))
-        if poll.is_ambiguous:
-            meant = [poll.known[peer].card.name for peer in eligible]
-            return self._give_up(ambiguous(self._lot.placement, meant))
-        if hopeless:
-            told: list[GangEffect] = [Tell(poll.asked(self._lot.job))]
-            return told + self._give_up(no_agent_fits(self._lot.workflow, nevers))
-        news = poll.news(self._lot.job, self._reasons())
-        return [*(Tell(each) for each in news), *self._wait(now)]
+        error = poll.hopeless(self._lot.workflow)
+        if error is not None:
+            told = [Tell(poll.asked(job))] if isinstance(error, NoAgentFits) else []
+            return [*told, *self._give_up(error)]
+        return [*(Tell(each) for each in poll.news(job, self._reasons())), *self._wait(now)]
 
     def _reasons(self) -> dict[str, tuple[Reason, ...]]:
         """Why each agent does not start what it could: the others have no room."""
@@ -258,9 +249,8 @@ class Gang:
         return reasons
 
     def _wait(self, now: float) -> list[GangEffect]:
-        longest = min(LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS * 2**self._waits)
-        self._waits = min(self._waits + 1, 8)
-        until = now + longest * (0.5 + self._chance() / 2)
+        until = now + pause_seconds(self._waits, self._chance())
+        self._waits += 1
         self._phase = _Waiting(until)
         return [WakeAt(until)]
 

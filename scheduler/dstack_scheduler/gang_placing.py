@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import MeshError, Refused
+from dstack_scheduler.abandoning import Abandonable
 from dstack_scheduler.agent_port import Question, question_of
 from dstack_scheduler.award import Parcel, renewed
 from dstack_scheduler.awarding import Means, award
@@ -31,9 +32,8 @@ class GangPlacing:
         self._parcels = [
             Parcel(means.track.spec(key), means.submission.code_bytes) for key in self._keys
         ]
-        self._finding: asyncio.Task[tuple[Won, ...] | MeshError] | None = None
+        self._finding: Abandonable[tuple[Won, ...] | MeshError] = Abandonable(tasks)
         self._awarding: asyncio.Task[Outcomes | MeshError] | None = None
-        self._stopped = False
 
     async def run(self) -> Outcomes:
         """Until agents have all nodes, none ever will, or it was stopped."""
@@ -41,7 +41,7 @@ class GangPlacing:
             return self._all(absent)
         search = self._search()
         while True:
-            seats = await self._found(search)
+            seats = await self._finding.result(self._find(search))
             if seats is None:
                 return self._all(Outcome.STOPPED)
             if isinstance(seats, MeshError):
@@ -55,9 +55,7 @@ class GangPlacing:
 
     def stop(self) -> None:
         """Gives the search up, unless the awards are under way."""
-        self._stopped = True
-        if self._finding is not None:
-            self._finding.cancel()
+        self._finding.stop()
 
     async def settle(self, seconds: float) -> None:
         """Waits for awards that are under way."""
@@ -75,22 +73,8 @@ class GangPlacing:
             *(means.submission.epoch, means.directory, means.tell, means.clock, means.chance),
         )
 
-    async def _found(self, search: GangSearch) -> tuple[Won, ...] | MeshError | None:
-        """Agents that hold for all nodes and have what they need; None if this was stopped."""
-        if self._stopped:
-            return None
-        self._finding = self._tasks.create_task(self._find(search))
-        try:
-            return await self._finding
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise
-            return None
-        finally:
-            self._finding = None
-
     async def _find(self, search: GangSearch) -> tuple[Won, ...] | MeshError:
+        """Agents that hold for all nodes and have what they need."""
         while True:
             seats = await search.next()
             if isinstance(seats, MeshError):

@@ -8,6 +8,7 @@ import asyncio
 from enum import Enum
 
 from dstack_mesh.faults import MeshError
+from dstack_scheduler.abandoning import Abandonable
 from dstack_scheduler.agent_port import question_of
 from dstack_scheduler.auction_events import Lot
 from dstack_scheduler.award import Parcel, release, renewed
@@ -35,9 +36,8 @@ class Placing:
         self._rest_seconds = rest_seconds
         self._parcel = Parcel(means.track.spec(key), means.submission.code_bytes)
         self._question = question_of(self._parcel.spec)
-        self._finding: asyncio.Task[Won | MeshError] | None = None
+        self._finding: Abandonable[Won | MeshError] = Abandonable(tasks)
         self._awarding: asyncio.Task[MeshError | None] | None = None
-        self._stopped = False
 
     async def run(self) -> Outcome | MeshError:
         """Until an agent has the job, none ever will, or it was stopped."""
@@ -45,7 +45,7 @@ class Placing:
             return absent
         search = self._search()
         while True:
-            won = await self._found(search)
+            won = await self._finding.result(self._find(search))
             if won is None:
                 return Outcome.STOPPED
             if isinstance(won, MeshError):
@@ -59,9 +59,7 @@ class Placing:
 
     def stop(self) -> None:
         """Gives the search up, unless the award is under way."""
-        self._stopped = True
-        if self._finding is not None:
-            self._finding.cancel()
+        self._finding.stop()
 
     async def settle(self, seconds: float) -> None:
         """Waits for an award that is under way."""
@@ -76,22 +74,8 @@ class Placing:
             self._question, lot, epoch, means.directory, means.tell, means.clock, means.chance
         )
 
-    async def _found(self, search: Search) -> Won | MeshError | None:
-        """An agent that holds for the job and has what it needs; None if this was stopped."""
-        if self._stopped:
-            return None
-        self._finding = self._tasks.create_task(self._find(search))
-        try:
-            return await self._finding
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise
-            return None
-        finally:
-            self._finding = None
-
     async def _find(self, search: Search) -> Won | MeshError:
+        """An agent that holds for the job and has what it needs."""
         epoch = self._means.submission.epoch
         await asyncio.sleep(self._rest_seconds)
         self._rest_seconds = 0.0

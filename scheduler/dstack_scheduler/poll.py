@@ -5,6 +5,7 @@ It only remembers. `auction` and `gang` decide what to do with it.
 
 from collections.abc import Container, Sequence
 
+from dstack_mesh.faults import MeshError
 from dstack_mesh.ids import PeerId
 from dstack_scheduler.auction_events import (
     AllFound,
@@ -19,7 +20,13 @@ from dstack_scheduler.auction_events import (
 from dstack_scheduler.eligible import eligible, is_a_name
 from dstack_scheduler.placement import Offer
 from dstack_scheduler.progress import Asked, Waiting
-from dstack_scheduler.refusal import reasons_of, silence
+from dstack_scheduler.refusal import (
+    ambiguous,
+    no_agent_fits,
+    no_agents,
+    reasons_of,
+    silence,
+)
 from dstack_scheduler.verdict import Bid, Never, Now, Reason
 
 SOFT_SECONDS = 0.25
@@ -124,6 +131,21 @@ class Poll:
     def reasons(self) -> dict[str, tuple[Reason, ...]]:
         """Why each agent does not take it; no reason if it would."""
         return {self.known[peer].card.name: self._why_not(peer) for peer in self.eligible()}
+
+    @property
+    def may_change(self) -> bool:
+        """Whether an agent that is still looked for may take what nobody takes so far."""
+        hopeless = len(self.nevers()) == len(self.eligible())
+        return not self.all_found and (self.round == 1 or hopeless)
+
+    def hopeless(self, workflow: str) -> MeshError | None:
+        """Why nobody will ever take it, if that is so. Once nothing may change any more."""
+        eligible, nevers = self.eligible(), self.nevers()
+        if not eligible:
+            return no_agents(self._placement, [one.card.name for one in self.known.values()])
+        if self.is_ambiguous:
+            return ambiguous(self._placement, [self.known[peer].card.name for peer in eligible])
+        return no_agent_fits(workflow, nevers) if len(nevers) == len(eligible) else None
 
     def asked(self, job: int) -> Asked:
         """Who was asked and said what, for people."""
