@@ -260,6 +260,7 @@ READERS = [
 ]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("name", "ask"), READERS, ids=[ask.__name__ for _, ask in READERS])
 async def test_readers_that_do_not_read_cost_bounded_memory_and_slow_nobody(
     name: str, ask: Callable[[Flooded], list[Any]], flooded: Flooded
@@ -329,6 +330,7 @@ async def test_a_peer_has_so_many_calls_open_and_no_more(flooded: Flooded, tmp_p
         await eventually_async(again, within=10)
 
 
+@pytest.mark.timed
 async def test_a_peer_that_calls_too_often_is_refused_and_another_is_served(
     flooded: Flooded,
 ) -> None:
@@ -371,6 +373,7 @@ def _silent(port: int) -> socket.socket:
     return silent
 
 
+@pytest.mark.timed
 async def test_idle_sockets_and_churn_slow_nobody_and_leave_nothing_behind(
     flooded: Flooded,
 ) -> None:
@@ -401,6 +404,7 @@ async def _few(flooded: Flooded, most: int) -> bool:
     return len(now) <= most
 
 
+@pytest.mark.timed
 async def test_a_message_that_is_too_large_and_one_that_never_ends_are_refused(
     flooded: Flooded,
 ) -> None:
@@ -416,6 +420,7 @@ async def test_a_message_that_is_too_large_and_one_that_never_ends_are_refused(
             }
 
 
+@pytest.mark.timed
 async def test_messages_changed_by_chance_are_answered_over_a_real_connection(
     flooded: Flooded,
 ) -> None:

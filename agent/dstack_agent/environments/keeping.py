@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,16 +208,10 @@ def _files(folder: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
 
 def remove(folder: Path) -> None:
     """Removes a folder though it is write-protected; what stays is tried again another time."""
-
-    def unprotect(_: Callable[..., object], path: str, __: object) -> None:
-        with suppress(OSError):
-            Path(path).parent.chmod(0o700)
-            Path(path).unlink()
-
     for root, _, _ in os.walk(folder):
         with suppress(OSError):
             Path(root).chmod(0o700)
-    shutil.rmtree(folder, onerror=unprotect)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_protect(folder: Path) -> None:
