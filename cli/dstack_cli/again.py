@@ -55,7 +55,7 @@ def again(
         run_name=anew.run_name,
         owner=anew.owner,
         submitted_at=anew.at,
-        job_count=len(chosen),
+        job_count=len(chosen) + sum(bool(ordered.jobs[old].spec.makes) for old in chosen),
         jobs=(),
     )
     places = {old: new for new, old in enumerate(chosen)}
@@ -64,16 +64,31 @@ def again(
 
 
 def _chosen(jobs: Sequence[DrivenJob], ended: Mapping[int, JobRecord], choice: Choice) -> list[int]:
-    if choice.only is not None:
-        return [choice.only]
+    """The jobs that are made again, in order.
+
+    What a job made is not in the order, so it is made again with its maker, and so is a gang: its
+    nodes start together.
+    """
     if choice.clear:
         return list(range(len(jobs)))
-    done = {index for index, job in ended.items() if job.state.state is JobState.DONE}
-    chosen: list[int] = []
-    for index, job in enumerate(jobs):
-        if index not in done or set(job.after) & set(chosen):
-            chosen.append(index)
-    return chosen or [len(jobs) - 1]
+    makers = {index for index, job in enumerate(jobs) if job.spec.makes}
+    done = {index for index, job in ended.items() if job.state.state is JobState.DONE} - makers
+    chosen: set[int] = set()
+    if choice.only is None:
+        for index, job in enumerate(jobs):
+            if index not in done or set(job.after) & chosen:
+                chosen.add(index)
+    elif choice.only < len(jobs):
+        chosen = {choice.only, *(makers & set(jobs[choice.only].after))}
+    else:  # one that a job made
+        chosen = makers
+    return sorted({node for index in chosen or {len(jobs) - 1} for node in _gang(jobs[index])})
+
+
+def _gang(job: DrivenJob) -> tuple[int, ...]:
+    """The jobs that start together with one."""
+    spec = job.spec
+    return spec.node.indexes(spec.key.job) if spec.node is not None else (spec.key.job,)
 
 
 def _made(

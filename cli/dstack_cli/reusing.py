@@ -41,7 +41,7 @@ async def with_earlier_results(reach: Reach, order: Order, run: Submission) -> T
     if order.replan is None or not any(job.artifacts and not job.ports for job in order.plan.jobs):
         return Taken(order.plan, run)
     from dstack_scheduler.inputs import with_inputs
-    from dstack_scheduler.reusing import Results, with_results
+    from dstack_scheduler.reusing import Results, name_of, with_results
 
     elsewhere = reach.elsewhere if reach.has_elsewhere else None
     jobs = await with_inputs(run, reach, elsewhere)
@@ -64,7 +64,7 @@ async def with_earlier_results(reach: Reach, order: Order, run: Submission) -> T
             left.jobs,
             [job.earlier for job in plan.jobs],
             named,
-            {job.spec.workflow: job.spec for job in jobs},
+            {name_of(job.spec): job.spec for job in jobs},
         ),
         reuses={},
     )

@@ -54,6 +54,8 @@ class Vouching:
 
     async def signed_by_us(self, handed: HandOver) -> HandOver:
         """A run that is handed over, with our signature of each job."""
+        if len(handed.jobs) != len(self._specs):  # it is growing at this moment
+            self._specs, self._signed = [job.spec for job in handed.jobs], None
         signed = await self._sign()
         jobs = zip(handed.jobs, signed, strict=True)
         return replace(handed, jobs=tuple(replace(job, signed=one) for job, one in jobs))

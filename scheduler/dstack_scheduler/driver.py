@@ -83,7 +83,8 @@ class Driver:
         self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._placings: dict[int, Placing | GangPlacing] = {}
-        self._copies: set[asyncio.Task[None]] = set()
+        self._before: dict[int, Place] = {}
+        self._last_words: set[asyncio.Task[None]] = set()
         self._errors: dict[int, MeshError] = {}
         self._stop: decisions.StopAsked | None = None
         self._leaving = False
@@ -201,23 +202,15 @@ class Driver:
     def _begin_placing(self, place: decisions.Place) -> None:
         assert self._tasks is not None
         key, because = place.key, place.because
-        before = None if because is None else self._track.again(key, because)
+        if because is not None and (before := self._track.again(key, because)) is not None:
+            self._before[key.job] = before
         rest = place.rest_seconds * (0.5 + self._random() / 2)
         placing = self._placings[key.job] = Placing(key, self._means, self._tasks, rest)
-        if because is None:
-            self._spawn(self._place(key, placing))
-        else:
-            self._spawn(self._place_again(key, placing, because, before))
+        self._spawn(self._place(key, placing, because))
 
-    async def _place_again(
-        self, key: JobKey, placing: Placing, because: StateChange, before: Place | None
-    ) -> None:
-        resumes = self._track.jobs[key.job].resumes
-        await self._tell(TriedAgain(key.job, key.attempt, because, resumes))
-        await self._place(key, placing)
-        if self._leaving or before is None or self._track.place(key.job) is not None:
-            return
-        # Its agent tells others that the job is to be tried again, until it hears otherwise.
+    async def _say_final(self, key: JobKey, before: Place) -> None:
+        """Tells the agent of the attempt before that it was the last: it tells others until it
+        hears so that the job is to be tried again."""
         with suppress(MeshError):
             agent = before.agent or await self._directory.find(before.source.peer_id)
             if agent is not None:
@@ -229,18 +222,26 @@ class Driver:
         self._over.set()
 
     async def _end(self, state: StateChange) -> None:
-        if self._copies:
-            await asyncio.wait(self._copies, timeout=KEEP_SECONDS)
+        if self._last_words:
+            await asyncio.wait(self._last_words, timeout=KEEP_SECONDS)
         await self._tell(RunEnded(self._submission.record.run_name, state))
         self._result = self._errors.get(state.key.job, state)
         self._over.set()
 
-    async def _place(self, key: JobKey, placing: Placing) -> None:
+    async def _place(self, key: JobKey, placing: Placing, because: StateChange | None) -> None:
+        if because is not None:
+            resumes = self._track.jobs[key.job].resumes
+            await self._tell(TriedAgain(key.job, key.attempt, because, resumes))
         try:
             outcome = await placing.run()
         finally:
             del self._placings[key.job]
         self._was_placed(key, outcome)
+        if key.job in self._placings or self._leaving or isinstance(self._result, MeshError):
+            return
+        before = self._before.pop(key.job, None)
+        if before is not None and outcome is not Outcome.PLACED:
+            self._last_words.add(self._spawn(self._say_final(key, before)))
 
     async def _place_gang(self, gang: "GangPlacing", keys: Iterable[JobKey]) -> None:
         try:
@@ -254,6 +255,7 @@ class Driver:
 
     def _was_placed(self, key: JobKey, outcome: Outcome | MeshError) -> None:
         job = key.job
+        self._errors.pop(job, None)
         match outcome:
             case Outcome.PLACED:
                 self._happened(decisions.Placed(key))
@@ -278,7 +280,7 @@ class Driver:
             return
         place = self._track.place(key.job)
         in_gang = self._track.jobs[key.job].spec.node is not None
-        if place is not None and place.won is not None and (place.confirmed or in_gang):
+        if in_gang or (place is not None and place.won is not None and place.confirmed):
             lost = StateChange(
                 key,
                 JobState.LOST,
@@ -296,9 +298,20 @@ class Driver:
         """Takes the jobs into the run that one of it made."""
         from dstack_scheduler.making import grown_by  # the language: few runs need it here
 
-        self._track.jobs = await grown_by(key, self._track, self._store, self._pause)
-        await self._tell(Grown(key.job, self._track.jobs))
-        self._happened(decisions.Grown(tuple(_part(job) for job in self._track.jobs)))
+        jobs = await grown_by(
+            key, self._track, self._store, self._directory.find, self._pause_while_wanted
+        )
+        if jobs is None:
+            return
+        await self._tell(Grown(key.job, jobs))
+        self._track.jobs = jobs
+        self._happened(decisions.Grown(tuple(_part(job) for job in jobs)))
+
+    async def _pause_while_wanted(self, tries: int, least: float) -> bool:
+        """Whether the run goes on after a pause."""
+        if not self._run.stopping:
+            await self._pause(tries, least)
+        return not self._run.stopping
 
     async def _last_word(self, key: JobKey) -> Fin | None:
         """How the attempt ended; None if its agent answers and does not know it."""
@@ -324,7 +337,7 @@ class Driver:
         if not isinstance(last, Fin):
             return None
         self._track.ended(last, follower.agent)
-        self._copies.add(self._spawn(self._keep(follower.agent, last)))
+        self._last_words.add(self._spawn(self._keep(follower.agent, last)))
         return last
 
     async def _saw(self, key: JobKey, event: Progress) -> None:

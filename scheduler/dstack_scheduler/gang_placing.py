@@ -43,6 +43,7 @@ class GangPlacing:
         while True:
             seats = await self._finding.result(self._find(search))
             if seats is None:
+                await search.give_back()
                 return self._all(Outcome.STOPPED)
             if isinstance(seats, MeshError):
                 return self._all(seats)

@@ -27,13 +27,20 @@ MOST_MADE = 1000
 SHOWN = 5
 
 
-def grown(jobs: tuple[DrivenJob, ...], maker: int, text: bytes) -> tuple[DrivenJob, ...]:
+def grown(
+    jobs: tuple[DrivenJob, ...], maker: int, text: bytes | MeshError
+) -> tuple[DrivenJob, ...]:
     """The jobs of a run with those that one of them made.
 
     Who waits for the maker waits for all that it made. The maker makes no more.
+
+    Args:
+        text: What the program wrote, or why that cannot be had.
     """
     first = len(jobs)
     try:
+        if isinstance(text, MeshError):
+            raise text
         made = _made(jobs[maker], text, first)
     except WorkflowProblems as problems:
         made = (_complaint(jobs[maker], first, _in_words(problems)),)
@@ -84,7 +91,11 @@ def _driven(maker: DrivenJob, job: PlannedJob) -> DrivenJob:
         working_dir=posixpath.normpath(posixpath.join(spec.working_dir, job.working_dir)),
         artifacts=job.artifacts,
         python=job.python,
-        max_duration_seconds=job.max_duration_seconds,
+        max_duration_seconds=job.max_duration_seconds or spec.max_duration_seconds,
+        idle_timeout_seconds=job.idle_timeout_seconds or spec.idle_timeout_seconds,
+        retry=job.retry or spec.retry,
+        cache=job.cache or spec.cache,
+        apps=job.apps,
         secret_names=job.secret_names,
         ports=job.ports,
         registry_auth=job.registry_auth,

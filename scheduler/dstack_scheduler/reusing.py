@@ -104,7 +104,8 @@ def with_results(
     Args:
         earlier: Of each job the workflows before it whose results are taken.
         hits: By workflow.
-        found: The specifications of before that was known, with inputs that were looked up.
+        found: By `name_of`: the specifications of before that was known, with inputs that were
+            looked up.
     """
     return tuple(
         replace(
@@ -112,13 +113,18 @@ def with_results(
             spec=replace(
                 job.spec,
                 inputs=(
-                    *found[job.spec.workflow].inputs,
+                    *found[name_of(job.spec)].inputs,
                     *(each for name in names for each in hits[name].inputs),
                 ),
             ),
         )
         for job, names in zip(jobs, earlier, strict=True)
     )
+
+
+def name_of(spec: JobSpec) -> str:
+    """The workflow that a job is of, also where it only makes that workflow's jobs."""
+    return spec.workflow or spec.makes
 
 
 def _is_alone(job: DrivenJob, jobs: Sequence[DrivenJob]) -> bool:

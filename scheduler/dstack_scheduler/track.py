@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
-from dstack_scheduler.again import event_of, retry_of
+from dstack_scheduler.again import again_after, event_of, retry_of
 from dstack_scheduler.agent_port import Agent, DrivenJob
 from dstack_scheduler.inputs import kept_by
 from dstack_scheduler.job import (
@@ -76,7 +76,9 @@ class Track:
         """
         before = self._places.pop(key.job, None)
         if event_of(ended) == "interruption":
-            job = replace(self.jobs[key.job], resumes=self._kept(key.job))
+            # One that was interrupted before it had begun kept nothing.
+            job = self.jobs[key.job]
+            job = replace(job, resumes=self._kept(key.job) or job.resumes)
             self.jobs = (*self.jobs[: key.job], job, *self.jobs[key.job + 1 :])
         self._fins.pop(key.job, None)
         return before
@@ -115,14 +117,16 @@ class Track:
 
     def remains(self, unplaced: Mapping[int, JobKey]) -> bool:
         """Whether a driver is needed still: a job has no agent, or it is not sure to have one, or
-        it may have to be tried again."""
+        it may have to be tried again, or it makes jobs."""
         unsure = any(not place.confirmed for place in self._places.values())
-        return bool(unplaced) or unsure or any(map(self._may_come_again, self._places))
+        making = any(job.spec.makes for job in self.jobs)
+        return bool(unplaced) or unsure or making or any(map(self._may_come_again, self._places))
 
     def _may_come_again(self, job: int) -> bool:
         spec, place = self.jobs[job].spec, self._places[job]
-        allowed = retry_of(spec).attempts
-        return place.key.attempt <= allowed and not self.latest(place.key).state.ended
+        last = self.latest(place.key)
+        more = place.key.attempt <= retry_of(spec).attempts
+        return more and (not last.state.ended or again_after(spec, last))
 
     def hand_over(self, unplaced: Mapping[int, JobKey]) -> HandOver:
         """What another driver must know.

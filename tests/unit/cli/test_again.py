@@ -1,7 +1,10 @@
 """Which jobs of a run that ended run again, and with what in their places."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import pytest
 
 from dstack_cli.again import Anew, Choice, again
 from dstack_cli.orders import Ordered, keep_order, ordered
@@ -15,6 +18,7 @@ from dstack_scheduler.job import (
     JobRecord,
     JobSpec,
     JobState,
+    Node,
     RunRecord,
     StateChange,
 )
@@ -80,6 +84,35 @@ def test_of_a_run_that_was_done_the_last_job_runs_again() -> None:
 
 def test_one_job_is_made_alone_from_what_came_before_it() -> None:
     assert made(told(DONE, DONE, DONE), Choice(only=1)) == [("wf-1", (), ["out-0", "out-1"])]
+
+
+GANG = tuple(
+    replace(job(rank), spec=replace(job(rank).spec, node=Node(rank, 2))) for rank in range(2)
+)
+MAKING = (replace(job(0), spec=replace(job(0).spec, workflow="", makes="grid")), job(1, 0))
+
+
+@pytest.mark.parametrize(
+    ("states", "choice"),
+    [((FAILED, DONE), Choice()), ((DONE, DONE), Choice()), ((DONE, DONE), Choice(only=1))],
+)
+def test_the_nodes_of_a_gang_start_together(states: tuple[JobState, ...], choice: Choice) -> None:
+    record, jobs = again(Ordered(told(), GANG), told(*states), choice, ANEW)
+    assert [one.spec.key.job for one in jobs] == [0, 1]
+    assert record.job_count == 2
+
+
+@pytest.mark.parametrize("choice", [Choice(), Choice(only=1), Choice(clear=True)])
+def test_who_waits_for_made_jobs_waits_for_their_maker(choice: Choice) -> None:
+    record, jobs = again(Ordered(told(), MAKING), told(DONE, STOPPED, DONE, FAILED), choice, ANEW)
+    assert [(one.spec.makes, one.after) for one in jobs] == [("grid", ()), ("", (0,))]
+    assert record.job_count == 3
+
+
+def test_a_job_that_was_made_is_made_again_by_its_maker() -> None:
+    states = (DONE, STOPPED, DONE, FAILED)
+    _, jobs = again(Ordered(told(), MAKING), told(*states), Choice(only=3), ANEW)
+    assert [one.spec.makes for one in jobs] == ["grid"]
 
 
 def test_cleared_everything_begins_from_nothing() -> None:

@@ -1,20 +1,15 @@
 """Stories of runs that a driver carries out at agents in memory."""
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Broken, Busy, Conflict, MeshError, Missing, Refused, Unreachable
-from dstack_mesh.ids import Digest, HoldId, RunId
+from dstack_mesh.faults import Broken, Busy, MeshError, Missing, Refused, Unreachable
+from dstack_mesh.ids import HoldId, RunId
 from dstack_scheduler.agent_port import Hold, Question
-from dstack_scheduler.driver import Driver
-from dstack_scheduler.job import RECLAIMED, Fin, JobKey, JobSpec, JobState, StateChange
-from dstack_scheduler.needs import Needs
+from dstack_scheduler.job import Fin, JobKey, JobSpec, JobState, StateChange
 from dstack_scheduler.plan import PlannedJob, Reuse
 from dstack_scheduler.progress import (
     Asked,
@@ -22,65 +17,22 @@ from dstack_scheduler.progress import (
     Kept,
     RunEnded,
     Sending,
-    TriedAgain,
     Unheard,
     Waiting,
 )
 from dstack_scheduler.refusal import NoAgentFits, NoAgents
-from dstack_scheduler.retry import Retry
-from dstack_scheduler.submission import Submission
 from dstack_scheduler.verdict import Bid
+from support.drivers import Person, job_of
 from support.eventually import eventually_async
 from support.fake_agent import (
-    NOW,
     FakeAgent,
-    FakeDirectory,
     FakeJob,
     FakeMachine,
     FakeStore,
     play_commands,
     play_nothing,
 )
-from support.submissions import CODE, Remembering, planned, submission
-
-
-class Person:
-    """Somebody with a store and a view of some machines, who drives one run."""
-
-    def __init__(
-        self, run: Submission, *machines: FakeMachine, local: FakeMachine | None = None
-    ) -> None:
-        self.store = FakeStore(CODE)
-        self.watcher = Remembering()
-        agents = [machine.seen_by(self.store, machine is local) for machine in machines]
-        self.directory = FakeDirectory(*agents)
-        self.driver = Driver(
-            run, self.directory, self.store, self.watcher, SystemClock(), random.Random(7).random
-        )
-
-    async def run(self) -> StateChange:
-        async with asyncio.timeout(20):
-            return await self.driver.run()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[asyncio.Task[StateChange]]:
-        task = asyncio.create_task(self.run())
-        try:
-            yield task
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-
-
-async def job_of(machine: FakeMachine, index: int = 0) -> FakeJob:
-    """The job once the machine has it."""
-
-    async def look() -> FakeJob | None:
-        return next((job for job in machine.jobs.values() if job.key.job == index), None)
-
-    found = await eventually_async(look, within=5)
-    assert found is not None
-    return found
+from support.submissions import CODE, planned, submission
 
 
 async def test_a_job_runs_on_this_machine_and_its_log_arrives() -> None:
@@ -148,82 +100,6 @@ async def test_the_exit_code_of_the_run_is_that_of_its_command() -> None:
     end = await person.run()
 
     assert (end.state, end.exit_code) == (JobState.FAILED, 3)
-
-
-def often(job: PlannedJob, retry: Retry) -> Submission:
-    """A run of one job that may be tried again."""
-    return submission(replace(job, retry=retry))
-
-
-async def test_a_job_that_fails_is_tried_again_as_often_as_it_says() -> None:
-    here = FakeMachine("here")
-    run = often(planned(0, "exit 3"), Retry(1, ("error",)))
-    person = Person(run, here, local=here)
-
-    end = await person.run()
-
-    assert (end.key.attempt, end.state, end.exit_code) == (2, JobState.FAILED, 3)
-    (again,) = person.watcher.of(TriedAgain)
-    assert (again.attempt, again.because.exit_code, again.resumes) == (2, 3, ())
-    assert [job.spec.inputs for job in here.jobs.values()] == [(), ()]
-
-
-async def test_what_an_interrupted_attempt_kept_is_put_back_at_the_next_agent() -> None:
-    first, second = FakeMachine("first", jobs_at_once=1), FakeMachine("second")
-    first.play = second.play = play_nothing
-    run = submission(replace(planned(0, "sleep"), needs=Needs(interruptible=True)))
-    person = Person(run, first, second, local=first)
-    async with person.running() as running:
-        job = await job_of(first)
-        first.jobs_at_once = 0
-        job.save("job-0-out", Digest(b"k" * 32))
-        first.trees.add(Digest(b"k" * 32))
-        job.states.append(StateChange(job.key, JobState.STOPPED, NOW, "ana is back", RECLAIMED))
-        await job.poke()
-        after = await job_of(second)
-        await after.end()
-        end = await running
-
-    assert (end.state, end.key.attempt) == (JobState.DONE, 2)
-    (put_back,) = after.spec.inputs
-    assert (put_back.path, put_back.digest) == ("job-0-out", Digest(b"k" * 32))
-    assert put_back.sources[0].peer_id == first.card.peer_id
-
-
-@pytest.mark.parametrize(("retry", "remains"), [(Retry(1), True), (Retry(0), False)])
-async def test_who_leaves_a_job_that_may_come_again_hands_it_over(
-    retry: Retry, remains: bool
-) -> None:
-    here = FakeMachine("here", play=play_nothing)
-    person = Person(often(planned(0, "sleep"), retry), here, local=here)
-    async with person.running():
-        job = await job_of(here)
-        job.enter(JobState.RUNNING)
-        await job.poke()
-
-        async def confirmed() -> bool:
-            return bool(person.watcher.of(Awarded))
-
-        await eventually_async(confirmed, within=5)
-        handed = await person.driver.detach()
-
-    assert (handed is not None) is remains
-
-
-async def test_a_stop_while_a_job_rests_is_told_to_the_agent_that_had_it() -> None:
-    here = FakeMachine("here")
-    person = Person(often(planned(0, "exit 1"), Retry(5)), here, local=here)
-    async with person.running() as running:
-
-        async def rests() -> bool:
-            return bool(person.watcher.of(TriedAgain))
-
-        await eventually_async(rests, within=5)
-        person.driver.stop(False, "stopped by ana")
-        end = await running
-
-    assert end.state is JobState.STOPPED
-    assert "stop" in here.calls
 
 
 async def test_a_chain_runs_in_order_and_hands_artifacts_on() -> None:
@@ -568,67 +444,6 @@ class SlowToHold(FakeAgent):
         return hold
 
 
-async def test_detaching_from_an_awarded_job_leaves_nothing_to_drive() -> None:
-    here = FakeMachine("here", play=play_nothing)
-    person = Person(submission(planned(0, "sleep")), here, local=here)
-    async with person.running() as running:
-        await job_of(here)
-        await eventually_async(lambda: _any(person.watcher.of(Awarded)), within=5)
-        assert await person.driver.detach() is None
-        await running
-    assert not next(iter(here.jobs.values())).state.state.ended
-
-
-async def _any(events: list[Awarded]) -> bool:
-    return bool(events)
-
-
-async def test_another_driver_finishes_a_chain_that_was_handed_over() -> None:
-    here = FakeMachine("here", play=play_nothing)
-    jobs = (planned(0, "sleep"), planned(1, "sleep", after=[0]))
-    person = Person(submission(*jobs), here, local=here)
-    async with person.running():
-        first = await job_of(here)
-        await eventually_async(lambda: _any(person.watcher.of(Awarded)), within=5)
-        handed = await person.driver.detach()
-    assert handed is not None
-    assert handed.epoch == 2
-    successor = Person(handed.submission(), here, local=here)
-    async with successor.running() as running:
-        await first.end()
-        second = await job_of(here, 1)
-        await second.end()
-        assert (await running).state is JobState.DONE
-    assert sorted(key.job for key in here.jobs) == [0, 1]
-
-
-async def test_a_waiting_run_is_handed_over_whole_and_holds_nothing() -> None:
-    busy = FakeMachine("busy", jobs_at_once=0)
-    person = Person(submission(planned(0, "echo a")), busy)
-    async with person.running():
-        await eventually_async(lambda: _waits(person), within=5)
-        handed = await person.driver.detach()
-    assert handed is not None
-    assert handed.jobs[0].awarded is None
-    assert not busy.holds
-
-
-async def _waits(person: Person) -> bool:
-    return bool(person.watcher.of(Waiting))
-
-
-async def test_a_driver_that_was_replaced_stops_driving_and_no_job() -> None:
-    here = FakeMachine("here")
-    run = submission(planned(0, "echo a"))
-    here.epochs[(run.record.run_id, 0)] = 5
-
-    with pytest.raises(Conflict):
-        await Person(run, here, local=here).run()
-
-    assert not here.jobs
-    assert "stop" not in here.calls
-
-
 async def test_a_reused_run_is_found_at_any_agent_and_laid_in() -> None:
     old = FakeMachine("old", addresses=["10.0.0.9:7420"])
     await Person(submission(planned(0, "echo a", name="prepare")), old).run()
@@ -652,11 +467,6 @@ async def test_a_reuse_of_nothing_says_what_there_is_and_starts_nothing() -> Non
         await Person(submission(job), here, local=here).run()
 
     assert not here.jobs
-
-
-async def test_a_run_whose_inputs_are_looked_up_cannot_be_handed_over() -> None:
-    with pytest.raises(Refused):
-        await Person(submission(planned(0, "echo b"))).driver.detach()
 
 
 async def test_every_job_is_told_of_once() -> None:

@@ -3,18 +3,27 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Busy
+from dstack_mesh.ids import HoldId
 from dstack_scheduler.driver import Driver
-from dstack_scheduler.job import JobState, Node, StateChange
+from dstack_scheduler.job import JobSpec, JobState, Node, StateChange
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.progress import Waiting
 from support.eventually import eventually_async
-from support.fake_agent import FakeDirectory, FakeJob, FakeMachine, FakeStore, play_nothing
+from support.fake_agent import (
+    FakeAgent,
+    FakeDirectory,
+    FakeJob,
+    FakeMachine,
+    FakeStore,
+    play_nothing,
+)
 from support.rounds import rounds
 from support.submissions import CODE, Remembering, planned, submission
 
@@ -81,6 +90,59 @@ async def test_one_node_that_fails_ends_the_others_and_the_run() -> None:
     states = {job.key.job: job.state.state for machine in machines for job in machine.jobs.values()}
     assert (end.state, end.exit_code) == (JobState.FAILED, 3)
     assert states == {0: JobState.STOPPED, 1: JobState.FAILED}
+
+
+async def test_a_node_that_an_agent_lost_ends_the_run_under_another_driver_too() -> None:
+    machines, watcher = lab(2), Remembering()
+    first = driver(machines, nodes(2, "sleep"), watcher, 1)
+    running = asyncio.create_task(first.run())
+
+    async def all_run() -> bool:
+        return all(machine.running for machine in machines)
+
+    await eventually_async(all_run, within=5.0)
+    handed = first.hand_over()
+    running.cancel()
+    await asyncio.wait({running})
+    worker = next(m for m in machines if any(key.job == 1 for key in m.jobs))
+    worker.jobs.clear()
+
+    store = FakeStore(CODE)
+    directory = FakeDirectory(*(machine.seen_by(store) for machine in machines))
+    run = handed.submission()
+    second = Driver(run, directory, store, watcher, SystemClock(), random.Random(1).random)
+    async with asyncio.timeout(10):
+        end = await second.run()
+
+    assert (end.state, end.key.job) == (JobState.LOST, 1)
+
+
+class Refusing(FakeAgent):
+    """An agent that refuses an award, and does something just before."""
+
+    before: Callable[[], None]
+
+    async def commit(
+        self, hold_id: HoldId, epoch: int, spec: JobSpec, secrets: Mapping[str, str]
+    ) -> None:
+        self.before()
+        raise Busy("It is taken.")
+
+
+async def test_a_stop_while_the_master_is_refused_leaves_no_hold() -> None:
+    machines, store = lab(2), FakeStore(CODE)
+    agents = [Refusing(machine, store, False) for machine in machines]
+    directory = FakeDirectory(*agents)
+    run = submission(*nodes(2, "sleep"))
+    one = Driver(run, directory, store, Remembering(), SystemClock(), random.Random(1).random)
+    for agent in agents:
+        agent.before = lambda: one.stop(False, "stopped by ana")
+
+    async with asyncio.timeout(10):
+        end = await one.run()
+
+    assert end.state is JobState.STOPPED
+    assert not any(machine.holds for machine in machines)
 
 
 async def test_without_room_for_all_nobody_holds_and_a_stop_ends_the_wait() -> None:

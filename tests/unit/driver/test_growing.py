@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from dstack_mesh.faults import Refused
 from dstack_mesh.ids import Digest
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.growing import MOST_MADE, grown
 from dstack_scheduler.job import Input
+from dstack_scheduler.retry import Retry
 from support.submissions import planned, submission
 
 EARLIER = Input(Digest(b"d" * 32), "data")
@@ -84,3 +86,34 @@ def test_what_is_no_list_of_jobs_becomes_a_job_that_says_so(text: bytes) -> None
 def test_more_jobs_than_a_program_may_make_are_none() -> None:
     many = [{"name": f"j{n}", "commands": ["a"]} for n in range(MOST_MADE + 1)]
     assert len(made(*many)) == 4
+
+
+def test_made_jobs_have_what_they_say_and_else_what_their_workflow_says() -> None:
+    before = run()
+    maker = replace(before[1].spec, max_duration_seconds=60.0, retry=Retry(2), cache=("pip",))
+    text = {
+        "workflows": [
+            {"name": "a", "provider": "bash", "commands": ["a"]},
+            {
+                "name": "b",
+                "provider": "gradio",
+                "file": "b.py",
+                "retry": 5,
+                "max_duration": "2h",
+                "cache": ["wheels"],
+            },
+        ]
+    }
+    jobs = (before[0], replace(before[1], spec=maker), before[2])
+    plain, said = (job.spec for job in grown(jobs, 1, json.dumps(text).encode())[3:])
+
+    assert (plain.max_duration_seconds, plain.retry, plain.cache) == (60.0, Retry(2), ("pip",))
+    assert (said.max_duration_seconds, said.cache) == (7200.0, ("wheels",))
+    assert said.retry is not None
+    assert said.retry.attempts == 5
+    assert [app.name for app in said.apps] == ["gradio"]
+
+
+def test_what_kept_the_jobs_from_being_read_is_said() -> None:
+    (complaint,) = grown(run(), 1, Refused("It is too large.", "", "make fewer jobs"))[3:]
+    assert "It is too large." in complaint.spec.commands[0]

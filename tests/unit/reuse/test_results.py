@@ -237,3 +237,16 @@ async def test_results_are_inputs_of_what_still_runs_after_what_it_looked_up() -
     )
 
     assert left.spec.inputs == (looked_up, *hit.inputs)
+
+
+def test_jobs_that_make_others_keep_the_inputs_that_were_looked_up_for_them() -> None:
+    makers = [
+        replace(job, spec=replace(job.spec, workflow="", makes=name), after=())
+        for job, name in zip(chain(), ("a", "b"), strict=False)
+    ]
+    inputs = {name: Input(Digest(name.encode() * 32), "data") for name in ("a", "b")}
+    found = {name: replace(makers[0].spec, inputs=(inputs[name],)) for name in inputs}
+
+    left = with_results(makers, [[], []], {}, found)
+
+    assert [job.spec.inputs for job in left] == [(inputs["a"],), (inputs["b"],)]

@@ -358,8 +358,8 @@ def driven_to_wire(job: DrivenJob) -> run_pb2.DrivenJob:
 def driven_from_wire(wire: run_pb2.DrivenJob) -> DrivenJob:
     spec = spec_from_wire(wire.spec)
     for needed in fields.items(wire.after, "Jobs before"):
-        if needed >= spec.key.job:
-            raise fields.refuse("A job before", needed, f"it comes before job {spec.key.job}")
+        if needed == spec.key.job:
+            raise fields.refuse("A job before", needed, "it is the job itself")
     return DrivenJob(
         spec=spec,
         after=tuple(wire.after),
