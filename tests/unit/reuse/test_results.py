@@ -12,6 +12,7 @@ from dstack_mesh.ids import Digest, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import DrivenJob, Listing
 from dstack_scheduler.job import (
     ArtifactSaved,
+    Input,
     JobKey,
     JobRecord,
     JobState,
