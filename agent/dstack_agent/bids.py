@@ -257,7 +257,8 @@ class BidDesk:
         if lease.ended:
             return
         try:
-            await self._accept(spec, lease.gpu_uuids, secrets, Given(lease.peer, lease.epoch))
+            given = Given(lease.peer, lease.epoch, lease.behind)
+            await self._accept(spec, lease.gpu_uuids, secrets, given)
         except Exception:  # whatever it was, a lease without a job would hold its cards for ever
             await self._in_thread(lambda: self._ledger.withdraw(spec.key))
             raise

@@ -55,6 +55,7 @@ ADDED = (
     ("job", "epoch", "INTEGER"),
     ("job", "vouched", "BLOB"),
     ("tag", "given_by", "TEXT"),
+    ("job", "given_for", "TEXT"),
     ("driven", "run_name", "TEXT"),
     ("job", "reuse_key", "BLOB"),
 )

@@ -27,10 +27,18 @@ class Given:
 
     Attributes:
         peer: Empty for the owner of this home.
+        behind: For whom that peer says it asked; empty for itself.
     """
 
     peer: PeerId = PeerId("")
     epoch: int = 0
+    behind: PeerId = PeerId("")
+
+    @property
+    def submitter(self) -> PeerId:
+        """Whose a job is where people are kept apart: what one peer says of another is its word,
+        so it makes a person of its own and nobody else's."""
+        return PeerId(f"{self.peer}/{self.behind}") if self.behind else self.peer
 
 
 @frozen
@@ -83,13 +91,13 @@ class Records:
         """Writes a new job down durably; False if it was known already."""
         given = given or Given()
         row = (*_values(spec.key), spec.run_name, stored.pack_spec(spec), ",".join(gpu_uuids))
-        row = (*row, given.peer, given.epoch)
+        row = (*row, given.peer, given.epoch, given.behind)
 
         def change(connection: sqlite3.Connection) -> bool:
             inserted = connection.execute(
                 "INSERT OR IGNORE INTO job"
-                " (run_id, job, attempt, run_name, spec, gpu_uuids, given_by, epoch)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                " (run_id, job, attempt, run_name, spec, gpu_uuids, given_by, epoch, given_for)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
             return inserted.rowcount == 1
@@ -327,7 +335,7 @@ class Records:
 
 _COLUMNS = (
     "spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, vouched,"
-    " reuse_key"
+    " reuse_key, given_for"
 )
 
 NAMED = (
@@ -348,7 +356,7 @@ def _blob(value: object) -> bytes:
 
 def _accepted(row: tuple[object, ...]) -> Accepted:
     spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, *rest = row
-    vouched, reuse_key = rest
+    vouched, reuse_key, given_for = rest
     cause, reason = str(stop_cause), str(stop_reason or "")
     return Accepted(
         spec=stored.unpack_spec(_blob(spec)),
@@ -356,7 +364,9 @@ def _accepted(row: tuple[object, ...]) -> Accepted:
         order=None if stop_cause is None else StopAsked(bool(abort), cause, reason),
         launching=bool(launching),
         fin=None if fin is None else stored.unpack_fin(_blob(fin)),
-        given=None if given_by is None else Given(PeerId(str(given_by)), int(str(epoch))),
+        given=None
+        if given_by is None
+        else Given(PeerId(str(given_by)), int(str(epoch)), PeerId(str(given_for or ""))),
         vouched=None if vouched is None else stored.unpack_signed(_blob(vouched)),
         reuse_key=NOTHING if reuse_key is None else Digest(_blob(reuse_key)),
     )

@@ -145,7 +145,7 @@ class Workshop:
 
     def _caching(self, accepted: Accepted, places: Places) -> Caching:
         spec, given = accepted.spec, accepted.given
-        peer = given.peer if given is not None else PeerId("")
+        peer = given.submitter if given is not None else PeerId("")
         paths = spec.cache if given is not None else ()
         owner = owner_of(spec, peer)
         return Caching(owner, paths, places, self.store, self.caches, self.clock)
@@ -155,7 +155,7 @@ class Workshop:
         spec, given = accepted.spec, accepted.given
         if given is None or not is_reusable(spec):
             return NOTHING
-        return reuse_key(spec, self.store.get_manifest(spec.code_digest), given.peer)
+        return reuse_key(spec, self.store.get_manifest(spec.code_digest), given.submitter)
 
     def _cards(self, uuids: tuple[str, ...]) -> tuple[Gpu, ...]:
         if not uuids:

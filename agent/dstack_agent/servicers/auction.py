@@ -9,6 +9,7 @@ from dstack_mesh.faults import Forbidden, Invalid
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import auction_pb2, auction_pb2_grpc
 from dstack_mesh.wire.caller import Member, Owner, Stranger, caller
+from dstack_mesh.wire.rights import STOPPING_ANY
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.wire import fields, questions
 from dstack_scheduler.wire.behalf import behalf_from_wire
@@ -65,12 +66,17 @@ def role_of(asker: Asker) -> Role:
 
 
 def asker_of(context: Context) -> Asker:
-    """Who asks. Whoever drives for somebody says for whom, which only narrows."""
+    """Who asks. Whoever drives for somebody says for whom.
+
+    Only who may drive runs of others is heard: anybody else would be a giver of other's runs by it.
+    """
     said = behind(context)
     match caller(context):
         case Owner():
             return said
+        case Member(peer_id, role) if role in STOPPING_ANY and not said.is_owner:
+            return Asker(peer_id, role.value, behind=said)
         case Member(peer_id, role):
-            return Asker(peer_id, role.value, behind=None if said.is_owner else said)
+            return Asker(peer_id, role.value)
         case Stranger():
             raise Forbidden("Only members ask for resources.", code="no-right")

@@ -2,7 +2,8 @@
 
 Over its own Unix socket an agent is its owner, and to others it is a runner, who may stop any run.
 A run that was handed over by a member must not get these rights by that, so its driver says for
-whom it asks. Nobody gains by saying it: it narrows the rights of whoever says it.
+whom it asks. It narrows the rights of whoever says it, and only who may drive runs of others is
+heard: their word makes whom they name a giver of the run.
 """
 
 from collections.abc import Iterable
