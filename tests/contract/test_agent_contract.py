@@ -33,7 +33,8 @@ from dstack_scheduler.needs import Needs
 from dstack_scheduler.verdict import Never, Now
 from support.agent_process import AgentProcess, agent_process
 from support.eventually import eventually_async
-from support.fake_agent import FakeMachine, FakeStore
+from support.fake_agent import FakeMachine
+from support.fake_store import FakeStore
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
 NUMBERS = count(1)

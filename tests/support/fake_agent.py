@@ -7,11 +7,8 @@ it. Commands are played, not run: `echo TEXT`, `exit N`, and `sleep`, which stay
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import TypeVar
-
-from blake3 import blake3
 
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import Busy, Conflict, Missing, Refused, Unreachable
@@ -27,105 +24,23 @@ from dstack_scheduler.agent_port import (
     Question,
 )
 from dstack_scheduler.job import (
-    ArtifactSaved,
     EndOfLog,
-    Fin,
-    Gap,
     JobKey,
     JobRecord,
     JobSpec,
     JobState,
-    LogFrame,
     LogStream,
     RunRecord,
-    StateChange,
     TagRecord,
 )
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.verdict import Bid, Later, Never, Now, Reason
+from support.fake_job import FakeJob, frames, news, play_commands
+from support.fake_store import FakeStore
 
 T = TypeVar("T")
 
 HOLD_SECONDS = 15.0
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-
-
-class FakeStore:
-    """A chunk store of which only the names of its trees matter."""
-
-    def __init__(self, *trees: Digest) -> None:
-        self.trees = set(trees)
-        self.files: dict[tuple[Digest, str], bytes] = {}
-
-    def missing_manifest(self, digest: Digest) -> bool:
-        return digest not in self.trees
-
-    def keep(self, digest: Digest, owner: str) -> None:
-        assert digest in self.trees, owner
-
-    def read_file(self, digest: Digest, path: str, limit_bytes: int) -> bytes:
-        assert digest in self.trees, path
-        return self.files[digest, path]
-
-
-@dataclass(slots=True)
-class FakeJob:
-    """A job that an agent has."""
-
-    spec: JobSpec
-    gpu_uuids: tuple[str, ...]
-    states: list[StateChange] = field(default_factory=list[StateChange])
-    artifacts: list[ArtifactSaved] = field(default_factory=list[ArtifactSaved])
-    streams: dict[LogStream, bytearray] = field(
-        default_factory=lambda: {stream: bytearray() for stream in LogStream}
-    )
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    @property
-    def key(self) -> JobKey:
-        return self.spec.key
-
-    @property
-    def state(self) -> StateChange:
-        return self.states[-1]
-
-    @property
-    def fin(self) -> Fin | None:
-        if not self.state.state.ended:
-            return None
-        out, err = (bytes(self.streams[stream]) for stream in LogStream)
-        return Fin(
-            self.key,
-            self.state,
-            len(out),
-            Digest(blake3(out).digest()),
-            len(err),
-            Digest(blake3(err).digest()),
-            tuple(self.artifacts),
-        )
-
-    def enter(self, state: JobState, exit_code: int | None = None, cause: str = "") -> None:
-        """A state begins."""
-        self.states.append(StateChange(self.key, state, NOW, cause, exit_code=exit_code))
-
-    def save(self, path: str, digest: Digest, size_bytes: int = 1) -> None:
-        """An artifact is kept for good."""
-        self.artifacts.append(ArtifactSaved(self.key, path, digest, 1, size_bytes, True))
-
-    async def write(self, data: bytes, stream: LogStream = LogStream.STDOUT) -> None:
-        """The job writes."""
-        self.streams[stream] += data
-        await self.poke()
-
-    async def end(self, state: JobState = JobState.DONE, exit_code: int | None = 0) -> None:
-        """The job ends."""
-        self.enter(state, exit_code)
-        await self.poke()
-
-    async def poke(self) -> None:
-        """Wakes whoever follows."""
-        async with self.changed:
-            self.changed.notify_all()
 
 
 @dataclass(slots=True)
@@ -457,7 +372,7 @@ class FakeAttachment:
             told += len(states)
             for state in states:
                 yield state
-            for frame in _frames(job, offsets):
+            for frame in frames(job, offsets):
                 yield frame
             if ended is not None:
                 yield ended.state
@@ -467,7 +382,7 @@ class FakeAttachment:
                 yield EndOfLog(job.key)
                 return
             async with job.changed:
-                if not _news(job, offsets, told):
+                if not news(job, offsets, told):
                     await job.changed.wait()
 
 
@@ -483,42 +398,3 @@ class FakeDirectory:
 
     async def find(self, peer_id: PeerId) -> Agent | None:
         return next((agent for agent in self.known if agent.card.peer_id == peer_id), None)
-
-
-def play_commands(job: FakeJob) -> None:
-    """Plays `echo TEXT`, `exit N` and `sleep`; a job whose commands end is done."""
-    job.enter(JobState.RUNNING)
-    for command in job.spec.commands:
-        word, _, rest = command.partition(" ")
-        if word == "echo":
-            job.streams[LogStream.STDOUT] += rest.encode() + b"\n"
-        elif word == "sleep":
-            return
-        elif word == "exit":
-            code = int(rest)
-            job.enter(JobState.FAILED if code else JobState.DONE, code, f"exit code {code}")
-            return
-    for path in job.spec.artifacts:
-        job.save(path, Digest(blake3(f"{job.key}{path}".encode()).digest()))
-    job.enter(JobState.DONE, 0)
-
-
-def play_nothing(job: FakeJob) -> None:
-    """The job runs until the test ends it."""
-    job.enter(JobState.RUNNING)
-
-
-def _frames(job: FakeJob, offsets: dict[LogStream, int]) -> list[LogFrame | Gap]:
-    frames: list[LogFrame | Gap] = []
-    for stream, written in job.streams.items():
-        while offsets[stream] < len(written):
-            at = offsets[stream]
-            data = bytes(written[at : at + 64 * 1024])
-            offsets[stream] = at + len(data)
-            frames.append(LogFrame(job.key, stream, at, data, NOW))
-    return frames
-
-
-def _news(job: FakeJob, offsets: dict[LogStream, int], told: int) -> bool:
-    unread = any(offsets[stream] < len(written) for stream, written in job.streams.items())
-    return unread or len(job.states) > told

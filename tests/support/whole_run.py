@@ -21,6 +21,8 @@ TOGETHER = {
         "tests/chaos/test_canaries.py",
         "tests/e2e/test_agent_docker.py",
         "tests/e2e/test_docker_apps.py",
+        "tests/e2e/test_container_survival.py",
+        "tests/e2e/test_container_walls.py",
         "tests/e2e/test_docker_executor.py",
         "tests/e2e/test_docker_runs.py",
         "tests/e2e/test_images.py",

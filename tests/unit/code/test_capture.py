@@ -2,103 +2,16 @@
 
 import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from dstack_cli import code as rules
-from dstack_cli.code import Code, capture
+from dstack_cli.code import capture
 from dstack_cli.repository import normalised, without_credentials
-from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.chunks.tree import lay_tree
 from dstack_mesh.faults import Refused
-from dstack_mesh.home import Home
-
-
-@pytest.fixture(autouse=True)
-def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Git without anybody's settings."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    for who in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{who}_NAME", "Ana")
-        monkeypatch.setenv(f"GIT_{who}_EMAIL", "ana@example.org")
-
-
-def git(folder: Path, *arguments: str) -> str:
-    """What git prints."""
-    command = ("git", "-c", "protocol.file.allow=always", *arguments)
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
-
-
-@dataclass(slots=True)
-class Desk:
-    """A folder to work in, a home, and where captured code is laid out."""
-
-    folder: Path
-    home: Home
-    store: ChunkStore
-    laid: int = 0
-
-    def capture(self, folder: Path) -> tuple[Code, Path]:
-        """The code of a project and a copy as a job finds it."""
-        code = capture(folder, self.store, self.home)
-        self.laid += 1
-        copy = self.folder / f"copy{self.laid}"
-        lay_tree(self.store, code.digest, copy)
-        return code, copy
-
-    def repository(self, name: str = "project") -> Path:
-        """A repository with a commit."""
-        root = self.folder / name
-        root.mkdir()
-        git(root, "init", "-q", "-b", "main")
-        write(
-            root, {"train.py": "print('hi')\n", "src/model.py": "x = 1\n", ".gitignore": "*.tmp\n"}
-        )
-        git(root, "add", ".")
-        git(root, "commit", "-qm", "first")
-        return root
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    home = Home(tmp_path / "home")
-    home.prepare()
-    store = ChunkStore(home.chunks)
-    yield Desk(tmp_path, home, store)
-    store.close()
-
-
-def write(root: Path, files: dict[str, str | bytes]) -> None:
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def names(root: Path) -> set[str]:
-    """Files of a copy, without those of git."""
-    return {
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if (path.is_file() or path.is_symlink()) and ".git" not in path.relative_to(root).parts
-    }
-
-
-def assert_same_to_git(root: Path, copy: Path) -> None:
-    """The copy is sound, and git says the same of both, but for what is staged."""
-    git(copy, "fsck", "--strict")
-    assert git(copy, "rev-parse", "HEAD") == git(root, "rev-parse", "HEAD")
-    assert git(copy, "diff", "--binary", "HEAD") == git(root, "diff", "--binary", "HEAD")
-    git(root, "reset", "-q")
-    status = ("status", "--porcelain", "-uall", "-z")
-    assert git(copy, *status) == git(root, *status)
+from support.desk import Desk, assert_same_to_git, git, names, write
 
 
 def test_a_clean_checkout_is_clean_in_the_job(desk: Desk) -> None:
@@ -219,115 +132,6 @@ def test_a_rewritten_history_is_no_obstacle(desk: Desk) -> None:
     git(root, "gc", "-q", "--prune=now")
     _, copy = desk.capture(root)
     assert_same_to_git(root, copy)
-
-
-def test_a_project_below_the_root_says_where_jobs_start(desk: Desk) -> None:
-    root = desk.repository()
-    write(root, {"sub/dir/.dstack/workflows.yaml": "workflows: []\n"})
-    code, copy = desk.capture(root / "sub" / "dir")
-    assert code.prefix == "sub/dir"
-    assert "train.py" in names(copy)
-    assert "sub/dir/.dstack/workflows.yaml" in names(copy)
-
-
-def test_a_detached_head_stays_detached(desk: Desk) -> None:
-    root = desk.repository()
-    git(root, "checkout", "-q", "--detach")
-    code, copy = desk.capture(root)
-    assert code.revision.branch == ""
-    assert git(copy, "branch", "--show-current") == ""
-    assert_same_to_git(root, copy)
-
-
-def test_a_branch_with_slashes_keeps_its_name(desk: Desk) -> None:
-    root = desk.repository()
-    git(root, "checkout", "-q", "-b", "ana/try/ü")
-    code, copy = desk.capture(root)
-    assert (
-        git(copy, "rev-parse", "--abbrev-ref", "HEAD").strip()
-        == code.revision.branch
-        == "ana/try/ü"
-    )
-
-
-def test_a_repository_without_a_commit_travels(desk: Desk) -> None:
-    root = desk.folder / "fresh"
-    root.mkdir()
-    git(root, "init", "-q", "-b", "trunk")
-    write(root, {"a": "1", "b": "2"})
-    git(root, "add", "a")
-    code, copy = desk.capture(root)
-    assert names(copy) == {"a", "b"}
-    assert git(copy, "status", "--porcelain") == "?? a\n?? b\n"
-    assert git(copy, "branch", "--show-current") == "trunk\n"
-    assert (code.revision.commit, code.revision.dirty) == ("", True)
-
-
-def test_a_work_tree_of_another_repository_travels(desk: Desk) -> None:
-    root = desk.repository()
-    git(root, "worktree", "add", "-q", str(desk.folder / "second"), "-b", "side")
-    write(desk.folder / "second", {"train.py": "changed\n"})
-    code, copy = desk.capture(desk.folder / "second")
-    assert code.revision.branch == "side"
-    assert_same_to_git(desk.folder / "second", copy)
-
-
-def test_a_shallow_clone_travels(desk: Desk) -> None:
-    root = desk.repository()
-    write(root, {"more": "1"})
-    git(root, "add", ".")
-    git(root, "commit", "-qm", "second")
-    git(desk.folder, "clone", "-q", "--depth", "1", f"file://{root}", "clone")
-    _, copy = desk.capture(desk.folder / "clone")
-    assert_same_to_git(desk.folder / "clone", copy)
-
-
-def test_a_repository_with_long_hashes_travels(desk: Desk) -> None:
-    root = desk.folder / "sha256"
-    root.mkdir()
-    git(root, "init", "-q", "--object-format=sha256")
-    write(root, {"a": "1"})
-    git(root, "add", ".")
-    git(root, "commit", "-qm", "first")
-    _, copy = desk.capture(root)
-    assert_same_to_git(root, copy)
-
-
-def test_submodules_and_nested_repositories_travel_with_their_files(desk: Desk) -> None:
-    library = desk.repository("library")
-    root = desk.repository()
-    git(root, "submodule", "add", "-q", str(library), "lib")
-    git(root, "commit", "-qam", "with library")
-    write(root, {"lib/fresh": "1", "lib/x.tmp": "ignored there"})
-    nested = root / "nested"
-    nested.mkdir()
-    git(nested, "init", "-q")
-    write(nested, {"n": "1"})
-    _, copy = desk.capture(root)
-    assert {"lib/train.py", "lib/fresh", "nested/n"} <= names(copy)
-    assert "lib/x.tmp" not in names(copy)
-    assert git(copy, "status", "--porcelain", "-uall") == "?? nested/n\n"
-
-
-def test_a_submodule_that_is_not_checked_out_is_no_change(desk: Desk) -> None:
-    library = desk.repository("library")
-    root = desk.repository()
-    git(root, "submodule", "add", "-q", str(library), "lib")
-    git(root, "commit", "-qam", "with library")
-    git(desk.folder, "clone", "-q", str(root), "clone")
-    _, copy = desk.capture(desk.folder / "clone")
-    assert git(copy, "status", "--porcelain") == ""
-
-
-def test_a_folder_that_is_no_repository_honours_ignore_files(desk: Desk) -> None:
-    root = desk.folder / "plain"
-    write(root, {"a": "1", "b/c": "2", "b/x.tmp": "3", "b/.gitignore": "*.tmp\n", "data/d": "4"})
-    write(root, {".dstackignore": "data/\n"})
-    code, copy = desk.capture(root)
-    assert names(copy) == {"a", "b/c", "b/.gitignore", ".dstackignore"}
-    assert not (copy / ".git").exists()
-    assert code.revision.repo == "plain"
-    assert (code.revision.commit, code.prefix) == ("", "")
 
 
 def test_a_dstackignore_takes_out_tracked_files_too_and_says_so(desk: Desk) -> None:

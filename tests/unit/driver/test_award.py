@@ -12,7 +12,9 @@ from dstack_scheduler.agent_port import Hold, Listing, Question
 from dstack_scheduler.award import Carrier, Confirmation, Parcel, can_fetch, commit, renewed
 from dstack_scheduler.job import Input, JobSpec, JobState, Source
 from support.eventually import eventually_async
-from support.fake_agent import FakeAgent, FakeDirectory, FakeJob, FakeMachine, FakeStore
+from support.fake_agent import FakeAgent, FakeDirectory, FakeMachine
+from support.fake_job import FakeJob
+from support.fake_store import FakeStore
 from support.submissions import CODE, Remembering, planned, submission
 
 SPEC = submission(planned(0, "echo a")).jobs[0].spec

@@ -10,7 +10,8 @@ from dstack_scheduler.progress import Awarded, Waiting
 from dstack_scheduler.wire import convert
 from support.drivers import Person, job_of
 from support.eventually import eventually_async
-from support.fake_agent import FakeMachine, play_nothing
+from support.fake_agent import FakeMachine
+from support.fake_job import play_nothing
 from support.submissions import planned, submission
 
 

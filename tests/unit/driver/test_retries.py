@@ -16,7 +16,8 @@ from dstack_scheduler.retry import Retry
 from dstack_scheduler.submission import Submission
 from support.drivers import Person, job_of
 from support.eventually import eventually_async
-from support.fake_agent import NOW, FakeAgent, FakeMachine, play_nothing
+from support.fake_agent import FakeAgent, FakeMachine
+from support.fake_job import NOW, play_nothing
 from support.submissions import planned, submission
 
 

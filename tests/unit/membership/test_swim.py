@@ -1,7 +1,5 @@
 """Keeping watch over agents: stories of one peer, and what holds whatever the others say."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 
 from hypothesis import given, settings
@@ -9,16 +7,9 @@ from hypothesis import strategies as st
 
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState
-from dstack_mesh.membership.comparing import Question, comparing, fingerprint, reply_to
-from dstack_mesh.membership.gossip import MOST_NEWS, Gossip
 from dstack_mesh.membership.known import Change
-from dstack_mesh.membership.pace import Pace, retry_seconds, suspicion_seconds, transmissions
-from dstack_mesh.membership.rumour import (
-    HIGHEST_INCARNATION,
-    Condition,
-    Message,
-    Rumour,
-)
+from dstack_mesh.membership.pace import suspicion_seconds
+from dstack_mesh.membership.rumour import HIGHEST_INCARNATION, Condition, Message, Rumour
 from dstack_mesh.membership.signs import (
     Answered,
     Call,
@@ -37,78 +28,21 @@ from dstack_mesh.membership.signs import (
     Told,
 )
 from dstack_mesh.membership.swim import Swim
-
-OWN, ANA, BOB, CAT, DAN = (PeerId(letter * 32) for letter in "oabcd")
-PACE = Pace()
-NOWHERE = Address("10.6.6.6:6")
-
-
-def word(
-    peer_id: PeerId,
-    incarnation: int = 1,
-    condition: Condition = Condition.ALIVE,
-    state: AgentState = AgentState.ALIVE,
-    accusers: tuple[PeerId, ...] = (),
-) -> Rumour:
-    address = Address(f"10.0.0.{ord(peer_id[0])}:7420")
-    return Rumour(peer_id, incarnation, condition, state, peer_id[:1], (address,), accusers)
-
-
-def said(peer_id: PeerId, *rumours: Rumour, incarnation: int = 1) -> Told:
-    return Told(Message(word(peer_id, incarnation), rumours))
-
-
-def swim_with(*peers: PeerId) -> Swim:
-    """Somebody who knows these, and has nothing to tell."""
-    swim = Swim(word(OWN), Random(1), 0.0)
-    for peer_id in peers:
-        swim.handle(said(peer_id), 0.0)
-    while swim.message(PeerId("")).rumours:
-        pass
-    return swim
-
-
-def standing(swim: Swim, peer_id: PeerId) -> str:
-    member = swim.member(peer_id)
-    return member.standing if member else "unknown"
-
-
-def calls(effects: list[Effect], *purposes: Purpose) -> list[Call]:
-    found = [one for one in effects if isinstance(one, Call)]
-    return [one for one in found if not purposes or one.purpose in purposes]
-
-
-def live(
-    swim: Swim,
-    until: float,
-    silent: set[PeerId],
-    now: float = 0.0,
-    effects: Sequence[Effect] = (),
-) -> list[Effect]:
-    """Time passes; who is silent never answers, the others do, and helpers say what they found."""
-    done: list[Effect] = []
-    waiting: list[tuple[float, Event]] = []
-    while True:
-        done += effects
-        for effect in effects:
-            if isinstance(effect, Call) and effect.peer_id in silent:
-                waiting.append((now + effect.within, Silent(effect.number)))
-            elif isinstance(effect, Call):
-                member = swim.member(effect.peer_id)
-                assert member is not None
-                told = Message(word(effect.peer_id, max(member.incarnation, 1)))
-                waiting.append((now + 0.01, Answered(effect.number, told)))
-            elif isinstance(effect, CallFor):
-                reached = effect.peer_id not in silent
-                waiting.append((now + 0.3, Helped(effect.number, reached)))
-        waiting.sort(key=lambda one: one[0])
-        due = swim.next_due()
-        moment = min(due, waiting[0][0] if waiting else due)
-        if moment > until:
-            return done
-        now = max(now, moment)
-        event = waiting.pop(0)[1] if waiting and waiting[0][0] <= now else Tick()
-        effects = swim.handle(event, now)
+from support.swims import (
+    ANA,
+    BOB,
+    CAT,
+    DAN,
+    NOWHERE,
+    OWN,
+    PACE,
+    calls,
+    live,
+    said,
+    standing,
+    swim_with,
+    word,
+)
 
 
 def test_who_answers_stays_alive_and_is_probed_every_second() -> None:
@@ -306,38 +240,6 @@ def test_draining_is_said_aloud() -> None:
     assert [one.now for one in changes if isinstance(one, Change)] == ["draining"]
 
 
-def test_the_digest_of_a_roster_travels_in_its_own_words_and_is_no_news() -> None:
-    swim = swim_with(ANA)
-    swim.handle(Portrayed("o", swim.word.addresses, AgentState.ALIVE, "new"), 1.0)
-    assert (swim.word.roster, swim.word.incarnation) == ("new", 1)
-    other = Swim(word(ANA), Random(1), 0.0)
-    for said_now in (word(OWN), swim.word):
-        other.handle(Told(Message(said_now)), 1.0)
-    member = other.member(OWN)
-    assert member is not None
-    assert (member.roster, member.rumour().roster) == ("new", "")
-
-
-def test_a_newcomer_is_compared_with_at_once_and_many_with_one_a_second() -> None:
-    swim = swim_with()
-    compared = [
-        one
-        for peer_id in (ANA, BOB, CAT)
-        for one in swim.handle(Met(word(peer_id, 0)), 1.0)
-        if isinstance(one, Compare)
-    ]
-    assert [one.peer_id for one in compared] == [ANA]
-
-
-def test_where_a_person_found_it_is_not_forgotten_and_not_told_to_others() -> None:
-    swim, name = swim_with(), Address("ws-1.example:7420")
-    swim.handle(Met(word(ANA, 0), name), 1.0)
-    swim.handle(said(ANA, incarnation=5), 1.1)
-    (probe,) = calls(live(swim, 2.2, set(), 1.1), Purpose.PROBE)[:1]
-    assert name in probe.addresses
-    assert all(name not in rumour.addresses for rumour in swim.message(BOB).rumours)
-
-
 def test_a_suspicion_takes_longer_in_a_larger_mesh_and_less_with_more_accusers() -> None:
     by_size = [suspicion_seconds(size, 0, PACE) for size in (3, 10, 100, 1000)]
     by_accusers = [suspicion_seconds(100, count, PACE) for count in range(6)]
@@ -345,76 +247,6 @@ def test_a_suspicion_takes_longer_in_a_larger_mesh_and_less_with_more_accusers()
     assert by_accusers == sorted(by_accusers, reverse=True)
     assert by_accusers[3] == by_accusers[5] == 0.5 * (1 + 2)
     assert suspicion_seconds(1, 0, PACE) == suspicion_seconds(1, 9, PACE) > 0
-
-
-def test_rumours_are_repeated_with_the_logarithm_of_the_mesh() -> None:
-    assert [transmissions(size, PACE) for size in (1, 9, 99, 999)] == [3, 7, 14, 21]
-
-
-def test_a_lone_dead_peer_costs_nobody_much_and_half_a_mesh_is_called_often() -> None:
-    assert retry_seconds(1000, 1, PACE) > 600
-    assert retry_seconds(500, 500, PACE) == PACE.retry
-
-
-def test_rumours_that_were_sent_least_go_first_and_their_number_is_bounded() -> None:
-    gossip = Gossip()
-    for number in range(2 * MOST_NEWS):
-        gossip.spread(replace(word(ANA), peer_id=PeerId(f"{number:032d}")))
-    first, second = gossip.take(64, 9), gossip.take(64, 9)
-    assert len(first) == 64
-    assert not set(first) & set(second)
-    assert len(gossip.take(2 * MOST_NEWS, 9)) == MOST_NEWS
-    assert not {one.peer_id for one in first[:3]} & {
-        one.peer_id for one in gossip.take(64, 9, untold=[one.peer_id for one in first[:3]])
-    }
-
-
-def compare(asking: Swim, answering: Swim) -> int:
-    """Carries a comparison out; how many steps it took."""
-    steps = comparing(asking)
-    question, count = next(steps), 1
-    while True:
-        answering.handle(Told(question.message), 1.0)
-        reply = reply_to(answering, question)
-        asking.handle(Told(reply.message), 1.0)
-        try:
-            question = steps.send(reply)
-        except StopIteration:
-            return count
-        count += 1
-
-
-ids = st.integers(0, 400).map(lambda number: PeerId(f"{number:032d}"))
-knowledge = st.dictionaries(ids, st.integers(1, 5), max_size=200)
-
-
-@given(knowledge, knowledge)
-@settings(max_examples=60, deadline=None)
-def test_after_a_comparison_both_know_the_newest_of_each(
-    ours: dict[PeerId, int], theirs: dict[PeerId, int]
-) -> None:
-    asking, answering = Swim(word(OWN), Random(1), 0.0), Swim(word(ANA), Random(2), 0.0)
-    for swim, known in ((asking, ours), (answering, theirs)):
-        for peer_id, incarnation in known.items():
-            swim.handle(Told(Message(word(peer_id, incarnation))), 0.0)
-    steps = compare(asking, answering)
-    for _ in range(4):  # what a step has no room for, the next comparison brings
-        steps = compare(asking, answering)
-    assert fingerprint(asking) == fingerprint(answering)
-    assert steps == 1
-    for peer_id in {*ours, *theirs}:
-        newest = max(ours.get(peer_id, 0), theirs.get(peer_id, 0))
-        for swim in (asking, answering):
-            member = swim.member(peer_id)
-            assert member is not None
-            assert member.incarnation == newest
-
-
-def test_a_page_is_bounded() -> None:
-    swim = swim_with(*(PeerId(f"{number:032d}") for number in range(300)))
-    reply = reply_to(swim, Question(Message(word(ANA)), b""))
-    assert len(reply.message.rumours) == PACE.most_page
-    assert reply.next == reply.message.rumours[-1].peer_id
 
 
 peers = st.sampled_from([OWN, ANA, BOB, CAT, DAN])

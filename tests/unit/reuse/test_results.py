@@ -23,7 +23,9 @@ from dstack_scheduler.job import (
 from dstack_scheduler.resolve import inputs_of
 from dstack_scheduler.reuse import Hit, clash, reuse_key
 from dstack_scheduler.reusing import OWNER, Results, with_results
-from support.fake_agent import NOW, FakeAgent, FakeDirectory, FakeMachine, FakeStore
+from support.fake_agent import FakeAgent, FakeDirectory, FakeMachine
+from support.fake_job import NOW
+from support.fake_store import FakeStore
 from support.submissions import planned, submission
 
 CODE = Manifest([FileEntry("a.py", (1,), b"a" * 32)])

@@ -1,21 +1,14 @@
 """A run from event to effect: order, failure, stop and abort in every state."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_mesh.faults import Busy, Refused
-from dstack_mesh.ids import RunId
-from dstack_scheduler.again import LONGEST_REST_SECONDS, SHORTEST_REST_SECONDS, rest_seconds
-from dstack_scheduler.job import RECLAIMED, JobKey, JobState, StateChange
-from dstack_scheduler.refusal import NoAgentFits, NoAgents
-from dstack_scheduler.retry import ONCE, RETRY_EVENTS, Retry
+from dstack_scheduler.job import JobKey, JobState, StateChange
+from dstack_scheduler.retry import ONCE, Retry
 from dstack_scheduler.run import (
-    PATIENCE_SECONDS,
     Changed,
     Effect,
     End,
@@ -26,29 +19,12 @@ from dstack_scheduler.run import (
     Placed,
     PlaceGang,
     Run,
-    StopAsked,
     StopJob,
     StopPlacing,
     Unplaced,
     Vanished,
 )
-
-RUN = RunId("0" * 26)
-AT = datetime(2026, 11, 20, tzinfo=UTC)
-STOP = StopAsked(abort=False, cause="stopped by ana", at=AT)
-ABORT = StopAsked(abort=True, cause="aborted by ana", at=AT)
-
-
-def key(job: int, attempt: int = 1) -> JobKey:
-    return JobKey(RUN, job, attempt)
-
-
-def ended(job: int, state: JobState = JobState.DONE, code: int | None = 0) -> Changed:
-    return Changed(StateChange(key(job), state, AT, "", exit_code=code))
-
-
-def chain(length: int = 2) -> Run:
-    return Run([Part(key(n), f"job-{n}", (n - 1,) if n else ()) for n in range(length)])
+from support.small_runs import ABORT, AT, STOP, chain, ended, key
 
 
 def diamond() -> Run:
@@ -235,60 +211,6 @@ def test_a_state_that_is_told_twice_has_one_effect() -> None:
     assert run.handle(ended(0)) == []
 
 
-def gang(nodes: int = 3) -> Run:
-    """A gang, and a job that needs its master."""
-    members = tuple(range(nodes))
-    parts = [Part(key(n), f"train-{n}", (), gang=members) for n in members]
-    return Run([*parts, Part(key(nodes), "report", (0,))])
-
-
-def started(nodes: int = 3) -> Run:
-    run = gang(nodes)
-    run.start()
-    for node in range(nodes):
-        run.handle(Placed(key(node)))
-    return run
-
-
-def test_the_nodes_of_a_gang_are_placed_at_once() -> None:
-    assert gang().start() == [PlaceGang((key(0), key(1), key(2)))]
-
-
-def test_who_needs_a_gang_waits_for_its_master_alone() -> None:
-    run = started()
-
-    assert run.handle(ended(1)) == []
-    assert run.handle(ended(0)) == [Place(key(3))]
-
-
-def test_one_node_that_fails_stops_the_others_and_decides() -> None:
-    run = started()
-
-    stops = run.handle(ended(2, JobState.FAILED, 7))
-    run.handle(ended(0, JobState.STOPPED))
-    (end,) = run.handle(ended(1, JobState.STOPPED))
-
-    cause = "train-2: failed"
-    assert stops == [StopJob(key(0), False, cause), StopJob(key(1), False, cause)]
-    assert isinstance(end, End)
-    assert (end.state.key.job, end.state.exit_code) == (2, 7)
-
-
-def test_nodes_that_outlive_their_master_are_stopped_after_a_while() -> None:
-    members = (0, 1)
-    run = Run([Part(key(n), "train", (), gang=members) for n in members])
-    run.start()
-    for node in members:
-        run.handle(Placed(key(node)))
-
-    stops = run.handle(ended(0))
-    (end,) = run.handle(ended(1, JobState.STOPPED))
-
-    assert stops == [StopJob(key(1), False, "", PATIENCE_SECONDS)]
-    assert isinstance(end, End)
-    assert (end.state.key.job, end.state.state) == (0, JobState.DONE)
-
-
 def test_several_last_jobs_are_all_waited_for() -> None:
     run = Run([Part(key(0), "a"), Part(key(1), "b", (0,)), Part(key(2), "c", (0,))])
     run.start()
@@ -384,117 +306,3 @@ def test_every_run_ends_exactly_once_whatever_happens_in_whatever_order(
 
     assert len(player.ends) == 1
     assert player.ends[0].state.state.ended
-
-
-def tried(retry: Retry, since: datetime = AT) -> Run:
-    """A job that may be tried again, placed."""
-    run = Run([Part(key(0), "job-0", retry=retry, since=since)])
-    run.start()
-    run.handle(Placed(key(0)))
-    return run
-
-
-FAILED = StateChange(key(0), JobState.FAILED, AT, "The commands ended.", exit_code=3)
-LOST = StateChange(key(0), JobState.LOST, AT, reason="shim-lost")
-TAKEN_BACK = StateChange(key(0), JobState.STOPPED, AT, "ana took GPU 0 back.", RECLAIMED)
-
-
-@pytest.mark.parametrize(
-    ("event", "change"), [("error", FAILED), ("lost", LOST), ("interruption", TAKEN_BACK)]
-)
-def test_a_job_is_tried_again_after_what_it_says_and_nothing_else(
-    event: str, change: StateChange
-) -> None:
-    others = tuple(each for each in RETRY_EVENTS if each != event)
-
-    (again,) = tried(Retry(3, (event,))).handle(Changed(change))
-    (end,) = tried(Retry(3, others)).handle(Changed(change))
-
-    assert isinstance(again, Place)
-    assert (again.key, again.because) == (key(0, 2), change)
-    assert isinstance(end, End)
-
-
-def test_a_job_is_tried_so_often_and_then_its_last_end_counts() -> None:
-    run = tried(Retry(2))
-    for attempt in (1, 2):
-        run.handle(Changed(replace(FAILED, key=key(0, attempt))))
-        run.handle(Placed(key(0, attempt + 1)))
-
-    (end,) = run.handle(Changed(replace(FAILED, key=key(0, 3))))
-
-    assert isinstance(end, End)
-    assert end.state.key == key(0, 3)
-
-
-def test_rests_grow_and_stay_bounded() -> None:
-    rests = [rest_seconds("error", attempt) for attempt in range(1, 101)]
-    assert rests == sorted(rests)
-    assert (rests[0], rests[-1]) == (SHORTEST_REST_SECONDS, LONGEST_REST_SECONDS)
-    assert rest_seconds("interruption", 100) == SHORTEST_REST_SECONDS
-
-
-def test_after_its_duration_nothing_is_tried_again() -> None:
-    hour = Retry(3, duration_seconds=3600.0)
-    late = replace(FAILED, at=AT + timedelta(hours=1, seconds=1))
-
-    assert isinstance(tried(hour).handle(Changed(FAILED))[0], Place)
-    assert isinstance(tried(hour).handle(Changed(late))[0], End)
-
-
-@pytest.mark.parametrize("reason", ["time-limit", "secrets-lost"])
-def test_what_would_end_the_same_way_is_not_tried_again(reason: str) -> None:
-    assert isinstance(tried(Retry(3)).handle(Changed(replace(FAILED, reason=reason)))[0], End)
-
-
-def test_what_a_person_stopped_is_not_tried_again() -> None:
-    run = tried(Retry(3))
-    run.handle(STOP)
-
-    (end,) = run.handle(ended(0, JobState.FAILED, 143))
-
-    assert isinstance(end, End)
-
-
-def test_a_stop_while_a_job_rests_ends_the_run() -> None:
-    run = tried(Retry(3))
-    run.handle(Changed(FAILED))
-
-    assert run.handle(STOP) == [StopPlacing(0)]
-    (end,) = run.handle(Unplaced(0, None, AT))
-
-    assert isinstance(end, End)
-    assert end.state.state is JobState.STOPPED
-
-
-def test_a_dependant_waits_until_the_last_attempt_is_done() -> None:
-    parts = [Part(key(0), "a", retry=Retry(1), since=AT), Part(key(1), "b", (0,))]
-    run = Run(parts)
-    run.start()
-    run.handle(Placed(key(0)))
-    (again,) = run.handle(Changed(FAILED))
-    assert isinstance(again, Place)
-    run.handle(Placed(key(0, 2)))
-
-    after = run.handle(Changed(replace(FAILED, key=key(0, 2), state=JobState.DONE)))
-
-    assert after == [Place(key(1))]
-
-
-def test_agents_that_can_never_are_asked_again_only_where_the_job_says_so() -> None:
-    def asked(retry: Retry) -> Effect:
-        run = Run([Part(key(0), "job-0", retry=retry, since=AT)])
-        run.start()
-        return run.handle(Unplaced(0, NoAgentFits("No agent fits."), AT))[0]
-
-    assert asked(Retry(1, ("no-capacity",))) == Place(key(0), LONGEST_REST_SECONDS)
-    assert isinstance(asked(Retry(1, ("error",))), End)
-
-
-def test_searches_are_counted_unless_a_duration_limits_them() -> None:
-    for duration, last in ((None, End), (7200.0, Place)):
-        retry = Retry(2, ("no-capacity",), duration)
-        run = Run([Part(key(0), "job-0", retry=retry, since=AT)])
-        run.start()
-        effects = [run.handle(Unplaced(0, NoAgents("Nobody."), AT))[0] for _ in range(3)]
-        assert isinstance(effects[-1], last)
