@@ -4,3 +4,4 @@ from support.container_bench import bench as bench
 from support.docker_lab import busybox as busybox
 from support.docker_lab import docker_lab as docker_lab
 from support.docker_lab import python_image as python_image
+from support.one_agent import process as process

@@ -3,158 +3,18 @@
 import asyncio
 import secrets
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from dstack_mesh.chunks.digest import digest_of
-from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.chunks.tree import save_tree
-from dstack_mesh.faults import MeshError, Missing, Refused, Unreachable
-from dstack_mesh.ids import Digest, RunId, RunName
-from dstack_scheduler.agent_port import AttachEvent, Attachment, DrivenJob, Question
-from dstack_scheduler.job import (
-    ArtifactSaved,
-    EndOfLog,
-    Fin,
-    Gap,
-    Input,
-    JobKey,
-    JobSpec,
-    JobState,
-    LogFrame,
-    LogStream,
-    RunRecord,
-    StateChange,
-    TagRecord,
-)
-from dstack_scheduler.needs import Needs
-from dstack_scheduler.wire.agent import GrpcAgent
+from dstack_mesh.faults import Missing, Refused, Unreachable
+from dstack_mesh.ids import Digest, RunId
+from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.job import ArtifactSaved, Input, JobKey, JobState, LogFrame, RunRecord
 from support.agent_process import RUNNER, AgentProcess, agent_process, environment
 from support.eventually import eventually, eventually_async
-
-
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[AgentProcess]:
-    with agent_process(tmp_path / "h") as started:
-        yield started
-
-
-def code(process: AgentProcess, **files: str) -> Digest:
-    """A tree with these files in the agent's store."""
-    folder = process.home.root / f"code-{secrets.token_hex(4)}"
-    folder.mkdir()
-    for name, text in files.items():
-        (folder / name.replace("_", ".")).write_text(text)
-    store = ChunkStore(process.home.chunks)
-    try:
-        return save_tree(store, folder).digest
-    finally:
-        store.close()
-
-
-def spec_of(digest: Digest, *commands: str) -> JobSpec:
-    return JobSpec(
-        key=JobKey(RunId(secrets.token_hex(13)), 0, 1),
-        run_name=RunName("calm-ibex-1"),
-        workflow="train",
-        provider="bash",
-        commands=commands,
-        needs=Needs(),
-        code_digest=digest,
-        submitted_at=datetime.now(UTC),
-        stop_grace_seconds=2.0,
-        owner="ana@laptop",
-    )
-
-
-async def award(agent: GrpcAgent, spec: JobSpec, secrets: dict[str, str] | None = None) -> JobKey:
-    """Takes the job through the auction's calls."""
-    question = Question(spec.key, spec.run_name, spec.needs, spec.executor, spec.python)
-    hold = await agent.reserve(question, 1)
-    await agent.commit(hold.hold_id, 1, spec, secrets or {})
-    return spec.key
-
-
-class Reading:
-    """What one or more attachments gave of one job, checked to have no hole and nothing twice."""
-
-    def __init__(self, key: JobKey) -> None:
-        self.key = key
-        self.bytes = {LogStream.STDOUT: b"", LogStream.STDERR: b""}
-        self.states: list[StateChange] = []
-        self.artifacts: list[ArtifactSaved] = []
-        self.fin: Fin | None = None
-        self.order: list[str] = []
-
-    def take(self, event: AttachEvent) -> bool:
-        """Whether that was the last one."""
-        match event:
-            case LogFrame(_, stream, offset, data):
-                assert offset == len(self.bytes[stream])
-                self.bytes[stream] += data
-                self.order.append(stream.value)
-            case StateChange():
-                if event not in self.states:
-                    self.states.append(event)
-                self.order.append(event.state.value)
-            case ArtifactSaved():
-                self.artifacts.append(event)
-            case Gap():
-                raise AssertionError(event)
-            case Fin():
-                self.fin = event
-            case EndOfLog():
-                pass
-        return isinstance(event, Fin | EndOfLog)
-
-    async def read(self, agent: GrpcAgent, until_now: bool = False) -> "Reading":
-        async with agent.attach() as attachment:
-            await self.follow(attachment, until_now)
-            async for event in attachment.events():
-                if self.take(event):
-                    break
-        return self
-
-    async def follow(self, attachment: Attachment, until_now: bool = False) -> None:
-        await attachment.follow(self.key, len(self.stdout), len(self.stderr), until_now)
-
-    @property
-    def stdout(self) -> bytes:
-        return self.bytes[LogStream.STDOUT]
-
-    @property
-    def stderr(self) -> bytes:
-        return self.bytes[LogStream.STDERR]
-
-    @property
-    def ended(self) -> StateChange:
-        assert self.fin is not None
-        return self.fin.state
-
-    @property
-    def words(self) -> list[str]:
-        """The states in order, each once."""
-        return list(dict.fromkeys(state.state.value for state in self.states))
-
-    def check(self) -> None:
-        """The last word fits what was read."""
-        assert self.fin is not None
-        assert self.fin.stdout_bytes == len(self.stdout)
-        assert self.fin.stderr_bytes == len(self.stderr)
-        assert self.fin.stdout_digest == digest_of(self.stdout)
-        assert self.fin.stderr_digest == digest_of(self.stderr)
-
-
-async def run(process: AgentProcess, *commands: str) -> Reading:
-    async with process.agent() as agent:
-        key = await award(agent, spec_of(code(process), *commands))
-        reading = await Reading(key).read(agent)
-    reading.check()
-    return reading
+from support.one_agent import Reading, award, code, run, spec_of
 
 
 async def test_a_job_runs_and_its_streams_arrive_apart_with_their_hashes(
@@ -342,97 +202,6 @@ async def test_ten_megabytes_arrive_byte_for_byte_on_both_streams(process: Agent
     assert reading.stderr.endswith(reading.stdout)
 
 
-NUMBERS = "i=0; while [ $i -lt 4000 ]; do echo line $i; echo err $i >&2; i=$((i+1)); done; exit 3"
-
-
-async def test_five_kills_of_the_agent_lose_nothing_and_double_nothing(
-    process: AgentProcess,
-) -> None:
-    slow = NUMBERS.replace("i=$((i+1))", "i=$((i+1)); [ $((i%10)) -ne 0 ] || sleep 0.01")
-    async with process.agent() as agent:
-        reading = Reading(await award(agent, spec_of(code(process), slow)))
-    for kill in range(5):
-        async with process.agent() as agent:
-            await read_a_while(agent, reading, 200 * (kill + 1))
-        process.kill()
-        seconds = process.start()
-        assert seconds < 5
-    async with process.agent() as agent:
-        await reading.read(agent)
-        (listed,) = (await agent.list_runs([])).runs
-    reading.check()
-    assert reading.stdout == b"".join(b"line %d\n" % i for i in range(4000))
-    assert reading.stderr == b"".join(b"err %d\n" % i for i in range(4000))
-    assert reading.words == ["preparing", "running", "saving", "failed"]
-    assert reading.ended.exit_code == 3
-    assert listed.jobs[0].state.state is JobState.FAILED
-
-
-async def read_a_while(agent: GrpcAgent, reading: Reading, lines: int) -> None:
-    async with agent.attach() as attachment, asyncio.timeout(30):
-        await reading.follow(attachment)
-        async for event in attachment.events():
-            if reading.take(event) or reading.stdout.count(b"\n") >= lines:
-                return
-
-
-async def test_a_job_that_ended_while_no_agent_was_there_is_finished_by_the_next(
-    process: AgentProcess,
-) -> None:
-    async with process.agent() as agent:
-        spec = spec_of(code(process), "echo x > out/x; echo up; sleep 1; echo down; exit 3")
-        key = await award(agent, replace(spec, artifacts=("out",)))
-        await read_a_while(agent, Reading(key), 1)
-    process.kill()
-    folder = next(process.home.jobs.iterdir())
-
-    async def over() -> bool:
-        return (folder / "exit.json").exists()
-
-    await eventually_async(over, 20)
-    process.start()
-    async with process.agent() as agent:
-        reading = await Reading(key).read(agent)
-    reading.check()
-    assert reading.stdout == b"up\ndown\n"
-    assert reading.ended.exit_code == 3
-    assert reading.fin is not None
-    assert [artifact.complete for artifact in reading.fin.artifacts] == [False]
-
-
-async def test_a_stop_is_remembered_when_the_agent_dies_right_after_it(
-    process: AgentProcess,
-) -> None:
-    async with process.agent() as agent:
-        spec = spec_of(code(process), "trap '' TERM; echo up; sleep 60")
-        key = await award(agent, replace(spec, stop_grace_seconds=1.0))
-        await read_a_while(agent, Reading(key), 1)
-        assert await agent.stop(key.run_id, None, False, "stopped by ana") == 1
-    process.kill()
-    process.start()
-    async with process.agent() as agent:
-        reading = await Reading(key).read(agent)
-    assert (reading.ended.state, reading.ended.cause) == (JobState.STOPPED, "stopped by ana")
-
-
-async def test_sigterm_lets_jobs_go_on_and_ends_within_two_seconds(process: AgentProcess) -> None:
-    async with process.agent() as agent:
-        key = await award(agent, spec_of(code(process), "echo up; sleep 2; echo down"))
-        reading = Reading(key)
-        async with agent.attach() as attachment:
-            await reading.follow(attachment)
-            with pytest.raises(MeshError):
-                async for event in attachment.events():
-                    reading.take(event)
-                    if isinstance(event, LogFrame):
-                        assert await asyncio.to_thread(process.stop) < 2
-    process.start()
-    async with process.agent() as agent:
-        await reading.read(agent)
-    reading.check()
-    assert reading.stdout == b"up\ndown\n"
-
-
 async def test_two_agents_never_share_a_home(process: AgentProcess) -> None:
     home = str(process.home.root)
     command = [*RUNNER, "start", "--private", "--home", home]
@@ -480,16 +249,6 @@ async def test_a_job_that_an_agent_drives_to_itself_runs_to_its_end(process: Age
         await eventually_async(done, 20)
         reading = await Reading(second.key).read(agent)
         assert reading.stdout == b"made\n"
-
-
-async def test_a_tag_is_listed_and_survives_a_restart(process: AgentProcess) -> None:
-    tag = TagRecord("lab/x", "v1", RunId("0" * 26), "calm-ibex-1", datetime.now(UTC))
-    async with process.agent() as agent:
-        await agent.tag(tag)
-    process.kill()
-    process.start()
-    async with process.agent() as agent:
-        assert (await agent.list_runs([])).tags == (tag,)
 
 
 async def test_code_that_did_not_arrive_is_refused(process: AgentProcess) -> None:
