@@ -97,7 +97,8 @@ def _has_apps(plan: Plan) -> bool:
 
 async def _taken(reach: Reach, order: Order, screen: Screen) -> Taken:
     try:
-        return await with_earlier_results(reach, order, await submission(order))
+        elsewhere = reach.elsewhere if reach.has_elsewhere else None
+        return await with_earlier_results(reach, order, await submission(order), elsewhere)
     finally:
         screen.live("", 0.0)
 

@@ -11,18 +11,21 @@ from dstack_cli.output.port import Document, Json
 from dstack_cli.output.table import Column, Table, draw
 from dstack_cli.output.words import memory
 from dstack_cli.reach import Private, Reach, carry_out, reaching
+from dstack_cli.reusing import Taken, with_earlier_results
 from dstack_cli.run_words import Asked
-from dstack_mesh.faults import MeshError
+from dstack_cli.submitting import Order, submission
+from dstack_mesh.faults import MeshError, Missing
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
-from dstack_mesh.ids import RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.agent_port import Agent, Listing, Question, outside
-from dstack_scheduler.job import JobKey
+from dstack_scheduler.inputs import Elsewhere
+from dstack_scheduler.job import Input, JobKey
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import Plan, PlannedJob, Reuse
 from dstack_scheduler.refusal import reasons_of, refusal
 from dstack_scheduler.resolve import resolve
+from dstack_scheduler.reuse import Hit
 from dstack_scheduler.verdict import Later, Never, NotNow, Now, Verdict
 
 SCHEMA = "dstack.plan/v1"
@@ -39,43 +42,81 @@ class Opinion:
     reason: str
 
 
-def show_plan(home: Home, plan: Plan, asked: Asked, run_id: RunId, run_name: RunName) -> int:
-    """Shows a plan; returns the exit code."""
+class _Told:
+    """What is kept elsewhere as it is told: no byte of it is brought."""
 
-    repo = repo_of(Path.cwd()) if any(job.reuses for job in plan.jobs) else ""
+    def __init__(self, elsewhere: Elsewhere) -> None:
+        self._elsewhere = elsewhere
+
+    async def told(self) -> Sequence[Listing]:
+        return await self._elsewhere.told()
+
+    async def bring(self, what: Input, reached: bool) -> Input:
+        return what
+
+
+def show_plan(home: Home, order: Order, asked: Asked) -> int:
+    """Shows what of an order would run; returns the exit code."""
+    repo = repo_of(Path.cwd()) if any(job.reuses for job in order.plan.jobs) else ""
 
     async def look() -> int:
         private = Private.NEVER if asked.placement == "remote" else Private.ALWAYS
         async with reaching(home, private) as reach:
             listings = [listing for _, listing in await reach.listings()]
-            opinions = await _opinions(reach, plan.jobs[0], run_id, run_name)
+            taken = await _taken(reach, order)
+            jobs = () if taken.whole is not None else taken.plan.jobs
+            opinions = await _opinions(reach, jobs[0], order) if jobs else []
+        told = [_job(taken, job, repo, listings) for job in jobs]
         fields: dict[str, Json] = {
             "schema": SCHEMA,
             "run": {
-                "name": run_name,
-                "target": plan.target,
+                "name": order.run_name,
+                "target": order.plan.target,
                 "owner": owner(),
                 "placement": asked.placement,
-                "variables": dict(plan.variables),
+                "variables": dict(order.plan.variables),
             },
-            "jobs": [_job(plan, job, repo, listings) for job in plan.jobs],
+            "reused": [_reused(hit) for hit in taken.hits.values()],
+            "jobs": told,
             "placement": [
                 {"agent": one.agent, "verdict": one.verdict, "reason": one.reason}
                 for one in opinions
             ],
         }
-        chosen(asked.as_json).document(Document(fields, _text(plan, opinions)))
+        missing = _missing(order.plan, repo, listings)
+        text = _text(taken.lines, jobs, opinions, missing)
+        chosen(asked.as_json).document(Document(fields, text))
         return 0
 
     return carry_out(look())
 
 
-async def _opinions(
-    reach: Reach, job: PlannedJob, run_id: RunId, run_name: RunName
-) -> list[Opinion]:
+async def _taken(reach: Reach, order: Order) -> Taken:
+    """What is left of the run; all of it where an input is missing, which is told beside it."""
+    run = await submission(order)
+    elsewhere = _Told(reach.elsewhere) if reach.has_elsewhere else None
+    try:
+        return await with_earlier_results(reach, order, run, elsewhere)
+    except Missing:
+        return Taken(order.plan, run)
+
+
+def _missing(plan: Plan, repo: str, listings: Sequence[Listing]) -> list[str]:
+    """What jobs take their input from and nobody has."""
+    missing: list[str] = []
+    for job in plan.jobs:
+        for reuse in job.reuses:
+            try:
+                resolve(reuse, repo, listings)
+            except MeshError as error:
+                missing.append(f"{job.workflow or job.provider} cannot start: {error}")
+    return missing
+
+
+async def _opinions(reach: Reach, job: PlannedJob, order: Order) -> list[Opinion]:
     question = Question(
-        key=JobKey(run_id, job.index),
-        run_name=run_name,
+        key=JobKey(order.run_id, job.index),
+        run_name=order.run_name,
         needs=job.needs,
         executor=ExecutorKind.DOCKER if job.image else ExecutorKind.PROCESS,
         python=job.python,
@@ -97,14 +138,27 @@ async def _opinion(agent: Agent, question: Question) -> Opinion:
     return Opinion(agent.card.name, WORDS[type(verdict)], reasons)
 
 
-def _job(plan: Plan, job: PlannedJob, repo: str, listings: Sequence[Listing]) -> dict[str, Json]:
+def _reused(hit: Hit) -> dict[str, Json]:
+    return {"workflow": hit.job.workflow, "run": hit.run.run_name, "job": hit.job.key.job}
+
+
+def _job(taken: Taken, job: PlannedJob, repo: str, listings: Sequence[Listing]) -> dict[str, Json]:
     chained: list[Json] = [
         {
-            "workflow": plan.jobs[index].workflow,
+            "workflow": taken.plan.jobs[index].workflow,
             "job": index,
-            "artifacts": list(plan.jobs[index].artifacts),
+            "artifacts": list(taken.plan.jobs[index].artifacts),
         }
         for index in job.after
+    ]
+    chained += [
+        {
+            "workflow": workflow,
+            "from": hit.run.run_name,
+            "artifacts": [one.path for one in hit.job.artifacts],
+        }
+        for workflow, hit in taken.hits.items()
+        if workflow in job.earlier
     ]
     return {
         "job": job.index,
@@ -154,8 +208,21 @@ def _resources(needs: Needs) -> dict[str, Json]:
     }
 
 
-def _text(plan: Plan, opinions: Sequence[Opinion]) -> str:
-    jobs = Table(
+def _text(
+    reused: Sequence[str],
+    jobs: Sequence[PlannedJob],
+    opinions: Sequence[Opinion],
+    missing: Sequence[str],
+) -> str:
+    lines = [*reused, *missing]
+    if jobs:
+        lines += [*([""] if lines else []), *draw(_jobs_table(jobs), None)]
+        lines += ["", *draw(_agents_table(opinions), None), ""]
+    return "\n".join([*lines, "Nothing was started."])
+
+
+def _jobs_table(jobs: Sequence[PlannedJob]) -> Table:
+    return Table(
         (Column("JOB"), Column("WORKFLOW"), Column("PROVIDER"), Column("NEEDS"), Column("AFTER")),
         tuple(
             (
@@ -165,15 +232,16 @@ def _text(plan: Plan, opinions: Sequence[Opinion]) -> str:
                 _needs_text(job.needs),
                 ", ".join(map(str, job.after)),
             )
-            for job in plan.jobs
+            for job in jobs
         ),
     )
-    agents = Table(
+
+
+def _agents_table(opinions: Sequence[Opinion]) -> Table:
+    return Table(
         (Column("AGENT"), Column("WHEN"), Column("WHY")),
         tuple((one.agent, one.verdict, one.reason) for one in opinions),
     )
-    lines = [*draw(jobs, None), "", *draw(agents, None), "", "Nothing was started."]
-    return "\n".join(lines)
 
 
 def _needs_text(needs: Needs) -> str:

@@ -1,6 +1,7 @@
 """Takes results of earlier jobs instead of running them again, and says so in one line each."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from dstack_scheduler.submission import Submission
 
 # A run that has no result to take loads none of it.
 if TYPE_CHECKING:
+    from dstack_scheduler.inputs import Elsewhere
     from dstack_scheduler.reuse import Hit
 
 
@@ -23,17 +25,27 @@ class Taken:
 
     Attributes:
         whole: The result that stands in for all of it.
-        lines: For people, one for each result that was taken.
+        hits: The results that were taken, by workflow; of no other if one stands in for all.
     """
 
     plan: Plan
     submission: Submission
     whole: "Hit | None" = None
-    lines: tuple[str, ...] = ()
+    hits: "Mapping[str, Hit]" = field(default_factory=dict[str, "Hit"])
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """For people, one for each result that was taken."""
+        return tuple(reused_line(hit) for hit in self.hits.values())
 
 
-async def with_earlier_results(reach: Reach, order: Order, run: Submission) -> Taken:
+async def with_earlier_results(
+    reach: Reach, order: Order, run: Submission, elsewhere: "Elsewhere | None"
+) -> Taken:
     """The run without the jobs that have results already, which become inputs of the others.
+
+    Args:
+        elsewhere: Where inputs are looked up beside the agents, if anywhere.
 
     Raises:
         MeshError: Something that the run takes its input from is not there.
@@ -43,7 +55,6 @@ async def with_earlier_results(reach: Reach, order: Order, run: Submission) -> T
     from dstack_scheduler.inputs import with_inputs
     from dstack_scheduler.reusing import Results, name_of, with_results
 
-    elsewhere = reach.elsewhere if reach.has_elsewhere else None
     jobs = await with_inputs(run, reach, elsewhere)
     membership = Membership.load(reach.home)
     own_id = membership.peer_id if membership is not None else PeerId("")
@@ -55,7 +66,7 @@ async def with_earlier_results(reach: Reach, order: Order, run: Submission) -> T
     named = {jobs[index].spec.workflow: hit for index, hit in hits.items()}
     whole = hits.get(len(jobs) - 1)
     if whole is not None:
-        return Taken(order.plan, known, whole, (reused_line(whole),))
+        return Taken(order.plan, known, whole, {whole.job.workflow: whole})
     plan = order.replan(named)
     left = await submission(replace(order, plan=plan))
     left = replace(
@@ -68,7 +79,7 @@ async def with_earlier_results(reach: Reach, order: Order, run: Submission) -> T
         ),
         reuses={},
     )
-    return Taken(plan, left, lines=tuple(reused_line(hit) for hit in named.values()))
+    return Taken(plan, left, hits=named)
 
 
 def reused_line(hit: "Hit") -> str:

@@ -52,7 +52,7 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
 
     # Nothing made while we load is garbage soon; looking for some costs a tenth of the time.
     gc.disable()
-    reading = in_thread(lambda: read_code(home, folder)) if not asked.dry_run else None
+    reading = in_thread(lambda: read_code(home, folder))
     project = load_project(folder)
     target, words = asked.target, asked.words
     if target == HELLO and HELLO not in project.workflows:
@@ -62,10 +62,17 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
     planned = partial(make_plan, project, target, words, run_name=run_name, run_id=run_id)
     plan = planned()
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    if reading is None:
-        from dstack_cli.dry_run import show_plan
 
-        return show_plan(home, plan, asked, run_id, run_name)
+    def replanned(earlier: Collection[str]) -> Plan:
+        return planned(earlier=earlier)
+
+    replan = replanned if asked.reuse else None
+    if asked.dry_run:
+        from dstack_cli.dry_run import show_plan
+        from dstack_cli.submitting import Order
+
+        order = Order(plan, run_id, run_name, reading, asked.placement, replan=replan)
+        return show_plan(home, order, asked)
     secrets = _secrets_of(home, folder, plan, asked.detach)
     if not asked.detach:
         _check_local_ports(plan)
@@ -76,11 +83,6 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
 
     gc.freeze()
     gc.enable()
-
-    def replanned(earlier: Collection[str]) -> Plan:
-        return planned(earlier=earlier)
-
-    replan = replanned if asked.reuse else None
     order = Order(plan, run_id, run_name, reading, asked.placement, asked.tag, secrets, replan)
     return carry(home, order, asked, starting)
 

@@ -208,7 +208,7 @@ def test_run_as_json_tells_how_it_ended_and_keeps_standard_output_for_it(
 
 def test_a_dry_run_plans_asks_and_starts_nothing(home: Peer, code: Path) -> None:
     before = len(home.json("ps", "-a")["items"])
-    planned = home.json("run", "train", "--gpu", "1", "--dry-run", cwd=code)
+    planned = home.json("run", "train", "--gpu", "1", "--no-reuse", "--dry-run", cwd=code)
     assert planned["schema"] == "dstack.plan/v1"
     first, second = planned["jobs"]
     assert (first["workflow"], second["workflow"], second["after"]) == ("prepare", "train", [0])
@@ -216,6 +216,39 @@ def test_a_dry_run_plans_asks_and_starts_nothing(home: Peer, code: Path) -> None
     assert second["deps"][0]["workflow"] == "prepare"
     assert [one["verdict"] for one in planned["placement"]] == ["now"]
     assert len(home.json("ps", "-a")["items"]) == before
+
+
+def test_a_dry_run_says_what_would_be_reused_and_what_is_missing(
+    home: Peer, tmp_path: Path
+) -> None:
+    code = project(
+        tmp_path / "code",
+        "workflows:\n"
+        "  - name: make\n    provider: bash\n    artifacts: [made]\n"
+        "    commands: [mkdir -p made && echo $RUN_NAME > made/by]\n"
+        "  - name: use\n    provider: bash\n    depends-on: [make]\n    artifacts: [used]\n"
+        "    commands: ['cp made/by used/by; echo $word']\n"
+        "  - name: report\n    provider: bash\n    deps: [other]\n    commands: [ls]\n"
+        "  - name: other\n    provider: bash\n    commands: [ls]\n",
+        _DOT_dstack__variables_DOT_yaml="variables:\n  use:\n    word: one\n",
+    )
+    whole = home.json("run", "use", "--dry-run", cwd=code)
+    assert [job["workflow"] for job in whole["jobs"]] == ["make", "use"]
+    assert whole["reused"] == []
+    home.dstack("run", "use", cwd=code, check=True)
+    run = home.json("ps", "-a")["items"][0]["run"]
+
+    nothing = home.json("run", "use", "--dry-run", cwd=code)
+    assert (nothing["jobs"], nothing["placement"]) == ([], [])
+    assert nothing["reused"] == [{"workflow": "use", "run": run, "job": 1}]
+    part = home.json("run", "use", "--word", "two", "--dry-run", cwd=code)
+    assert [job["workflow"] for job in part["jobs"]] == ["use"]
+    assert part["jobs"][0]["deps"] == [{"workflow": "make", "from": run, "artifacts": ["made"]}]
+    all_again = home.json("run", "use", "--no-reuse", "--dry-run", cwd=code)
+    assert len(all_again["jobs"]) == 2
+
+    said_of_it = home.dstack("run", "report", "--dry-run", cwd=code, check=True).stdout.decode()
+    assert "report cannot start: No run of other is done" in said_of_it
 
 
 def test_a_run_that_nobody_can_take_is_refused_with_the_reason(home: Peer, code: Path) -> None:
