@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from dstack_agent.environments.recipe import check_installs
 from dstack_agent.lease import Award, Claim, Lease
 from dstack_agent.ledger import Ledger, others_run
 from dstack_agent.owner.terms import Terms
@@ -252,6 +253,7 @@ class BidDesk:
         self, award: Award, spec: JobSpec, secrets: Mapping[str, str], asker: Asker
     ) -> None:
         _check_secrets(spec, secrets)
+        check_installs(spec)
         await self._in_thread(lambda: self._check_code(spec))
         lease = await self._in_thread(lambda: self._commit(award, spec, asker))
         if lease.ended:

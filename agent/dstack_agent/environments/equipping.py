@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dstack_agent.environments.installing import LOG, Installer, Say, install
 from dstack_agent.environments.keeping import KeptEnvironments, remove
-from dstack_agent.environments.recipe import Recipe, read_recipe
+from dstack_agent.environments.recipe import Recipe, check_installs, read_recipe
 from dstack_agent.environments.tools import Pip, conda_argv, names_files, options_of, pip_for
 from dstack_agent.executor import pythons
 from dstack_agent.executor.environment import (
@@ -87,6 +87,7 @@ class Equipper:
         """
         if not job.spec.installs:
             return
+        check_installs(job.spec)
         await asyncio.to_thread(_begin_anew, job.folder)
         python = python_of(job.spec, self.ambient)
         machine = _machine(job, python, self.ambient)

@@ -17,6 +17,8 @@ from dstack_agent.environments.present import without_present
 from dstack_agent.executor.pythons import Interpreter
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.frozen import frozen
+from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.job import JobSpec
 
 MOST_BYTES = 1 << 20
 """A file of requirements is no larger."""
@@ -76,6 +78,17 @@ class _Reading:
     variables: set[str] = field(default_factory=set[str])
     seen: set[Path] = field(default_factory=set[Path])
     shared: bool = True
+
+
+def check_installs(spec: JobSpec) -> None:
+    """Raises Refused if a container wants something installed: it has no place for it here."""
+    if spec.installs and spec.executor is not ExecutorKind.PROCESS:
+        raise Refused(
+            "The agent installs nothing for a container.",
+            f"{spec.workflow} has an image and wants {spec.installs[0]!r} installed beside it.",
+            "Install it in the container: `setup:`, or an image that has it.",
+            "installs-in-container",
+        )
 
 
 def read_recipe(

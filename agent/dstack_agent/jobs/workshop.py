@@ -100,10 +100,11 @@ class Workshop:
         saver = Saver(spec.key, spec.artifacts, places, self.store, self.clock, told)
         caching = self._caching(accepted, places)
 
-        hidden = (self.closed, self.user_home) if places.own_home else ()
+        own = self.is_own(accepted)
+        hidden = () if own else (self.closed, self.user_home)
+        whose = "" if own else _giver(accepted)
 
         def preparation(note: Note, secrets: Mapping[str, str]) -> Preparation:
-            whose = accepted.given.peer if accepted.given and hidden else ""
             job = Equipped(spec, folder, places, whose, hidden, secrets)
             equip = partial(self.equipper.equip, job)
             return Preparation(
@@ -169,6 +170,11 @@ class Workshop:
                 code="gpu-gone",
             )
         return tuple(present[uuid] for uuid in uuids)
+
+
+def _giver(accepted: Accepted) -> str:
+    """Who gave somebody else's job; what nobody wrote down is nobody's, and not the owner's."""
+    return (accepted.given.peer if accepted.given else "") or "unknown"
 
 
 def _secrets_lost(names: set[str]) -> Refused:

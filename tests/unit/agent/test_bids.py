@@ -263,6 +263,18 @@ async def test_secrets_that_no_job_can_have_are_refused_without_their_value(
         assert here.agent.accepted == []
 
 
+async def test_nothing_is_installed_for_a_container(tmp_path: Path) -> None:
+    """It would be on the machine itself; no plan says so, and a hand may."""
+    asked = question(Needs(gpus=1), executor=ExecutorKind.DOCKER)
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(asked, 1, ANA)
+        job = replace(spec(asked, code=HERE), image="x", installs=("./evil",))
+        with pytest.raises(Refused) as raised:
+            await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
+        assert raised.value.code == "installs-in-container"
+        assert here.agent.accepted == []
+
+
 async def test_committing_twice_has_the_effect_of_one(tmp_path: Path) -> None:
     async with lab(tmp_path, SetClock()) as here:
         hold = await here.desk.reserve(ONE, 1, ANA)

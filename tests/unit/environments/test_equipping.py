@@ -48,7 +48,7 @@ class Bench:
         work = folder / "work"
         work.mkdir(parents=True)
         (work / "r.txt").write_text(lines(self.wheels, *wanted))
-        changes = {name: how.pop(name) for name in ("python", "env") if name in how}
+        changes = {name: how.pop(name) for name in ("python", "env", "image") if name in how}
         spec = spec_of("true", installs=tuple(installs or ("-r r.txt",)), **changes)
         return Equipped(spec, folder, Places(work, "", self.root / "person"), **how)  # type: ignore[arg-type]
 
@@ -164,6 +164,15 @@ async def test_files_of_the_job_are_installed_for_it_alone(bench: Bench) -> None
     environment = await bench.equip(alone)
     assert says(environment, "import thing; print(thing.VERSION)") == "3"
     assert layer_of(environment) is None
+
+
+async def test_nothing_is_installed_for_a_container(bench: Bench) -> None:
+    job = bench.job(1, installs=("./evil",), image="x")
+    ran_here = bench.root / "ran"
+    project(job.places.work / "evil", f"    open({str(ran_here)!r}, 'w')\n")
+    with pytest.raises(Refused) as refused:
+        await bench.equip(job)
+    assert (refused.value.code, ran_here.exists()) == ("installs-in-container", False)
 
 
 async def test_each_install_is_done_in_its_order(bench: Bench) -> None:

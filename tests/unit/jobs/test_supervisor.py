@@ -378,6 +378,18 @@ async def test_a_job_that_could_not_begin_is_not_the_agents(tmp_path: Path) -> N
         assert on.memory.records.unfinished() == []
 
 
+@pytest.mark.parametrize("image", ["", "x"])
+async def test_what_others_may_not_see_does_not_depend_on_how_their_job_runs(
+    tmp_path: Path, image: str
+) -> None:
+    async with bench(tmp_path / "h") as on:
+        shop = replace(on.supervisor.workshop, is_own=lambda accepted: False)
+        spec = replace(on.spec(), image=image)
+        accepted = Accepted(spec, (), None, False, None, Given(ME, 1))
+        launch = await shop.means(accepted).order({})
+        assert launch.hidden == (shop.closed, shop.user_home)
+
+
 async def test_an_award_that_is_repeated_asks_nothing_of_the_ledger(tmp_path: Path) -> None:
     def unknown(accepted: Accepted) -> bool:
         raise Busy("The ledger is in use by another process.")
