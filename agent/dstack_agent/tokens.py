@@ -6,6 +6,7 @@ record and no file; who has it can open what the job serves and nothing else.
 
 import hmac
 import os
+import threading
 from pathlib import Path
 
 from dstack_mesh.durable import write_durably
@@ -25,10 +26,12 @@ class Tokens:
     def __init__(self, home: Home) -> None:
         self._path = home.keys / KEY
         self._key = b""
+        self._making = threading.Lock()
 
     def of(self, key: JobKey) -> str:
         """The token of an attempt: 32 hexadecimal digits, the same at each call. Blocks."""
-        self._key = self._key or _read(self._path)
+        with self._making:  # of two first ones at once both would make a key
+            self._key = self._key or _read(self._path)
         attempt = f"{key.run_id}.{key.job}.{key.attempt}".encode()
         return hmac.digest(self._key, _PURPOSE + b"\0" + attempt, "sha256").hex()[:32]
 

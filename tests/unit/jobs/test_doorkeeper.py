@@ -1,5 +1,7 @@
 """Who gets at what a job listens on."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,3 +54,18 @@ def test_tokens_differ_by_attempt_and_by_home_and_outlive_the_agent(tmp_path: Pa
     assert len(made) == 4 and all(len(token) == 32 and int(token, 16) for token in made)
     assert Tokens(homes[0]).of(key) == first.of(key)
     assert (homes[0].keys / "apps.key").stat().st_mode & 0o77 == 0
+
+
+def test_first_ones_at_once_are_made_of_one_key(tmp_path: Path) -> None:
+    for number in range(5):
+        home = Home(tmp_path / str(number))
+        home.prepare()
+        tokens, start = Tokens(home), threading.Barrier(8)
+
+        def made(tokens: Tokens = tokens, start: threading.Barrier = start) -> str:
+            start.wait()
+            return tokens.of(machines.key())
+
+        with ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(made) for _ in range(8)]
+        assert {each.result() for each in asked} == {Tokens(home).of(machines.key())}
