@@ -24,6 +24,9 @@ from dstack_mesh.faults import Refused
 MOST = 20
 """Environments in one input that are looked at."""
 
+_SYSTEMS = frozenset({b"/", b"/usr", b"/usr/local"})
+"""What scripts of the system's own Python name; no environment is there."""
+
 _VERSION = re.compile(r"^version(?:_info)?\s*=\s*(\d+\.\d+)(?:\.(\d+))?", re.MULTILINE)
 _HOME = re.compile(r"^home\s*=.*$", re.MULTILINE)
 _MADE_AT = re.compile(rb"#!(/[^\n]{1,400})/bin/python[\d.]*[ \n]|''?'exec' '(/[^'\n]+)/bin/python")
@@ -110,9 +113,11 @@ def _rename(now: Path, scripts: Iterable[FileEntry], folders: Folders) -> None:
             continue
         content = _read(folders, entry.path)
         made_at = _made_at(content)
-        if made_at and made_at != os.fsencode(now):
+        if made_at and made_at not in _SYSTEMS and made_at != os.fsencode(now):
             mode = 0o755 if entry.executable else 0o644
-            _write(folders, entry.path, content.replace(made_at, os.fsencode(now)), mode)
+            whole = re.compile(re.escape(made_at) + rb"(?![\w.-])")
+            renamed = whole.sub(lambda _: os.fsencode(now), content)
+            _write(folders, entry.path, renamed, mode)
 
 
 def _made_at(content: bytes) -> bytes:
@@ -132,11 +137,7 @@ def _within(root: str, path: str) -> str:
 
 def _read(folders: Folders, path: str) -> bytes:
     folder, _, name = path.rpartition("/")
-    file = os.open(
-        name,
-        os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
-        dir_fd=folders.enter(folder),
-    )
+    file = os.open(name, _LOOK, dir_fd=folders.enter(folder))
     with os.fdopen(file, "rb") as opened:
         return opened.read(_LARGEST_SCRIPT)
 
@@ -145,9 +146,7 @@ def _write(folders: Folders, path: str, content: bytes, mode: int) -> None:
     """Puts another file in the place of one."""
     folder, _, name = path.rpartition("/")
     handle, draft = folders.enter(folder), draft_name()
-    file = os.open(
-        draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=handle
-    )
+    file = os.open(draft, _CREATE, 0o600, dir_fd=handle)
     with os.fdopen(file, "wb") as opened:
         opened.write(content)
         os.fchmod(opened.fileno(), mode)

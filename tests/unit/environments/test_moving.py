@@ -115,3 +115,19 @@ def test_other_links_out_of_a_folder_are_left_out_and_said(moves: Moves) -> None
     here = moves.move()
     assert sorted(moves.left_out) == ["bin/data", "sub/bin/python"]
     assert not os.path.lexists(here / "sub" / "bin" / "python")
+
+
+def test_scripts_of_the_system_s_python_stay_as_they_are(moves: Moves) -> None:
+    make(moves.there)
+    script = "#!/usr/bin/python3\nprint('/usr/share', '/usr')\n"
+    (moves.there / "bin" / "systems").write_text(script)
+    assert (moves.move() / "bin" / "systems").read_text() == script
+
+
+def test_what_lies_beside_an_environment_keeps_its_name(moves: Moves) -> None:
+    make(moves.there)
+    there = moves.there
+    (there / "bin" / "both").write_text(f"#!{there}/bin/python\n# {there}/a {there}2/a {there}\n")
+    here = moves.move()
+    said = (here / "bin" / "both").read_text()
+    assert said == f"#!{here}/bin/python\n# {here}/a {there}2/a {here}\n"
