@@ -174,7 +174,7 @@ class Workshop:
 
 def _giver(accepted: Accepted) -> str:
     """Who gave somebody else's job; what nobody wrote down is nobody's, and not the owner's."""
-    return (accepted.given.peer if accepted.given else "") or "unknown"
+    return (accepted.given.submitter if accepted.given else "") or "unknown"
 
 
 def _secrets_lost(names: set[str]) -> Refused:

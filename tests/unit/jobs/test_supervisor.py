@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dstack_agent.environments.equipping import Equipper
+from dstack_agent.environments.equipping import Equipped, Equipper, Note
 from dstack_agent.environments.keeping import KeptEnvironments
 from dstack_agent.executor.port import Ended, Launch
 from dstack_agent.executor.record import claim
@@ -378,16 +378,43 @@ async def test_a_job_that_could_not_begin_is_not_the_agents(tmp_path: Path) -> N
         assert on.memory.records.unfinished() == []
 
 
+def _nobody_s(accepted: Accepted) -> bool:
+    del accepted
+    return False
+
+
 @pytest.mark.parametrize("image", ["", "x"])
 async def test_what_others_may_not_see_does_not_depend_on_how_their_job_runs(
     tmp_path: Path, image: str
 ) -> None:
     async with bench(tmp_path / "h") as on:
-        shop = replace(on.supervisor.workshop, is_own=lambda accepted: False)
+        shop = replace(on.supervisor.workshop, is_own=_nobody_s)
         spec = replace(on.spec(), image=image)
         accepted = Accepted(spec, (), None, False, None, Given(ME, 1))
         launch = await shop.means(accepted).order({})
         assert launch.hidden == (shop.closed, shop.user_home)
+
+
+async def test_what_is_installed_for_whom_a_peer_names_serves_nobody_else(tmp_path: Path) -> None:
+    asked: list[Equipped] = []
+
+    @dataclass(slots=True)
+    class Recording(Equipper):
+        async def equip(self, job: Equipped, note: Note) -> None:
+            asked.append(job)
+
+    async def note(sentence: str) -> None:
+        del sentence
+
+    async with bench(tmp_path / "h") as on:
+        kept = on.supervisor.workshop.equipper.kept
+        own = replace(on.supervisor.workshop, equipper=Recording(kept))
+        for shop in (own, replace(own, is_own=_nobody_s)):
+            for given in (None, Given(ME, 1), Given(ME, 1, PeerId("behind"))):
+                means = shop.means(Accepted(on.spec(), (), None, False, None, given))
+                await means.preparation(note, {}).equip(note)
+    assert [job.whose for job in asked] == ["", "", "", "unknown", ME, f"{ME}/behind"]
+    assert [bool(job.hidden) for job in asked] == [False] * 3 + [True] * 3
 
 
 async def test_an_award_that_is_repeated_asks_nothing_of_the_ledger(tmp_path: Path) -> None:
