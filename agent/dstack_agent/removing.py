@@ -7,13 +7,13 @@ goes while one names it, and what others say of tags is waited for.
 
 import asyncio
 import logging
-import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
 from dstack_agent.driven import DrivenRuns
+from dstack_agent.executor.foreign import remove_tree
 from dstack_agent.jobs.places import folder_of
 from dstack_agent.listing import Listings
 from dstack_agent.records import Records
@@ -159,7 +159,7 @@ class Removing:
         await left.driven.forget(run_id)
         await asyncio.to_thread(left.store.let_go, run_id)
         for folder in (folder_of(left.jobs, key) for key in keys):
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, folder)
         if keys:
             log.info("run %s was removed: what it left here is gone", run_id)
 

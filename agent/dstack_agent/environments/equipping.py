@@ -10,12 +10,12 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from dstack_agent.environments.installing import LOG, Installer, Say, install
-from dstack_agent.environments.keeping import KeptEnvironments, remove
+from dstack_agent.environments.keeping import KeptEnvironments
 from dstack_agent.environments.recipe import Recipe, check_installs, read_recipe
 from dstack_agent.environments.tools import Pip, conda_argv, names_files, options_of, pip_for
 from dstack_agent.executor import pythons
@@ -26,6 +26,7 @@ from dstack_agent.executor.environment import (
     process_base,
     python_of,
 )
+from dstack_agent.executor.foreign import remove_tree
 from dstack_agent.executor.pythons import Interpreter
 from dstack_agent.executor.virtualenv import make_virtual_environment
 from dstack_agent.executor.walls import Walls, outside, walls_of
@@ -91,10 +92,11 @@ class Equipper:
         await asyncio.to_thread(_begin_anew, job.folder)
         python = python_of(job.spec, self.ambient)
         machine = _machine(job, python, self.ambient)
-        options = options_of({**machine, **job.spec.env})
+        values = {**machine, **job.spec.env}
+        options = options_of(values)
         recipe = await asyncio.to_thread(
             *(read_recipe, job.spec.installs, python, job.places.work, job.places.start),
-            *(options, job.whose),
+            *(options, job.whose, values),
         )
         if recipe.is_empty:
             return
@@ -139,7 +141,7 @@ class Equipper:
             whole = True
         finally:
             if not whole:
-                await asyncio.shield(asyncio.to_thread(remove, draft))
+                await asyncio.shield(asyncio.to_thread(remove_tree, draft))
         return draft
 
     async def _install_alone(self, job: Equipped, recipe: Recipe, note: Note) -> None:
@@ -149,6 +151,7 @@ class Equipper:
             layer = job.folder / HOME / _CONDA_PREFIX
             await self._install(job, recipe, layer, None, note)
             python = pythons.of_conda(layer) or python
+        await asyncio.to_thread(remove_tree, root)
         await asyncio.to_thread(make_virtual_environment, python, root, layer)
         await self._install(job, recipe, layer, root, note)
 
@@ -174,6 +177,9 @@ class Equipper:
             pip = await asyncio.to_thread(
                 pip_for, python, root, env.get("PATH", ""), not job.hidden
             )
+            if pip.before:
+                before = replace(pip, argv=pip.before)
+                await self._run(before, (), job.places.start, env, walls, hidden, log, say)
             for step in recipe.steps:
                 await self._run(pip, step, job.places.start, env, walls, hidden, log, say)
 
@@ -195,16 +201,18 @@ class Equipper:
 
 def _begin_anew(folder: Path) -> None:
     """What an earlier life of the agent left of the job's environment may be half of it."""
-    remove(folder / VIRTUAL_ENVIRONMENT)
-    remove(folder / HOME / _CONDA_PREFIX)
+    remove_tree(folder / VIRTUAL_ENVIRONMENT)
+    remove_tree(folder / HOME / _CONDA_PREFIX)
     for name in (TMP, HOME):
         (folder / name).mkdir(mode=0o700, exist_ok=True)
 
 
 def _lay(recipe: Recipe, layer: Path, folder: Path) -> None:
+    """Lays the job's own environment on a kept one; an installer may have left something there."""
     python = recipe.python
     if recipe.conda is not None:
         python = pythons.of_conda(layer) or python
+    remove_tree(folder / VIRTUAL_ENVIRONMENT)
     make_virtual_environment(python, folder / VIRTUAL_ENVIRONMENT, layer)
 
 

@@ -5,21 +5,28 @@ import contextlib
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from dstack_agent.executor import tree
+from dstack_agent.executor.process import MARK
 from dstack_agent.executor.redaction import Redactor, forms_of
 from dstack_agent.executor.walls import Walls
-from dstack_mesh.faults import Refused, TooLate
+from dstack_mesh.faults import Invalid, Refused, TooLate
 from dstack_mesh.frozen import frozen
 
 LONGEST_SECONDS = 3600.0
 """An installer that takes longer hangs."""
 
+END_SECONDS = 15.0
+"""For an installer to end with all that it started, once it is asked to."""
+
 LOG = "install.log"
 """File of a job with all that installers said."""
+
+MOST_LOG_BYTES = 32 << 20
+"""What each installer may add to it."""
 
 _STARTING = Path(__file__).with_name("starting.py")
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
@@ -51,28 +58,19 @@ class Installer:
 
 
 async def install(installer: Installer, log: Path, say: Say) -> None:
-    """Runs it to its end. Cancelled, it and what it started are killed first.
+    """Runs it to its end, and ends what it left running. Cancelled, it ends all of it first.
 
     Args:
+        log: In the job's folder.
         say: Is told the last line of what it said, whenever it said something.
 
     Raises:
+        Invalid: A NUL character is in its arguments or its environment.
         Refused: It failed, with its own words as the reason.
         TooLate: It hangs.
     """
-    walls = installer.walls
-    told = json.dumps([list(walls.writable), list(walls.readable)]) if walls else ""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", "-E", str(_STARTING), str(os.getpid()), told),
-        *installer.argv,
-        cwd=installer.cwd,
-        env=dict(installer.env),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-        limit=1 << 20,
-    )
+    folder = str(log.parent)
+    process = await _start(installer, folder)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(LONGEST_SECONDS):
@@ -86,9 +84,7 @@ async def install(installer: Installer, log: Path, say: Say) -> None:
             "not-installed",
         ) from error
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        await _end(process, f"{MARK}={folder}".encode())
     if code:
         raise Refused(
             "The requirements were not installed.",
@@ -98,21 +94,65 @@ async def install(installer: Installer, log: Path, say: Say) -> None:
         )
 
 
+async def _start(installer: Installer, folder: str) -> asyncio.subprocess.Process:
+    walls = installer.walls
+    told = json.dumps([list(walls.writable), list(walls.readable)]) if walls else ""
+    try:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", "-E", str(_STARTING), str(os.getpid()), told),
+            *installer.argv,
+            cwd=installer.cwd,
+            env={**installer.env, MARK: folder},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            limit=1 << 20,
+        )
+    except ValueError as error:  # a NUL character
+        raise Invalid("The requirements cannot be installed.", f"There is {error}.") from error
+
+
+async def _end(process: asyncio.subprocess.Process, mark: bytes) -> None:
+    """Has it end all that it started; what it was asked and does not do is done to it."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        if not await _ended(process):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await _ended(process)
+    if process.returncode is None or process.returncode < 0:
+        # Where a kernel lets it, an installer may have killed what was to end it.
+        await asyncio.to_thread(tree.end_holders, mark, END_SECONDS)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> bool:
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            await process.wait()
+    except TimeoutError:  # or it lives on in what holds its output
+        return process.returncode is not None
+    return True
+
+
 async def _heard(
     output: asyncio.StreamReader, hidden: Sequence[str], log: Path, say: Say
 ) -> list[str]:
     """The last lines of an installer; all of them go to the log."""
-    last = b""
+    last, room = b"", MOST_LOG_BYTES
     redactor = Redactor({form for value in hidden for form in forms_of(value)})
     with log.open("ab") as file:
         while came := await output.read(1 << 16):
             piece = redactor.take(came)
-            file.write(piece)
+            file.write(piece[:room])
+            room -= min(room, len(piece))
             last = (last + piece)[-_KEPT_BYTES:]
             lines = _lines(last[-_LINE_BYTES:])
             if lines:
                 say(lines[-1])
-        file.write(held := redactor.rest())
+        held = redactor.rest()
+        file.write(held[:room])
     return _lines(last + held)
 
 

@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,11 +21,17 @@ from pathlib import Path
 from typing import cast
 
 from dstack_agent.executor.environment import VIRTUAL_ENVIRONMENT
+from dstack_agent.executor.foreign import entries_below, remove_tree
 from dstack_agent.executor.virtualenv import layer_of
 from dstack_mesh.durable import write_durably
+from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 
 DEFAULT_BYTES = 20 << 30
+
+MOST_DEPTH, LONGEST_PATH = 100, 2000
+"""Folders in each other that an environment may have, and bytes of their names: more of them than
+the kernel takes as one path would be neither protected nor looked at."""
 
 _SEAL, _LOCK = ".json", ".lock"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -129,31 +134,32 @@ class KeptEnvironments:
         return self._remove(list(self._seals()), dry_run)
 
     def _remove(self, seals: list[_Seal], dry_run: bool) -> Pruned:
-        used = set(self._used())
         count = size = 0
         for seal in seals:
-            if seal.folder.name in used:
-                continue
             with self.locked(seal.key) as mine:
-                if not mine:
+                if not mine or seal.folder.name in self._used():
                     continue
                 count, size = count + 1, size + seal.size_bytes
                 if not dry_run:
                     (self.root / f"{seal.key}{_SEAL}").unlink(missing_ok=True)
-                    remove(seal.folder)
+                    remove_tree(seal.folder)
         if not dry_run:
-            self._remove_unsealed(used)
+            self._remove_unsealed()
         return Pruned(count, size)
 
-    def _remove_unsealed(self, used: set[str]) -> None:
+    def _remove_unsealed(self) -> None:
         """What killed builders left, and what was changed and is not used any more."""
         whole = {seal.folder.name for seal in self._seals()}
         for folder in self._listing():
-            if not folder.is_dir() or folder.name in whole | used:
+            if not folder.is_dir() or folder.name in whole:
                 continue
-            with self.locked(folder.name.partition(".")[0]) as mine:
-                if mine:
-                    remove(folder)
+            key = folder.name.partition(".")[0]
+            with self.locked(key) as mine:
+                # It may have been sealed, and laid under a job, since it was listed.
+                seal = self._seal(self.root / f"{key}{_SEAL}")
+                named = {*self._used(), *([seal.folder.name] if seal else [])}
+                if mine and folder.name not in named:
+                    remove_tree(folder)
 
     def _used(self) -> Iterator[str]:
         for folder in self.jobs.iterdir() if self.jobs.is_dir() else ():
@@ -187,41 +193,36 @@ def measured(folder: Path) -> tuple[int, str]:
     """
     size = 0
     print_ = hashlib.blake2b(digest_size=16)
-    for path, state in sorted(_files(str(folder), ""), key=lambda each: each[0]):
+    for path, state in sorted(_files(folder), key=lambda each: each[0]):
         size += state.st_blocks * 512
         print_.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode("utf-8", "replace"))
     return size, print_.hexdigest()
 
 
-def _files(folder: str, below: str) -> Iterator[tuple[str, os.stat_result]]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name != "__pycache__":
-                        yield from _files(entry.path, f"{below}{entry.name}/")
-                elif not entry.name.endswith(".pyc"):
-                    yield f"{below}{entry.name}", entry.stat(follow_symlinks=False)
-    except OSError:
-        yield f"{below}?", os.stat_result((0,) * 10)
-
-
-def remove(folder: Path) -> None:
-    """Removes a folder though it is write-protected; what stays is tried again another time."""
-    for root, _, _ in os.walk(folder):
-        with suppress(OSError):
-            Path(root).chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    for path, entry in entries_below(folder):
+        if "__pycache__/" in path or path.endswith(".pyc"):
+            continue
+        if not entry.is_dir(follow_symlinks=False):
+            with suppress(OSError):  # gone meanwhile, or at a path that is too long
+                yield path, entry.stat(follow_symlinks=False)
 
 
 def _write_protect(folder: Path) -> None:
-    """Nobody but root can change what is in it by mistake."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(root, name)  # noqa: PTH118 (tens of thousands of them)
-            if not os.path.islink(path):  # noqa: PTH114
-                os.chmod(path, os.stat(path).st_mode & ~0o222)  # noqa: PTH101, PTH116
-        os.chmod(root, 0o555)  # noqa: PTH101
+    """Nobody but root can change what is in it by mistake. Raises Refused if it is too deep."""
+    for path, entry in entries_below(folder):
+        if path.count("/") >= MOST_DEPTH or len(os.fsencode(path)) > LONGEST_PATH:
+            raise Refused(
+                "The requirements were not installed.",
+                f"The installer made folders more than {MOST_DEPTH} deep, or with names too long.",
+                "One of the packages is not what it should be.",
+                "not-installed",
+            )
+        if not entry.is_symlink():
+            mode = entry.stat(follow_symlinks=False).st_mode
+            is_folder = entry.is_dir(follow_symlinks=False)
+            os.chmod(entry.path, 0o555 if is_folder else mode & ~0o222)  # noqa: PTH101
+    folder.chmod(0o555)
 
 
 def _sync(folder: Path) -> None:

@@ -6,6 +6,7 @@ it is kept for other jobs. One that names files of the work tree, or a branch th
 
 import hashlib
 import json
+import os
 import platform
 import re
 import shlex
@@ -26,7 +27,7 @@ MOST_BYTES = 1 << 20
 MOST_FILES = 50
 """So many files may name each other."""
 
-_FORM = 1
+_FORM = 2
 _FILES = {"-r", "--requirement", "-c", "--constraint"}
 _EDITABLE = {"-e", "--editable"}
 _LINKS = {"-f", "--find-links"}
@@ -74,6 +75,7 @@ class _Reading:
     """What was read so far."""
 
     work: Path
+    values: Mapping[str, str]
     texts: list[str] = field(default_factory=list[str])
     variables: set[str] = field(default_factory=set[str])
     seen: set[Path] = field(default_factory=set[Path])
@@ -98,6 +100,7 @@ def read_recipe(
     start: Path,
     options: Mapping[str, str],
     whose: str,
+    values: Mapping[str, str],
 ) -> Recipe:
     """Reads what a job wants, and the files that it names.
 
@@ -107,12 +110,13 @@ def read_recipe(
         start: The job's working directory.
         options: Variables that change what an installer does, as the workflow has them.
         whose: What is built for one person serves nobody else.
+        values: What variables of the files will be, but for secrets: those stay their names.
 
     Raises:
         Refused: A file is missing, is no text, or is too large.
         Invalid: The words cannot be split.
     """
-    reading = _Reading(work.resolve())
+    reading = _Reading(Path(os.path.realpath(work)), values)
     steps: list[tuple[str, ...]] = []
     conda: Path | None = None
     for line in installs:
@@ -122,6 +126,7 @@ def read_recipe(
             _read_conda(conda, words[1], reading)
         else:
             steps.append(tuple(words))
+            reading.texts.append(_expanded(line, reading))
             _read_words(words, start, reading)
     left = steps if conda else without_present(steps, python)
     wish = {
@@ -157,7 +162,7 @@ def _read_words(words: Iterable[str], folder: Path, reading: _Reading) -> None:
         elif word in _LINKS:
             place = next(rest, "")
             reading.shared &= "://" in place or place.startswith("/")
-        elif word in _EDITABLE or _moves(word):
+        elif word in _EDITABLE or _moves(_expanded(word, reading)):
             reading.shared = False
 
 
@@ -175,9 +180,9 @@ def _read_file(folder: Path, name: str, reading: _Reading) -> None:
     path = folder / name
     text = _text_of(path, name, reading)
     for line in _lines(text):
-        reading.texts.append(line)
-        reading.variables.update(_VARIABLE.findall(line))
-        _read_words(_words_of(line), path.parent, reading)
+        read = _expanded(line, reading)
+        reading.texts.append(read)
+        _read_words(_words_of(read), path.parent, reading)
     reading.texts.append("")
 
 
@@ -201,13 +206,23 @@ def _words_of(line: str) -> list[str]:
 def _read_conda(path: Path, name: str, reading: _Reading) -> None:
     text = _text_of(path, name, reading)
     lines = [line for line in _lines(text) if not line.startswith(("name:", "prefix:"))]
-    reading.texts += lines
-    reading.shared &= not any(_CONDA_LOCAL.match(line) for line in lines)
+    read = [_expanded(line, reading) for line in lines]
+    reading.texts += read
+    reading.shared &= not any(_CONDA_LOCAL.match(line) for line in read)
+
+
+def _expanded(line: str, reading: _Reading) -> str:
+    """A line as an installer reads it; a variable that is empty or not there stays its name."""
+    reading.variables.update(_VARIABLE.findall(line))
+    return _VARIABLE.sub(lambda found: reading.values.get(found[1]) or found[0], line)
 
 
 def _text_of(path: Path, name: str, reading: _Reading) -> str:
     """The text of a file of the work tree; each is read once."""
-    real = path.resolve()
+    try:
+        real = Path(os.path.realpath(path))  # `resolve` breaks at links that lead to each other
+    except ValueError as error:
+        raise _unreadable(name, f"{error}.") from error
     if not real.is_relative_to(reading.work):
         # Whoever installs it looks at it with the job's rights, and not with the agent's.
         reading.shared = False

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ _PIP = {
     "PIP_NO_WARN_SCRIPT_LOCATION": "1",
 }
 _CONDA = {"CONDA_ALWAYS_YES": "true", "CONDA_ALWAYS_COPY": "true", "CONDA_QUIET": "true"}
+_PIP_LIES = re.compile(r"pip-(\d+)\.(\d+).*\.(?:dist|egg)-info")
 _OLDEST_OF_UV = (3, 8)
 _FOR_OTHERS = (22, 3)
 """pip from this version on installs for another interpreter than the one that runs it."""
@@ -48,11 +48,13 @@ class Pip:
     Attributes:
         argv: What comes before the arguments of `pip install`.
         env: What the program wants to be told beside them.
+        before: A program that has to run first; empty for none.
     """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    before: tuple[str, ...] = ()
 
 
 def options_of(environment: Mapping[str, str]) -> dict[str, str]:
@@ -66,7 +68,8 @@ def names_files(options: Mapping[str, str]) -> bool:
 
 
 def pip_for(python: Interpreter, environment: Path, search: str, uv_too: bool) -> Pip:
-    """What installs into a virtual environment.
+    """What installs into a virtual environment. Looks at files and runs nothing: what is there may
+    be somebody else's.
 
     Args:
         search: A PATH.
@@ -80,18 +83,22 @@ def pip_for(python: Interpreter, environment: Path, search: str, uv_too: bool) -
     if uv is not None and _version(python) >= _OLDEST_OF_UV:
         return Pip("uv", (str(uv), "pip", "install", "--python", target), _UV)
     own = str(python.path)
-    if _has_pip(target):
-        return Pip("pip", (target, "-m", "pip", "install"), _PIP)
-    if _pip_version(own) >= _FOR_OTHERS:
+    inside = ("-m", "pip", "install")
+    if _versions_of_pip([environment], "3*"):
+        return Pip("pip", (target, *inside), _PIP)
+    prefixes = [python.path.parent.parent, python.path.resolve().parent.parent]
+    named = ".".join(map(str, _version(python)))
+    if max(_versions_of_pip(prefixes, named), default=()) >= _FOR_OTHERS:
         return Pip("pip", (own, "-m", "pip", "--python", target, "install"), _PIP)
-    if not _runs(target, "-m", "ensurepip", "--default-pip"):
+    if not _found(prefixes, f"lib*/python{named}/ensurepip/__init__.py"):
         raise Refused(
             f"There is neither uv nor pip for Python {python.version} on this machine.",
             "",
             "There: python3 -m pip install uv",
             "no-installer",
         )
-    return Pip("pip", (target, "-m", "pip", "install"), _PIP)
+    before = (target, "-m", "ensurepip", "--default-pip")
+    return Pip("pip", (target, *inside), _PIP, before)
 
 
 def find_uv(search: str) -> Path | None:
@@ -126,20 +133,17 @@ def _version(python: Interpreter) -> tuple[int, ...]:
     return tuple(map(int, python.version.split(".")[:2]))
 
 
-def _has_pip(python: str) -> bool:
-    return _runs(python, "-c", "import pip")
+def _versions_of_pip(prefixes: Sequence[Path], version: str) -> list[tuple[int, ...]]:
+    """Of the pips that lie there for a version of Python."""
+    folders = (f"python{version}/site-packages", f"python{version}/dist-packages")
+    everywhere = (*folders, "python3/dist-packages")  # Debian's is for every version
+    found = (
+        _PIP_LIES.fullmatch(path.name)
+        for folder in everywhere
+        for path in _found(prefixes, f"lib*/{folder}/pip-*")
+    )
+    return [(int(each[1]), int(each[2])) for each in found if each is not None]
 
 
-def _pip_version(python: str) -> tuple[int, ...]:
-    """Of the pip that an interpreter has; nothing if it has none."""
-    said = _ran(python, "-m", "pip", "--version").stdout.decode(errors="replace")
-    found = re.match(r"pip (\d+)\.(\d+)", said)
-    return (int(found[1]), int(found[2])) if found else ()
-
-
-def _runs(*command: str) -> bool:
-    return _ran(*command).returncode == 0
-
-
-def _ran(*command: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, capture_output=True, check=False, timeout=120)
+def _found(prefixes: Sequence[Path], pattern: str) -> list[Path]:
+    return [path for prefix in prefixes for path in prefix.glob(pattern)]

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import shutil
-import signal
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,17 +184,7 @@ def _ended(folder: Path, shim: Shim) -> Ended:
         return write_lost(folder, "The agent ended before the job was started.")
     if not shim.of_this_boot:
         return write_lost(folder, "The machine was restarted while the job ran.")
-    left = _end_orphans(folder)
+    left = tree.end_holders(f"{MARK}={folder}".encode(), _CLEAN_SECONDS)
     vault.clear(str(folder))
     also = f" Processes that could not be ended: {sorted(left)}." if left else ""
     return write_lost(folder, f"The process that kept the job's output was killed.{also}")
-
-
-def _end_orphans(folder: Path) -> set[int]:
-    """Kills what a dead shim left; returns what would not die."""
-    mark = f"{MARK}={folder}".encode()
-    until = time.monotonic() + _CLEAN_SECONDS
-    while (left := tree.holders_of(mark)) and time.monotonic() < until:
-        tree.send(left, signal.SIGKILL)
-        time.sleep(0.02)
-    return left

@@ -10,6 +10,7 @@ its own is still its descendant; nothing gets away but by the shim's death.
 import ctypes
 import os
 import signal
+import time
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -22,11 +23,11 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def die_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent's main thread ends. Raises OSError."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with(parent: int, number: int = signal.SIGKILL) -> None:
+    """Has the kernel signal this process when its parent's main thread ends. Raises OSError."""
+    _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
 
 def hide_memory() -> None:
@@ -81,6 +82,15 @@ def holders_of(mark: bytes) -> set[int]:
             if mark in held.split(b"\0"):
                 found.add(int(name))
     return found
+
+
+def end_holders(mark: bytes, seconds: float) -> set[int]:
+    """SIGKILL to holders of a mark until there are none; returns those that do not end in time."""
+    until = time.monotonic() + seconds
+    while (left := holders_of(mark)) and time.monotonic() < until:
+        send(left, signal.SIGKILL)
+        time.sleep(0.02)
+    return left
 
 
 def _parents() -> list[tuple[int, int]]:

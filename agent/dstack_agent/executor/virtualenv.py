@@ -9,20 +9,21 @@ the job's Python, so that they find what the job adds; other files (share/, etc/
 """
 
 import os
+import posixpath
 import re
 import shutil
 import sys
 import sysconfig
 from pathlib import Path
 
+from dstack_agent.executor.foreign import entries_below, read_regular, remove_tree
 from dstack_agent.executor.pythons import Interpreter
-
-LAYER = "dstack-layer"
-"""Says in `pyvenv.cfg` on which kept environment this one lies."""
 
 _PIP = '#!/bin/sh\nexec "${0%/*}/python" -m pip "$@"\n'
 _OURS = re.compile(r"(python|pip)[\d.]*|activate.*|Activate\.ps1")
 _LONGEST_SCRIPT = 1 << 20
+_LONGEST_PATH = 1 << 12
+_APART = frozenset({"bin", "lib", "lib64", "pyvenv.cfg"})
 
 
 def make_virtual_environment(
@@ -35,8 +36,11 @@ def make_virtual_environment(
             Python of its own, which then is `python`.
         alone: Nothing but the standard library is visible in it.
     """
-    if (root / "pyvenv.cfg").exists():
+    if (root / "pyvenv.cfg").is_file():
         return
+    # A link that an installer left in a half of one would lead what is written out of it.
+    if trouble := remove_tree(root):
+        raise trouble
     executable = python.path.resolve()
     name = f"python{'.'.join(python.version.split('.')[:2])}"
     packages = root / "lib" / name / "site-packages"
@@ -59,19 +63,24 @@ def make_virtual_environment(
         _link_the_rest(layer, root)
     # Last, because it says that the rest is there.
     system = not alone and not (agents and _packages_of_agent())
-    lies = f"{LAYER} = {layer}\n" if layer else ""
+    _layer_file(root).unlink(missing_ok=True)
+    if layer:
+        _layer_file(root).write_bytes(os.fsencode(layer))
     config = f"home = {executable.parent}\ninclude-system-site-packages = {str(system).lower()}\n"
-    (root / "pyvenv.cfg").write_text(config + lies)
+    (root / "pyvenv.cfg").write_text(config)
 
 
 def layer_of(root: Path) -> Path | None:
-    """The kept environment that a virtual one lies on; None if there is none."""
-    try:
-        text = (root / "pyvenv.cfg").read_text()
-    except OSError:
-        return None
-    found = re.search(rf"^{LAYER} = (.+)$", text, re.MULTILINE)
-    return Path(found[1]) if found else None
+    """The kept environment that a virtual one lies on; None if there is none.
+
+    Told beside the environment, where an installer with walls cannot write: a job may read it all.
+    """
+    said = read_regular(_layer_file(root), _LONGEST_PATH) if os.path.lexists(root) else None
+    return Path(os.fsdecode(said)) if said else None
+
+
+def _layer_file(root: Path) -> Path:
+    return root.with_name(f"{root.name}.layer")
 
 
 def is_conda(environment: Path) -> bool:
@@ -81,28 +90,37 @@ def is_conda(environment: Path) -> bool:
 
 def _bring_scripts(layer: Path, root: Path) -> None:
     """Scripts of a kept environment, for the Python of this one; programs are linked."""
-    for path in (layer / "bin").iterdir():
-        target = root / "bin" / path.name
-        if _OURS.fullmatch(path.name) or target.exists():
+    there, here = (os.fsencode(each / "bin" / "python") for each in (layer, root))
+    for name, entry in entries_below(layer / "bin"):
+        target = root / "bin" / name
+        if "/" in name or _OURS.fullmatch(name) or os.path.lexists(target):
             continue
-        content = path.read_bytes() if path.stat().st_size <= _LONGEST_SCRIPT else b""
-        there, here = (os.fsencode(each / "bin" / "python") for each in (layer, root))
+        content = read_regular(layer / "bin" / name, _LONGEST_SCRIPT) or b""
         if content.startswith(b"#!") and there in content:
             target.write_bytes(content.replace(there, here))
             target.chmod(0o755)
-        else:
-            target.symlink_to(path)
+        elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+            target.symlink_to(entry.path)
 
 
 def _link_the_rest(layer: Path, root: Path) -> None:
-    for path in layer.iterdir():
-        if path.name in ("bin", "lib", "lib64", "pyvenv.cfg"):
-            continue
-        if path.is_dir():
-            shutil.copytree(path, root / path.name, symlinks=True, copy_function=_link)
-            _make_writable(root / path.name)
-        else:
-            _link(str(path), str(root / path.name))
+    """Second names for files; the folders are the job's own, the files as protected as before."""
+    for path, entry in entries_below(layer, leave_out=_APART):
+        target = root / path
+        if entry.is_symlink():
+            leads = os.readlink(entry.path)  # noqa: PTH115 (as it is said there)
+            if _stays_inside(path, leads):
+                target.symlink_to(leads)
+        elif entry.is_dir(follow_symlinks=False):
+            target.mkdir(0o755)
+        elif entry.is_file(follow_symlinks=False):
+            _link(entry.path, str(target))
+
+
+def _stays_inside(path: str, leads: str) -> bool:
+    """Whether a link at a path of an environment leads to another one of it."""
+    end = posixpath.normpath(posixpath.join(posixpath.dirname(path), leads))
+    return not end.startswith(("/", ".."))
 
 
 def _link(source: str, target: str) -> None:
@@ -111,12 +129,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:
         shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _make_writable(folder: Path) -> None:
-    """Folders of the job's own; the files in them stay as protected as they were."""
-    for root, _, _ in os.walk(folder):
-        Path(root).chmod(0o755)
 
 
 def _packages_of_agent() -> tuple[str, ...]:

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import os
-import shutil
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dstack_agent.executor.foreign import entries_below, remove_tree
 from dstack_agent.executor.watching import read_shim
 from dstack_agent.jobs.places import key_of
 from dstack_scheduler.job import JobKey
@@ -64,11 +64,12 @@ def remove_work(folder: Path) -> None:
         return
     for part in parts:
         if part.is_dir() and not part.is_symlink():
-            shutil.rmtree(part, onerror=_not_removed)
+            _remove(part)
 
 
-def _not_removed(_: object, path: str, error: object) -> None:
-    log.warning("%s was not removed: %s", path, error)
+def _remove(folder: Path) -> None:
+    if trouble := remove_tree(folder):
+        log.warning("%s was not removed: %s", folder, trouble)
 
 
 def sweep(jobs: Path, ended: Set[JobKey], keeping: Keeping, now: float) -> None:
@@ -79,7 +80,7 @@ def sweep(jobs: Path, ended: Set[JobKey], keeping: Keeping, now: float) -> None:
         too_old = now - touched > keeping.days * DAY_SECONDS
         if too_old or size > keeping.size_bytes:
             log.info("%s is removed: %s", folder, "its time is over" if too_old else "no room")
-            shutil.rmtree(folder, onerror=_not_removed)
+            _remove(folder)
 
 
 def _folders(jobs: Path, ended: Set[JobKey]) -> list[tuple[float, Path]]:
@@ -95,5 +96,9 @@ def _folders(jobs: Path, ended: Set[JobKey]) -> list[tuple[float, Path]]:
 
 def _size(folder: Path) -> int:
     """What a folder takes on the disk, its subfolders too; links are not followed."""
-    places = [Path(root, name) for root, _, names in os.walk(folder) for name in names]
-    return sum(each.lstat().st_blocks * 512 for each in places)
+    size = 0
+    for _, entry in entries_below(folder):
+        with suppress(OSError):  # gone meanwhile, or at a path that is too long
+            if not entry.is_dir(follow_symlinks=False):
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+    return size

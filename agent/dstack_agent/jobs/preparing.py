@@ -1,7 +1,6 @@
 """Makes everything ready that a job needs: its folder, its code, its inputs, room on the disk."""
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import field
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 from dstack_agent.artifacts.saving import Saver
 from dstack_agent.environments.moving import settle
+from dstack_agent.executor.foreign import remove_tree
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.caching import Caching
 from dstack_agent.jobs.clashing import Part, clash
@@ -155,8 +155,8 @@ def _called(each: Input) -> str:
 
 def _clear(folder: Path) -> None:
     """An empty folder, whatever an earlier life of the agent left there."""
-    if folder.exists():
-        shutil.rmtree(folder)
+    if trouble := remove_tree(folder):
+        raise trouble
     folder.mkdir(mode=0o700)
 
 

@@ -16,7 +16,7 @@ from dstack_agent.executor import landlock, pythons
 from dstack_agent.executor.environment import VIRTUAL_ENVIRONMENT
 from dstack_agent.executor.virtualenv import layer_of
 from dstack_agent.jobs.places import Places
-from dstack_mesh.faults import MeshError, Refused
+from dstack_mesh.faults import Invalid, MeshError, Refused
 from support.eventually import eventually
 from support.launches import spec_of
 from support.wheels import lines, make_wheel
@@ -265,3 +265,43 @@ async def test_what_the_agent_has_needs_no_index(bench: Bench) -> None:
     await bench.equip(job)
     assert bench.told == []
     assert not bench.kept.root.exists()
+
+
+DAEMON = """    import os, signal, sys, time
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        for handle in (0, 1, 2):
+            os.close(handle)
+        open({file!r}, "w").write(str(os.getpid()))
+        while True:
+            time.sleep(60)
+    while not (os.path.exists({file!r}) and open({file!r}).read()):
+        time.sleep(0.01)
+"""
+
+KILL_WHAT_WATCHES = """    pid = os.getpid()
+    while b"starting.py" not in open(f"/proc/{pid}/cmdline", "rb").read():
+        pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("also", ["", KILL_WHAT_WATCHES])
+async def test_what_an_installer_left_running_ends_with_it(bench: Bench, also: str) -> None:
+    left = bench.root / "left"
+    job = bench.job(1, installs=("--no-index ./daemon",))
+    fails = "    raise RuntimeError('made no wheel')\n"
+    project(job.places.work / "daemon", DAEMON.format(file=str(left)) + also + fails)
+    with pytest.raises(Refused):
+        await bench.equip(job)
+    assert _ended(int(left.read_text()))
+
+
+async def test_a_name_that_no_program_can_have_is_said(bench: Bench) -> None:
+    for how in ({"installs": ("a\0b",)}, {"env": {"MAX_JOBS": "a\0b"}}):
+        with pytest.raises(Invalid) as invalid:
+            await bench.equip(bench.job(len(bench.told) + 1, "thing", **how))  # type: ignore[arg-type]
+        assert "null" in str(invalid.value)
+        bench.told.append("")

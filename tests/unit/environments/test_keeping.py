@@ -5,13 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from dstack_agent.environments.keeping import KeptEnvironments, Pruned, measured
+from dstack_agent.executor.foreign import remove_tree
 from dstack_agent.executor.pythons import own
 from dstack_agent.executor.virtualenv import make_virtual_environment
+from dstack_mesh.faults import Refused
+from support.deep import LONG, make_deep
 from support.rounds import rounds, seeded
 
 
@@ -149,3 +154,45 @@ def test_a_builder_that_is_killed_leaves_nothing_that_is_used(kept: KeptEnvironm
         halves += found is None
         assert found is None or len(list(found.iterdir())) == 200
     print(f"{halves} of {rounds(4)} were killed before the seal")
+
+
+@pytest.mark.parametrize(("many", "name"), [(102, "d"), (20, LONG)])
+def test_what_is_deeper_than_an_environment_is_gets_no_seal(
+    kept: KeptEnvironments, many: int, name: str
+) -> None:
+    with kept.locked("k"):
+        folder = kept.draft("k")
+        make_deep(folder, many, name)
+        with pytest.raises(Refused):
+            kept.seal("k", folder, "x")
+    assert find(kept, "k") is None
+    assert remove_tree(folder) is None
+
+
+def test_what_grew_deep_later_is_another_one_and_goes(kept: KeptEnvironments) -> None:
+    folder = keep(kept, "k")
+    folder.chmod(0o755)
+    make_deep(folder / "deep", 20, LONG)
+    assert find(kept, "k") is None
+    kept.prune(dry_run=False)
+    assert not folder.exists()
+
+
+class TakenMeanwhile(KeptEnvironments):
+    """A job takes an environment into use just before it is looked at whether one does."""
+
+    taken: Path
+
+    @contextmanager
+    def locked(self, key: str) -> Generator[bool]:
+        make_virtual_environment(own(), self.jobs / "r.0.1" / "venv", self.taken)
+        with KeptEnvironments.locked(self, key) as mine:
+            yield mine
+
+
+def test_what_a_job_took_into_use_meanwhile_stays(kept: KeptEnvironments) -> None:
+    folder = keep(kept, "k")
+    others = TakenMeanwhile(kept.root, kept.jobs)
+    others.taken = folder
+    assert others.prune(dry_run=False) == Pruned()
+    assert find(kept, "k") == folder

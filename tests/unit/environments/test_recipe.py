@@ -20,6 +20,7 @@ def recipe(work: Path, *installs: str, **changes: object) -> Recipe:
         "start": work,
         "options": {},
         "whose": "",
+        "values": {},
     }
     return read_recipe(installs, **words | changes)  # type: ignore[arg-type]
 
@@ -138,3 +139,32 @@ def test_yaml_is_conda_s_and_its_name_for_itself_does_not_count(tmp_path: Path) 
 def test_variables_that_a_file_reads_are_found(tmp_path: Path) -> None:
     work = written(tmp_path, "--index-url https://${TOKEN}@host/simple\na")
     assert recipe(work, "-r r.txt").variables == {"TOKEN"}
+
+
+def test_values_of_variables_are_in_the_name(tmp_path: Path) -> None:
+    work = written(tmp_path, "--index-url https://${HOST}/simple\na @ https://x/${V}.zip\n")
+    first = recipe(work, "-r r.txt", values={"HOST": "a", "V": "1", "NOT": "x"})
+    assert first.variables == {"HOST", "V"}
+    others = [
+        recipe(work, "-r r.txt", values={"HOST": host, "V": v}).key
+        for host, v in (("a", "1"), ("b", "1"), ("a", "2"), ("a", ""))
+    ]
+    assert others[0] == first.key
+    assert len(set(others)) == 4
+
+
+@pytest.mark.parametrize("value", ["./own", "git+https://x/y@main", "file:///x"])
+def test_what_a_variable_leads_to_counts(tmp_path: Path, value: str) -> None:
+    work = written(tmp_path, "${WHAT}\n")
+    assert recipe(work, "-r r.txt", values={"WHAT": "a==1"}).shared
+    assert not recipe(work, "-r r.txt", values={"WHAT": value}).shared
+    assert not recipe(work, "${WHAT}", values={"WHAT": value}).shared
+
+
+@pytest.mark.parametrize("name", ["r.txt", "r\0.txt", "r" * 300])
+def test_what_is_no_file_is_refused_whatever_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "r.txt").symlink_to("r2.txt")
+    (tmp_path / "r2.txt").symlink_to("r.txt")
+    with pytest.raises(Refused) as refused:
+        recipe(tmp_path, f"-r {name}")
+    assert refused.value.code == "no-requirements"

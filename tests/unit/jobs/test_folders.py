@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from dstack_agent.jobs.folders import DAY_SECONDS, Keeping, sweep
+from dstack_agent.jobs.folders import DAY_SECONDS, Keeping, remove_work, sweep
 from dstack_agent.jobs.places import folder_of
 from dstack_mesh.ids import RunId
 from dstack_scheduler.job import JobKey
+from support.deep import LONG, make_deep
 
 NOW = 1_800_000_000.0
 KEYS = [JobKey(RunId(f"{number:026d}"), 0, 1) for number in range(4)]
@@ -46,3 +47,13 @@ def test_a_link_in_the_place_of_a_job_is_left_alone(tmp_path: Path) -> None:
     folder_of(jobs, KEYS[0]).symlink_to(target)
     sweep(jobs, {KEYS[0]}, Keeping(days=0.0001), NOW * 2)
     assert target.exists()
+
+
+def test_folders_deeper_than_any_path_are_removed_too(tmp_path: Path) -> None:
+    left, old = made(tmp_path, KEYS[0], 1), made(tmp_path, KEYS[1], 31)
+    make_deep(left / "work")
+    make_deep(old / "work", 20, LONG)
+    remove_work(left)
+    assert [path.name for path in left.iterdir()] == ["journal"]
+    sweep(tmp_path, {KEYS[1]}, Keeping(days=30), NOW)
+    assert not old.exists()
