@@ -207,6 +207,10 @@ Nothing is wrong with the job: another agent may be given the next attempt.
 """
 
 
+RELOADED = "reloaded"
+"""Reason of a running attempt whose code follows the edits of its submitter from then on."""
+
+
 @frozen
 class StateChange:
     """A state of an attempt and when it began.
