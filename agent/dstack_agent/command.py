@@ -35,7 +35,23 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group()
+class _Root(click.Group):
+    """The verbs, and what became of an old one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] == "config":
+            raise click.UsageError(
+                "There is no server and no token: a machine joins a mesh, and its settings are"
+                " flags of start.\n  fix: dstack-runner join CODE\n"
+                "  fix: dstack-runner start --help",
+                ctx,
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Root)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
 def root() -> None:
     """Runs jobs on this machine for the members of its mesh."""

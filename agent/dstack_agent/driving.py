@@ -327,7 +327,7 @@ def _submitted(run: DrivenRun, job: int, attempt: int) -> JobRecord:
     spec = run.jobs[job].spec
     key = replace(spec.key, attempt=attempt)
     submitted = StateChange(key, JobState.SUBMITTED, spec.submitted_at)
-    return JobRecord(key, spec.workflow, spec.provider, submitted)
+    return JobRecord(key, spec.workflow, spec.provider, submitted, apps=spec.app_names)
 
 
 def _with(run: DrivenRun, told: JobRecord) -> DrivenRun:

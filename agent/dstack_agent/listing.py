@@ -136,6 +136,7 @@ class Listings:
             copies=_copies(artifacts, Source(card.peer_id, card.addresses)),
             again=_is_tried_again(accepted),
             reuse_key=accepted.reuse_key,
+            apps=spec.app_names,
         )
 
 

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dstack_cli import embedded, exit_codes
 from dstack_cli.attended import Attendance
-from dstack_cli.code import Code
+from dstack_cli.code import Code, capture
 from dstack_cli.ending import end_document, submitted_document
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.screen import Screen
@@ -61,7 +63,10 @@ async def _carry(
 ) -> int:
     """Carries what is left of a run out; returns the exit code of the command."""
     watching.notes = notes_on(order.code.result())
-    async with _with_apps(reach, taken.plan, asked, screen, watching) as watcher:
+    async with (
+        _with_apps(reach, taken.plan, asked, screen, watching) as apps,
+        _with_edits(reach, order, taken.plan, asked, screen, apps) as watcher,
+    ):
         driven = DrivenWork(reach, taken.submission, order.tag, watcher)
         screen.live("asking agents", asyncio.get_running_loop().time())
         if asked.detach:
@@ -89,6 +94,23 @@ async def _with_apps(
     opens = terminal.stdin and terminal.stderr and not asked.no_open
     async with watched_apps(reach, watching, screen.say, opens) as watcher:
         yield watcher
+
+
+@asynccontextmanager
+async def _with_edits(
+    reach: Reach, order: Order, plan: Plan, asked: Asked, screen: Screen, watcher: Watcher
+) -> AsyncGenerator[Watcher]:
+    """Who watches the run: with what is edited laid into its jobs, if that is wanted."""
+    if not asked.reload:
+        yield watcher
+        return
+    from dstack_cli.reloading import Reloading, following_edits  # most runs go on as they began
+
+    folder, began = Path.cwd(), order.code.result().digest
+    look = partial(capture, folder, reach.store, reach.home)
+    names = workflows_of(plan)
+    async with following_edits(Reloading(reach, watcher, look, began, names, screen.say)) as edits:
+        yield edits
 
 
 def _has_apps(plan: Plan) -> bool:

@@ -28,9 +28,16 @@ def find(text: str, known: Sequence[Named], what: str) -> Named:
     """
     if text.startswith("@"):
         return _counted(text, known, what)
-    for one in known:
-        if text in (one.name, one.id):
-            return one
+    called = [one for one in known if text in (one.name, one.id)]
+    if len(called) > 1 and what == "run":
+        raise Misused(
+            f"{len(called)} runs are called {text}.",
+            f"Their ids are {listed(one.id for one in called)}, the newest first.",
+            "give the id of one; dstack ps -a -v says more of each",
+            code="ambiguous",
+        )
+    if called:
+        return called[0]
     matching = [one for one in known if one.name.startswith(text) or one.id.startswith(text)]
     match matching:
         case [one]:

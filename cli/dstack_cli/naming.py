@@ -5,7 +5,7 @@ import random
 import socket
 import time
 
-from dstack_cli.remembered import recall
+from dstack_cli.remembered import heard_names, recall
 from dstack_mesh.home import Home
 from dstack_mesh.ids import RunId, RunName
 from dstack_mesh.user import user_name
@@ -13,8 +13,11 @@ from dstack_scheduler.names import run_id, run_name
 
 
 def order_name(home: Home) -> RunName:
-    """A name that no run has which this home submitted."""
-    taken = {run.run_name for run in recall(home)}
+    """A name that no run has which this home submitted or heard of.
+
+    Two homes that never heard of each other may choose the same one; then the id tells them apart.
+    """
+    taken = {run.run_name for run in recall(home)} | heard_names(home)
     words, number = random.getrandbits(64), 1
     while (name := run_name(random.Random(words).randrange, number)) in taken:
         number += 1

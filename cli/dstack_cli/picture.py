@@ -66,6 +66,7 @@ class RunPicture:
         copies: Copies within reach of what it kept, of the artifact that has the fewest; None if it
             kept nothing.
         promised: So many there should be.
+        ours: Whether this home submitted it.
     """
 
     record: RunRecord
@@ -77,6 +78,7 @@ class RunPicture:
     removed: bool = False
     copies: int | None = None
     promised: int = 1
+    ours: bool = False
 
     @property
     def stale(self) -> bool:
@@ -236,6 +238,7 @@ def _picture(
         away=away,
         kept=any(is_elsewhere(peer_id) for peer_id in tellers),
         copies=_copies(whole, silent),
+        ours=known is not None,
     )
 
 
@@ -270,4 +273,5 @@ def _unheard(run: Submitted) -> RunPicture:
             variables=run.variables,
         ),
         heard=False,
+        ours=True,
     )

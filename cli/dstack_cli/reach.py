@@ -130,8 +130,8 @@ class Reach:
         All are asked at once, and nobody is waited for long who is slower than one that answers for
         all of them. What is kept outside the mesh is told like that of one more agent.
         """
-        from dstack_cli.picture import absentees, current_tags
-        from dstack_cli.remembered import note_tags
+        from dstack_cli.picture import absentees, current_tags, words
+        from dstack_cli.remembered import note_runs, note_tags
         from dstack_cli.searching import LISTING, Search
 
         async def ask(known: KnownAgent) -> Listing | None:
@@ -141,8 +141,9 @@ class Reach:
         kept, _ = await asyncio.gather(self._kept(), self._run(search))
         found = [*((peer, search.answers[peer]) for peer in sorted(search.answers)), *kept]
         self._away = absentees(found)
-        if found and not runs:  # then all tags are told
+        if found and not runs:  # then all runs and tags are told
             note_tags(self.home, [tag.tag for tag in current_tags(one for _, one in found)])
+            note_runs(self.home, [run.run_name for _, one in words(found) for run in one.runs])
         for telling in (one for _, listing in found for one in listing.others):
             if telling.agent_name:
                 self._met.setdefault(telling.agent_id, telling.agent_name)
@@ -343,9 +344,15 @@ async def reaching(
 
 
 def chosen_run(text: str, pictures: "Sequence[RunPicture]") -> "RunPicture":
-    """The run that a person means. Raises Missing or Misused."""
+    """The run that a person means; of several that are called so, the one of this home.
+
+    Raises Missing or Misused.
+    """
     from dstack_cli.names import Named, find
 
+    ours = [one for one in pictures if one.ours and one.record.run_name == text]
+    if len(ours) == 1:
+        return ours[0]
     named = [Named(one.record.run_name, one.record.run_id) for one in pictures]
     chosen = find(text, named, "run")
     return next(one for one in pictures if one.record.run_id == chosen.id)

@@ -69,8 +69,28 @@ def forget(home: Home, run_ids: Sequence[str]) -> None:
 
 def note_tags(home: Home, tags: Sequence[str]) -> None:
     """Notes the tags that were heard of, for TAB. Trouble waits for the next command."""
-    noted = "".join(f"{tag}\n" for tag in dict.fromkeys(tags)).encode()
-    file = home.state / "tag-names"
+    _note(home.state / "tag-names", tags)
+
+
+def note_runs(home: Home, names: Sequence[str]) -> None:
+    """Notes the names of runs that were heard of: a new run takes none of them."""
+    _note(_heard(home), names)
+
+
+def heard_names(home: Home) -> set[str]:
+    """Names that runs of others had when somebody last told of them."""
+    try:
+        return set(_heard(home).read_text(errors="replace").split())
+    except OSError:
+        return set()
+
+
+def _heard(home: Home) -> Path:
+    return home.state / "heard-names"
+
+
+def _note(file: Path, names: Sequence[str]) -> None:
+    noted = "".join(f"{name}\n" for name in dict.fromkeys(names)).encode()
     try:
         if noted != (file.read_bytes() if file.exists() else b""):
             write_durably(file, noted, sync=False)

@@ -24,6 +24,7 @@ class Asked:
         push_to: Remote that the run goes to once it has ended; "" for none.
         no_open: Links of apps are printed only.
         reuse: Results of earlier jobs may stand in for jobs.
+        reload: What is edited is laid into the jobs while they run.
     """
 
     target: str = ""
@@ -40,6 +41,7 @@ class Asked:
     push_to: str = ""
     no_open: bool = False
     reuse: bool = True
+    reload: bool = False
 
 
 @frozen
@@ -63,6 +65,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--no-open",), "Print links of apps; open none in a browser."),
     Flag(("-f", "--follow"), "Follow the run; that is what happens anyway."),
     Flag(("--no-reuse",), "Run every job, also one whose result exists already."),
+    Flag(("--reload",), "Lay what you edit here into the jobs while they run."),
     Flag(("--home",), "Keep everything below DIR (also DSTACK_HOME).", "DIR"),
     Flag(("-h", "--help"), "Tell about this verb, or about the workflow whose name comes before."),
 )
@@ -81,6 +84,7 @@ _SET: dict[str, Callable[[Asked, str], Asked]] = {
     "--no-open": lambda asked, _: replace(asked, no_open=True),
     "-f": lambda asked, _: replace(asked, detach=False),
     "--no-reuse": lambda asked, _: replace(asked, reuse=False),
+    "--reload": lambda asked, _: replace(asked, reload=True, reuse=False),
     "--home": lambda asked, value: replace(asked, home=value),
     "-h": lambda asked, _: replace(asked, help=True),
 }
@@ -113,6 +117,13 @@ def read(args: Sequence[str]) -> Asked:
             raise _not_ours(word)
         elif word != "--":
             asked = replace(asked, target=word)
+    if asked.reload and asked.detach:
+        raise Misused(
+            "--reload follows your edits only while you stay.",
+            "With -d nobody is there to send them.",
+            "leave -d or --reload away",
+            code="usage",
+        )
     return replace(asked, words=tuple(words))
 
 

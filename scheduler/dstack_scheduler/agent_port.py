@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from dstack_mesh.card import HelloAnswer, PeerCard
+from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
@@ -245,6 +246,10 @@ class Agent(Protocol):
 
     async def forget_caches(self, repo: str, workflow: str) -> int:
         """Lets go of the caller's caches of a workflow there; returns how many there were."""
+        ...
+
+    async def reload(self, key: JobKey, code: Digest) -> Replaced:
+        """Lays newer code, whose bytes are there, into a job that runs and that the caller gave."""
         ...
 
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:

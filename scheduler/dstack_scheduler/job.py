@@ -165,6 +165,10 @@ class JobSpec:
         return ExecutorKind.DOCKER if self.image else ExecutorKind.PROCESS
 
     @property
+    def app_names(self) -> tuple[str, ...]:
+        return tuple(app.name for app in self.apps)
+
+    @property
     def secrets_needed(self) -> tuple[str, ...]:
         """Every secret whose value must come with the award."""
         return needed(self.secret_names, self.env, self.registry_auth)
@@ -201,6 +205,10 @@ RECLAIMED = "reclaimed"
 
 Nothing is wrong with the job: another agent may be given the next attempt.
 """
+
+
+RELOADED = "reloaded"
+"""Reason of a running attempt whose code follows the edits of its submitter from then on."""
 
 
 @frozen
@@ -325,6 +333,7 @@ class JobRecord:
     Attributes:
         again: It ended and is to be tried again, by whoever drives the run.
         reuse_key: What its result may stand in for; empty for nothing. See `reuse`.
+        apps: Names of what a person can open of it while it runs.
     """
 
     key: JobKey
@@ -338,6 +347,7 @@ class JobRecord:
     copies: tuple[Source, ...] = ()
     again: bool = False
     reuse_key: Digest = NOTHING
+    apps: tuple[str, ...] = ()
 
 
 @frozen

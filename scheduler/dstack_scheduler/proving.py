@@ -22,7 +22,7 @@ from dstack_scheduler.evidence import (
     Vouched,
     link,
 )
-from dstack_scheduler.job import ArtifactSaved, Fin, JobKey, JobSpec, StateChange
+from dstack_scheduler.job import RELOADED, ArtifactSaved, Fin, JobKey, JobSpec, StateChange
 
 BROKEN = "broken-chain"
 
@@ -196,8 +196,24 @@ def prove_chain(
     facts = [
         prove_submitter(walked, evidence.specification, read),
         prove_events(walked, expected),
+        *_edits(walked),
     ]
     return walked, facts
+
+
+def _edits(walked: Walked) -> list[Fact]:
+    """That other code ran than was signed, if it did: its submitter edited it meanwhile."""
+    edited = [state for state in walked.states if state.reason == RELOADED][:1]
+    return [
+        Fact(
+            about(walked.key),
+            "edits",
+            Standing.OPEN,
+            f"from {state.at:%H:%M:%S} UTC on its code followed edits of its submitter;"
+            " it began with what was signed",
+        )
+        for state in edited
+    ]
 
 
 def _event(number: int, signed: Signed, read: Reading) -> Event:

@@ -30,7 +30,7 @@ def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input
 
     Raises:
         Missing: There is no such run or repository, or it kept nothing; says what there is.
-        Refused: Several repositories have that name.
+        Refused: Several repositories have that name, or the run is not over yet.
     """
     known = list(listings)
     runs = merged_runs(known)
@@ -46,6 +46,8 @@ def resolve(reuse: Reuse, repo: str, listings: Iterable[Listing]) -> tuple[Input
     if not reuse.workflow and not reuse.run:
         jobs = [job for job in jobs if job.workflow == run.target] or jobs
     inputs = tuple(each for job in jobs for each in inputs_of(job, run))
+    if _goes_on(jobs) or (not inputs and len(run.jobs) < run.job_count):
+        raise _not_done(reuse, run)
     if not inputs:
         raise Missing(
             f"{_text(reuse)} kept no artifacts.",
@@ -223,6 +225,20 @@ def _is_done(run: RunRecord, workflow: str) -> bool:
     return whole and bool(jobs) and all(job.state.state is JobState.DONE for job in jobs)
 
 
+def _goes_on(jobs: Iterable[JobRecord]) -> bool:
+    return any(job.again or not job.state.state.ended for job in jobs)
+
+
+def _not_done(reuse: Reuse, run: RunRecord) -> Refused:
+    """A tag may be given before there is anything behind it: as its run is submitted."""
+    return Refused(
+        f"{_text(reuse)} is not done yet.",
+        f"It is run {run.run_name}, which goes on; what it keeps counts once it ended.",
+        f"dstack wait {run.run_name}   (and then the same again)",
+        code="not-done-yet",
+    )
+
+
 def _missing(
     reuse: Reuse,
     repo: str,
@@ -264,8 +280,8 @@ def _missing(
 
 
 def _text(reuse: Reuse) -> str:
-    if reuse.text:
-        return reuse.text
+    if reuse.text or reuse.run:
+        return reuse.text or reuse.run
     return f"{reuse.workflow}:{reuse.tag}" if reuse.tag else reuse.workflow
 
 

@@ -167,6 +167,7 @@ class Track:
             agent_name=place.agent.card.name if place.agent is not None else "",
             gpu_uuids=place.won.hold.gpu_uuids if place.won is not None else (),
             artifacts=fin[0].artifacts if fin is not None else (),
+            apps=job.spec.app_names,
         )
 
     def _kept(self, index: int) -> tuple[Input, ...]:

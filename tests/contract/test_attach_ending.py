@@ -39,6 +39,9 @@ class Full(rpc.RunServiceServicer):
     async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:
         return pb.RemoveResponse()
 
+    async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadResponse:
+        return pb.ReloadResponse()
+
     async def Tag(self, request: pb.TagRequest, context: Any) -> pb.TagResponse:
         return pb.TagResponse()
 

@@ -280,6 +280,24 @@ def test_3_2_35_prune_cache_forgets_what_stays_between_runs(home: Peer, code: Pa
     assert (pruned["caches"], told) == (1, [b"fresh\n", b"cached\n", b"fresh\n"])
 
 
+def test_trap_70_prune_is_of_runs_and_prune_cache_of_what_stays_between_them(
+    home: Peer, code: Path
+) -> None:
+    told = [home.dstack("run", "cached", cwd=code, check=True).stdout for _ in range(2)]
+    home.dstack("prune", "-f", cwd=code, check=True)
+    assert home.json("ps", "-a", cwd=code)["items"] == []
+    told.append(home.dstack("run", "cached", cwd=code, check=True).stdout)
+    assert told[1:] == [b"cached\n", b"cached\n"]
+    home.dstack("prune", "cache", "cached", cwd=code, check=True)
+    assert len(home.json("ps", "-a", cwd=code)["items"]) == 1
+
+
+def test_4_13_2_names_that_a_listing_tells_of_are_taken(home: Peer, code: Path) -> None:
+    home.dstack("run", "bash", "-c", "true", cwd=code, check=True)
+    told = {item["run"] for item in home.json("ps", "-a", cwd=code)["items"]}
+    assert told <= {*(home.home / "state" / "heard-names").read_text().split()}
+
+
 def test_3_2_42_version_and_help(home: Peer) -> None:
     assert home.dstack("--version", check=True).stdout.startswith(b"dstack ")
     for flag in ("--help", "-h"):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dstack_cli.interrupts import AGAIN_SECONDS, Interrupts, Wish
 from dstack_cli.run_words import read
 from dstack_cli.targets import help_of, targets_listing
 from dstack_scheduler.workflow.problem import WorkflowProblems
@@ -35,6 +36,21 @@ def test_3_2_10_a_workflow_or_a_provider_is_run_by_its_name() -> None:
 def test_3_2_11_a_run_may_be_left(flag: str) -> None:
     assert read([flag, "train"]).detach
     assert read(["train", flag]).detach
+
+
+@pytest.mark.parametrize(
+    ("on_terminal", "wishes"),
+    [(True, [Wish.DETACH, Wish.STOP, Wish.ABORT]), (False, [Wish.STOP, Wish.ABORT, Wish.ABORT])],
+)
+def test_3_2_12_the_first_press_leaves_or_stops_and_the_next_is_harder(
+    on_terminal: bool, wishes: list[Wish]
+) -> None:
+    """In front of a real terminal: `tests/e2e/test_cli_interrupts.py`."""
+    presses = Interrupts(on_terminal)
+    assert [presses.pressed(at, accepted=True) for at in (0.0, 1.0, 2.0)] == wishes
+    later = Interrupts(on_terminal=True)
+    alone = [later.pressed(at * (AGAIN_SECONDS + 0.1), accepted=True) for at in range(3)]
+    assert alone == [Wish.DETACH] * 3
 
 
 def test_3_2_13_a_run_may_be_tagged_when_it_is_submitted() -> None:

@@ -1,13 +1,14 @@
 """Section 3.3: tables as they were printed."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from dstack_cli.output.agents import COLUMNS as AGENTS
 from dstack_cli.output.port import Listing
-from dstack_cli.output.runs import PS_COLUMNS, VERBOSE_COLUMNS, ps_listing, status_listing
+from dstack_cli.output.runs import PS_COLUMNS, VERBOSE_COLUMNS, ps_listing, run_item, status_listing
 from dstack_cli.output.table import draw
 from dstack_cli.output.words import ago
 from dstack_cli.picture import RunPicture
@@ -69,16 +70,31 @@ def test_3_3_1_status_is_the_table_of_document_004() -> None:
     "columns",
     [
         pytest.param("RUN WORKFLOW STATUS SUBMITTED TAG", id="3.3.2 runs"),
-        pytest.param("RUN WORKFLOW STATUS SUBMITTED TAG", id="3.3.3 runs"),
-        pytest.param("RUN WORKFLOW STATUS SUBMITTED TAG", id="3.3.4 status with targets"),
-        pytest.param("RUN WORKFLOW STATUS SUBMITTED TAG", id="3.3.5 ps"),
+        pytest.param("RUN WORKFLOW STATUS APPS SUBMITTED TAG", id="3.3.3 runs"),
+        pytest.param("RUN WORKFLOW STATUS APPS SUBMITTED TAG", id="3.3.4 status with targets"),
+        pytest.param("RUN WORKFLOW STATUS APPS SUBMITTED TAG", id="3.3.5 ps"),
         pytest.param("RUN WORKFLOW SUBMITTED OWNER STATUS TAG", id="3.3.6 ps with owners"),
     ],
 )
 def test_what_lists_of_runs_told_ps_tells(columns: str) -> None:
-    """Artifacts are listed by `ls`, applications by `app`: one table for all epochs."""
+    """Artifacts are listed by `ls`: one table for all epochs."""
     shown = cells(ps_listing([picture()], NOW))[0]
     assert set(columns.split()) <= set(shown)
+
+
+@pytest.mark.parametrize(
+    ("state", "apps"), [(JobState.RUNNING, "lab, port0"), (JobState.PREPARING, ""), (None, "")]
+)
+def test_2_3_2_ps_names_the_applications_that_can_be_opened(
+    state: JobState | None, apps: str
+) -> None:
+    record = picture().record
+    (job,) = record.jobs
+    now = replace(job.state, state=state or JobState.DONE)
+    shown = RunPicture(replace(record, jobs=(replace(job, state=now, apps=("lab", "port0")),)))
+    table = ps_listing([shown], NOW).table
+    assert table.rows[0][[column.title for column in table.columns].index("APPS")] == apps
+    assert run_item(shown)["jobs"][0]["apps"] == ["lab", "port0"]  # type: ignore[index, call-overload]
 
 
 def test_3_3_7_ps_tells_errors_when_it_is_asked_for_more() -> None:

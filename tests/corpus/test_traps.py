@@ -37,6 +37,8 @@ CANNOT: dict[int, str] = {
     6: "A tag names a run and keeps its artifacts reachable, also where the run's record is old: "
     "unit/publishing/test_publishing.py::"
     "test_runs_that_a_tag_names_outlive_others_and_are_bounded_too",
+    7: "A tag counts once its run ended; until then whoever depends on it is told which run it is: "
+    "unit/resolve/test_resolve.py::test_a_tag_of_a_run_that_goes_on_is_refused_in_words",
     8: "Of two names the one that is a run is the run: "
     "e2e/test_cli_runs.py::test_tags_in_both_orders_and_taken_back",
     9: "Without a name the tag is the run's own, and either order is understood: "
@@ -84,9 +86,9 @@ CANNOT: dict[int, str] = {
     56: "No diff is made; files travel as bytes: "
     "unit/code/test_capture.py::test_changes_of_every_kind_arrive",
     57: "The remote is never asked, and every odd state of a repository has its test: "
-    "unit/code/test_capture.py::test_a_detached_head_stays_detached",
+    "unit/code/test_kinds_of_repository.py::test_a_detached_head_stays_detached",
     58: "git itself decides what is ignored, also outside of a repository: "
-    "unit/code/test_capture.py::test_a_folder_that_is_no_repository_honours_ignore_files",
+    "unit/code/test_kinds_of_repository.py::test_a_folder_that_is_no_repository_honours_ignore_files",
     59: "The one limit is 2 GiB, and the largest files are named: "
     "unit/code/test_capture.py::test_too_much_code_is_refused_with_the_biggest_files",
     60: "The job has a real checkout that is clean where ours is: "
@@ -106,7 +108,7 @@ CANNOT: dict[int, str] = {
     73: "A pipe is never asked anything: "
     "unit/cli/test_interrupts.py::test_without_a_terminal_it_stops_then_aborts",
     74: "A stop that comes too late changes nothing: "
-    "unit/driver/test_driver.py::test_stop_after_the_end_changes_nothing",
+    "unit/driver/test_stops.py::test_stop_after_the_end_changes_nothing",
     75: "Commands are the lines of one script with a check after each, not a chain of &&: "
     "unit/test_shell.py::test_what_is_wrong_in_a_command_stays_in_it",
     77: "The three cases are three tests: unit/executor/test_container.py::"

@@ -285,6 +285,8 @@ def test_app_leads_there_again_for_scripts_too(notebook: Attached, lab: Lab) -> 
         told = json.loads(opened.said().splitlines()[0])
         assert (told["schema"], told["run"], told["app"]) == ("dstack.app/v1", name, "lab")
         assert get(told["url"]) == b"a notebook"
+    (shown,) = lab.laptop.json("ps", name)["items"]
+    assert shown["jobs"][0]["apps"] == ["lab"]
     wrong = lab.laptop.dstack("app", name, "train", cwd=lab.code)
     assert wrong.returncode == 2 and b"no job of a workflow" in wrong.stderr, said(wrong)
 

@@ -65,6 +65,7 @@ RosterService/Renew                       x        x       x      x    x     x
 RunService/Attach                         x        x       x      x    x     x
 RunService/Drive                          -        x       x      x    x     x
 RunService/List                           x        x       x      x    x     x
+RunService/Reload                         -        x       x      x    x     x
 RunService/Remove                         -        x       x      x    x     x
 RunService/Stop                           -        x       x      x    x     x
 RunService/Tag                            -        x       x      x    x     x

@@ -311,6 +311,9 @@ class Unused(rpc.RunServiceServicer):
     async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:
         raise AssertionError
 
+    async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadResponse:
+        raise AssertionError
+
     async def Tag(self, request: pb.TagRequest, context: Any) -> pb.TagResponse:
         raise AssertionError
 

@@ -13,10 +13,12 @@ import pytest
 from dstack_agent.jobs.chronicle import Followed
 from dstack_agent.servicers.attach import Wishes
 from dstack_agent.servicers.run import Runs, RunServicer
+from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Forbidden, MeshError, Missing
-from dstack_mesh.ids import Address, PeerId, RunId, RunName
+from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.trust.membership import Role
+from dstack_mesh.v1 import job_pb2
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Caller
@@ -44,6 +46,7 @@ class Told:
     def __init__(self) -> None:
         self.stopped: list[RunId] = []
         self.driven: list[PeerId] = []
+        self.edited: list[PeerId] = []
         self.gave: frozenset[PeerId] = frozenset()
 
     async def givers(self, run_id: RunId) -> frozenset[PeerId]:
@@ -70,6 +73,10 @@ class Told:
     async def remove(self, run_id: RunId, who: Caller) -> None:
         raise AssertionError("nobody removes")
 
+    async def reload(self, key: JobKey, code: Digest, peer: PeerId) -> Replaced:
+        self.edited.append(peer)
+        return Replaced(1, 2)
+
     async def forget(self, peer: PeerId, repo: str, workflow: str) -> int:
         raise AssertionError("nobody has caches")
 
@@ -92,6 +99,7 @@ async def asked_by(
         told.remove,
         told.heard,
         told.forget,
+        told.reload,
     )
     server, channels = make_server(), Channels(home)
     rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs), server)
@@ -125,6 +133,16 @@ async def test_a_reader_lists_runs_and_stops_none(tmp_path: Path, stop: Stop) ->
         with pytest.raises(Forbidden):
             await stop(stub)
     assert told.stopped == []
+
+
+async def test_edits_are_asked_for_under_one_s_own_name_alone(tmp_path: Path) -> None:
+    key = job_pb2.JobKey(run_id=RUN, job=0, attempt=1)
+    request = pb.ReloadRequest(key=key, code_digest=b"c" * 32)
+    behalf = behalf_to_wire(Asker(GIVER, Role.SUBMITTER.value))
+    async with asked_by(Role.RUNNER, tmp_path, own=False) as (stub, told):
+        done = await stub.Reload(request, timeout=5, metadata=behalf)
+    assert (done.made, done.removed) == (1, 2)
+    assert len(told.edited) == 1 and GIVER not in told.edited
 
 
 @pytest.mark.parametrize("role", [Role.SUBMITTER, Role.RUNNER])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dstack_mesh.card import PeerCard
+from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.faults import Busy, Conflict, Missing, Refused, Unreachable
 from dstack_mesh.ids import Address, Digest, HoldId, MeshId, PeerId, RunId
 from dstack_mesh.signing import Signed
@@ -261,6 +262,12 @@ class FakeAgent:
     async def remove(self, run_id: RunId) -> None:
         self._arrive("remove")
         self.machine.removed.add(run_id)
+
+    async def reload(self, key: JobKey, code: Digest) -> Replaced:
+        self._arrive("reload")
+        if key not in self.machine.jobs or code not in self.machine.trees:
+            raise Missing("The job or the code is not here.", code="no-such-job")
+        return self._leave(Replaced())
 
     async def forget_caches(self, repo: str, workflow: str) -> int:
         self._arrive("forget")

@@ -199,6 +199,7 @@ def _runs() -> dict[str, Sequence[Message]]:
             run_pb2.RemoveRequest(run_id=machines.key().run_id),
             run_pb2.RemoveRequest(caches=run_pb2.CachesOf(repo="lab/digits", workflow="train")),
         ],
+        "RunService/Reload": [run_pb2.ReloadRequest(key=key, code_digest=DIGEST)],
         "RunService/Tag": [run_pb2.TagRequest(tag=convert.tag_to_wire(tag))],
     }
 

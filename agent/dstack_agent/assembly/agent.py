@@ -221,6 +221,7 @@ def served_of(
             remove=removing.remove,
             removed=ground.auditor.removed,
             forget=memory.caches.forget,
+            reload=work.supervisor.reload,
         ),
         owner=work.owner,
         testimony=testimony,

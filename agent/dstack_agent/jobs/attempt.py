@@ -39,6 +39,7 @@ from dstack_agent.jobs.event import (
     NotPrepared,
     NotSaved,
     Prepared,
+    Reloaded,
     Saved,
     StopAsked,
 )
@@ -55,9 +56,11 @@ from dstack_agent.jobs.phase import (
     Verdict,
 )
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.job import JobState
+from dstack_scheduler.job import RELOADED, JobState
 
 FRESH = Fresh()
+
+FOLLOWS = "its code follows the edits of its submitter"
 
 
 @frozen
@@ -80,6 +83,8 @@ def step(attempt: Attempt, event: Event) -> Step:
             return _prepared(attempt, event)
         case Launched() | NotLaunched():
             return _launched(attempt, event)
+        case Reloaded():
+            return _reloaded(attempt)
         case CommandsEnded(ended):
             return _ended(attempt, ended)
         case Saved() | NotSaved():
@@ -206,6 +211,12 @@ def _launched(attempt: Attempt, event: Launched | NotLaunched) -> Step:
             return finish(attempt, ordered_verdict(order, None))
         case _:
             return attempt, ()
+
+
+def _reloaded(attempt: Attempt) -> Step:
+    if not isinstance(attempt.phase, Running):
+        return attempt, ()
+    return attempt, (Enter(JobState.RUNNING, FOLLOWS, RELOADED),)
 
 
 def ordered_verdict(order: Order, exit_code: int | None) -> Verdict:

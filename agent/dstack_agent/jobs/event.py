@@ -43,6 +43,11 @@ class NotLaunched:
 
 
 @frozen
+class Reloaded:
+    """The code of the running job was replaced for the first time."""
+
+
+@frozen
 class CommandsEnded:
     """The shim, or its absence, says how the commands ended."""
 
@@ -87,6 +92,7 @@ Event = (
     | NotPrepared
     | Launched
     | NotLaunched
+    | Reloaded
     | CommandsEnded
     | StopAsked
     | Saved

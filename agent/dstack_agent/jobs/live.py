@@ -36,6 +36,7 @@ from dstack_agent.jobs.event import (
     NotPrepared,
     NotSaved,
     Prepared,
+    Reloaded,
     Saved,
     StopAsked,
 )
@@ -46,11 +47,20 @@ from dstack_agent.jobs.resume import resume
 from dstack_agent.logs.journal import JournalReader
 from dstack_agent.logs.wake import Wake
 from dstack_agent.records import Accepted, Records
+from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.clock import Clock
-from dstack_mesh.faults import MeshError
+from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
-from dstack_scheduler.job import NOTHING, ArtifactSaved, Fin, JobState, StateChange, legible
+from dstack_scheduler.job import (
+    NOTHING,
+    RELOADED,
+    ArtifactSaved,
+    Fin,
+    JobState,
+    StateChange,
+    legible,
+)
 from dstack_scheduler.objections import duration
 
 log = logging.getLogger(__name__)
@@ -74,6 +84,7 @@ class Means:
         journal: Where the shim writes the log.
         end_lease: Gives the machine's resources back; idempotent.
         reuse_key: What its result may stand in for once it is done; reads disk.
+        reload: Lays newer code; reads and writes disk. Raises MeshError.
     """
 
     folder: Path
@@ -85,6 +96,7 @@ class Means:
     order: Callable[[Mapping[str, str]], Awaitable[LaunchOrder]]
     end_lease: Callable[[], Awaitable[None]]
     reuse_key: Callable[[], Digest]
+    reload: Callable[[Digest], Replaced]
     wake: Wake
     records: Records
     clock: Clock
@@ -109,6 +121,7 @@ class LiveAttempt:
     leased: bool = True
     order: StopAsked | None = None
     idleness: Idleness | None = None
+    _told_of_edits: bool = False
     # Each producer waits for room: what waits here is a handful of facts of one attempt.
     _events: asyncio.Queue[Event] = field(default_factory=lambda: asyncio.Queue[Event](64))
     _doing: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
@@ -129,6 +142,27 @@ class LiveAttempt:
         states = self.chronicle.states()
         if states and not states[-1].state.ended and states[-1].cause != cause:
             self.chronicle.tell(self._change(states[-1].state, cause, HELD_UP, None))
+
+    async def reload(self, code: Digest) -> Replaced:
+        """Lays newer code into the work directory of the job while it runs.
+
+        Raises:
+            Refused: It does not run now.
+            MeshError: The code cannot be laid.
+        """
+        states = self.chronicle.states()
+        if not states or states[-1].state is not JobState.RUNNING:
+            raise Refused(
+                "The job does not run now.",
+                f"It is {states[-1].state.value}." if states else "",
+                "What is edited is laid while it runs.",
+                "job-not-running",
+            )
+        done = await asyncio.to_thread(self.means.reload, code)
+        if not self._told_of_edits and all(state.reason != RELOADED for state in states):
+            self._told_of_edits = True
+            await self.tell(Reloaded())
+        return done
 
     async def run(self, launched: bool) -> None:
         """Lives the attempt from where it stands to its end.

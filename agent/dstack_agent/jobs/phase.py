@@ -17,7 +17,9 @@ LEGAL: dict[JobState, frozenset[JobState]] = {
             JobState.LOST,
         }
     ),
-    JobState.RUNNING: frozenset({JobState.STOPPING, JobState.ABORTING, JobState.SAVING}),
+    JobState.RUNNING: frozenset(
+        {JobState.RUNNING, JobState.STOPPING, JobState.ABORTING, JobState.SAVING}
+    ),
     JobState.STOPPING: frozenset(
         {JobState.ABORTING, JobState.SAVING, JobState.STOPPED, JobState.LOST}
     ),

@@ -18,8 +18,9 @@ from dstack_agent.jobs.places import key_of
 from dstack_agent.jobs.trouble import storage_trouble
 from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.records import Accepted, Given
-from dstack_mesh.faults import Busy, Missing
-from dstack_mesh.ids import RunId
+from dstack_mesh.chunks.replacing import Replaced
+from dstack_mesh.faults import Busy, Forbidden, Missing
+from dstack_mesh.ids import Digest, PeerId, RunId
 from dstack_mesh.machine import RunningJob
 from dstack_scheduler.job import RECLAIMED, ArtifactSaved, JobKey, JobSpec, JobState
 
@@ -262,6 +263,28 @@ class Supervisor:
             await live.tell(order)
         for live in concerned:
             await self.workshop.records.order_stop(live.accepted.key, order)
+
+    async def reload(self, key: JobKey, code: Digest, peer: PeerId) -> Replaced:
+        """Lays newer code into a job that runs, for the peer that gave it; "" is the owner.
+
+        Raises:
+            Missing: No such job runs here, or bytes of the code are not here.
+            Forbidden: Somebody else gave it.
+            Refused: It does not run now, or a file and a folder clash.
+        """
+        await self._recovered.wait()
+        live = self._live.get(key)
+        if live is None:
+            what = f"Job {key.job}, attempt {key.attempt} of run {key.run_id}."
+            raise Missing("This agent runs no such job.", what, code="no-such-job")
+        given = live.accepted.given
+        if given is None or given.behind or given.peer != peer:
+            raise Forbidden(
+                "This job is somebody else's.",
+                "Its code follows the edits of whoever gave it to this agent, and of nobody else.",
+                code="not-your-run",
+            )
+        return await live.reload(code)
 
     async def take_back(self, keys: Sequence[JobKey], cause: str, grace_seconds: float) -> int:
         """Asks jobs to save and go because the owner wants her machine; how many. Idempotent."""

@@ -18,6 +18,7 @@ from dstack_agent.jobs.caching import Caching
 from dstack_agent.jobs.live import Means
 from dstack_agent.jobs.places import Places, folder_of
 from dstack_agent.jobs.preparing import Note, Preparation
+from dstack_agent.jobs.reloading import Reloading, is_reloaded
 from dstack_agent.ledger import Ledger
 from dstack_agent.logs.wake import Wake
 from dstack_agent.records import Accepted, Records
@@ -136,6 +137,7 @@ class Workshop:
             order=order,
             end_lease=end_lease,
             reuse_key=partial(self._reuse_key, accepted),
+            reload=Reloading(folder, spec.code_digest, places, self.store).lay,
             wake=self.wake,
             records=self.records,
             clock=self.clock,
@@ -154,7 +156,7 @@ class Workshop:
     def _reuse_key(self, accepted: Accepted) -> Digest:
         """What the result may stand in for; empty where nobody knows who gave the job."""
         spec, given = accepted.spec, accepted.given
-        if given is None or not is_reusable(spec):
+        if given is None or not is_reusable(spec) or is_reloaded(self.folder(accepted)):
             return NOTHING
         return reuse_key(spec, self.store.get_manifest(spec.code_digest), given.submitter)
 

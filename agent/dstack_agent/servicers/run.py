@@ -10,6 +10,7 @@ import grpc
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
 from dstack_agent.servicers.auction import asker_of, behind, role_of
 from dstack_agent.servicers.share import Share
+from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId, RunId
 from dstack_mesh.v1 import run_pb2 as pb
@@ -18,7 +19,7 @@ from dstack_mesh.wire.caller import Caller, Member, caller
 from dstack_mesh.wire.rights import check_stop
 from dstack_scheduler.agent_port import DrivenJob, Listing
 from dstack_scheduler.asker import Asker
-from dstack_scheduler.job import RunRecord, TagRecord
+from dstack_scheduler.job import JobKey, RunRecord, TagRecord
 from dstack_scheduler.wire import convert, fields
 
 MOST_RUNS = 10_000
@@ -41,6 +42,7 @@ class Runs:
         remove: Takes a run out of all lists for whoever calls. Raises Refused, Missing, Forbidden.
         removed: Hears who removed a run, and who gave it to this agent.
         forget: Lets go of a peer's caches of a repository's workflow; how many there were.
+        reload: Lays newer code into a running job of a peer. Raises Missing, Refused, Forbidden.
     """
 
     listing: Callable[[tuple[str, ...], tuple[Digest, ...]], Listing]
@@ -51,6 +53,7 @@ class Runs:
     remove: Callable[[RunId, Caller], Awaitable[None]]
     removed: Callable[[Caller, RunId], None]
     forget: Callable[[PeerId, str, str], Awaitable[int]]
+    reload: Callable[[JobKey, Digest, PeerId], Awaitable[Replaced]]
 
 
 class RunServicer(rpc.RunServiceServicer):
@@ -119,6 +122,14 @@ class RunServicer(rpc.RunServiceServicer):
         await self._runs.remove(run_id, who)
         self._runs.removed(who, run_id)
         return pb.RemoveResponse()
+
+    async def Reload(
+        self, request: pb.ReloadRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> pb.ReloadResponse:
+        key = convert.key_from_wire(request.key)
+        code = fields.digest(request.code_digest, "The code's digest")
+        done = await self._runs.reload(key, code, asker_of(context).peer_id)
+        return pb.ReloadResponse(made=done.made, removed=done.removed)
 
     async def _stop(
         self,

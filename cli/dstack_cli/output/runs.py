@@ -24,8 +24,9 @@ PS_COLUMNS = (
     Column("SUBMITTED", 3),
     Column("OWNER", 6),
     Column("TAG", 5),
+    Column("APPS", 7),
 )
-VERBOSE_COLUMNS = (Column("COPIES", 7), Column("ERROR", 8), Column("ID", 9))
+VERBOSE_COLUMNS = (Column("COPIES", 8), Column("ERROR", 9), Column("ID", 10))
 STATUS_COLUMNS = (
     Column("RUN"),
     Column("TAG", 3),
@@ -114,6 +115,7 @@ def _job_item(run_id: RunId, job: JobRecord) -> dict[str, Json]:
         "exit_code": exit_codes.of_end(end) if end is not None else None,
         "reason": job.state.reason or job.state.cause,
         "gpus": list(job.gpu_uuids),
+        "apps": list(job.apps),
     }
 
 
@@ -128,7 +130,14 @@ def _ps_row(picture: RunPicture, now: datetime) -> tuple[str, ...]:
         ago(record.submitted_at, now),
         record.owner,
         ", ".join(picture.tags),
+        ", ".join(_open(picture)),
     )
+
+
+def _open(picture: RunPicture) -> list[str]:
+    """Names of the apps that `dstack app` leads to."""
+    running = (job for job in picture.record.jobs if job.state.state is JobState.RUNNING)
+    return [app for job in running for app in job.apps]
 
 
 def _copies(picture: RunPicture) -> str:

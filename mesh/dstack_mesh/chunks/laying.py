@@ -60,7 +60,18 @@ def lay_tree(
             or the tree is not wanted any more.
         Busy: The disk is full.
     """
-    manifest = store.get_manifest(digest)
+    return lay_manifest(store, store.get_manifest(digest), target, merge, within, wanted)
+
+
+def lay_manifest(
+    store: ChunkStore,
+    manifest: Manifest,
+    target: Path,
+    merge: bool = False,
+    within: Path | None = None,
+    wanted: Callable[[], bool] = lambda: True,
+) -> Laid:
+    """The same of a tree whose list of files is not in the store."""
     lacking = store.missing(manifest.chunk_digests())
     if lacking:
         raise Missing("Bytes of this tree are not here.", f"{len(lacking):,} chunks are missing.")

@@ -75,6 +75,7 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.RunService/Drive": Audience.SUBMITTERS,
     f"/{_PACKAGE}.RunService/Tag": Audience.SUBMITTERS,
     f"/{_PACKAGE}.RunService/Remove": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.RunService/Reload": Audience.SUBMITTERS,
     f"/{_PACKAGE}.TransferService/Missing": Audience.MEMBERS,
     f"/{_PACKAGE}.TransferService/Push": Audience.SUBMITTERS,
     f"/{_PACKAGE}.TransferService/Fetch": Audience.MEMBERS,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from dstack_mesh.card import PeerCard
+from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Refused
 from dstack_mesh.ids import Digest, HoldId, RunId
@@ -22,7 +23,7 @@ from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.transfer import TransferClient
 from dstack_scheduler.agent_port import Attachment, DrivenJob, Hold, Listing, Question
 from dstack_scheduler.asker import OWNER, Asker
-from dstack_scheduler.job import JobSpec, RunRecord, TagRecord
+from dstack_scheduler.job import JobKey, JobSpec, RunRecord, TagRecord
 from dstack_scheduler.refusal import refusal
 from dstack_scheduler.verdict import Bid, Never
 from dstack_scheduler.wire import convert, questions
@@ -155,6 +156,12 @@ class GrpcAgent:
         request = run_pb2.RemoveRequest(caches=run_pb2.CachesOf(repo=repo, workflow=workflow))
         with translated(self._card.name):
             return (await self._runs.Remove(request, timeout=WRITE_SECONDS)).caches
+
+    async def reload(self, key: JobKey, code: Digest) -> Replaced:
+        request = run_pb2.ReloadRequest(key=convert.key_to_wire(key), code_digest=code)
+        with translated(self._card.name):
+            done = await self._runs.Reload(request, timeout=WRITE_SECONDS)
+        return Replaced(done.made, done.removed)
 
     async def vouch(self, run_id: RunId, job: int, signed: Signed) -> None:
         from dstack_scheduler.wire.evidence import EvidenceClient  # a run that starts does without

@@ -10,7 +10,7 @@ from dstack_mesh.faults import MeshError
 from dstack_mesh.ids import RunId
 from dstack_mesh.signing import Signed
 from dstack_scheduler.evidence import Evidence, Taken, Vouched, specification_of, taken
-from dstack_scheduler.job import ArtifactSaved, JobKey, JobState
+from dstack_scheduler.job import RELOADED, ArtifactSaved, JobKey, JobState
 from dstack_scheduler.proving import Fact, Reading, Standing, prove_chain, walk
 from dstack_scheduler.wire.evidence import (
     event_bytes,
@@ -68,6 +68,17 @@ def test_a_whole_attempt_is_proved() -> None:
     assert found[0].sentence == f"signed by {ANA.peer_id}"
     assert walked is not None
     assert (walked.agent, walked.giver, walked.submitter) == (WS.peer_id, ANA.peer_id, ANA.peer_id)
+
+
+def test_edits_of_the_code_are_told_beside_what_was_signed() -> None:
+    said = story(ANA.peer_id)
+    edited = replace(change(JobState.RUNNING), reason=RELOADED)
+    said[3:3] = [edited, edited]
+    evidence = retold(whole(), *signed_by(WS, [*said, Vouched(ANA.peer_id)]))
+    assert [(fact.what, fact.standing) for fact in facts(evidence)][2:] == [
+        ("edits", Standing.OPEN)
+    ]
+    assert "12:00:00" in facts(evidence)[2].sentence
 
 
 @pytest.mark.parametrize("number", range(1, 9))

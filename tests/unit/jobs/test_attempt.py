@@ -30,6 +30,7 @@ from dstack_agent.jobs.event import (
     NotPrepared,
     NotSaved,
     Prepared,
+    Reloaded,
     Saved,
     StopAsked,
 )
@@ -138,6 +139,8 @@ AFTER_RUNNING: list[tuple[tuple[Event, ...], str]] = [
     ((ABORT, RECLAIM), "aborting(aborted) kill"),
     ((WELL, RECLAIM, Saved()), "saving drop save FIN done"),
     ((WELL, STOP, Saved()), "saving drop save FIN done"),
+    ((Reloaded(), WELL, Saved()), "running(reloaded) saving drop save FIN done"),
+    ((STOP, Reloaded(), KILLED), "stopping(stopped) terminate saving drop save"),
     ((WELL, ABORT, Saved()), "saving drop save drop forget FIN aborted"),
 ]
 

@@ -1,5 +1,6 @@
 """Tags and newest runs, from what many agents say."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_mesh.faults import Missing
+from dstack_mesh.faults import Missing, Refused
 from dstack_mesh.ids import Digest, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import (
@@ -79,6 +80,32 @@ def listing(*records: RunRecord | TagRecord) -> Listing:
 
 def origins(reuse: Reuse, *listings: Listing) -> list[str]:
     return [each.origin for each in resolve(reuse, REPO, listings)]
+
+
+@pytest.mark.parametrize(
+    "going_on",
+    [
+        run(1, "train", state=JobState.RUNNING, complete=False),
+        run(1, "prepare", "train", state=JobState.PREPARING, complete=False),
+        replace(run(1, "train"), jobs=()),
+    ],
+)
+def test_a_tag_of_a_run_that_goes_on_is_refused_in_words(going_on: RunRecord) -> None:
+    known = listing(going_on, tag("v1", 1))
+    for reuse in (Reuse(tag="v1"), Reuse(workflow="train", tag="v1"), Reuse(run="calm-ibex-1")):
+        with pytest.raises(Refused, match="calm-ibex-1, which goes on") as told:
+            resolve(reuse, REPO, [known])
+        assert told.value.code == "not-done-yet" and "dstack wait" in told.value.hint
+    assert origins(Reuse(tag="v1"), listing(run(1, "train"), tag("v1", 1))) != []
+
+
+def test_what_is_to_be_tried_again_goes_on() -> None:
+    failed = run(1, "train", state=JobState.FAILED, complete=False)
+    again = replace(failed, jobs=tuple(replace(job, again=True) for job in failed.jobs))
+    with pytest.raises(Refused, match="goes on"):
+        resolve(Reuse(tag="v1"), REPO, [listing(again, tag("v1", 1))])
+    with pytest.raises(Missing, match="kept no artifacts"):
+        resolve(Reuse(tag="v1"), REPO, [listing(failed, tag("v1", 1))])
 
 
 def test_the_newest_done_run_of_a_workflow_is_taken() -> None:

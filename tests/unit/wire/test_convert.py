@@ -132,6 +132,7 @@ job_records = st.builds(
     tuples(sources),
     st.booleans(),
     st.just(NOTHING) | digests,
+    tuples(words),
 )
 run_records = st.builds(
     RunRecord,

@@ -179,6 +179,7 @@ def job_record_to_wire(record: JobRecord) -> run_pb2.JobRecord:
         copies=[source_to_wire(source) for source in record.copies],
         again=record.again,
         reuse_key=record.reuse_key,
+        apps=record.apps,
     )
 
 
@@ -195,6 +196,7 @@ def job_record_from_wire(wire: run_pb2.JobRecord) -> JobRecord:
         copies=sources_from_wire(wire.copies),
         again=wire.again,
         reuse_key=fields.digest(wire.reuse_key) if wire.reuse_key else NOTHING,
+        apps=fields.lines(wire.apps, "Apps"),
     )
 
 
