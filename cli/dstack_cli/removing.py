@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dstack_cli import exit_codes
 from dstack_cli.consent import must_agree
 from dstack_cli.here import repo_of
 from dstack_cli.names import listed
 from dstack_cli.naming import owner
 from dstack_cli.output.forms import chosen
-from dstack_cli.output.port import Listing
+from dstack_cli.output.port import Listing, Output
 from dstack_cli.output.table import Column, Table
 from dstack_cli.output.words import count
 from dstack_cli.picture import RunPicture
@@ -60,8 +61,8 @@ def goes_on(name: str, status: str) -> Refused:
     return Refused(f"{name} goes on.", why, f"dstack stop {name}", "run-goes-on")
 
 
-def remove(home: Home, choose: Choose, yes: bool, again: str, as_json: bool, quiet: bool) -> None:
-    """Removes runs.
+def remove(home: Home, choose: Choose, yes: bool, again: str, as_json: bool, quiet: bool) -> int:
+    """Removes runs; returns the exit code.
 
     Args:
         yes: Nothing is asked.
@@ -69,18 +70,18 @@ def remove(home: Home, choose: Choose, yes: bool, again: str, as_json: bool, qui
     """
     output = chosen(as_json, quiet)
 
-    async def work() -> None:
+    async def work() -> int:
         async with reaching(home, Private.IF_HISTORY) as reach:
             meant = choose(await reach.runs())
             if not meant or not must_agree(_question(meant), yes, again):
                 output.listing(_listing([]))
-                return
-            for picture in meant:
-                for line in await _remove(reach, picture):
-                    output.talk(line)
-            output.listing(_listing(meant))
+                return 0
+            removing = _remove if len(meant) == 1 else _remove_or_say
+            removed = [one for one in meant if await removing(reach, one, output)]
+            output.listing(_listing(removed))
+            return 0 if len(removed) == len(meant) else exit_codes.OURS
 
-    carry_out(work())
+    return carry_out(work())
 
 
 def _question(meant: Sequence[RunPicture]) -> str:
@@ -91,8 +92,17 @@ def _question(meant: Sequence[RunPicture]) -> str:
     return f"Remove {some}?{tags}"
 
 
-async def _remove(reach: Reach, picture: RunPicture) -> list[str]:
-    """Tells all agents, those that have the run first; returns what is to be said."""
+async def _remove_or_say(reach: Reach, picture: RunPicture, output: Output) -> bool:
+    """The same for one of several: what keeps it here keeps no other one here."""
+    try:
+        return await _remove(reach, picture, output)
+    except MeshError as error:
+        output.talk(f"{picture.record.run_name}: {error} {error.hint}".rstrip())
+        return False
+
+
+async def _remove(reach: Reach, picture: RunPicture, output: Output) -> bool:
+    """Tells all agents, those that have the run first, and says what is left. Raises MeshError."""
     run_id, name = picture.record.run_id, picture.record.run_name
     agents = await reach.answering()
     having = [agent for agent in agents if agent.card.peer_id in picture.tellers]
@@ -108,7 +118,9 @@ async def _remove(reach: Reach, picture: RunPicture) -> list[str]:
     silent = [f"{one.name} does not answer; it hears of it when it is back" for one in picture.away]
     remotes = [peer for peer in picture.tellers if is_elsewhere(peer)]
     kept = [f"{name} stays in {reach.names()[peer]}" for peer in remotes if peer in reach.names()]
-    return [*silent, *kept]
+    for line in (*silent, *kept):
+        output.talk(line)
+    return True
 
 
 async def _asked(agent: Agent, run_id: RunId) -> MeshError | None:

@@ -235,6 +235,14 @@ def test_links_in_the_log_work_here_and_the_stored_log_keeps_its_bytes(
     assert re.search(r"Serving at http://127\.0\.0\.1:\d+ and http://localhost:\d+/page\.", stored)
 
 
+def test_a_run_that_starts_again_leads_to_its_apps_again(lab: Lab) -> None:
+    left = lab.laptop.dstack("run", "web", "--remote", "-d", "-q", cwd=lab.code, check=True)
+    name = left.stdout.decode().strip()
+    lab.laptop.dstack("stop", name, "-x", cwd=lab.code, check=True)
+    with attached(lab.laptop, lab.code, "restart", name) as again:
+        assert get(again.url("bash0") + "x").startswith(b"hello from ")
+
+
 def test_nobody_else_gets_at_it(web: Attached, lab: Lab) -> None:
     name = web.said().split()[0]
     refused = lab.other.dstack("app", name, "--no-open", cwd=lab.code, timeout=20)
