@@ -76,8 +76,7 @@ def remove(home: Home, choose: Choose, yes: bool, again: str, as_json: bool, qui
             if not meant or not must_agree(_question(meant), yes, again):
                 output.listing(_listing([]))
                 return 0
-            removing = _remove if len(meant) == 1 else _remove_or_say
-            removed = [one for one in meant if await removing(reach, one, output)]
+            removed = await remove_all(reach, meant, output)
             output.listing(_listing(removed))
             return 0 if len(removed) == len(meant) else exit_codes.OURS
 
@@ -92,17 +91,30 @@ def _question(meant: Sequence[RunPicture]) -> str:
     return f"Remove {some}?{tags}"
 
 
-async def _remove_or_say(reach: Reach, picture: RunPicture, output: Output) -> bool:
-    """The same for one of several: what keeps it here keeps no other one here."""
-    try:
-        return await _remove(reach, picture, output)
-    except MeshError as error:
-        output.talk(f"{picture.record.run_name}: {error} {error.hint}".rstrip())
-        return False
+async def remove_all(
+    reach: Reach, meant: Sequence[RunPicture], output: Output
+) -> Sequence[RunPicture]:
+    """Removes runs; returns those that are. What keeps one of several keeps no other one.
+
+    Raises:
+        MeshError: It was one alone, and it stays.
+    """
+    removed: list[RunPicture] = []
+    for picture in meant:
+        try:
+            for line in await _remove(reach, picture):
+                output.talk(line)
+            removed.append(picture)
+        except MeshError as error:
+            if len(meant) == 1:
+                raise
+            # Also with -q, which is about what was removed.
+            chosen().talk(f"{picture.record.run_name}: {error} {error.hint}".rstrip())
+    return removed
 
 
-async def _remove(reach: Reach, picture: RunPicture, output: Output) -> bool:
-    """Tells all agents, those that have the run first, and says what is left. Raises MeshError."""
+async def _remove(reach: Reach, picture: RunPicture) -> list[str]:
+    """Tells all agents, those that have the run first; returns what is to be said."""
     run_id, name = picture.record.run_id, picture.record.run_name
     agents = await reach.answering()
     having = [agent for agent in agents if agent.card.peer_id in picture.tellers]
@@ -118,9 +130,7 @@ async def _remove(reach: Reach, picture: RunPicture, output: Output) -> bool:
     silent = [f"{one.name} does not answer; it hears of it when it is back" for one in picture.away]
     remotes = [peer for peer in picture.tellers if is_elsewhere(peer)]
     kept = [f"{name} stays in {reach.names()[peer]}" for peer in remotes if peer in reach.names()]
-    for line in (*silent, *kept):
-        output.talk(line)
-    return True
+    return [*silent, *kept]
 
 
 async def _asked(agent: Agent, run_id: RunId) -> MeshError | None:

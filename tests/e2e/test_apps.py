@@ -294,7 +294,7 @@ def test_app_leads_there_again_for_scripts_too(notebook: Attached, lab: Lab) -> 
         assert (told["schema"], told["run"], told["app"]) == ("dstack.app/v1", name, "lab")
         assert get(told["url"]) == b"a notebook"
     wrong = lab.laptop.dstack("app", name, "train", cwd=lab.code)
-    assert wrong.returncode == 2 and b"no job of a workflow" in wrong.stderr, said(wrong)
+    assert wrong.returncode == 66 and b"has no job of 'train'" in wrong.stderr, said(wrong)
 
 
 def test_attach_leads_there_again(notebook: Attached, lab: Lab) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 
 from dstack_cli.forwarding.answering import answers
@@ -200,8 +200,7 @@ async def watched_apps(
                 show(link)
             if opens and link.app.web and has_browser():
                 page = opened(reach.home, link.app.name, link.url)
-                with suppress(OSError):  # the link was told, whatever the browser does
-                    await asyncio.to_thread(pages.enter_context, page)
+                await asyncio.to_thread(pages.enter_context, page)
 
         watching = AppsWatcher(reach, watcher, told, say, only)
         async with watching.forwarding():
