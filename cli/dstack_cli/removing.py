@@ -16,6 +16,7 @@ from dstack_cli.output.words import count
 from dstack_cli.picture import RunPicture
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
 from dstack_cli.remembered import forget
+from dstack_cli.remotes import waiting
 from dstack_cli.remotes.places import is_elsewhere, pulled_folder
 from dstack_mesh.faults import Forbidden, MeshError, Refused, Unreachable
 from dstack_mesh.home import Home
@@ -152,6 +153,7 @@ def _forget(reach: Reach, run_id: RunId) -> None:
     """Lets go of what this home has of a run."""
     forget(reach.home, [run_id])
     (pulled_folder(reach.home) / "runs" / run_id).unlink(missing_ok=True)
+    waiting.done(reach.home, run_id)
     reach.store.let_go(run_id)
 
 

@@ -73,6 +73,12 @@ def test_scripts_complete_words_that_are_no_flags(shell: str) -> None:
         "tags add v1 -a corpus -r calm-ibex-2",
         "artifacts upload corpus -t v1 -o out",
         "artifacts list calm-ibex-1 train -w test",
+        "config list --default",
+        "config list lab",
+        "config delete lab --region eu-north-1",
+        "config lab",
+        "export calm-ibex-1 out --endpoint http://127.0.0.1:9",
+        "export calm-ibex-1 s3:/lab-runs/out",
     ],
 )
 def test_no_word_of_a_command_line_is_dropped(line: str, tmp_path: Path) -> None:
