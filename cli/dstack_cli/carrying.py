@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dstack_cli import embedded, exit_codes
-from dstack_cli.attended import Attendance
 from dstack_cli.code import Code, capture
 from dstack_cli.ending import end_document, submitted_document
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
+from dstack_cli.presence import attend, detach_hint, screen_of, submit, with_apps
 from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_cli.reusing import Taken, with_earlier_results
 from dstack_cli.run_words import Asked
 from dstack_cli.submitting import DrivenWork, Order, give_tag, submission
-from dstack_cli.watching import DETACH_HINT, Watching, workflows_of
+from dstack_cli.watching import Watching, workflows_of
 from dstack_mesh.home import Home
 from dstack_scheduler.plan import Plan
 from dstack_scheduler.progress import Watcher
@@ -35,9 +35,9 @@ def carry(home: Home, order: Order, asked: Asked, starting: embedded.Starting | 
 
     async def work() -> int:
         terminal = Terminal.of_process()
-        screen = _screen(terminal, asked)
+        screen = screen_of(terminal, asked)
         now = asyncio.get_running_loop().time
-        hint = DETACH_HINT if terminal.stdin and terminal.stderr and not asked.detach else ""
+        hint = detach_hint(terminal, asked)
         watching = Watching(screen, order.run_name, workflows_of(order.plan), now, hint)
         screen.live("reading the files of this folder", now())
         async with reaching(home, Private.NEVER, starting) as reach:
@@ -63,37 +63,20 @@ async def _carry(
 ) -> int:
     """Carries what is left of a run out; returns the exit code of the command."""
     watching.notes = notes_on(order.code.result())
+    has_apps = _has_apps(taken.plan)
     async with (
-        _with_apps(reach, taken.plan, asked, screen, watching) as apps,
+        with_apps(reach, has_apps, asked, screen, watching) as apps,
         _with_edits(reach, order, taken.plan, asked, screen, apps) as watcher,
     ):
         driven = DrivenWork(reach, taken.submission, order.tag, watcher)
         screen.live("asking agents", asyncio.get_running_loop().time())
         if asked.detach:
-            code = await _submit(driven, screen, asked)
-            if _has_apps(taken.plan):
-                screen.say(f"  open its apps: dstack app {driven.name}")
+            code = await submit(driven, has_apps, screen, asked)
         else:
-            code = await _attend(driven, watching, screen, terminal, asked)
+            code = await attend(driven, watching, screen, terminal, asked)
         if asked.push_to and driven.accepted:
             return await _push(reach, driven, watching, screen, asked, code)
         return code
-
-
-@asynccontextmanager
-async def _with_apps(
-    reach: Reach, plan: Plan, asked: Asked, screen: Screen, watching: Watching
-) -> AsyncGenerator[Watcher]:
-    """Who watches the run: with its apps in reach, if it has any and somebody stays."""
-    if asked.detach or not _has_apps(plan):
-        yield watching
-        return
-    from dstack_cli.forwarding.watching import watched_apps  # most runs have no apps
-
-    terminal = Terminal.of_process()
-    opens = terminal.stdin and terminal.stderr and not asked.no_open
-    async with watched_apps(reach, watching, screen.say, opens) as watcher:
-        yield watcher
 
 
 @asynccontextmanager
@@ -157,23 +140,6 @@ def notes_on(code: Code) -> list[str]:
     return lines
 
 
-def _screen(terminal: Terminal, asked: Asked) -> Screen:
-    if asked.as_json and not asked.detach:
-        return Screen.for_scripts(terminal)
-    return Screen(terminal, job_output=not asked.detach, talks=not asked.quiet)
-
-
-async def _attend(
-    driven: DrivenWork, watching: Watching, screen: Screen, terminal: Terminal, asked: Asked
-) -> int:
-    code = await Attendance(driven, screen, terminal).attend()
-    if asked.as_json and watching.end is not None:
-        chosen(as_json=True).document(end_document(driven.name, watching.end))
-    elif asked.as_json:
-        chosen(as_json=True).document(submitted_document(driven.name, driven.run_id))
-    return code
-
-
 async def _push(
     reach: Reach, driven: DrivenWork, watching: Watching, screen: Screen, asked: Asked, code: int
 ) -> int:
@@ -187,16 +153,3 @@ async def _push(
         return code
     pushed = await push_ended(reach, driven.run_id, asked.push_to, screen)
     return code if pushed or code else exit_codes.OURS
-
-
-async def _submit(driven: DrivenWork, screen: Screen, asked: Asked) -> int:
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(driven.run())
-        await driven.settled.wait()
-        if not running.done():
-            await driven.leave()
-    screen.live("", 0.0)
-    name = driven.name
-    chosen(asked.as_json, asked.quiet).document(submitted_document(name, driven.run_id))
-    screen.say(f"  follow: dstack logs -f {name}      stop: dstack stop {name}")
-    return 0

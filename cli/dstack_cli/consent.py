@@ -1,6 +1,9 @@
 """Asks a person before something is lost; whoever is no terminal is never asked."""
 
+import signal
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from dstack_cli.misused import Misused
 
@@ -11,7 +14,18 @@ def agreed(question: str) -> bool:
         return False
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    with _interruptible():
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Ctrl-C ends the wait for an answer, also within a loop, which only notes the first one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def must_agree(question: str, yes: bool, again: str) -> bool:

@@ -2,11 +2,12 @@
 
 import re
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from dstack_cli import exit_codes
-from dstack_cli.choosing import meant
+from dstack_cli.choosing import Meant, meant
 from dstack_cli.misused import Misused
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
@@ -59,15 +60,14 @@ class Selection:
 def moment(text: str, now: datetime) -> datetime:
     """The time that "10m" ago, "2h" ago or an ISO time means. Raises Misused."""
     counted = re.fullmatch(r"(\d+)([smhdw])", text)
-    if counted is not None:
-        return now - timedelta(**{_UNITS[counted[2]]: int(counted[1])})
     try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
+        if counted is not None:
+            return now - timedelta(**{_UNITS[counted[2]]: int(counted[1])})
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise Misused(
             f"{text!r} is no time.", "", "10m, 2h, 1d or 2026-11-20T14:00", code="usage"
         ) from None
-    return at.astimezone(UTC)
 
 
 class Stamps:
@@ -178,9 +178,7 @@ def show(home: Home, run: str, selection: Selection, follow: bool) -> int:
 
     async def look() -> int:
         async with reaching(home, Private.IF_HISTORY) as reach:
-            found = meant(run, await reach.runs(), selection.workflow)
-            job = selection.job if found.job is None else found.job
-            chosen = replace(selection, job=job)
+            chosen, found = _chosen(run, await reach.runs(), selection)
             watcher = LogWatcher(screen, chosen)
             read = _follow if follow else _read
             try:
@@ -190,6 +188,24 @@ def show(home: Home, run: str, selection: Selection, follow: bool) -> int:
                 await screen.job_ended()
 
     return carry_out(look())
+
+
+def _chosen(
+    run: str, pictures: Sequence[RunPicture], selection: Selection
+) -> tuple[Selection, Meant]:
+    """The run, and the part of its log. Raises Misused if two jobs are named."""
+    number = selection.job
+    found = meant(run, pictures, selection.workflow if number is None else "")
+    if number is None:
+        return replace(selection, job=found.job), found
+    if selection.workflow or found.job is not None:
+        raise Misused(
+            f"{selection.workflow or run} and --job {number} both name a job.",
+            "The log of one job is shown, or of all.",
+            f"dstack logs {found.picture.record.run_name} --job {number}",
+            code="usage",
+        )
+    return selection, found
 
 
 async def _read(

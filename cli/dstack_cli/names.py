@@ -86,6 +86,12 @@ def misread(word: str, known: Sequence[str], more: str) -> Misused:
     return Misused(f"{word!r} cannot be meant.", why, close_to(word, known) or more, code="usage")
 
 
+def said_twice(what: str, one: str, other: str) -> Misused:
+    """The error of two words for one thing."""
+    why = f"They are {one} and {other}."
+    return Misused(f"The command line says two {what}s.", why, "leave one away", code="usage")
+
+
 def listed(words: Iterable[str], last: str = "and") -> str:
     """Words as a sentence lists them: "a", "a and b", "a, b and c"."""
     all_words = list(words)

@@ -2,15 +2,15 @@
 
 import asyncio
 
+from dstack_cli.choosing import meant
 from dstack_cli.forwarding.links import Link
 from dstack_cli.forwarding.watching import AppsWatcher, described, watched_apps
-from dstack_cli.misused import Misused
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Document
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
 from dstack_cli.picture import RunPicture
-from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
+from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_mesh.faults import Refused, Unreachable
 from dstack_mesh.home import Home
 from dstack_scheduler.job import JobKey, JobRecord, JobState, RunRecord
@@ -34,8 +34,8 @@ def open_apps(home: Home, run: str, workflow: str, no_open: bool, as_json: bool)
         terminal = Terminal.of_process()
         screen, output = Screen(terminal), chosen(as_json)
         async with reaching(home, Private.IF_HISTORY) as reach:
-            picture = chosen_run(run, await reach.runs())
-            only = job_of(picture.record, workflow)
+            found = meant(run, await reach.runs(), workflow)
+            picture, only = found.picture, found.job
             opens = terminal.stdin and terminal.stderr and not no_open
 
             def show(link: Link) -> None:
@@ -46,20 +46,6 @@ def open_apps(home: Home, run: str, workflow: str, no_open: bool, as_json: bool)
                 return await _lead(reach, picture, apps, only)
 
     return carry_out(work())
-
-
-def job_of(record: RunRecord, workflow: str) -> int | None:
-    """The job of a workflow; None for all of them. Raises Misused."""
-    if not workflow:
-        return None
-    names = {job.workflow or job.provider: job.key.job for job in record.jobs}
-    if workflow not in names:
-        raise Misused(
-            f"{record.run_name} has no job of a workflow {workflow!r}.",
-            f"It has {', '.join(names) or 'none yet'}.",
-            code="no-such-job",
-        )
-    return names[workflow]
 
 
 def document(run: str, link: Link) -> Document:

@@ -4,17 +4,19 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dstack_cli import exit_codes
 from dstack_cli.consent import must_agree
 from dstack_cli.here import repo_of
 from dstack_cli.names import listed
 from dstack_cli.naming import owner
 from dstack_cli.output.forms import chosen
-from dstack_cli.output.port import Listing
+from dstack_cli.output.port import Listing, Output
 from dstack_cli.output.table import Column, Table
 from dstack_cli.output.words import count
 from dstack_cli.picture import RunPicture
 from dstack_cli.reach import Private, Reach, carry_out, chosen_run, reaching
 from dstack_cli.remembered import forget
+from dstack_cli.remotes import waiting
 from dstack_cli.remotes.places import is_elsewhere, pulled_folder
 from dstack_mesh.faults import Forbidden, MeshError, Refused, Unreachable
 from dstack_mesh.home import Home
@@ -60,8 +62,8 @@ def goes_on(name: str, status: str) -> Refused:
     return Refused(f"{name} goes on.", why, f"dstack stop {name}", "run-goes-on")
 
 
-def remove(home: Home, choose: Choose, yes: bool, again: str, as_json: bool, quiet: bool) -> None:
-    """Removes runs.
+def remove(home: Home, choose: Choose, yes: bool, again: str, as_json: bool, quiet: bool) -> int:
+    """Removes runs; returns the exit code.
 
     Args:
         yes: Nothing is asked.
@@ -69,18 +71,17 @@ def remove(home: Home, choose: Choose, yes: bool, again: str, as_json: bool, qui
     """
     output = chosen(as_json, quiet)
 
-    async def work() -> None:
+    async def work() -> int:
         async with reaching(home, Private.IF_HISTORY) as reach:
             meant = choose(await reach.runs())
             if not meant or not must_agree(_question(meant), yes, again):
                 output.listing(_listing([]))
-                return
-            for picture in meant:
-                for line in await _remove(reach, picture):
-                    output.talk(line)
-            output.listing(_listing(meant))
+                return 0
+            removed = await remove_all(reach, meant, output)
+            output.listing(_listing(removed))
+            return 0 if len(removed) == len(meant) else exit_codes.OURS
 
-    carry_out(work())
+    return carry_out(work())
 
 
 def _question(meant: Sequence[RunPicture]) -> str:
@@ -89,6 +90,28 @@ def _question(meant: Sequence[RunPicture]) -> str:
     kept = [f":{tag}" for one in meant for tag in one.tags]
     tags = f" What {listed(kept[:NAMED])} names stays." if kept else " What was kept goes too."
     return f"Remove {some}?{tags}"
+
+
+async def remove_all(
+    reach: Reach, meant: Sequence[RunPicture], output: Output
+) -> Sequence[RunPicture]:
+    """Removes runs; returns those that are. What keeps one of several keeps no other one.
+
+    Raises:
+        MeshError: It was one alone, and it stays.
+    """
+    removed: list[RunPicture] = []
+    for picture in meant:
+        try:
+            for line in await _remove(reach, picture):
+                output.talk(line)
+            removed.append(picture)
+        except MeshError as error:
+            if len(meant) == 1:
+                raise
+            # Also with -q, which is about what was removed.
+            chosen().talk(f"{picture.record.run_name}: {error} {error.hint}".rstrip())
+    return removed
 
 
 async def _remove(reach: Reach, picture: RunPicture) -> list[str]:
@@ -130,6 +153,7 @@ def _forget(reach: Reach, run_id: RunId) -> None:
     """Lets go of what this home has of a run."""
     forget(reach.home, [run_id])
     (pulled_folder(reach.home) / "runs" / run_id).unlink(missing_ok=True)
+    waiting.done(reach.home, run_id)
     reach.store.let_go(run_id)
 
 

@@ -7,24 +7,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dstack_cli.again import Anew, Choice, again
-from dstack_cli.attended import Attendance
 from dstack_cli.choosing import Meant, meant
-from dstack_cli.ending import end_document, submitted_document
+from dstack_cli.here import repo_of
+from dstack_cli.misused import Misused
 from dstack_cli.naming import order_id, order_name, owner
 from dstack_cli.orders import Ordered, ordered
-from dstack_cli.output.forms import chosen
 from dstack_cli.output.screen import Screen
 from dstack_cli.output.terminal import Terminal
+from dstack_cli.presence import attend, detach_hint, screen_of, submit, with_apps
 from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_cli.removing import goes_on
 from dstack_cli.submitting import DrivenWork
-from dstack_cli.watching import DETACH_HINT, Watching
+from dstack_cli.watching import Watching
 from dstack_mesh.faults import MeshError, Missing, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Digest
 from dstack_scheduler.agent_port import DrivenJob
-from dstack_scheduler.job import Input, Source
+from dstack_scheduler.job import Input, RunRecord, Source
 from dstack_scheduler.submission import Submission
 
 
@@ -34,6 +34,7 @@ class Wish:
 
     Attributes:
         clear: From nothing: what it kept is not put back.
+        no_open: Links of apps are printed only.
     """
 
     run: str
@@ -42,6 +43,7 @@ class Wish:
     detach: bool = False
     as_json: bool = False
     quiet: bool = False
+    no_open: bool = False
 
 
 def restart(home: Home, wish: Wish) -> int:
@@ -52,16 +54,15 @@ def restart(home: Home, wish: Wish) -> int:
             found = meant(wish.run, await reach.runs(), wish.workflow)
             submission = await _submission(reach, found, wish)
             terminal = Terminal.of_process()
-            screen = _screen(terminal, wish)
+            screen = screen_of(terminal, wish)
             watching = _watching(screen, terminal, submission, wish)
             watching.notes = [f"  {_from_where(found, submission, wish)}"]
-            driven = DrivenWork(reach, submission, "", watching)
-            if wish.detach:
-                return await _submit(driven, screen, wish)
-            code = await Attendance(driven, screen, terminal).attend()
-            if wish.as_json and watching.end is not None:
-                chosen(as_json=True).document(end_document(driven.name, watching.end))
-            return code
+            has_apps = any(job.spec.apps for job in submission.jobs)
+            async with with_apps(reach, has_apps, wish, screen, watching) as watcher:
+                driven = DrivenWork(reach, submission, "", watcher)
+                if wish.detach:
+                    return await submit(driven, has_apps, screen, wish)
+                return await attend(driven, watching, screen, terminal, wish)
 
     return carry_out(work())
 
@@ -82,7 +83,7 @@ async def _submission(reach: Reach, found: Meant, wish: Wish) -> Submission:
     new, jobs = again(made, record, Choice(found.job, wish.clear), anew)
     await _bring_code(reach, made, found)
     dialled = [await _dialled(reach, job) for job in jobs]
-    secrets = _secrets(reach.home, dialled, wish.detach)
+    secrets = _secrets(reach.home, record, dialled, wish.detach)
     return Submission(new, tuple(dialled), secrets=secrets)
 
 
@@ -121,10 +122,19 @@ async def _reached(reach: Reach, what: Input) -> Input:
     return replace(what, sources=tuple(sources))
 
 
-def _secrets(home: Home, jobs: list[DrivenJob], detach: bool) -> dict[str, str]:
+def _secrets(home: Home, record: RunRecord, jobs: list[DrivenJob], detach: bool) -> dict[str, str]:
+    """The values that the jobs take along, of the repository that they are from. Raises Misused."""
     needed = sorted({name for job in jobs for name in job.spec.secrets_needed})
     if not needed:
         return {}
+    here, repo = repo_of(Path.cwd()), record.revision.repo
+    if here != repo:
+        raise Misused(
+            f"{record.run_name} takes secrets of {repo or 'no repository'}; nothing was sent.",
+            f"This folder is of {here}, whose secrets are others.",
+            f"cd to {repo or 'where it was run'}, and there: dstack restart {record.run_name}",
+            code="other-repository",
+        )
     from dstack_cli.keeping_secrets import kept_values, need_you  # most runs need none
 
     late = [job.spec.workflow for job in jobs if job.spec.secrets_needed and job.after]
@@ -142,28 +152,9 @@ def _from_where(found: Meant, submission: Submission, wish: Wish) -> str:
 
 
 def _watching(screen: Screen, terminal: Terminal, submission: Submission, wish: Wish) -> Watching:
-    hint = DETACH_HINT if terminal.stdin and terminal.stderr and not wish.detach else ""
     workflows = [job.spec.workflow or job.spec.provider for job in submission.jobs]
     now = asyncio.get_running_loop().time
-    return Watching(screen, submission.record.run_name, workflows, now, hint)
-
-
-def _screen(terminal: Terminal, wish: Wish) -> Screen:
-    if wish.as_json and not wish.detach:
-        return Screen.for_scripts(terminal)
-    return Screen(terminal, job_output=not wish.detach, talks=not wish.quiet)
-
-
-async def _submit(driven: DrivenWork, screen: Screen, wish: Wish) -> int:
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(driven.run())
-        await driven.settled.wait()
-        if not running.done():
-            await driven.leave()
-    screen.live("", 0.0)
-    document = submitted_document(driven.name, driven.run_id)
-    chosen(wish.as_json, wish.quiet).document(document)
-    return 0
+    return Watching(screen, submission.record.run_name, workflows, now, detach_hint(terminal, wish))
 
 
 def _hex(digest: Digest) -> str:

@@ -164,12 +164,11 @@ def _placed(asked: Asked, placement: str) -> Asked:
 
 
 def _not_ours(word: str) -> Misused:
-    from difflib import get_close_matches  # only mistakes need it
+    from dstack_cli.names import close_to  # only mistakes need it
 
     name = word.partition("=")[0]
     known = [spelling for flag in FLAGS for spelling in flag.spellings if spelling[:2] == "--"]
-    close = get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"dstack run WORKFLOW {word} …"
+    hint = close_to(name, known) or f"dstack run WORKFLOW {word} …"
     return Misused(
         f"No such option {name}.",
         "Flags of a workflow come after its name.",

@@ -4,20 +4,16 @@ from collections.abc import Mapping
 
 from dstack_cli.output.port import Json, Listing
 from dstack_cli.output.table import Column, Table
-from dstack_scheduler.providers.installed import installed
-from dstack_scheduler.providers.port import Direct, Provider
-from dstack_scheduler.providers.registry import FILES, every, provider_of
+from dstack_scheduler.providers.port import Provider
+from dstack_scheduler.providers.registry import every, provider_of
 from dstack_scheduler.workflow.checking import takes
 from dstack_scheduler.workflow.command_line import FLAGS, SHORT
-from dstack_scheduler.workflow.problem import (
-    Code,
-    Place,
-    Problem,
-    WorkflowProblems,
-    did_you_mean,
-)
+from dstack_scheduler.workflow.interpolation import Interpolator, Values
+from dstack_scheduler.workflow.model import Option
+from dstack_scheduler.workflow.problem import Report, WorkflowProblems
 from dstack_scheduler.workflow.project import Project, Written
-from dstack_scheduler.workflow.request import Request
+from dstack_scheduler.workflow.request import Request, complain_of_target, own_flags
+from dstack_scheduler.workflow.scope import Scope
 
 SCHEMA = "dstack.targets/v1"
 
@@ -63,12 +59,15 @@ def help_of(project: Project, target: str) -> str:
     elif provider is not None:
         lines = _about_provider(provider)
     else:
-        raise WorkflowProblems([_unknown(project, target)])
-    direct = Direct() if provider is None or written is not None else provider.direct
+        raise _unknown(project, target)
+    own: Mapping[str, Option] = {}
+    if provider is not None:
+        own = own_flags(provider, direct=written is None)
+        lines += _about_flags(provider, own)
     short = {long: letter for letter, long in SHORT.items()}
     lines += ["", "Flags:"]
     for name, flag in FLAGS.items():
-        if name in direct.spelled:
+        if name in own:
             continue
         if provider is None or takes(provider, flag.meaning):
             spelled = f"{short[name]}, {name}" if name in short else name
@@ -81,18 +80,13 @@ def _row(spelled: str, about: str) -> str:
 
 
 def _about_provider(provider: Provider) -> list[str]:
-    """How it is run directly: its words, its own flags, and its keys in a workflow."""
+    """How it is run directly: its words, and its keys in a workflow."""
     direct = provider.direct
     lines = [f"Usage: {direct.usage} [FLAGS]", "", f"{provider.about}."]
     words = [*direct.first, *((direct.many,) if direct.many else ())]
     if words:
         lines += ["", "Arguments:"]
         lines += [_row(word.upper(), f"as {provider.keys[word].example}") for word in words]
-    if direct.options:
-        lines += ["", f"Flags of {provider.name}:"]
-        lines += [
-            _row(f"{', '.join(one.spellings)} {one.example}", one.about) for one in direct.options
-        ]
     if provider.any_key:
         return [*lines, "", "A workflow with this provider may have any keys."]
     lines += ["", f"Keys of a workflow with provider: {provider.name}"]
@@ -100,6 +94,18 @@ def _about_provider(provider: Provider) -> list[str]:
     for name, key in provider.keys.items():
         spelled.setdefault(key.example, []).append(name)
     return lines + [_row(", ".join(names), f"as {one}") for one, names in spelled.items()]
+
+
+def _about_flags(provider: Provider, own: Mapping[str, Option]) -> list[str]:
+    """Its own flags, as far as they may be given, in the spellings that may."""
+    if not own:
+        return []
+    lines = ["", f"Flags of {provider.name}:"]
+    for one in provider.direct.options:
+        spelled = [word for word in one.spellings if word in own]
+        if spelled:
+            lines.append(_row(f"{', '.join(spelled)} {one.example}", one.about))
+    return lines
 
 
 def _about_workflow(project: Project, written: Written) -> list[str]:
@@ -113,15 +119,7 @@ def _about_workflow(project: Project, written: Written) -> list[str]:
     return lines
 
 
-def _unknown(project: Project, target: str) -> Problem:
-    place = Place()
-    return Problem(
-        file=place.file,
-        line=place.line,
-        column=place.column,
-        workflow="",
-        key="",
-        code=Code.UNKNOWN_WORKFLOW,
-        message=f'There is no workflow or provider "{target}".',
-        hint=did_you_mean(target, (*project.workflows, *project.providers, *FILES, *installed())),
-    )
+def _unknown(project: Project, target: str) -> WorkflowProblems:
+    report = Report({})
+    complain_of_target(project, target, Scope(report, Interpolator(Values()), target))
+    return WorkflowProblems(report.problems)

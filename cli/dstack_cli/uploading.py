@@ -32,7 +32,9 @@ NOTHING = ":"
 """The shell's word for doing nothing."""
 
 
-def upload(home: Home, tag: str, folders: Sequence[Path], quiet: bool = False) -> int:
+def upload(
+    home: Home, tag: str, folders: Sequence[Path], as_json: bool = False, quiet: bool = False
+) -> int:
     """Uploads folders as a run with a tag; returns the exit code.
 
     Raises:
@@ -43,7 +45,7 @@ def upload(home: Home, tag: str, folders: Sequence[Path], quiet: bool = False) -
     reading = in_thread(lambda: _read(home, placed))
     order = Order(Plan(UPLOAD, (job,)), order_id(), order_name(home), reading, tag=check_tag(tag))
     starting = embedded.start(home) if not embedded.answers(home) else None
-    return carry(home, order, Asked(target=UPLOAD, quiet=quiet, tag=tag), starting)
+    return carry(home, order, Asked(target=UPLOAD, as_json=as_json, quiet=quiet, tag=tag), starting)
 
 
 def _placed(folders: Sequence[Path], here: Path) -> dict[str, Path]:

@@ -58,6 +58,14 @@ def test_2_2_13_curl() -> None:
     assert len(codes_of(NOTHING, "curl", "https://example.org")) == 1
 
 
+def test_2_2_13_curl_finds_the_home_folder() -> None:
+    job = direct("curl", "https://example.org/a", "-o", "~/my data/a.tar")
+    assert job.commands[0] == "mkdir -p ~/'my data'"
+    assert "--output ~/'my data/a.tar' --url" in job.commands[1]
+    (fetch,) = direct("curl", "https://example.org/a", "-o", "~/a").commands
+    assert "--output ~/a --url" in fetch
+
+
 def test_1_2_12_url_and_output_are_both_needed() -> None:
     for key in ("url: a", "output: a"):
         project = project_of(f"workflows: [{{name: x, provider: curl, {key}}}]")

@@ -64,5 +64,20 @@ def test_3_2_14_a_workflow_and_a_provider_tell_about_themselves(flag: str) -> No
     assert (asked.help, asked.target) == (True, "train")
     assert all(word in help_of(PROJECT, "train") for word in ("Trains it", "--lr", "--gpu"))
     assert "dstack run python FILE" in help_of(PROJECT, "python")
-    with pytest.raises(WorkflowProblems):
-        help_of(PROJECT, "trian")
+
+
+def test_3_2_14_help_names_the_flags_of_the_provider_as_they_may_be_spelled() -> None:
+    project = project_of("workflows: [{name: fit, provider: torchrun, file: t.py}]")
+    assert "--nnodes, --nodes N" in help_of(project, "fit")
+    assert "-c, --command COMMAND" in help_of(project, "bash")
+    shell = project_of("workflows: [{name: a, provider: bash, commands: [b]}]")
+    assert "--command" not in help_of(shell, "a")
+
+
+@pytest.mark.parametrize("target", ["trian", "ssh", "python@v2", "nowhere"])
+def test_3_2_14_help_and_the_run_say_the_same_of_what_is_not_there(target: str) -> None:
+    with pytest.raises(WorkflowProblems) as told:
+        help_of(PROJECT, target)
+    with pytest.raises(WorkflowProblems) as run:
+        plan_of(PROJECT, target)
+    assert told.value.problems == run.value.problems

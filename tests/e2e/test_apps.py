@@ -235,6 +235,14 @@ def test_links_in_the_log_work_here_and_the_stored_log_keeps_its_bytes(
     assert re.search(r"Serving at http://127\.0\.0\.1:\d+ and http://localhost:\d+/page\.", stored)
 
 
+def test_a_run_that_starts_again_leads_to_its_apps_again(lab: Lab) -> None:
+    left = lab.laptop.dstack("run", "web", "--remote", "-d", "-q", cwd=lab.code, check=True)
+    name = left.stdout.decode().strip()
+    lab.laptop.dstack("stop", name, "-x", cwd=lab.code, check=True)
+    with attached(lab.laptop, lab.code, "restart", name) as again:
+        assert get(again.url("bash0") + "x").startswith(b"hello from ")
+
+
 def test_nobody_else_gets_at_it(web: Attached, lab: Lab) -> None:
     name = web.said().split()[0]
     refused = lab.other.dstack("app", name, "--no-open", cwd=lab.code, timeout=20)
@@ -288,7 +296,7 @@ def test_app_leads_there_again_for_scripts_too(notebook: Attached, lab: Lab) -> 
     (shown,) = lab.laptop.json("ps", name)["items"]
     assert shown["jobs"][0]["apps"] == ["lab"]
     wrong = lab.laptop.dstack("app", name, "train", cwd=lab.code)
-    assert wrong.returncode == 2 and b"no job of a workflow" in wrong.stderr, said(wrong)
+    assert wrong.returncode == 66 and b"has no job of 'train'" in wrong.stderr, said(wrong)
 
 
 def test_attach_leads_there_again(notebook: Attached, lab: Lab) -> None:

@@ -150,6 +150,26 @@ def test_detaching_after_coming_back_is_the_same(home: Peer) -> None:
     assert home.dstack("stop", name).returncode == 0
 
 
+def test_who_leaves_a_run_that_started_again_has_its_document(home: Peer) -> None:
+    name = home.dstack("run", "bash", "-c", LOOP, "-d", "-q").stdout.decode().strip()
+    assert home.dstack("stop", name).returncode == 0
+    terminal = Terminal(home, "restart", name, "--json")
+    terminal.read_until("up\r\n")
+    terminal.press(b"\x03")
+    terminal.read_until("dstack.submitted/v1")
+    assert terminal.end() == 130
+    assert home.dstack("stop", "@").returncode == 0
+
+
+def test_one_press_at_a_question_is_enough(home: Peer) -> None:
+    home.dstack("run", "bash", "-c", "true", "--no-reuse", check=True)
+    terminal = Terminal(home, "rm", "@")
+    terminal.read_until("[y/N]")
+    terminal.press(b"\x03")
+    terminal.read_until("Interrupted.")
+    assert terminal.end() == 130
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_without_a_terminal_a_signal_stops_gracefully(home: Peer, number: signal.Signals) -> None:
     running = home.popen(

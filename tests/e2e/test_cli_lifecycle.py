@@ -70,6 +70,11 @@ def test_a_job_is_named_by_its_id_and_by_its_workflow(home: Peer, code: Path, fa
     assert b"data" in kept and b"ckpt" not in kept
     missing = home.dstack("logs", failed, "trian", cwd=code)
     assert missing.returncode == 125 and b"did you mean train?" in missing.stderr
+    for words in ((failed, "train"), (train,)):
+        twice = home.dstack("logs", *words, "--job", "0", cwd=code)
+        assert twice.returncode == 2 and b"both name a job" in twice.stderr, said(twice)
+    shut = home.dstack("app", failed, "trian", cwd=code)
+    assert shut.returncode == 66 and b"did you mean train?" in shut.stderr, said(shut)
     stopped = home.dstack("stop", train, cwd=code, check=True)
     assert failed.encode() in stopped.stdout
 

@@ -125,6 +125,21 @@ def test_on_a_terminal_the_value_is_asked_for_and_not_shown(home: Peer, code: Pa
     assert "TYPED" in names(home, code)
 
 
+def test_a_run_starts_again_with_the_secrets_of_its_own_repository_alone(
+    home: Peer, code: Path, tmp_path: Path
+) -> None:
+    other = project(tmp_path / "q", WORKFLOWS)
+    for folder in (code, other):
+        for name in ("TOKEN", "PASS"):
+            assert give(home, folder, "add", name, "-", value=folder.name).returncode == 0
+    assert home.dstack("run", "use", "--no-reuse", cwd=code).returncode == 0
+    name = str(home.json("ps", "-n", "1")["items"][0]["run"])
+    refused = home.dstack("restart", name, cwd=other)
+    assert refused.returncode == 2, said(refused)
+    assert b"takes secrets of p" in refused.stderr and b"cd to p" in refused.stderr
+    home.dstack("restart", name, cwd=code, check=True)
+
+
 def test_without_a_value_and_a_terminal_it_says_how(home: Peer, code: Path) -> None:
     ended = home.dstack("secrets", "add", "TOKEN", cwd=code)
     assert ended.returncode == 2

@@ -75,6 +75,7 @@ def plant(folder: Path, canaries: Canaries, lines: int) -> Peer:
         "WANDB_API_KEY": new(),
         "DB_PASSWORD": new(),
         "http_proxy": f"http://ana:{new()}@proxy.example:3128",
+        "https_proxy": f"http://ana:x/{new()}@proxy.example:3128",
         "DSTACK_SOMETHING": new(),
         "DSTACK_MDNS": "0",
     }
@@ -157,3 +158,9 @@ def test_a_bundle_has_what_a_helper_asks_for_and_is_the_owners_alone(tmp_path: P
     assert json.loads(read["agent.json"]) == {"runs": False}
     again = peer.dstack("doctor", "gpu", "--bundle", str(target))
     assert again.returncode != 0 and b"is not overwritten" in again.stderr
+    assert again.stdout == b"", "it is told before anything is looked at"
+    other = peer.dstack("doctor", "gpu", "--bundle", str(tmp_path / "b.zip"))
+    assert other.returncode == 2 and b"b.tar.gz" in other.stderr, said(other)
+    below = tmp_path / "not" / "yet" / "b.tar.gz"
+    peer.dstack("doctor", "gpu", "--bundle", str(below), check=True)
+    assert below.exists()

@@ -250,6 +250,7 @@ def test_without_a_remote_push_says_how_to_name_one(ana: Peer) -> None:
     refused = person.dstack("push", "@", "--json")
     assert refused.returncode == 66
     assert json.loads(refused.stdout)["error"]["code"] == "no-remote"
+    assert ana.dstack("push", "--remote", "nowhere").returncode == 66
 
 
 def _on_a_terminal(peer: Peer, *words: str) -> tuple[list[tuple[float, str]], int]:

@@ -69,7 +69,8 @@ def test_folders_are_uploaded_as_a_run_with_a_tag_and_used(
     outside.mkdir()
     (outside / "b").write_text("b\n")
 
-    home.dstack("tags", "add", "corpus", "corpus", "-a", str(outside), cwd=code, check=True)
+    upload = ("tags", "add", "corpus", "corpus", "-a", str(outside), "--json")
+    assert home.json(*upload, cwd=code)["schema"] == "dstack.end/v1"
     items = home.json("ls", ":corpus", "-r", cwd=code)["items"]
     assert {item["path"]: item["mode"] for item in items} == {
         "corpus/a/deep": "0644",

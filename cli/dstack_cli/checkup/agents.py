@@ -1,5 +1,6 @@
 """Judges each agent: by which ways it was found, which lead to it, and what is in the way."""
 
+import shlex
 from collections.abc import Sequence
 
 from dstack_cli.checkup.finding import Finding, failed, passed, warned
@@ -76,7 +77,8 @@ def _way_of(sights: Sights, ways: list[Way]) -> Finding:
     way = min(ways, key=lambda one: list(Door).index(one.door))
     named = way.name or (sights.named(way.peer_id) if way.peer_id is not None else "")
     check = f"agent {named}" if named else f"address {way.address}"
-    port = way.address.rpartition(":")[2]
+    # What is pasted holds an address that others may have told.
+    host, port = shlex.quote(way.host), shlex.quote(way.address.rpartition(":")[2])
     by = f"(found by {_sources(ways)})"
     match way.door:
         case Door.OPEN:
@@ -97,13 +99,13 @@ def _way_of(sights: Sights, ways: list[Way]) -> Finding:
             return failed(check, "firewall-here", what, fix)
         case Door.ABSENT:
             what = f"no machine answers at {way.address}: off, asleep or on another network {by}"
-            return warned(check, "away", what, f"ping -c 3 {way.host}   (wake it, or: {_forget})")
+            return warned(check, "away", what, f"ping -c 3 {host}   (wake it, or: {_forget})")
         case Door.NO_WAY:
             what = f"no route leads to {way.address} {by}"
-            return warned(check, "no-route", what, f"ip route get {way.host}")
+            return warned(check, "no-route", what, f"ip route get {host}")
         case Door.NO_NAME:
             what = f"the name in {way.address} is not known {by}"
-            return failed(check, "no-name", what, f"getent hosts {way.host}   (use its address)")
+            return failed(check, "no-name", what, f"getent hosts {host}   (use its address)")
 
 
 _forget = "it is forgotten when another agent is reached"
@@ -120,9 +122,8 @@ def _no_hello(check: str, way: Way, by: str) -> Finding:
         return failed(
             check, "version-skew", what, "pip install -U dstack-mesh   (on the older one)"
         )
-    return failed(
-        check, way.code, what, f"openssl s_client -connect {way.address}   (dstack mesh members)"
-    )
+    look = f"openssl s_client -connect {shlex.quote(way.address)}   (dstack mesh members)"
+    return failed(check, way.code, what, look)
 
 
 def _not_called(sights: Sights) -> list[Finding]:
@@ -145,10 +146,13 @@ def _not_called(sights: Sights) -> list[Finding]:
 def _nobody(sights: Sights) -> Finding:
     heard = "and no agent of this mesh announces itself" if sights.mdns else "and no multicast"
     where = f" ({sights.strangers} of other meshes are heard)" if sights.strangers else ""
+    # Only addresses of this machine itself come to this without being told one by one.
+    seeds = [way.address for way in sights.ways if "seed" in way.found_by]
+    seeded = f"no seed but this machine itself ({', '.join(seeds)})" if seeds else "no seed"
     return warned(
         "agents",
         "nobody",
-        f"nobody is known: no seed, no memory, {heard}{where}",
+        f"nobody is known: {seeded}, no memory, {heard}{where}",
         "on another machine: dstack-runner start; or here: export DSTACK_SEEDS=HOST:7420",
     )
 

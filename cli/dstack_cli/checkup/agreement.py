@@ -1,5 +1,6 @@
 """Judges in what agents must agree: the time, the version, and that each has an id of its own."""
 
+import re
 from collections.abc import Sequence
 
 from dstack_cli.checkup.finding import Finding, failed, passed, warned
@@ -12,6 +13,8 @@ CLOCK_SECONDS = 5.0
 """Clocks that differ by more than that are told; certificates stand minutes."""
 
 SET_CLOCK = "sudo timedatectl set-ntp true"
+
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+_-]*")
 
 
 def judge_clocks(sights: Sights) -> Sequence[Finding]:
@@ -94,7 +97,9 @@ def _version(name: str, theirs: str, protocol: int, ours: str) -> list[Finding]:
         f"{name} runs {theirs or 'an unknown version'} (protocol {protocol}), this machine {ours}"
         f" (protocol {PROTOCOL})"
     )
-    fix = f"{older}: pip install -U dstack-mesh=={newest}"
+    # A version is what the other one says of itself, and the fix is pasted.
+    pinned = f"=={newest}" if _VERSION.fullmatch(newest) else ""
+    fix = f"{older}: pip install -U dstack-mesh{pinned}"
     grade = failed if abs(protocol - PROTOCOL) > 1 else warned
     return [grade("versions", "version-skew", what, fix)]
 

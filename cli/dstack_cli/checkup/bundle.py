@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import sys
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from typing import cast
 
 from dstack_cli.checkup.finding import Finding
 from dstack_cli.checkup.redaction import GONE, Redaction, is_secret_name, known_secrets
+from dstack_cli.misused import Misused
+from dstack_cli.names import listed
 from dstack_mesh.card import PROTOCOL
 from dstack_mesh.discovery.interfaces import leading_outside, multicast_interfaces, read_interfaces
 from dstack_mesh.faults import MeshError, Refused
@@ -32,6 +35,7 @@ from dstack_mesh.wire.greeter import GrpcGreeter, command_card
 LOG_BYTES = 128 << 10
 STATUS_SECONDS = 2.0
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
+OTHER_ARCHIVES = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z")
 FOLDER = "dstack-doctor"
 
 SETTINGS = (
@@ -44,6 +48,23 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 LIBRARIES = ("grpcio", "protobuf", "cryptography", "zeroconf", "psutil", "docker", "boto3")
 
 
+def check_target(target: Path) -> None:
+    """Whether a bundle can be written there; before all is looked at, which takes seconds.
+
+    Raises:
+        Refused: It exists.
+        Misused: It is called as an archive of another kind.
+    """
+    if target.exists():
+        raise Refused(f"{target} exists.", "It is not overwritten.", "Name another file.", "exists")
+    if target.name.endswith(OTHER_ARCHIVES) and not target.name.endswith(ARCHIVES):
+        what = f"A bundle is no {target.suffix} file."
+        name = target.with_suffix("").with_suffix(ARCHIVES[0])
+        hint = f"--bundle {shlex.quote(str(name))}"
+        why = f"It is a folder, or one of {listed(ARCHIVES, 'or')}."
+        raise Misused(what, why, hint, code="usage")
+
+
 def write_bundle(
     home: Home,
     environ: Mapping[str, str],
@@ -54,15 +75,15 @@ def write_bundle(
     """Writes it, for the owner alone, and returns the names of its files.
 
     Raises:
-        Refused: The target exists.
+        MeshError: As `check_target` does.
     """
-    if target.exists():
-        raise Refused(f"{target} exists.", "It is not overwritten.", "Name another file.", "exists")
+    check_target(target)
     redaction = Redaction(known_secrets(home, environ, user_home()))
     texts = {
         name: redaction.of(text) for name, text in _contents(home, environ, findings, now).items()
     }
     if target.name.endswith(ARCHIVES):
+        target.parent.mkdir(parents=True, exist_ok=True)
         _write_archive(target, texts, now)
     else:
         target.mkdir(mode=0o700, parents=True)
@@ -119,12 +140,19 @@ def _settings(home: Home, environ: Mapping[str, str]) -> dict[str, object]:
     shown = {f"DSTACK_{name.upper()}" for name in SETTINGS}
     return {
         "environment": {
-            name: value if name in shown or name.lower() in PROXIES else GONE
+            name: _shown(name, value) if name in shown or name.lower() in PROXIES else GONE
             for name, value in sorted(environ.items())
             if name.startswith(("DSTACK_", "AWS_", "DOCKER_")) or name.lower() in PROXIES
         },
         "config.yaml": _config(home),
     }
+
+
+def _shown(name: str, value: str) -> str:
+    """A value that may be shown; of a proxy without a person's name and password, whatever is in
+    them."""
+    person, at, place = value.rpartition("@")
+    return f"{GONE}@{place}" if name.lower() in PROXIES and person and at else value
 
 
 def _config(home: Home) -> object:

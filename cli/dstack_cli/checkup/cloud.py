@@ -27,7 +27,7 @@ def check_cloud(
     """What a request to AWS would be signed with, and what is wrong with that."""
     try:
         credentials, config = _files(environ, user_home)
-    except (configparser.Error, UnicodeDecodeError, OSError) as broken:
+    except (configparser.Error, UnicodeDecodeError, OSError, RuntimeError) as broken:
         what = f"a file of AWS cannot be read: {_first_line(broken)}"
         return [failed(CHECK, "credentials-broken", what, "aws configure")]
     found = [*_of_environment(environ, now)]
@@ -189,5 +189,7 @@ def _first_line(error: Exception) -> str:
             return f"{error.source}, line {error.lineno}: no [section] before it"
         case configparser.ParsingError():
             return f"{error.source}, line {error.errors[0][0]}"
+        case RuntimeError():
+            return "its name begins with ~ and nobody's home"
         case _:
             return f"{type(error).__name__} {getattr(error, 'filename', None) or ''}".strip()

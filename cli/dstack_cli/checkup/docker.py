@@ -7,9 +7,11 @@ import pwd
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from dstack_cli.checkup.finding import Finding, failed, passed, warned
 
+USUAL = "unix:///var/run/docker.sock"
 ENGINE_SECONDS = 2.0
 MOST_BYTES = 1 << 20
 
@@ -20,18 +22,22 @@ def check_docker(environ: Mapping[str, str], cards: bool) -> Sequence[Finding]:
     Args:
         cards: NVIDIA cards are on this machine, so containers should get them.
     """
-    host = environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    if not host.startswith("unix://"):
+    host = environ.get("DOCKER_HOST") or USUAL
+    scheme, _, where = host.partition("://")
+    if not where:
+        what = "DOCKER_HOST is no address of an engine: that is unix://PATH"
+        return [failed("docker", "docker-address", what, f"export DOCKER_HOST={USUAL}")]
+    if scheme != "unix":
         return [
             warned(
                 "docker",
                 "docker-elsewhere",
-                f"DOCKER_HOST names an engine of another machine ({host.partition('://')[0]}); only"
-                " one of this machine is used",
+                f"DOCKER_HOST names an engine of another machine ({scheme}); only one of this"
+                " machine is used",
                 "unset DOCKER_HOST",
             )
         ]
-    path = Path(host.removeprefix("unix://"))
+    path = Path(where)
     if not path.exists():
         return [
             warned(
@@ -76,9 +82,10 @@ def _toolkit(answer: bytes) -> Sequence[Finding]:
 
 def _information(answer: bytes) -> dict[str, object]:
     try:
-        return json.loads(answer.partition(b"\r\n\r\n")[2])
+        told: object = json.loads(answer.partition(b"\r\n\r\n")[2])
     except ValueError:
         return {}
+    return cast("dict[str, object]", told) if isinstance(told, dict) else {}
 
 
 def _forbidden(path: Path) -> Finding:

@@ -40,7 +40,7 @@ async def knock(address: str) -> Door:
             with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as door:
                 await loop.sock_connect(door, where)
                 return Door.OPEN
-    except socket.gaierror:
+    except (socket.gaierror, ValueError, OverflowError):  # "my..host" is no name that can be asked
         return Door.NO_NAME
     except TimeoutError:
         if _failed_to_send() > before:

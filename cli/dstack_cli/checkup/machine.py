@@ -1,7 +1,9 @@
 """This machine: the home, its disk, git."""
 
+import errno
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,17 +37,13 @@ def check_home(home: Home) -> Sequence[Finding]:
     probe = home.root / f".probe-{secrets.token_hex(4)}"
     try:
         home.prepare()
-        probe.write_bytes(b"x")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
-        return [
-            failed(
-                "home",
-                "home-not-writable",
-                f"{home.root} cannot be written: {error.strerror}",
-                f"sudo chown -R $(id -u) {home.root}   or set DSTACK_HOME to a folder of yours",
-            )
-        ]
+        what = f"{home.root} cannot be written: {error.strerror}"
+        return [failed("home", "home-not-writable", what, _way_to_write(home.root, error))]
     length = len(os.fsencode(home.agent_socket))
     if length > LONGEST_SOCKET_PATH:
         return [
@@ -58,6 +56,17 @@ def check_home(home: Home) -> Sequence[Finding]:
             )
         ]
     return [passed("home", f"{home.root} can be written")]
+
+
+def _way_to_write(folder: Path, error: OSError) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "free some space, or set DSTACK_HOME to a larger disk"
+        case errno.EACCES | errno.EPERM:
+            whole = shlex.quote(str(folder))
+            return f"sudo chown -R $(id -u) {whole}   or set DSTACK_HOME to a folder of yours"
+        case _:
+            return "set DSTACK_HOME to a folder of yours"
 
 
 def check_disk(home: Home, environ: Mapping[str, str]) -> Sequence[Finding]:

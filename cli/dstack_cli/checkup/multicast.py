@@ -1,5 +1,6 @@
 """Judges multicast: sent and not heard, or nobody announces."""
 
+import shlex
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 
@@ -105,4 +106,5 @@ def _named(sights: Sights, way: Way) -> str:
 
 
 def _seed(way: Way) -> str:
-    return f"export DSTACK_SEEDS={way.address}   (or in config.yaml: seeds: [{way.address}])"
+    address = shlex.quote(way.address)
+    return f"export DSTACK_SEEDS={address}   (or in config.yaml: seeds: [{address}])"

@@ -1,16 +1,18 @@
 """Runs checks at the same time, each with a deadline, and never keeps a person waiting in silence.
 
 A check that hangs (a dead network disk does that to whoever asks for its size) is left to itself in
-its thread and told of.
+its thread and told of. Trouble of a check, a bug of ours too, is its finding: the others are shown.
 """
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from dstack_cli.checkup.finding import Finding, Topic, failed
+from dstack_cli.trouble import innermost
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
 
@@ -69,13 +71,24 @@ async def _carried_out(check: Check) -> list[Finding]:
         found = [
             failed(check.name, "hangs", what, "look for a network disk or a device that hangs")
         ]
-    except MeshError as error:
-        found = [failed(check.name, error.code, str(error), error.hint)]
-    except OSError as error:
-        found = [failed(check.name, "os-error", f"cannot be looked at: {error}")]
+    except Exception as error:
+        if os.environ.get("DSTACK_DEBUG") == "1":
+            raise
+        found = [_broken_off(check.name, innermost(error))]
     return [
         Finding(one.check, one.grade, one.message, one.fix, one.cause, check.topic) for one in found
     ]
+
+
+def _broken_off(check: str, error: BaseException) -> Finding:
+    match error:
+        case MeshError():
+            return failed(check, error.code, str(error), error.hint)
+        case OSError():
+            return failed(check, "os-error", f"cannot be looked at: {error}")
+        case _:
+            what = f"dstack has a bug: {type(error).__name__}: {error}".rstrip(": ")
+            return failed(check, "broken", what, "DSTACK_DEBUG=1 dstack doctor, and report it")
 
 
 async def _in_a_thread(look: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from dstack_cli.misused import Misused
-from dstack_cli.names import misread
+from dstack_cli.names import misread, said_twice
 from dstack_cli.tree import home_option
 from dstack_mesh.home import Home
 
@@ -37,12 +37,17 @@ def artifacts(
 
     action, names = (words[0], words[1:]) if words[:1] in _ACTIONS else ("", words)
     if action == "upload":
-        return _upload(home, names, total, only)
+        if folder is not None:
+            what = "-o says where a download goes."
+            raise Misused(what, "Nothing is downloaded here.", "dstack artifacts -h", code="usage")
+        return _upload(home, names, total, only, as_json)
     if not action and len(names) > 1:
         raise misread(names[0], ("list", "download", "upload"), "dstack artifacts --help")
     match names:
         case (run, *rest) if len(rest) < 2:
             workflow = rest[0] if rest else only
+            if only and only != workflow:
+                raise said_twice("workflow", workflow, only)
         case _:
             raise Misused("Which run?", "", "dstack artifacts list RUN", code="usage")
     if action == "download" or folder is not None:
@@ -55,7 +60,7 @@ def artifacts(
 _ACTIONS = (("list",), ("download",), ("upload",))
 
 
-def _upload(home: Home, words: Sequence[str], tagged: bool, workflow: str) -> int:
+def _upload(home: Home, words: Sequence[str], tagged: bool, workflow: str, as_json: bool) -> int:
     """Uploads folders under a tag: what was given with -t, else the workflow's or folder's name."""
     from dstack_cli.uploading import upload
 
@@ -64,5 +69,7 @@ def _upload(home: Home, words: Sequence[str], tagged: bool, workflow: str) -> in
     if not folders or len(names) > 1 or (tagged and not names):
         hint = "dstack artifacts upload DIR -t TAG"
         raise Misused("Which folder, and which tag?", "", hint, code="usage")
+    if names and workflow and workflow != names[0]:
+        raise said_twice("tag", names[0], workflow)
     tag = names[0] if names else workflow or folders[0].absolute().name
-    return upload(home, tag, folders)
+    return upload(home, tag, folders, as_json)

@@ -23,6 +23,13 @@ PROVIDERS = (
 )
 """What can be run without a file; a test holds it against the registry, which is heavy to load."""
 
+SUBWORDS = {
+    "artifacts": ("list", "download", "upload"),
+    "prune": ("cache",),
+    "tags": ("list", "add", "create", "delete"),
+}
+"""Words that verbs take without being groups."""
+
 RUNNER_WORDS = (
     *("start", "join", "status", "check", "pause", "resume", "drain", "policy", "audit", "prune"),
     *("--help", "--version"),
@@ -232,5 +239,6 @@ def _words() -> list[tuple[Verb, list[str]]]:
             for param in command.params:
                 if isinstance(param.type, click.Choice):
                     names += map(str, param.type.choices)
+            names += SUBWORDS.get(verb.name, ())
             found.append((verb, [*names, "--help"]))
     return found

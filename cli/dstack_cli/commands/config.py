@@ -1,9 +1,15 @@
 """`dstack config`: remotes, where runs are kept for everybody."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dstack_cli.tree import home_option
 from dstack_mesh.home import Home
+
+if TYPE_CHECKING:
+    from dstack_cli.output.port import Output
+    from dstack_cli.remotes.configuring import Given
 
 _OLD = ("--token", "--url", "--server", "--project", "--file")
 """Flags of versions that had a server."""
@@ -56,16 +62,34 @@ def config(
             code="usage",
         )
     place = configuring.Given("", "", endpoint, region, profile, default, create, not no_check)
+    output = chosen(as_json, quiet)
+    if not words:
+        configuring.configure(home, place, output)
+    else:
+        _do(home, words, place, output)
+
+
+def _do(home: Home, words: tuple[str, ...], place: "Given", output: "Output") -> None:
+    from dstack_cli.misused import Misused
+    from dstack_cli.names import misread
+    from dstack_cli.remotes import configuring
+
     match words:
+        case ("list",) | ("delete", _) if place != configuring.Given():
+            what = f"Flags of a place do not go with {words[0]}."
+            raise Misused(what, "Nothing was done.", "dstack config --help", code="usage")
         case ("list",):
-            configuring.show(home, chosen(as_json, quiet))
+            configuring.show(home, output)
         case ("delete", name):
-            configuring.delete(home, name)
-        case ():
-            configuring.configure(home, place)
+            configuring.delete(home, name, output)
+        case (name,) if place == configuring.Given(default=True) and "://" not in name:
+            configuring.make_default(home, name, output)
         case (url,) if "://" in url:
-            configuring.configure(home, configuring.named(place, "", url))
-        case (name, url):
-            configuring.configure(home, configuring.named(place, name, url))
+            configuring.configure(home, configuring.named(place, "", url), output)
+        case (url, name) if "://" in url and "://" not in name:
+            configuring.configure(home, configuring.named(place, name, url), output)
+        case (name, url) if name not in ("list", "delete"):
+            configuring.configure(home, configuring.named(place, name, url), output)
         case _:
-            raise Misused("Which place is it?", "", "dstack config s3://BUCKET", code="usage")
+            hint = "dstack config [NAME] s3://BUCKET[/FOLDER]"
+            raise misread(words[0], ("list", "delete NAME", "s3://BUCKET"), hint)

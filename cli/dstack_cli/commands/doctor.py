@@ -44,6 +44,10 @@ def doctor(home: Home, topics: "tuple[Topic, ...]", as_json: bool, bundle: str |
     from dstack_cli.checkup.table import checks_of
     from dstack_mesh.clock import SystemClock
 
+    if bundle is not None:
+        from dstack_cli.checkup.bundle import check_target
+
+        check_target(Path(bundle))
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     output, clock = chosen(as_json), SystemClock()
     checks = checks_of(home, os.environ, clock, topics or EVERY)

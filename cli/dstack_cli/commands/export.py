@@ -21,11 +21,16 @@ def export(home: Home, run: str, target: str, endpoint: str, region: str, profil
     """
     from pathlib import Path
 
+    from dstack_cli.misused import Misused
     from dstack_cli.remotes import configuring
     from dstack_cli.remotes.exporting import export as write
 
-    if "://" not in target:
-        write(home, run, Path(target))
-        return
     given = configuring.Given("", target, endpoint, region, profile)
-    write(home, run, configuring.bucket_for_export(home, given))
+    if "://" in target:
+        write(home, run, configuring.bucket_for_export(home, given))
+        return
+    if target.startswith("s3:") or given != configuring.Given("", target):
+        what = f"{target} is a folder, and not a bucket."
+        hint = f"dstack export {run} s3://BUCKET/FOLDER"
+        raise Misused(what, "Nothing was written.", hint, code="usage")
+    write(home, run, Path(target))

@@ -16,11 +16,11 @@ from dstack_mesh.home import Home
 @click.pass_obj
 def push(
     home: Home, runs: tuple[str, ...], remote: str, again: bool, as_json: bool, quiet: bool
-) -> None:
+) -> int:
     """Copy RUNs that ended to a remote: what is said of them, artifacts, logs, tags.
 
     Without a RUN: those that were started with --remote and have ended since.
     """
     from dstack_cli.remotes import pushing
 
-    pushing.push(home, pushing.Wish(runs, remote, again), as_json, quiet)
+    return pushing.push(home, pushing.Wish(runs, remote, again), as_json, quiet)

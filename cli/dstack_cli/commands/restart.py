@@ -17,9 +17,17 @@ from dstack_mesh.home import Home
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="With -d print the name alone.")
+@click.option("--no-open", is_flag=True, help="Print links of apps; open none in a browser.")
 @click.pass_obj
 def restart(
-    home: Home, run: str, workflow: str, clear: bool, detach: bool, as_json: bool, quiet: bool
+    home: Home,
+    run: str,
+    workflow: str,
+    clear: bool,
+    detach: bool,
+    as_json: bool,
+    quiet: bool,
+    no_open: bool,
 ) -> int:
     """Start a RUN that ended again (default: the last one), from the same code.
 
@@ -29,4 +37,4 @@ def restart(
     from dstack_cli.restarting import Wish
     from dstack_cli.restarting import restart as start_again
 
-    return start_again(home, Wish(run, workflow, clear, detach, as_json, quiet))
+    return start_again(home, Wish(run, workflow, clear, detach, as_json, quiet, no_open))

@@ -15,18 +15,16 @@ from dstack_mesh.home import Home
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
 @click.pass_obj
-def rm(
-    home: Home, run: str | None, everything: bool, yes: bool, as_json: bool, quiet: bool
-) -> None:
+def rm(home: Home, run: str | None, everything: bool, yes: bool, as_json: bool, quiet: bool) -> int:
     """Remove a RUN that ended, for everybody. What a tag names is kept."""
     from dstack_cli import removing
 
     if (run is None) is not everything:
         raise Misused("Which run?", "", "dstack rm RUN   or all: dstack rm -a", code="usage")
     if run is None:
-        removing.remove(home, removing.all_ended(True), yes, "dstack rm -a -y", as_json, quiet)
-    else:
-        removing.remove(home, removing.one(run), yes, f"dstack rm {run} -y", as_json, quiet)
+        ended = removing.all_ended(True)
+        return removing.remove(home, ended, yes, "dstack rm -a -y", as_json, quiet)
+    return removing.remove(home, removing.one(run), yes, f"dstack rm {run} -y", as_json, quiet)
 
 
 @click.command()
@@ -36,7 +34,7 @@ def rm(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
 @click.pass_obj
-def prune(home: Home, words: tuple[str, ...], yes: bool, as_json: bool, quiet: bool) -> None:
+def prune(home: Home, words: tuple[str, ...], yes: bool, as_json: bool, quiet: bool) -> int:
     """Remove all runs of this folder that ended and have no tag."""
     from dstack_cli import removing
 
@@ -47,7 +45,7 @@ def prune(home: Home, words: tuple[str, ...], yes: bool, as_json: bool, quiet: b
             from dstack_cli.forgetting import forget_caches
 
             forget_caches(home, workflow, as_json, quiet)
-            return
+            return 0
         case _:
             raise Misused("What is to be pruned?", "", "dstack prune --help", code="usage")
-    removing.remove(home, removing.all_ended(False), yes, "dstack prune -f", as_json, quiet)
+    return removing.remove(home, removing.all_ended(False), yes, "dstack prune -f", as_json, quiet)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from dstack_cli.misused import Misused
+from dstack_cli.names import misread, said_twice
 from dstack_cli.tree import home_option
 from dstack_mesh.home import Home
 
@@ -18,6 +20,8 @@ from dstack_mesh.home import Home
 @click.pass_obj
 def tag(home: Home, run: str, name: str | None, flag: str | None) -> None:
     """Name a RUN. Either order will do; without TAG the run's own name becomes the tag."""
+    if name and flag and name != flag:
+        raise said_twice("tag", name, flag)
     from dstack_cli.tagging import give
 
     give(home, run, name or flag)
@@ -60,16 +64,21 @@ def tags(
 ) -> None:
     """List the names of runs; `add` and `delete` do what `tag` and `untag` do."""
     from dstack_cli import tagging
-    from dstack_cli.names import misread
     from dstack_cli.output.forms import chosen
 
+    adding = words[:1] in (("add",), ("create",))
+    if of_run and adding and (folders or len(words) > 2):
+        raise said_twice("run", " ".join((*words[2:], *map(str, folders))), of_run)
+    if (of_run or folders) and not adding:
+        what = "-r and -a say what gets a tag."
+        raise Misused(what, "Nothing is named here.", "dstack tags add TAG", code="usage")
     match words:
         case () | ("list",):
             tagging.show(home, chosen(as_json, quiet))
         case ("add" | "create", name, *more) if folders:
-            _upload(home, name, [*map(Path, more), *folders], quiet)
+            _upload(home, name, [*map(Path, more), *folders], as_json, quiet)
         case ("add" | "create", name, folder) if tagging.is_folder(folder):
-            _upload(home, name, [Path(folder)], quiet)
+            _upload(home, name, [Path(folder)], as_json, quiet)
         case ("add" | "create", name):
             tagging.give(home, of_run or "@", name)
         case ("add" | "create", name, run):
@@ -80,7 +89,7 @@ def tags(
             raise misread(words[0], ("list", "add", "create", "delete"), "dstack tags --help")
 
 
-def _upload(home: Home, name: str, folders: Sequence[Path], quiet: bool) -> None:
+def _upload(home: Home, name: str, folders: Sequence[Path], as_json: bool, quiet: bool) -> None:
     from dstack_cli.uploading import upload
 
-    sys.exit(upload(home, name, folders, quiet))
+    sys.exit(upload(home, name, folders, as_json, quiet))

@@ -8,7 +8,7 @@ import html
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dstack_mesh.durable import write_durably
 from dstack_mesh.home import Home
@@ -26,14 +26,15 @@ def has_browser() -> bool:
 
 @contextmanager
 def opened(home: Home, name: str, url: str) -> Generator[None]:
-    """Opens a link; the page that leads to it is there until the end of the block."""
+    """Opens a link, if a browser can; the page that leads to it is there until the block's end."""
     import webbrowser  # most runs open nothing
 
     page = home.sockets / f"open-{os.urandom(8).hex()}.html"
     text = _PAGE.format(name=html.escape(name), url=html.escape(url))
-    write_durably(page, text.encode(), sync=False)
     try:
-        webbrowser.open(page.as_uri())
+        with suppress(OSError):  # the link was told, whatever the disk and the browser do
+            write_durably(page, text.encode(), sync=False)
+            webbrowser.open(page.as_uri())
         yield
     finally:
         page.unlink(missing_ok=True)

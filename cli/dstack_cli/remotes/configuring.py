@@ -2,18 +2,20 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 from dstack_cli.misused import Misused
-from dstack_cli.output.forms import chosen
-from dstack_cli.output.port import Listing, Output
+from dstack_cli.output.port import Document, Json, Listing, Output
 from dstack_cli.output.table import Column, Table
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.remotes.configured import (
     Bucket,
+    Remotes,
     check_endpoint,
     check_name,
+    check_region,
     load_remotes,
     read_bucket,
     save_remotes,
@@ -38,18 +40,30 @@ class Given:
     check: bool = True
 
 
-def configure(home: Home, given: Given) -> None:
-    """Writes a remote down, once it was seen to work."""
+def configure(home: Home, given: Given, output: Output) -> None:
+    """Writes a remote down, once it was seen to work. One without a name is the default."""
     given = _asked_for(given)
     name = check_name(given.name or NAME)
     place = _bucket(given)
-    talk = chosen().talk
     if given.check or given.create:
-        talk(_looked_at(place, given.create))
-    remotes = load_remotes(home).with_one(name, place, given.default)
+        output.talk(_looked_at(place, given.create))
+    known = load_remotes(home)
+    before = known.places.get(name, place)
+    remotes = known.with_one(name, place, given.default or not given.name)
     save_remotes(home, remotes)
+    instead = f", instead of {_where(before)}," if before != place else ""
     is_default = " and is what commands mean that name none" if remotes.default == name else ""
-    talk(f"{place.url} is the remote {name!r}{is_default}.  dstack push RUN")
+    output.talk(f"{_where(place)} is the remote {name!r}{instead}{is_default}.  dstack push RUN")
+    output.document(_document(remotes, name))
+
+
+def make_default(home: Home, name: str, output: Output) -> None:
+    """Has commands that name no remote mean this one. Raises Missing."""
+    known = load_remotes(home)
+    remotes = replace(known, default=known.chosen(name)[0])
+    save_remotes(home, remotes)
+    output.talk(f"{name} is what commands mean that name none.")
+    output.document(_document(remotes, name))
 
 
 def named(given: Given, name: str, url: str) -> Given:
@@ -75,17 +89,7 @@ def show(home: Home, output: Output) -> None:
     output.listing(
         Listing(
             schema=SCHEMA,
-            items=[
-                {
-                    "remote": name,
-                    "url": place.url,
-                    "endpoint": place.endpoint or None,
-                    "region": place.region or None,
-                    "profile": place.profile or None,
-                    "default": is_default,
-                }
-                for name, place, is_default in rows
-            ],
+            items=[_item(*row) for row in rows],
             table=Table(
                 (
                     *(Column("REMOTE"), Column("URL"), Column("ENDPOINT", 2)),
@@ -105,16 +109,45 @@ def show(home: Home, output: Output) -> None:
     )
 
 
-def delete(home: Home, name: str) -> None:
+def delete(home: Home, name: str, output: Output) -> None:
     """Forgets a remote; what is in it stays there."""
-    save_remotes(home, load_remotes(home).without(name))
-    chosen().talk(f"{name} is forgotten here. What is in it stays.")
+    known = load_remotes(home)
+    remotes = known.without(name)
+    save_remotes(home, remotes)
+    output.talk(f"{name} is forgotten here. What is in it stays.")
+    if remotes.places and not remotes.default:
+        output.talk("Commands that name no remote mean none now: dstack config NAME --default")
+    elif remotes.default not in ("", known.default):
+        output.talk(f"{remotes.default} is what commands mean that name none.")
+    output.document(_document(known, name))
+
+
+def _document(remotes: Remotes, name: str) -> Document:
+    """One remote as scripts get it: a list of one. A person was told of it in a sentence."""
+    item = _item(name, remotes.places[name], name == remotes.default)
+    return Document({"schema": SCHEMA, "items": [item]}, "", name)
+
+
+def _item(name: str, place: Bucket, is_default: bool) -> Mapping[str, Json]:
+    return {
+        "remote": name,
+        "url": place.url,
+        "endpoint": place.endpoint or None,
+        "region": place.region or None,
+        "profile": place.profile or None,
+        "default": is_default,
+    }
+
+
+def _where(place: Bucket) -> str:
+    return f"{place.url} at {place.endpoint}" if place.endpoint else place.url
 
 
 def _bucket(given: Given) -> Bucket:
     endpoint = check_endpoint(given.endpoint) if given.endpoint else ""
     place = read_bucket(given.url)
-    return replace(place, endpoint=endpoint, region=given.region, profile=given.profile)
+    region = check_region(given.region)
+    return replace(place, endpoint=endpoint, region=region, profile=given.profile)
 
 
 def _looked_at(place: Bucket, create: bool) -> str:

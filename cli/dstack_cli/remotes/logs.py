@@ -87,7 +87,8 @@ class LogFiles:
                     file.write(data)
                 else:
                     file.truncate(offset + length)
-                moment = int((at - EPOCH) / timedelta(microseconds=1))
+                # A job's clock may stand before there were clocks.
+                moment = max(0, int((at - EPOCH) / timedelta(microseconds=1)))
                 for begin in range(0, length, 0xFFFFFFFF):
                     size = min(length - begin, 0xFFFFFFFF)
                     frames.write(ROW.pack(kind, offset + begin, size, moment))
@@ -130,7 +131,10 @@ def read_log(store: ChunkStore, log: PushedLog) -> Iterator[LogFrame | Gap]:
             files[kind % 2].skip(length)
             yield Gap(log.key, stream, offset, offset + length, LOST)
             continue
-        at = EPOCH + timedelta(microseconds=moment)
+        try:
+            at = EPOCH + timedelta(microseconds=moment)
+        except OverflowError:
+            raise _no_log(log) from None
         yield LogFrame(log.key, stream, offset, files[kind].take(length), at)
 
 

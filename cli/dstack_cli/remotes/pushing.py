@@ -8,6 +8,7 @@ first, unless the remote has them.
 import asyncio
 from collections.abc import Sequence
 
+from dstack_cli import exit_codes
 from dstack_cli.kept import KeptArtifact, kept_of, plain_path
 from dstack_cli.output import port
 from dstack_cli.output.forms import chosen
@@ -60,14 +61,17 @@ class Wish:
     again: bool = False
 
 
-def push(home: Home, wish: Wish, as_json: bool, quiet: bool) -> None:
-    """Pushes runs to a remote; without any, those that were to be pushed and have ended."""
+def push(home: Home, wish: Wish, as_json: bool, quiet: bool) -> int:
+    """Pushes runs to a remote; without any, those that were to be pushed and have ended.
+
+    Returns the exit code.
+    """
     keep_buffers()
     collect_rarely()
     terminal = Terminal.of_process()
     screen = Screen(terminal, talks=not quiet)
 
-    async def work() -> None:
+    async def work() -> int:
         async with reaching(home, Private.IF_HISTORY) as reach:
             if wish.runs:
                 place = reach.elsewhere.remote(wish.remote)
@@ -75,13 +79,36 @@ def push(home: Home, wish: Wish, as_json: bool, quiet: bool) -> None:
                 named = {picture.record.run_id: picture for picture in meant}
                 wanted = [(picture, place) for picture in named.values()]
             else:
-                wanted = await _waiting(reach, screen)
+                wanted = await _waiting(reach, screen, wish.remote)
             pusher = Pusher(reach, Showing(screen, terminal), wish.again)
-            pushed = [await pusher.push(*one) for one in wanted]
+            pushed = await push_all(pusher, wanted)
         if as_json or quiet:
             chosen(as_json, quiet).listing(_listing(pushed))
+        return 0 if len(pushed) == len(wanted) else exit_codes.OURS
 
-    carry_out(work())
+    return carry_out(work())
+
+
+async def push_all(
+    pusher: "Pusher", wanted: Sequence[tuple[RunPicture, OpenRemote]]
+) -> list[Pushed]:
+    """Pushes runs; returns those that are pushed. What keeps one of several keeps no other one.
+
+    Raises:
+        MeshError: It was one alone, or a remote takes nothing.
+    """
+    for remote in dict.fromkeys(remote for _, remote in wanted):
+        await pusher.begin(remote)
+    pushed: list[Pushed] = []
+    for picture, remote in wanted:
+        try:
+            pushed.append(await pusher.push(picture, remote))
+        except MeshError as error:
+            if len(wanted) == 1:
+                raise
+            # Also with -q, which is about what was pushed.
+            chosen().talk(f"{picture.record.run_name}: {error} {error.hint}".rstrip())
+    return pushed
 
 
 class Pusher:
@@ -109,9 +136,9 @@ class Pusher:
                 f"dstack wait {record.run_name} && dstack push {record.run_name}",
                 code="run-goes-on",
             )
+        await self.begin(remote)
         tally = self._showing.tally = Tally()
         async with self._showing.going():
-            await self._begin(remote)
             every = [
                 kept_of(plain_path(artifact.path), artifact, job)
                 for job in record.jobs
@@ -132,12 +159,15 @@ class Pusher:
         self._showing.say(_line(pushed))
         return pushed
 
-    async def _begin(self, remote: OpenRemote) -> None:
-        if remote.name not in self._begun:
-            self._showing.doing = f"looking what {remote.name} has"
+    async def begin(self, remote: OpenRemote) -> None:
+        """Has what the remote keeps now, once. Raises MeshError if it cannot be used."""
+        if remote.name in self._begun:
+            return
+        self._showing.doing = f"looking what {remote.name} has"
+        async with self._showing.going():
             await remote.do(lambda archive: archive.sender.begin())
             await self._reach.elsewhere.hear(remote)
-            self._begun.add(remote.name)
+        self._begun.add(remote.name)
 
     async def _tree(
         self, remote: OpenRemote, digest: Digest, tally: Tally, kept: KeptArtifact | None
@@ -220,11 +250,14 @@ async def _ended(reach: Reach, run_id: str) -> RunPicture:
     raise Unreachable("No agent that answers tells of the end of the run.", "", "dstack ps -a")
 
 
-async def _waiting(reach: Reach, screen: Screen) -> list[tuple[RunPicture, OpenRemote]]:
-    """Runs that were to be pushed and have ended."""
+async def _waiting(reach: Reach, screen: Screen, only: str) -> list[tuple[RunPicture, OpenRemote]]:
+    """Runs that were to be pushed and have ended; only those of one remote, if it is named."""
+    place = reach.elsewhere.remote(only).name if only else ""
     pictures = {one.record.run_id: one for one in await reach.runs()}
     found: list[tuple[RunPicture, OpenRemote]] = []
     for one in waiting.all_waiting(reach.home):
+        if place not in ("", one.remote):
+            continue
         picture = pictures.get(one.run_id)
         if picture is None or not picture.heard:
             screen.say(f"{one.run_id} is not pushed: no agent that answers knows it")
@@ -233,7 +266,8 @@ async def _waiting(reach: Reach, screen: Screen) -> list[tuple[RunPicture, OpenR
         else:
             found.append((picture, reach.elsewhere.remote(one.remote)))
     if not found:
-        screen.say("Nothing waits to be pushed. Push a run: dstack push RUN")
+        to = f" to {place}" if place else ""
+        screen.say(f"Nothing waits to be pushed{to}. Push a run: dstack push RUN")
     return found
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dstack_mesh.durable import write_durably
 from dstack_mesh.faults import Damaged, Invalid, Missing
@@ -19,6 +19,7 @@ from dstack_mesh.home import Home
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
+_REGION = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 _FOLDER = re.compile(r"[\w+=@-][\w.+=@-]*(/[\w+=@-][\w.+=@-]*)*")
 
 
@@ -64,7 +65,7 @@ class Remotes:
         known = ", ".join(sorted(self.places))
         raise Missing(
             f"There is no remote {name!r}." if name else "No remote is configured.",
-            f"There are {known}." if known else "",
+            f"Named here: {known}." if known else "",
             "dstack config list" if known else "dstack config s3://BUCKET",
             code="no-remote",
         )
@@ -89,7 +90,7 @@ def read_bucket(url: str) -> Bucket:
     Raises:
         Invalid: It names none, or has credentials in it.
     """
-    parts = urlsplit(url)
+    parts = _parts(url)
     if parts.username or parts.password:
         raise _wrong("A remote's URL has no credentials in it.", "They would be written down.")
     folder = parts.path.strip("/")
@@ -106,12 +107,20 @@ def read_bucket(url: str) -> Bucket:
 
 def check_endpoint(url: str) -> str:
     """The URL of a service. Raises Invalid if it is none or has credentials in it."""
-    parts = urlsplit(url)
+    parts = _parts(url)
     if parts.username or parts.password:
         raise _wrong("An endpoint has no credentials in it.", "They would be written down.")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    known = parts.scheme in ("http", "https") and parts.hostname
+    if not known or parts.query or parts.fragment:
         raise _wrong(f"{url!r} is no endpoint.", "It is https://HOST or http://HOST:PORT.")
     return url
+
+
+def check_region(name: str) -> str:
+    """The name of a region; "" is as the profile says. Raises Invalid."""
+    if name and not _REGION.fullmatch(name):
+        raise _wrong(f"{name!r} cannot be a region.", "It is called as eu-north-1 is.")
+    return name
 
 
 def check_name(name: str) -> str:
@@ -141,9 +150,13 @@ def load_remotes(home: Home, chosen: str = "") -> Remotes:
         why = f"{home.remotes}: {error}"
         hint = f"rm {home.remotes} and dstack config s3://BUCKET"
         raise Damaged("The list of remotes cannot be read.", why, hint) from error
-    if chosen:
-        remotes = replace(remotes, default=remotes.chosen(chosen)[0])
-    return remotes
+    if not chosen:
+        return remotes
+    try:
+        return replace(remotes, default=remotes.chosen(chosen)[0])
+    except Missing as missing:
+        missing.why = f"DSTACK_REMOTE says so. {missing.why}".rstrip()
+        raise
 
 
 def save_remotes(home: Home, remotes: Remotes) -> None:
@@ -152,6 +165,16 @@ def save_remotes(home: Home, remotes: Remotes) -> None:
     places = {name: _shape(place) for name, place in remotes.places.items()}
     shape = {"default": remotes.default, "remotes": places}
     write_durably(home.remotes, (json.dumps(shape, indent=2) + "\n").encode())
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of a URL. One that is none is not shown: it may hold a password. Raises Invalid."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise _wrong("That is no URL.") from None
+    return parts
 
 
 def _shape(place: Bucket) -> dict[str, str]:

@@ -208,5 +208,5 @@ def _client(place: Bucket, attempts: int) -> Any:
             config=config,
         )
     except ValueError as wrong:
-        why = f"{wrong}."
-        raise Invalid("The endpoint of the remote is no URL.", why, code="bad-remote") from wrong
+        what, why = f"{place.url} cannot be asked.", f"{wrong}".rstrip(".") + "."
+        raise Invalid(what, why, "dstack config list", code="bad-remote") from wrong

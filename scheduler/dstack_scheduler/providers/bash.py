@@ -31,7 +31,7 @@ BASH = Provider(
         "ports": PORTS,
     },
     required=("commands",),
-    direct=Direct(options=(COMMAND,), usage='dstack run bash -c "COMMAND" [ARGUMENTS]'),
+    direct=Direct(options=(COMMAND,), usage='dstack run bash -c "COMMAND" [ARGUMENTS]', rest=True),
     appends_args=False,
     jobs=_jobs,
 )

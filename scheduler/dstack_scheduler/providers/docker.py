@@ -61,6 +61,7 @@ DOCKER = Provider(
         first=("image",),
         options=(COMMAND,),
         usage='dstack run docker IMAGE [-c "COMMAND"] [COMMAND ARGUMENTS]',
+        rest=True,
     ),
     appends_args=False,
     jobs=_jobs,

@@ -23,12 +23,14 @@ class Direct(NamedTuple):
         many: Key of all words that come after them; empty if they are the script's.
         options: The provider's own flags.
         usage: For messages, as "dstack run python FILE [ARGUMENTS]".
+        rest: Words left over are used in a direct run, also where no script gets them.
     """
 
     first: tuple[str, ...] = ()
     many: str = ""
     options: tuple[Option, ...] = ()
     usage: str = ""
+    rest: bool = False
 
     @property
     def spelled(self) -> Mapping[str, Option]:

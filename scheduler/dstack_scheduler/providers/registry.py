@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from dstack_scheduler.providers.installed import BrokenProvider, installed
 from dstack_scheduler.providers.port import Provider
-from dstack_scheduler.workflow.problem import Code, did_you_mean
+from dstack_scheduler.workflow.problem import Code, did_you_mean, one_of
 from dstack_scheduler.workflow.project import Written
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import Node, ScalarNode, describe, find, is_null, shorten
@@ -144,7 +144,7 @@ def complain_of_provider(node: Node, name: str, scope: Scope) -> None:
             node,
             Code.NOT_SUPPORTED_YET,
             f'This version does not have the provider "{shorten(name)}" yet.',
-            "use bash, python or docker",
+            f"known are: {one_of(sorted((*FILES, *installed())), len(FILES))}",
         )
         return
     scope.complain(

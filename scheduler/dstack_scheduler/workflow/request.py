@@ -84,8 +84,9 @@ class Request:
         if workflow is not self.target or checked.provider is None:
             return checked
         rest = () if RUN_ARGS in report.used else self.typed.rest
-        if rest and not (workflow.direct or checked.provider.appends_args):
-            self._complain_of_rest(rest, scope)
+        used = checked.provider.appends_args or (workflow.direct and checked.provider.direct.rest)
+        if rest and not used:
+            self._complain_of_rest(rest, checked.provider, scope)
         changed = override(checked.workflow, self.typed.overrides, scope)
         if not workflow.direct:
             for key, value in self.typed.keys.items():
@@ -93,9 +94,14 @@ class Request:
                 changed = read(changed, written(value), scope.within(key))
         return Checked(replace(changed, run_args=tuple(rest)), checked.provider)
 
-    def _complain_of_rest(self, rest: Sequence[str], scope: Scope) -> None:
+    def _complain_of_rest(self, rest: Sequence[str], provider: Provider, scope: Scope) -> None:
         word = next((word for word in rest if word.startswith("-")), rest[0])
-        known = [*(f"--{name}" for name in self.variables_of(self.target.name)), *FLAGS]
+        known = [
+            *(f"--{name}" for name in self.variables_of(self.target.name)),
+            *(name for name, flag in FLAGS.items() if takes(provider, flag.meaning)),
+            *own_flags(provider, self.target.direct),
+        ]
+        write = "write ${{ run.args }} into one of its commands, or declare a variable"
         scope.complain(
             Place(),
             Code.UNUSED_ARGUMENTS,
@@ -103,7 +109,7 @@ class Request:
             did_you_mean(
                 word.partition("=")[0],
                 known,
-                "write ${{ run.args }} into one of its commands, or declare a variable",
+                f"dstack run {self.target.name} --help" if self.target.direct else write,
             ),
         )
 
@@ -134,7 +140,7 @@ def understand(project: Project, asked: Asked, report: Report) -> Request | None
     provider = project.providers.get(asked.target) or provider_of(asked.target)
     if isinstance(provider, Provider):
         return _direct(project, provider, asked, scope)
-    _complain_of_target(project, asked.target, scope)
+    complain_of_target(project, asked.target, scope)
     return None
 
 
@@ -146,7 +152,7 @@ def _named(project: Project, workflow: Written, asked: Asked, scope: Scope) -> R
         return take_apart(
             asked.args,
             declared,
-            _own_flags(provider) if provider is not None else {},
+            own_flags(provider, direct=False) if provider is not None else {},
             lambda meaning: provider is not None and takes(provider, meaning),
             scope,
             find,
@@ -165,11 +171,14 @@ def _uses_rest(project: Project, workflow: Written, typed: Typed) -> bool:
     return provider is None or provider.appends_args or RUN_ARGS in report.used
 
 
-def _own_flags(provider: Provider) -> dict[str, Option]:
-    """Those of a provider's flags that a workflow of it takes: long ones, and none for commands."""
+def own_flags(provider: Provider, direct: bool) -> Mapping[str, Option]:
+    """A provider's flags by spelling. A workflow takes the long ones, and none for commands."""
+    spelled = provider.direct.spelled
+    if direct:
+        return spelled
     return {
         spelling: option
-        for spelling, option in provider.direct.spelled.items()
+        for spelling, option in spelled.items()
         if spelling.startswith("--") and option is not COMMAND
     }
 
@@ -216,7 +225,8 @@ def _declared(project: Project, workflow: Written) -> tuple[str, ...]:
     return tuple(declared)
 
 
-def _complain_of_target(project: Project, target: str, scope: Scope) -> None:
+def complain_of_target(project: Project, target: str, scope: Scope) -> None:
+    """Says why there is nothing of that name to run."""
     base = target.partition("@")[0]
     if base in LATER or base in FILES or provider_of(target) is not None:
         complain_of_provider(written(target), target, scope)

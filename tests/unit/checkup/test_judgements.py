@@ -1,5 +1,6 @@
 """What a survey means: the cause, and not its symptoms."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network
@@ -201,6 +202,23 @@ def test_versions_are_compared_as_numbers() -> None:
         [*judge_versions(sights(way("10.0.0.2:1", "a", version="0.10.0"), version="0.9.0"))]
     )
     assert found.fix == "here: pip install -U dstack-mesh==0.10.0"
+
+
+def test_what_others_say_of_themselves_is_no_command_in_what_is_pasted() -> None:
+    version = "9.9 --index-url http://evil; id"
+    found = only([*judge_versions(sights(way("10.0.0.2:1", "a", version=version), version="0.9"))])
+    assert found.fix == "here: pip install -U dstack-mesh"
+    for door in set(Door) - {Door.OPEN}:
+        told = way("10.0.0.2;id:1`id`", name="ws-a", door=door, expected=PeerId("a" * 32))
+        for one in judge_agents(sights(told)):
+            unquoted = re.sub(r"'[^']*'", "", one.fix)
+            assert ";id" not in unquoted and "`" not in unquoted, one.fix
+
+
+def test_a_seed_that_is_this_machine_itself_is_not_told_as_none() -> None:
+    seed = way("10.0.0.1:9", found_by=frozenset({"seed"}), door=Door.REFUSED)
+    assert "no seed but this machine itself (10.0.0.1:9)" in judge_agents(sights(seed))[0].message
+    assert "no seed, no memory" in judge_agents(sights())[0].message
 
 
 def test_software_that_the_mesh_no_longer_gives_work_is_told() -> None:

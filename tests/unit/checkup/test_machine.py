@@ -12,11 +12,15 @@ import pytest
 from dstack_agent.settings import TABLE
 from dstack_cli.checkup.bundle import SETTINGS
 from dstack_cli.checkup.cloud import check_cloud
+from dstack_cli.checkup.docker import check_docker
 from dstack_cli.checkup.finding import Grade
 from dstack_cli.checkup.gpu import Cards, check_gpus, seen
+from dstack_cli.checkup.knock import Door, knock
+from dstack_cli.checkup.machine import check_home
 from dstack_cli.checkup.proxies import check_proxies
 from dstack_cli.checkup.table import TOPICS
 from dstack_cli.commands.doctor import TOPICS as OFFERED
+from dstack_mesh.home import Home
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID, SECRET = "AKIA0123456789ABCDEF", "s" * 40
@@ -109,6 +113,27 @@ def test_the_fix_of_a_proxy_keeps_what_was_excepted_and_is_enough() -> None:
     assert again.grade is Grade.PASS
 
 
+@pytest.mark.parametrize("host", ["/var/run/docker.sock", "unix://", "ana:secret@box"])
+def test_what_is_no_address_of_an_engine_is_told_without_showing_it(host: str) -> None:
+    (found,) = check_docker({"DOCKER_HOST": host}, cards=False)
+    assert found.cause == "docker-address"
+    assert "secret" not in found.message + found.fix
+
+
+def test_a_home_that_cannot_be_used_is_told_with_a_fix_that_helps(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (found,) = check_home(Home(tmp_path / "file"))
+    assert (found.cause, found.fix) == ("home-not-writable", "set DSTACK_HOME to a folder of yours")
+    (fine,) = check_home(Home(tmp_path / "home"))
+    assert fine.grade is Grade.PASS
+    assert not list((tmp_path / "home").glob(".probe-*"))
+
+
+@pytest.mark.parametrize("address", ["my..host:7420", f"{'a' * 70}.example:1", "x:y"])
+async def test_what_cannot_even_be_asked_is_no_name(address: str) -> None:
+    assert await knock(address) is Door.NO_NAME
+
+
 def told(tmp_path: Path, environ: Mapping[str, str]) -> str:
     return " ".join(one.cause for one in check_cloud(environ, tmp_path, NOW))
 
@@ -128,6 +153,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": ID, "AWS_SECRET_ACCESS_KEY": SECRET}
         ({**KEYS, "AWS_ACCESS_KEY_ID": f'"{ID}"'}, "credentials-broken"),
         ({**KEYS, "AWS_PROFILE": "lab"}, "credentials-conflict"),
         ({"AWS_PROFILE": "nowhere"}, "no-profile"),
+        ({"AWS_CONFIG_FILE": "~no-such-person/config"}, "credentials-broken"),
         ({**KEYS, "AWS_CREDENTIAL_EXPIRATION": "2025-12-31T23:00:00Z"}, "session-expired"),
         ({**KEYS, "AWS_CREDENTIAL_EXPIRATION": "2026-01-01T00:10:00+00:00"}, "session-soon"),
     ],

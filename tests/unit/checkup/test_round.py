@@ -1,5 +1,6 @@
 """Checks run at the same time, within their time, and are told of while they run."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -59,3 +60,23 @@ async def test_trouble_of_a_check_is_its_finding() -> None:
     one, other = await carry_out_all(checks, print)
     assert (one.cause, one.message, one.fix) == ("no-way", "No. Because.", "do it")
     assert other.grade is Grade.FAIL
+
+
+async def test_neither_trouble_in_a_group_nor_a_bug_hides_what_the_others_found() -> None:
+    async def refuse() -> Sequence[Finding]:
+        raise Refused("No.", "", "", "no-way")
+
+    async def grouped() -> Sequence[Finding]:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(refuse())
+        return []
+
+    def stumble() -> Sequence[Finding]:
+        raise LookupError("where")
+
+    looks = (grouped, blocking(stumble), blocking(partial(look, 0)))
+    found = await carry_out_all(
+        [Check(f"c{at}", "gpu", one) for at, one in enumerate(looks)], print
+    )
+    assert [one.cause for one in found] == ["no-way", "broken", ""]
+    assert "dstack has a bug: LookupError: where" in found[1].message

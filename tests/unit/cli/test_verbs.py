@@ -8,7 +8,8 @@ import click
 import pytest
 
 from dstack_cli.commands.completion import completion
-from dstack_cli.tree import EXAMPLES, full_help, root, short_help
+from dstack_cli.misused import Misused
+from dstack_cli.tree import EXAMPLES, full_help, invoke, root, short_help
 from dstack_cli.verbs import GROUPS, VERBS, find, spellings
 
 
@@ -54,6 +55,35 @@ def test_scripts_complete_every_verb_and_flag(shell: str) -> None:
     assert all(verb.name in text for verb in VERBS)
     for flag in ("dry-run", "timestamps", "recursive", "role"):
         assert flag in text or flag == "role"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_complete_words_that_are_no_flags(shell: str) -> None:
+    lines = [line for line in script(shell).splitlines() if "prune" in line and "cache" in line]
+    assert lines, "prune cache"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tag @ v1 -n v2",
+        "tags -r x",
+        "tags list -a corpus",
+        "tags add v1 calm-ibex-1 -r calm-ibex-2",
+        "tags add v1 -a corpus -r calm-ibex-2",
+        "artifacts upload corpus -t v1 -o out",
+        "artifacts list calm-ibex-1 train -w test",
+        "config list --default",
+        "config list lab",
+        "config delete lab --region eu-north-1",
+        "config lab",
+        "export calm-ibex-1 out --endpoint http://127.0.0.1:9",
+        "export calm-ibex-1 s3:/lab-runs/out",
+    ],
+)
+def test_no_word_of_a_command_line_is_dropped(line: str, tmp_path: Path) -> None:
+    with pytest.raises(Misused):
+        invoke(["--home", str(tmp_path), *line.split()])
 
 
 def complete(folder: Path, words: list[str], home: Path) -> list[str]:

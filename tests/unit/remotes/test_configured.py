@@ -11,6 +11,7 @@ from dstack_mesh.remotes.configured import (
     Remotes,
     check_endpoint,
     check_name,
+    check_region,
     load_remotes,
     read_bucket,
     save_remotes,
@@ -30,7 +31,7 @@ def test_a_url_is_read_and_written_alike(url: str) -> None:
     [
         *("lab-runs", "https://lab-runs", "agent://ws-1", "s3://", "s3:///folder", "s3://b"),
         *("s3://key:secret@lab-runs", "s3://lab runs", "s3://lab-runs/a b", "s3://lab-runs?x=1"),
-        *("s3://lab-runs/../up", "s3://lab-runs/a//b"),
+        *("s3://lab-runs/../up", "s3://lab-runs/a//b", "s3://[x", "s3://lab-runs:secret"),
     ],
 )
 def test_what_names_no_place_is_refused_without_repeating_secrets(url: str) -> None:
@@ -39,12 +40,27 @@ def test_what_names_no_place_is_refused_without_repeating_secrets(url: str) -> N
     assert "secret" not in f"{refused.value} {refused.value.hint}"
 
 
-@pytest.mark.parametrize("url", ["s3.lab", "ftp://s3.lab", "https://", "https://k:secret@s3.lab"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("s3.lab", "ftp://s3.lab", "https://", "https://k:secret@s3.lab", "http://[x"),
+        *("https://s3.lab:secret", "http://s3.lab:99999", "https://s3.lab?x=1"),
+    ],
+)
 def test_an_endpoint_is_a_url_without_credentials(url: str) -> None:
     assert check_endpoint("http://127.0.0.1:9000") == "http://127.0.0.1:9000"
     with pytest.raises(Invalid) as refused:
         check_endpoint(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", "eu_1", "x" * 64])
+def test_a_region_is_a_word_or_not_said(name: str) -> None:
+    assert [check_region(one) for one in ("", "eu-north-1", "default")] == [
+        *("", "eu-north-1", "default")
+    ]
+    with pytest.raises(Invalid):
+        check_region(name)
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "x" * 64])
@@ -65,8 +81,10 @@ def test_what_was_saved_is_loaded_and_one_is_the_default(tmp_path: Path) -> None
     assert load_remotes(home, "other").chosen() == ("other", OTHER)
     assert remotes.with_one("other", OTHER, True).default == "other"
     assert remotes.without("lab") == Remotes({"other": OTHER}, "other")
-    with pytest.raises(Missing):
+    with pytest.raises(Missing, match="Named here: lab, other"):
         remotes.chosen("nowhere")
+    with pytest.raises(Missing, match="DSTACK_REMOTE says so"):
+        load_remotes(home, "nowhere")
     with pytest.raises(Missing):
         Remotes().chosen()
 

@@ -1,5 +1,6 @@
 """A log that was pushed says what was said, in the order in which it was said."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_cli.remotes.logs import LogFiles, read_log, save_log
+from dstack_cli.remotes.logs import EPOCH, ROW, LogFiles, read_log, save_log
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import save_tree
 from dstack_mesh.faults import Damaged
@@ -69,9 +70,18 @@ async def test_of_a_log_whose_machine_is_gone_the_end_is_kept(tmp_path: Path) ->
     store.close()
 
 
+async def test_a_frame_from_before_there_were_clocks_is_kept(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path / "chunks")
+    early = LogFrame(KEY, LogStream.STDOUT, 0, b"x", EPOCH - timedelta(days=9))
+    log = await save_log(store, KEY, tmp_path, lambda files: files.saw(early))
+    assert list(read_log(store, log)) == [replace(early, at=EPOCH)]
+    store.close()
+
+
 def test_files_that_are_no_log_are_refused(tmp_path: Path) -> None:
     store = ChunkStore(tmp_path / "chunks")
-    for content in (b"short", b"\x09" + bytes(20)):
+    late = ROW.pack(0, 0, 0, 2**64 - 1)
+    for content in (b"short", b"\x09" + bytes(20), late):
         folder = tmp_path / content.hex()
         folder.mkdir()
         (folder / "frames").write_bytes(content)

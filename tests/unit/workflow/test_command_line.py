@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import Reuse
 from dstack_scheduler.workflow.command_line import FLAGS, SHORT
-from dstack_scheduler.workflow.problem import Code
+from dstack_scheduler.workflow.problem import Code, WorkflowProblems
 from support.workflow_files import codes_of, job_of, plan_of, project_of
 
 PYTHON = "provider: python\nfile: t.py\n"
@@ -102,6 +102,28 @@ def test_run_args_go_where_the_workflow_says() -> None:
 def test_arguments_that_nobody_uses_are_a_mistake(workflow: str) -> None:
     with pytest.raises(Exception, match="makes no use of --epochs 3"):
         job_of(workflow, ["--epochs", "3"])
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("lab --gpus 1", 'did you mean "--gpu"?'),
+        ("notebook --zzzzzz", "dstack run notebook --help"),
+        ("code word", "dstack run code --help"),
+        ("fastapi main:app extra", "dstack run fastapi --help"),
+    ],
+)
+def test_a_direct_run_drops_no_word_silently(words: str, hint: str) -> None:
+    with pytest.raises(WorkflowProblems) as caught:
+        plan_of(NOTHING, *words.split())
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.hint) == (Code.UNUSED_ARGUMENTS, hint)
+
+
+@pytest.mark.parametrize("words", ["bash -c a --x", "docker alpine --x", "curl u -o f --x"])
+def test_a_direct_run_of_commands_gets_its_further_words(words: str) -> None:
+    (job,) = plan_of(NOTHING, *words.split()).jobs
+    assert any("--x" in command for command in job.commands)
 
 
 @pytest.mark.parametrize(
