@@ -375,9 +375,7 @@ class ChunkStore:
         sizes = manifest.chunk_sizes()
         self.index.spare(sizes)
         lengths = self.index.lengths(sizes)
-        if lengths == sizes:
-            return
-        for digest, size in sizes.items():
+        for digest, size in sizes.items() if lengths != sizes else ():
             length = lengths.get(digest)
             if length is None:
                 raise Refused(
