@@ -14,6 +14,7 @@ SMALLEST = {
     "idle.py": "1",
     "log_lines.py": "1000",
     "bulk.py": "4",
+    "deltas.py": "16",
     "many_files.py": "100",
 }
 

@@ -22,6 +22,7 @@ from blake3 import blake3
 from dstack_agent.servicers.transfer import TransferServicer, add_transfer
 from dstack_mesh.allocator import collect_rarely, keep_buffers
 from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.chunks.tree import save_tree
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest
 from dstack_mesh.trust.membership import Membership
@@ -75,6 +76,18 @@ async def serve(home: Home, folder: Path) -> None:
     print(port, flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await server.stop(None)
+    store.close()
+
+
+async def send(home: Home, port: int, folder: Path, source: Path) -> None:
+    store = ChunkStore(folder)
+    channels = Channels(home)
+    address = Address(f"127.0.0.1:{port}")
+    saved = await asyncio.to_thread(save_tree, store, source)
+    channel = channels.to_peer(Membership.require(home).peer_id, address)
+    await TransferClient(channel, store).send_tree(saved.digest)
+    print(saved.digest.hex())
+    await channels.close()
     store.close()
 
 
@@ -148,6 +161,10 @@ def main() -> None:
             keep_buffers()
             collect_rarely()
             asyncio.run(serve(Home(Path(home)), Path(folder)))
+        case ["send", home, port, folder, source]:
+            keep_buffers()
+            collect_rarely()
+            asyncio.run(send(Home(Path(home)), int(port), Path(folder), Path(source)))
         case ["fetch", home, port, folder, digest, target]:
             keep_buffers()
             collect_rarely()

@@ -5,6 +5,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -39,8 +40,10 @@ class Transfer:
         return self._folder / f"store-{side}-{self._number}"
 
     def anew(self, side: str, dice: random.Random) -> Digest:
-        """A new tree in the store of a side, and two stores."""
+        """A new tree in the store of a side, and two stores; those before are gone."""
         self.end()
+        for before in self._folder.glob(f"*-{self._number}"):
+            shutil.rmtree(before) if before.is_dir() else before.unlink()
         self._number += 1
         work = self._folder / f"work-{self._number}"
         work.mkdir()

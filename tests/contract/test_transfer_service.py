@@ -136,6 +136,20 @@ async def test_what_lies_at_the_target_is_not_fetched_again(two: Two) -> None:
     assert same(root, two.folder / "out")
 
 
+async def test_what_an_older_version_has_does_not_travel_again(two: Two) -> None:
+    before = noise(40 * MIB)
+    root = two.tree("in", {"a": before})
+    await two.client.fetch_into(save_tree(two.theirs, root).digest, two.folder / "out")
+    (root / "a").write_bytes(b"in front" + before[: 20 * MIB] + noise(MIB, 2) + before[21 * MIB :])
+    told: list[int] = []
+    changed = await two.client.fetch_into(
+        save_tree(two.theirs, root).digest, two.folder / "out", on_bytes=told.append
+    )
+    assert changed.received_bytes < MIB + 300_000
+    assert sum(told) == changed.size_bytes
+    assert same(root, two.folder / "out")
+
+
 async def test_a_tree_without_content_moves_as_well(two: Two) -> None:
     empty = two.ours.put_manifest(Manifest([FileEntry("a")]).encode())
     assert await two.client.send_tree(empty) == 0

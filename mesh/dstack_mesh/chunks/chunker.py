@@ -28,26 +28,30 @@ def _dense(_: int) -> int:
 
 
 def cut_blocks(
-    read_at: Callable[[memoryview, int], int], zeros_at: Callable[[int], int] = _dense
+    read_at: Callable[[memoryview, int], int],
+    zeros_at: Callable[[int], int] = _dense,
+    size_bytes: int = BLOCK_BYTES,
 ) -> Iterator[list[memoryview]]:
     """The chunks of a file in batches, in constant memory.
 
     Args:
         read_at: Fills a buffer from an offset on and returns how much of it; 0 at the end.
         zeros_at: How many zeros follow an offset, as far as that is known without reading.
+        size_bytes: How long the file probably is: a small one needs no large buffer.
 
     Yields:
         Views into one buffer, valid until the next batch is asked for; `ZEROS` itself for what was
         not read.
     """
-    buffer = memoryview(bytearray(BLOCK_BYTES))
+    room_bytes = min(BLOCK_BYTES, max(size_bytes + 1, 2 * MAX_BYTES))
+    buffer = memoryview(bytearray(room_bytes))
     start = filled = 0
     ended = False
     while not ended:
         if zeros := zeros_at(start) // MAX_BYTES:
             yield [ZEROS] * zeros
             start, filled = start + zeros * MAX_BYTES, 0
-        while filled < BLOCK_BYTES and not ended:
+        while filled < room_bytes and not ended:
             count = read_at(buffer[filled:], start + filled)
             ended = count == 0
             filled += count

@@ -7,6 +7,7 @@ came and said to be changing.
 
 import os
 import stat
+from collections.abc import Iterator
 
 from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.cache import Cut, Stamp
@@ -18,7 +19,8 @@ from dstack_mesh.frozen import frozen
 TRIES = 3
 """So often a file is read that changes each time. Once is enough where it is read again soon."""
 
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+OPEN_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""Never through a link, and never waiting for a FIFO or device that took a file's place."""
 
 
 @frozen(slots=True)
@@ -63,7 +65,7 @@ def _read_once(folder: int, name: str, batch: Batch) -> FileRead | None:
     # A device is not even opened: opening a tape or a watchdog does things.
     if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
         return None
-    file = os.open(name, _OPEN, dir_fd=folder)
+    file = os.open(name, OPEN_TO_READ, dir_fd=folder)
     try:
         before = os.fstat(file)
         if not stat.S_ISREG(before.st_mode):
@@ -86,15 +88,9 @@ def _cut_file(file: int, size: int, batch: Batch) -> Cut:
         batch.add(digest, data)
         return Cut((len(data),), digest)
 
-    def read_at(room: memoryview, offset: int) -> int:
-        return os.preadv(file, [room[: size - offset]], offset)
-
-    def zeros_at(offset: int) -> int:
-        return hole_at(file, offset, size)
-
     sizes: list[int] = []
     digests: list[bytes] = []
-    for chunks in cut_blocks(read_at, zeros_at):
+    for chunks in cut_blocks_of(file, size):
         for chunk in chunks:
             digest = HOLE if chunk is ZEROS else digest_of(chunk)
             batch.add(digest, chunk)
@@ -103,3 +99,15 @@ def _cut_file(file: int, size: int, batch: Batch) -> Cut:
         # The next block overwrites these bytes.
         batch.flush()
     return Cut(tuple(sizes), b"".join(digests))
+
+
+def cut_blocks_of(file: int, size: int) -> Iterator[list[memoryview]]:
+    """The chunks of the first `size` bytes of an open file, as `cut_blocks` gives them."""
+
+    def read_at(room: memoryview, offset: int) -> int:
+        return os.preadv(file, [room[: size - offset]], offset)
+
+    def zeros_at(offset: int) -> int:
+        return hole_at(file, offset, size)
+
+    return cut_blocks(read_at, zeros_at, size)

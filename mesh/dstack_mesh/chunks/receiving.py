@@ -2,13 +2,14 @@
 
 Rules: names are opened as `laying` does; each chunk is verified and written to the place of its
 first use, its other uses are copied from there at the end; holes stay holes; a file gets its name
-once it is whole; a file that was laid here before and did not change since stays as it is.
+once it is whole; a file that was laid here before and did not change since stays as it is, and one
+that did gives what the new one has in common with it.
 On return from `finish` everything survives a loss of power.
 """
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from dstack_mesh.chunks.cache import Cut, FileCache, Stamp
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.direct import DIRECT_BYTES, DirectWriter
 from dstack_mesh.chunks.folders import Folders, split
+from dstack_mesh.chunks.former import former_chunks
 from dstack_mesh.chunks.holes import is_hole
 from dstack_mesh.chunks.laying import draft_name, lay_link, pwrite_all
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry, Manifest
@@ -102,6 +104,7 @@ class Receiver:
         """
         self._root, self._path, entries = _choose(manifest, prefix.strip("/"), target)
         self._uses: dict[Digest, _Use] = {}
+        self._had: set[Digest] = set()
         self._open: OrderedDict[str, _Part] = OrderedDict()
         self._cache = cache
         self._laid: list[tuple[Stamp, Cut]] = []
@@ -131,11 +134,34 @@ class Receiver:
     @property
     def wanted(self) -> list[Digest]:
         """The chunks it takes, each once, best sent in this order."""
-        return list(self._uses)
+        return [digest for digest in self._uses if digest not in self._had]
 
     def wanted_bytes(self, digests: Sequence[Digest]) -> int:
         """Bytes of some of them."""
         return sum([self._uses[digest].size for digest in digests])
+
+    def reuse(self, told: Callable[[int], None]) -> None:
+        """Writes what files that are about to be replaced have of the new ones; it is not wanted
+        any more.
+
+        Args:
+            told: Called with the bytes written each time some were.
+        """
+        claimed: set[Digest] = set()
+
+        def claim(digest: Digest, size: int) -> bool:
+            use = self._uses.get(digest)
+            if use is None or use.size != size or digest in claimed:
+                return False
+            claimed.add(digest)
+            return True
+
+        for part in self._parts:
+            path = part.entry.path
+            for digests, data in former_chunks(self._folders, path, self._cache, claim):
+                self._had.update(digests)
+                self._put(digests, data)
+                told(len(data))
 
     def take(self, digests: Sequence[Digest], data: memoryview) -> None:
         """Verifies and writes chunks that lie side by side in `data`.
@@ -143,6 +169,15 @@ class Receiver:
         Raises:
             Damaged: A chunk is not what was wanted.
         """
+        at = 0
+        for digest in digests:
+            use = self._uses.get(digest)
+            if use is None or digest_of(data[at : at + use.size]) != digest:
+                raise Damaged("A chunk arrived damaged.", digest.hex(), "Fetch it again.")
+            at += use.size
+        self._put(digests, data)
+
+    def _put(self, digests: Sequence[Digest], data: memoryview) -> None:
         runs = list(self._runs(digests, data))
         try:
             for part, offset, piece in runs:
@@ -201,13 +236,11 @@ class Receiver:
     def _runs(
         self, digests: Sequence[Digest], data: memoryview
     ) -> Iterator[tuple[_Part, int, memoryview]]:
-        """Verified pieces, as long as they lie side by side in one file."""
+        """Pieces, as long as they lie side by side in one file."""
         part: _Part | None = None
         offset = begin = at = 0
         for digest in digests:
-            use = self._uses.get(digest)
-            if use is None or digest_of(data[at : at + use.size]) != digest:
-                raise Damaged("A chunk arrived damaged.", digest.hex(), "Fetch it again.")
+            use = self._uses[digest]
             if use.part is not part or use.offset != offset + (at - begin):
                 if part:
                     yield part, offset, data[begin:at]

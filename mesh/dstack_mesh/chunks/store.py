@@ -374,18 +374,18 @@ class ChunkStore:
     def _check_chunks(self, manifest: Manifest) -> None:
         sizes = manifest.chunk_sizes()
         self.index.spare(sizes)
-        places = self.index.locate(sizes)
-        for digest, size in sizes.items():
-            place = places.get(digest)
-            if place is None:
+        lengths = self.index.lengths(sizes)
+        for digest, size in sizes.items() if lengths != sizes else ():
+            length = lengths.get(digest)
+            if length is None:
                 raise Refused(
                     "A list of files came before its bytes.",
-                    f"{len(sizes) - len(places):,} chunks are missing, as {digest.hex()}.",
+                    f"{len(sizes) - len(lengths):,} chunks are missing, as {digest.hex()}.",
                 )
-            if place.length != size:
+            if length != size:
                 raise Invalid(
                     "A list of files says a wrong size.",
-                    f"{digest.hex()} has {place.length:,} bytes, not {size:,}.",
+                    f"{digest.hex()} has {length:,} bytes, not {size:,}.",
                 )
 
 

@@ -111,6 +111,7 @@ class Fetcher:
 
         receiver = Receiver(self.manifest(digest), target, prefix)
         try:
+            receiver.reuse(told)
             wanted = receiver.wanted
             lacking = self._store.missing(wanted)
             away = set(lacking)

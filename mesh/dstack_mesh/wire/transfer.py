@@ -181,6 +181,7 @@ class TransferClient:
             raise
         try:
             told(receiver.kept_bytes)
+            await hand.do(receiver.reuse, told)
             wanted = receiver.wanted
             lacking = await hand.do(self._store.missing, wanted)
             if len(lacking) < len(wanted):
