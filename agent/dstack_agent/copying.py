@@ -8,7 +8,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from contextlib import suppress
 from typing import assert_never
 
 from dstack_agent.hearsay import Hearsay
@@ -19,7 +19,7 @@ from dstack_agent.removing import REST_SECONDS
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.clock import Clock
-from dstack_mesh.faults import MeshError
+from dstack_mesh.faults import Busy, MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId, RunId
 from dstack_mesh.machine import AgentState
@@ -45,6 +45,8 @@ AGAIN_SECONDS = 10.0
 LONGEST_SECONDS = 300.0
 """Before a copy that failed is tried again: twice as long each time, and at most so long."""
 
+SLEPT_SECONDS = 30.0
+"""Between two looks: the machine slept, and heard nothing meanwhile."""
 
 STEP_BYTES = 256 << 20
 """Room counts in steps of this."""
@@ -93,29 +95,35 @@ class Copying:
         self._core = core or Redundancy(book.writer)
         self._versions: Mapping[PeerId, Version] = {}
         self._kept: list[Kept] = []
-        self._removed: dict[RunId, datetime] = {}
+        self._removed: dict[RunId, float] = {}
+        self._looked_at = clock.elapsed()
+        self._has_checked = False
+        self._is_decided = False
+        self._is_full = False
         self._mates: dict[PeerId, Mate] = {}
         self._under_way: dict[JobKey, int] = {}
         self._again: dict[JobKey, tuple[float, float]] = {}
 
-    async def run(self) -> None:
-        """Never ends by itself."""
-        await asyncio.sleep(FIRST_SECONDS)
-        await self._forget_lost()
+    async def run(self, first_seconds: float = FIRST_SECONDS) -> None:
+        """Never ends by itself. Begins after a while."""
+        await asyncio.sleep(first_seconds)
         async with asyncio.TaskGroup() as tasks:
             while True:
                 try:
-                    await self._look(tasks)
+                    await self.look(tasks)
                 except (MeshError, OSError, sqlite3.Error) as error:  # the agent goes on without
                     log.warning("copies are not looked after: %s", error)
                 await asyncio.sleep(LOOK_SECONDS)
 
-    async def _look(self, tasks: asyncio.TaskGroup) -> None:
-        """Decides anew if anything changed or is awaited."""
-        changed = await self._read_records()
+    async def look(self, tasks: asyncio.TaskGroup) -> None:
+        """Decides anew if anything changed or is awaited. What failed is done at the next look."""
+        await self._read_records()
+        if not self._has_checked:
+            await self._forget_lost()
+            self._has_checked = True
         await self._let_go()
         mates = await self._see()
-        if not changed and mates == self._mates and not self._core.waiting:
+        if self._is_decided and mates == self._mates and not self._core.waiting:
             return
         self._mates = mates
         now = self._clock.elapsed()
@@ -123,32 +131,38 @@ class Copying:
             if len(self._under_way) >= MOST_AT_ONCE:
                 break
             key = order.kept.key
-            if key not in self._under_way and now >= self._again.get(key, (0.0, 0.0))[0]:
+            waits = key in self._under_way or now < self._again.get(key, (0.0, 0.0))[0]
+            if not waits and self._may_tell(key):
                 self._under_way[key] = order.kept.size_bytes
                 tasks.create_task(self._carry_out(order))
+        self._is_decided = True
 
-    async def _read_records(self) -> bool:
+    async def _read_records(self) -> None:
         versions = {writer: stream.version for writer, stream in self._book.streams.items()}
         if versions == self._versions:
-            return False
+            return
+        self._is_decided = False
         told: list[Listing] = []
         for listing in self._hearsay.everybody():
             told.append(listing)
             await asyncio.sleep(0)
-        self._removed = _removed(told)
-        runs = (run for run in merged_runs(told).values() if run.run_id not in self._removed)
+        removed, now = _removed(told), self._clock.elapsed()
+        self._removed = {run_id: self._removed.get(run_id, now) for run_id in removed}
+        runs = (run for run in merged_runs(told).values() if run.run_id not in removed)
         self._kept = kept_of(runs, self._hearsay.copies())
-        self._versions = versions
         await self._adopt()
-        return True
+        self._versions = versions
 
     async def _let_go(self) -> None:
-        """Lets go of copies of what was removed a while ago: a tag may be on its way."""
-        if not self._removed:  # as in most meshes
+        """Lets go of copies of what we heard a while ago is removed: a tag may be on its way."""
+        now = self._clock.elapsed()
+        if now - self._looked_at > SLEPT_SECONDS:
+            self._removed = dict.fromkeys(self._removed, now)
+        self._looked_at = now
+        rested = {run for run, heard in self._removed.items() if now - heard > REST_SECONDS}
+        if not rested:  # as in most meshes
             return
-        rested = self._clock.now() - timedelta(seconds=REST_SECONDS)
-        own = self._holdings.own()
-        over = {key for key in own if (at := self._removed.get(key.run_id)) and at < rested}
+        over = {key for key in self._holdings.own() if key.run_id in rested}
         if over:
             await self._holdings.remove(over)
             for run_id in {key.run_id for key in over}:
@@ -187,18 +201,26 @@ class Copying:
         finally:
             del self._under_way[key]
 
+    def _may_tell(self, key: JobKey) -> bool:
+        """Whether there is room to tell of a copy: one that nobody hears of helps nobody."""
+        has_room = self._holdings.has_room(key)
+        if not has_room and not self._is_full:
+            log.warning("this agent tells of as many copies as it may and makes no more of some")
+            self._is_full = True
+        return has_room
+
     async def _adopt(self) -> None:
         """Tells of what lies here already for a run, as a command's second copy does."""
         ours = self._book.writer
         owners = await asyncio.to_thread(self._store.shelf.owners)
         for kept in self._kept:
             here = kept.key.run_id in owners and ours not in kept.holders
-            if here and await asyncio.to_thread(self._is_whole, kept):
-                await self._holdings.add(kept.key)
+            if here and self._may_tell(kept.key) and await asyncio.to_thread(self._is_whole, kept):
+                with suppress(Busy):  # the other copies go on
+                    await self._holdings.add(kept.key)
 
     async def _forget_lost(self) -> None:
         """Says no more that we have what is not here, as after a disk was put back."""
-        await self._read_records()
         own = self._holdings.own()
         mine = [kept for kept in self._kept if kept.key in own]
         lost = [kept.key for kept in mine if not await asyncio.to_thread(self._is_whole, kept)]
@@ -214,11 +236,11 @@ class Copying:
         )
 
 
-def _removed(told: Sequence[Listing]) -> dict[RunId, datetime]:
-    """When runs were removed that no tag names."""
+def _removed(told: Sequence[Listing]) -> set[RunId]:
+    """Runs that were removed and that no tag names."""
     tagged = {tag.run_id for tag in merged_tags(told).values()}
     return {
-        one.run_id: one.at
+        one.run_id
         for listing in told
         for one in listing.removed
         if one.checked and one.run_id not in tagged

@@ -1,17 +1,18 @@
 """Who has copies of what jobs kept, as each agent publishes it of itself.
 
 What an attempt kept never changes once the attempt ended, so an agent names attempts and no bytes.
-It says so in a few records that share them out by run: thousands of copies are dozens of records.
+It says so in a few records that share them out by job: thousands of copies are dozens of records.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from dstack_agent.hearsay import COPIES, Hearsay
 from dstack_agent.wire import stored
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.faults import Busy
-from dstack_mesh.ids import Address, PeerId, RunId
+from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import Entry
 from dstack_scheduler.agent_port import Listing
@@ -42,18 +43,21 @@ class Holdings:
         """Attempts of which this agent says that it has copies."""
         return {key for keys in self._own_records().values() for key in keys}
 
+    def has_room(self, key: JobKey) -> bool:
+        """Whether one may say that we have what an attempt kept."""
+        return len(self._own_records().get(_place(key), ())) < MOST_IN_ONE
+
     async def add(self, key: JobKey) -> None:
         """Says that we have what an attempt kept; on disk on return.
 
         Raises:
             Busy: As many copies are told of as there is room for.
         """
-        place = _place(key.run_id)
-        told = self._own_records().get(place, ())
-        if len(told) >= MOST_IN_ONE:
+        if not self.has_room(key):
             most = f"There is room for about {RECORDS * MOST_IN_ONE:,}."
             raise Busy("This agent tells of as many copies as it may.", most)
-        await self._say(place, (*told, key))
+        place = _place(key)
+        await self._say(place, (*self._own_records().get(place, ()), key))
 
     async def remove(self, keys: Iterable[JobKey]) -> None:
         """Says that we have them no more."""
@@ -88,8 +92,7 @@ class Holdings:
 
     def _own_records(self) -> dict[str, tuple[JobKey, ...]]:
         return {
-            record.entry.key: stored.unpack_copies(record.entry.payload)
-            for record in self._book.own(COPIES)
+            record.entry.key: _unpacked(record.entry.payload) for record in self._book.own(COPIES)
         }
 
     async def _say(self, place: str, keys: tuple[JobKey, ...]) -> None:
@@ -99,5 +102,11 @@ class Holdings:
         await self._book.write([entry if told else replace(entry, expires_ms=1)])
 
 
-def _place(run_id: RunId) -> str:
-    return f"{digest_of(run_id.encode())[0] % RECORDS:02}"
+@lru_cache(RECORDS)
+def _unpacked(payload: bytes) -> tuple[JobKey, ...]:
+    return stored.unpack_copies(payload)
+
+
+def _place(key: JobKey) -> str:
+    """By job and not by run: a run may have more jobs than one record has room for."""
+    return f"{digest_of(f'{key.run_id}/{key.job}'.encode())[0] % RECORDS:02}"

@@ -1,0 +1,239 @@
+"""Copies are told of, made and let go of whatever fails once, and however many jobs a run has."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dstack_agent.copying import SLEPT_SECONDS, Copying, Surroundings
+from dstack_agent.hearsay import COPIES, REMOVAL, RUN, TAG, Hearsay
+from dstack_agent.holdings import MOST_IN_ONE, Holdings
+from dstack_agent.pulse import Pulse
+from dstack_agent.redundancy import Pace, Redundancy
+from dstack_agent.removing import REST_SECONDS
+from dstack_agent.wire import stored
+from dstack_mesh.card import PeerCard
+from dstack_mesh.chunks.store import ChunkStore
+from dstack_mesh.chunks.tree import save_tree
+from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
+from dstack_mesh.machine import AgentState
+from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.records.book import RecordBook
+from dstack_mesh.records.record import Entry
+from dstack_mesh.records.store import RecordStore
+from dstack_mesh.signing import Signer
+from dstack_scheduler.job import (
+    ArtifactSaved,
+    JobKey,
+    JobRecord,
+    JobState,
+    RunRecord,
+    Source,
+    StateChange,
+    TagRecord,
+)
+from dstack_scheduler.removal import Removal
+from support.eventually import eventually_async
+from support.machines import SetClock
+
+RUN_ID = RunId("0" * 26)
+KEY = JobKey(RUN_ID, 0)
+OTHER = PeerId("b" * 32)
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Agent:
+    """One agent's copies, and what it is told."""
+
+    book: RecordBook
+    holdings: Holdings
+    store: ChunkStore
+    clock: SetClock
+    digest: Digest
+    copying: Copying
+    brought: list[Digest] = field(default_factory=list[Digest])
+    others: list[KnownAgent] = field(default_factory=list[KnownAgent])
+
+    async def look(self) -> None:
+        """One look, and what it orders."""
+        async with asyncio.TaskGroup() as tasks:
+            await self.copying.look(tasks)
+
+    async def tell_of(self, *keys: JobKey) -> None:
+        """Another agent's job kept the tree."""
+        jobs = tuple(
+            JobRecord(
+                key,
+                "train",
+                "bash",
+                StateChange(key, JobState.DONE, AT, exit_code=0),
+                OTHER,
+                artifacts=(ArtifactSaved(key, "out", self.digest, 1, 4, complete=True),),
+            )
+            for key in keys
+        )
+        run = RunRecord(RUN_ID, RunName("calm-ibex-1"), "train", "", AT, len(jobs), jobs=jobs)
+        await self.book.write([Entry(RUN, RUN_ID, stored.pack_run(run))])
+
+    async def remove(self) -> None:
+        """Somebody removed the run, long ago by the clock of whoever says so."""
+        removal = Removal(RUN_ID, AT, OTHER, checked=True)
+        await self.book.write([Entry(REMOVAL, RUN_ID, stored.pack_removal(removal))])
+
+    async def tag(self) -> None:
+        tag = TagRecord("repo", "best", RUN_ID, "calm-ibex-1", AT)
+        await self.book.write([Entry(TAG, "repo:best", stored.pack_tag(tag))])
+
+    async def fill(self) -> None:
+        """As many attempts are told of as there is room for beside the job."""
+        await self.holdings.add(KEY)
+        [record] = self.book.own(COPIES)
+        keys = [replace(KEY, attempt=number + 2) for number in range(MOST_IN_ONE)]
+        await self.book.write([replace(record.entry, payload=stored.pack_copies(keys))])
+
+    def keep(self) -> None:
+        self.store.keep(self.digest, RUN_ID)
+
+
+@pytest.fixture
+async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_bytes(b"kept")
+    records, store = RecordStore(tmp_path / "records.db"), ChunkStore(tmp_path / "chunks")
+    clock = SetClock(1_800_000_000.0)
+    book = RecordBook(records, Signer(ec.generate_private_key(ec.SECP256R1())), clock)
+    await book.open()
+    others: list[KnownAgent] = []
+    hearsay = Hearsay(book, Pulse(lambda: others, clock), clock)
+    holdings = Holdings(book, hearsay, lambda _: ())
+    brought: list[Digest] = []
+
+    async def bring(digest: Digest, sources: Sequence[Source]) -> int:
+        brought.append(digest)
+        return 4
+
+    async def has(peer: PeerId, digest: Digest) -> bool:
+        return True
+
+    around = Surroundings(
+        agents=lambda: others,
+        may_run=lambda _: True,
+        state=lambda: AgentState.ALIVE,
+        room=lambda: 1 << 40,
+        bring=bring,
+        has=has,
+    )
+    core = Redundancy(book.writer, Pace())
+    copying = Copying(book, hearsay, holdings, store, around, clock, core)
+    digest = save_tree(store, tmp_path / "tree").digest
+    yield Agent(book, holdings, store, clock, digest, copying, brought, others)
+    store.close()
+    records.close()
+
+
+def is_here(peer: PeerId) -> KnownAgent:
+    """Another agent that answers and takes no copies."""
+    card = PeerCard(peer, MeshId("m" * 32), "ws-2", (Address("10.0.0.1:1"),), "", True)
+    return KnownAgent(card, card.addresses, "seed", "alive", None)
+
+
+async def test_of_a_run_with_more_jobs_than_a_record_has_room_for_all_are_told_of(
+    agent: Agent,
+) -> None:
+    keys = [replace(KEY, job=number) for number in range(MOST_IN_ONE + 1)]
+    for key in keys:
+        await agent.holdings.add(key)
+    assert agent.holdings.own() == set(keys)
+    assert len(list(agent.book.own(COPIES))) > 16
+
+
+async def test_what_finds_no_room_to_be_told_of_hinders_nothing_else(agent: Agent) -> None:
+    await agent.fill()
+    await agent.tell_of(KEY, replace(KEY, job=1))
+    agent.keep()
+    await agent.look()
+    assert replace(KEY, job=1) in agent.holdings.own()
+    assert KEY not in agent.holdings.own()
+
+
+async def test_a_copy_that_could_not_be_told_of_is_not_brought(agent: Agent) -> None:
+    agent.others.append(is_here(OTHER))
+    await agent.fill()
+    await agent.tell_of(KEY)
+    await agent.look()
+    assert agent.brought == []
+
+
+async def test_a_copy_that_is_lacking_is_brought_and_told_of(agent: Agent) -> None:
+    """The negative control: there is room."""
+    agent.others.append(is_here(OTHER))
+    await agent.tell_of(KEY)
+    await agent.look()
+    assert agent.brought == [agent.digest]
+    assert agent.holdings.own() == {KEY}
+
+
+async def test_what_a_look_could_not_do_the_next_one_does(agent: Agent) -> None:
+    await agent.tell_of(KEY)
+    agent.keep()
+    kept, aside = agent.store.shelf.kept, agent.store.shelf.kept.with_name("aside")
+    kept.rename(aside)
+    with pytest.raises(ExceptionGroup):  # as `run` finds it, which looks again
+        await agent.look()
+    assert agent.holdings.own() == set()
+    aside.rename(kept)
+    await agent.look()
+    assert agent.holdings.own() == {KEY}
+
+
+async def test_an_agent_goes_on_whose_first_look_fails(agent: Agent) -> None:
+    await agent.holdings.add(KEY)
+    await agent.tell_of(KEY)
+    kept, aside = agent.store.shelf.kept, agent.store.shelf.kept.with_name("aside")
+    kept.rename(aside)
+    running = asyncio.create_task(agent.copying.run(first_seconds=0.0))
+    await asyncio.wait([running], timeout=0.5)
+    assert not running.done()
+    aside.rename(kept)
+
+    async def told() -> bool:
+        return not agent.holdings.own()  # it was never here
+
+    await eventually_async(told, within=10)
+    running.cancel()
+
+
+async def test_the_copy_of_a_removed_run_rests_from_when_we_heard_of_it(agent: Agent) -> None:
+    agent.keep()
+    await agent.holdings.add(KEY)
+    await agent.remove()
+    await looks(agent, REST_SECONDS)
+    assert agent.holdings.own() == {KEY}
+    await looks(agent, SLEPT_SECONDS)
+    assert agent.holdings.own() == set()
+    assert RUN_ID not in agent.store.shelf.owners()
+
+
+async def test_who_slept_waits_for_a_tag_before_a_copy_goes(agent: Agent) -> None:
+    agent.keep()
+    await agent.holdings.add(KEY)
+    await agent.remove()
+    await agent.look()
+    agent.clock.time += 10 * REST_SECONDS
+    await agent.look()
+    await agent.tag()
+    await looks(agent, 2 * REST_SECONDS)
+    assert agent.holdings.own() == {KEY}
+
+
+async def looks(agent: Agent, seconds: float) -> None:
+    """Time passes while the agent is awake."""
+    for _ in range(int(seconds / SLEPT_SECONDS)):
+        await agent.look()
+        agent.clock.time += SLEPT_SECONDS
+    await agent.look()
