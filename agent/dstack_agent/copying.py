@@ -6,12 +6,14 @@ brought from everybody who has it, kept for its run, and only then told to other
 
 import asyncio
 import logging
+import random
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import assert_never
 
-from dstack_agent.hearsay import Hearsay
+from dstack_agent.doubts import Doubts, Lacking
+from dstack_agent.hearsay import RUN, Hearsay
 from dstack_agent.holdings import Holdings
 from dstack_agent.pulse import ANSWERING
 from dstack_agent.redundancy import Copy, Kept, Mate, Presence, Redundancy, kept_of
@@ -34,6 +36,13 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """How often it is looked whether anything changed."""
+
+ASK_SECONDS = 3600.0
+"""How often all are asked whether they have what they are said to have. Shorter: a lost copy is
+made again sooner; longer: fewer disks wake for it."""
+
+ORDERED_SECONDS = 10.0
+"""What was decided is carried out for so long, then it is decided anew."""
 
 FIRST_SECONDS = 5.0
 """After the start: by then whoever is there has been met."""
@@ -61,6 +70,7 @@ class Surroundings:
         may_run: Whether one may hold bytes of others.
         state: Whether the owner lends the machine now.
         room: Bytes that may come from others, by disk, quota and policy; called in a thread.
+        lacking: Trees that a peer says it has not. Raises MeshError.
         bring: Fetches a tree from those of some peers that have it. Raises MeshError.
         has: Whether a peer answers a call now and has a tree.
     """
@@ -69,6 +79,7 @@ class Surroundings:
     may_run: Callable[[KnownAgent], bool]
     state: Callable[[], AgentState]
     room: Callable[[], float]
+    lacking: Lacking
     bring: Callable[[Digest, Sequence[Source]], Awaitable[int]]
     has: Callable[[PeerId, Digest], Awaitable[bool]]
 
@@ -93,14 +104,17 @@ class Copying:
         self._around = around
         self._clock = clock
         self._core = core or Redundancy(book.writer)
+        self._doubts = Doubts(book.writer, store, around.lacking)
         self._versions: Mapping[PeerId, Version] = {}
         self._kept: list[Kept] = []
         self._removed: dict[RunId, float] = {}
+        self._let_go_of: set[RunId] = set()
         self._looked_at = clock.elapsed()
         self._has_checked = False
         self._is_decided = False
         self._is_full = False
         self._mates: dict[PeerId, Mate] = {}
+        self._busy = 0
         self._under_way: dict[JobKey, int] = {}
         self._again: dict[JobKey, tuple[float, float]] = {}
 
@@ -108,6 +122,7 @@ class Copying:
         """Never ends by itself. Begins after a while."""
         await asyncio.sleep(first_seconds)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._ask_again_and_again())
             while True:
                 try:
                     await self.look(tasks)
@@ -120,22 +135,33 @@ class Copying:
         await self._read_records()
         if not self._has_checked:
             await self._forget_lost()
+            await self.ask()
             self._has_checked = True
         await self._let_go()
         mates = await self._see()
-        if self._is_decided and mates == self._mates and not self._core.waiting:
+        is_news = not self._is_decided or mates != self._mates or self._core.waiting
+        if not is_news or self._busy >= MOST_AT_ONCE:
             return
-        self._mates = mates
+        self._mates, self._is_decided = mates, True
         now = self._clock.elapsed()
-        for order in self._core.decide(self._kept, mates, now):
-            if len(self._under_way) >= MOST_AT_ONCE:
-                break
-            key = order.kept.key
-            waits = key in self._under_way or now < self._again.get(key, (0.0, 0.0))[0]
-            if not waits and self._may_tell(key):
-                self._under_way[key] = order.kept.size_bytes
-                tasks.create_task(self._carry_out(order))
-        self._is_decided = True
+        orders = iter(self._core.decide(self._doubts.counted(self._kept), mates, now))
+        for _ in range(MOST_AT_ONCE - self._busy):
+            self._busy += 1
+            tasks.create_task(self._carry_out_some(orders, now + ORDERED_SECONDS))
+
+    async def ask(self) -> None:
+        """Asks all who answer, and our own disk, for what they are said to have."""
+        answering = [one for one, mate in self._mates.items() if mate.presence is Presence.HERE]
+        if await self._doubts.ask(self._kept, answering):
+            self._is_decided = False
+
+    async def _ask_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(ASK_SECONDS * random.uniform(0.5, 1))
+            try:
+                await self.ask()
+            except (MeshError, OSError) as error:
+                log.warning("copies are not asked for: %s", error)
 
     async def _read_records(self) -> None:
         versions = {writer: stream.version for writer, stream in self._book.streams.items()}
@@ -146,10 +172,13 @@ class Copying:
         for listing in self._hearsay.everybody():
             told.append(listing)
             await asyncio.sleep(0)
-        removed, now = _removed(told), self._clock.elapsed()
+        # Thousands of jobs: in a thread.
+        removed, kept = await asyncio.to_thread(_read, told, self._hearsay.copies())
+        now = self._clock.elapsed()
         self._removed = {run_id: self._removed.get(run_id, now) for run_id in removed}
-        runs = (run for run in merged_runs(told).values() if run.run_id not in removed)
-        self._kept = kept_of(runs, self._hearsay.copies())
+        self._let_go_of &= removed
+        self._kept = kept
+        self._again = {one.key: at for one in kept if (at := self._again.get(one.key))}
         await self._adopt()
         self._versions = versions
 
@@ -159,14 +188,18 @@ class Copying:
         if now - self._looked_at > SLEPT_SECONDS:
             self._removed = dict.fromkeys(self._removed, now)
         self._looked_at = now
+        coming = {key.run_id for key in self._under_way}
         rested = {run for run, heard in self._removed.items() if now - heard > REST_SECONDS}
+        rested -= self._let_go_of | coming
+        # What ran here `removing` lets go of.
+        rested = {run for run in rested if not self._book.has_own(RUN, run)}
         if not rested:  # as in most meshes
             return
-        over = {key for key in self._holdings.own() if key.run_id in rested}
-        if over:
-            await self._holdings.remove(over)
-            for run_id in {key.run_id for key in over}:
-                await asyncio.to_thread(self._store.let_go, run_id)
+        # Also what came in part, or was not told of yet. Told last: who is killed begins again.
+        for run_id in rested & await asyncio.to_thread(self._store.shelf.owners):
+            await asyncio.to_thread(self._store.let_go, run_id)
+        await self._holdings.remove(key for key in self._holdings.own() if key.run_id in rested)
+        self._let_go_of |= rested
 
     async def _see(self) -> dict[PeerId, Mate]:
         said = {one.said.card.peer_id: one.said for one in self._hearsay.adverts()}
@@ -179,8 +212,22 @@ class Copying:
         mates[self._book.writer] = _of_state(self._around.state(), _rough(room))
         return mates
 
+    async def _carry_out_some(self, orders: Iterator[Copy], until: float) -> None:
+        """Together with others that take from the same orders."""
+        try:
+            for order in orders:
+                key, now = order.kept.key, self._clock.elapsed()
+                if now > until:
+                    break
+                waits = key in self._under_way or now < self._again.get(key, (0.0, 0.0))[0]
+                if not waits and self._may_tell(key):
+                    await self._carry_out(order)
+        finally:
+            self._busy -= 1
+
     async def _carry_out(self, order: Copy) -> None:
         key = order.kept.key
+        self._under_way[key] = order.kept.size_bytes
         try:
             for peer in order.doubted:
                 if await self._around.has(peer, order.kept.digests[0]):
@@ -191,6 +238,7 @@ class Copying:
                 await self._around.bring(digest, sources)
                 await asyncio.to_thread(self._store.keep, digest, key.run_id)
             await self._holdings.add(key)
+            self._doubts.told(self._book.writer, order.kept.digests)
             self._again.pop(key, None)
             log.info("has a copy of what %s kept, %s bytes", key, f"{order.kept.size_bytes:,}")
         except (MeshError, OSError, sqlite3.Error) as error:
@@ -213,27 +261,42 @@ class Copying:
         """Tells of what lies here already for a run, as a command's second copy does."""
         ours = self._book.writer
         owners = await asyncio.to_thread(self._store.shelf.owners)
-        for kept in self._kept:
-            here = kept.key.run_id in owners and ours not in kept.holders
-            if here and self._may_tell(kept.key) and await asyncio.to_thread(self._is_whole, kept):
-                with suppress(Busy):  # the other copies go on
-                    await self._holdings.add(kept.key)
+        perhaps = [
+            kept for kept in self._kept if kept.key.run_id in owners and ours not in kept.holders
+        ]
+        whole = await asyncio.to_thread(self._whole_among, perhaps) if perhaps else ()
+        if here := [key for key in whole if self._may_tell(key)]:
+            with suppress(Busy):  # of the others it is told
+                await self._holdings.add(*here)
 
     async def _forget_lost(self) -> None:
         """Says no more that we have what is not here, as after a disk was put back."""
         own = self._holdings.own()
         mine = [kept for kept in self._kept if kept.key in own]
-        lost = [kept.key for kept in mine if not await asyncio.to_thread(self._is_whole, kept)]
+        whole = frozenset(await asyncio.to_thread(self._whole_among, mine))
+        lost = {kept.key for kept in mine} - whole
         if lost:
             log.warning("%d copies that were here are gone", len(lost))
             await self._holdings.remove(lost)
 
-    def _is_whole(self, kept: Kept) -> bool:
-        """Whether everything of it is here and stays. Blocks."""
+    def _whole_among(self, several: Sequence[Kept]) -> list[JobKey]:
+        """Those of which everything is here and stays. Blocks."""
         roots = self._store.shelf.roots()
-        return all(
-            digest in roots and not self._store.missing_manifest(digest) for digest in kept.digests
-        )
+        here = {
+            digest
+            for digest in roots.intersection(digest for kept in several for digest in kept.digests)
+            if not self._store.missing_manifest(digest)
+        }
+        return [kept.key for kept in several if here.issuperset(kept.digests)]
+
+
+def _read(
+    told: Sequence[Listing], copies: Mapping[JobKey, set[PeerId]]
+) -> tuple[set[RunId], list[Kept]]:
+    """Runs that are removed, and what the others kept."""
+    removed = _removed(told)
+    runs = (run for run in merged_runs(told).values() if run.run_id not in removed)
+    return removed, kept_of(runs, copies)
 
 
 def _removed(told: Sequence[Listing]) -> set[RunId]:

@@ -4,9 +4,11 @@ What an attempt kept never changes once the attempt ended, so an agent names att
 It says so in a few records that share them out by job: thousands of copies are dozens of records.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import groupby
 
 from dstack_agent.hearsay import COPIES, Hearsay
 from dstack_agent.wire import stored
@@ -38,6 +40,7 @@ class Holdings:
         self._book = book
         self._hearsay = hearsay
         self._addresses = addresses
+        self._telling = asyncio.Lock()
 
     def own(self) -> set[JobKey]:
         """Attempts of which this agent says that it has copies."""
@@ -47,24 +50,30 @@ class Holdings:
         """Whether one may say that we have what an attempt kept."""
         return len(self._own_records().get(_place(key), ())) < MOST_IN_ONE
 
-    async def add(self, key: JobKey) -> None:
-        """Says that we have what an attempt kept; on disk on return.
+    async def add(self, *keys: JobKey) -> None:
+        """Says that we have what attempts kept; on disk on return.
 
         Raises:
-            Busy: As many copies are told of as there is room for.
+            Busy: As many copies are told of as there is room for; the others are told of.
         """
-        if not self.has_room(key):
+        is_full = False
+        async with self._telling:
+            told = self._own_records()
+            for place, new in groupby(sorted(keys, key=_place), _place):
+                all_of_them = dict.fromkeys((*told.get(place, ()), *new))
+                is_full |= len(all_of_them) > MOST_IN_ONE
+                await self._say(place, list(all_of_them)[:MOST_IN_ONE])
+        if is_full:
             most = f"There is room for about {RECORDS * MOST_IN_ONE:,}."
             raise Busy("This agent tells of as many copies as it may.", most)
-        place = _place(key)
-        await self._say(place, (*self._own_records().get(place, ()), key))
 
     async def remove(self, keys: Iterable[JobKey]) -> None:
         """Says that we have them no more."""
         gone = set(keys)
-        for place, told in self._own_records().items():
-            if gone.intersection(told):
-                await self._say(place, tuple(key for key in told if key not in gone))
+        async with self._telling:
+            for place, told in self._own_records().items():
+                if gone.intersection(told):
+                    await self._say(place, [key for key in told if key not in gone])
 
     def told(self, listing: Listing) -> Listing:
         """A listing in which each job says who has copies, whoever told of it."""
@@ -95,8 +104,8 @@ class Holdings:
             record.entry.key: _unpacked(record.entry.payload) for record in self._book.own(COPIES)
         }
 
-    async def _say(self, place: str, keys: tuple[JobKey, ...]) -> None:
-        told = tuple(sorted(set(keys)))
+    async def _say(self, place: str, keys: Sequence[JobKey]) -> None:
+        told = tuple(sorted(keys))
         entry = Entry(COPIES, place, stored.pack_copies(told))
         # From the beginning of time: an empty one is forgotten at once.
         await self._book.write([entry if told else replace(entry, expires_ms=1)])

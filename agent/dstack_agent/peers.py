@@ -12,7 +12,7 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.copies import has_tree
+from dstack_mesh.wire.copies import has_tree, lacking_trees
 from dstack_mesh.wire.swarm import Giver, bring_tree
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.asker import OWNER, Asker
@@ -91,6 +91,14 @@ class Peers:
     async def has(self, peer_id: PeerId, digest: Digest) -> bool:
         """Whether a peer answers now and has a tree."""
         return await self._giver(Source(peer_id), digest, []) is not None
+
+    async def lacking(self, peer_id: PeerId, digests: Sequence[Digest]) -> frozenset[Digest]:
+        """Trees that a peer says it has not. Raises Unreachable if it does not answer."""
+        for address in self.addresses(peer_id):
+            with suppress(MeshError):
+                channel = self.channels.to_peer(peer_id, address)
+                return await lacking_trees(channel, digests, self.name(peer_id))
+        raise Unreachable(f"{self.name(peer_id)} cannot be reached.")
 
     async def _giver(self, source: Source, digest: Digest, silent: list[str]) -> Giver | None:
         """A source at the first of its addresses that answers, if it has the tree."""

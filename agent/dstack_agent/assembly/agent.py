@@ -244,6 +244,7 @@ def copying_of(ground: Ground, company: Company, chorus: Chorus) -> Copying:
         may_run=start.members.may_run,
         state=lambda: start.word.state,
         room=lambda: min(store.room_bytes(), start.word.terms().room_bytes),
+        lacking=company.peers.lacking,
         bring=company.peers.bring,
         has=company.peers.has,
     )

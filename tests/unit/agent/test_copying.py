@@ -17,8 +17,10 @@ from dstack_agent.redundancy import Pace, Redundancy
 from dstack_agent.removing import REST_SECONDS
 from dstack_agent.wire import stored
 from dstack_mesh.card import PeerCard
+from dstack_mesh.chunks.shelf import Shelf
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import save_tree
+from dstack_mesh.faults import Busy, Unreachable
 from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
 from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.known import KnownAgent
@@ -58,13 +60,16 @@ class Agent:
     copying: Copying
     brought: list[Digest] = field(default_factory=list[Digest])
     others: list[KnownAgent] = field(default_factory=list[KnownAgent])
+    lost: dict[PeerId, set[Digest]] = field(default_factory=dict[PeerId, set[Digest]])
 
     async def look(self) -> None:
         """One look, and what it orders."""
         async with asyncio.TaskGroup() as tasks:
             await self.copying.look(tasks)
 
-    async def tell_of(self, *keys: JobKey) -> None:
+    async def tell_of(
+        self, *keys: JobKey, by: PeerId = OTHER, copies: Sequence[PeerId] = ()
+    ) -> None:
         """Another agent's job kept the tree."""
         jobs = tuple(
             JobRecord(
@@ -72,8 +77,9 @@ class Agent:
                 "train",
                 "bash",
                 StateChange(key, JobState.DONE, AT, exit_code=0),
-                OTHER,
+                by,
                 artifacts=(ArtifactSaved(key, "out", self.digest, 1, 4, complete=True),),
+                copies=tuple(map(Source, copies)),
             )
             for key in keys
         )
@@ -112,6 +118,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     hearsay = Hearsay(book, Pulse(lambda: others, clock), clock)
     holdings = Holdings(book, hearsay, lambda _: ())
     brought: list[Digest] = []
+    lost: dict[PeerId, set[Digest]] = {}
 
     async def bring(digest: Digest, sources: Sequence[Source]) -> int:
         brought.append(digest)
@@ -120,20 +127,36 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     async def has(peer: PeerId, digest: Digest) -> bool:
         return True
 
+    async def lacking(peer: PeerId, digests: Sequence[Digest]) -> frozenset[Digest]:
+        if peer not in {one.card.peer_id for one in others}:
+            raise Unreachable("It does not answer.")
+        return frozenset(lost.get(peer, set()).intersection(digests))
+
     around = Surroundings(
         agents=lambda: others,
         may_run=lambda _: True,
         state=lambda: AgentState.ALIVE,
         room=lambda: 1 << 40,
+        lacking=lacking,
         bring=bring,
         has=has,
     )
     core = Redundancy(book.writer, Pace())
     copying = Copying(book, hearsay, holdings, store, around, clock, core)
     digest = save_tree(store, tmp_path / "tree").digest
-    yield Agent(book, holdings, store, clock, digest, copying, brought, others)
+    yield Agent(book, holdings, store, clock, digest, copying, brought, others, lost)
     store.close()
     records.close()
+
+
+class CountingShelf(Shelf):
+    """Counts how often the kept ones are listed."""
+
+    counted = 0
+
+    def roots(self) -> set[Digest]:
+        self.counted += 1
+        return super().roots()
 
 
 def is_here(peer: PeerId) -> KnownAgent:
@@ -146,10 +169,24 @@ async def test_of_a_run_with_more_jobs_than_a_record_has_room_for_all_are_told_o
     agent: Agent,
 ) -> None:
     keys = [replace(KEY, job=number) for number in range(MOST_IN_ONE + 1)]
-    for key in keys:
-        await agent.holdings.add(key)
+    await agent.holdings.add(*keys)
     assert agent.holdings.own() == set(keys)
     assert len(list(agent.book.own(COPIES))) > 16
+
+
+async def test_what_is_told_at_the_same_time_is_all_told(agent: Agent) -> None:
+    keys = [replace(KEY, attempt=number + 1) for number in range(20)]  # one record
+    await asyncio.gather(*map(agent.holdings.add, keys))
+    assert agent.holdings.own() == set(keys)
+    await asyncio.gather(*(agent.holdings.remove([key]) for key in keys[1:]))
+    assert agent.holdings.own() == {keys[0]}
+
+
+async def test_of_more_than_there_is_room_for_the_first_ones_are_told(agent: Agent) -> None:
+    keys = [replace(KEY, attempt=number + 1) for number in range(MOST_IN_ONE + 1)]
+    with pytest.raises(Busy):
+        await agent.holdings.add(*keys)
+    assert agent.holdings.own() == set(keys[:MOST_IN_ONE])
 
 
 async def test_what_finds_no_room_to_be_told_of_hinders_nothing_else(agent: Agent) -> None:
@@ -229,6 +266,86 @@ async def test_who_slept_waits_for_a_tag_before_a_copy_goes(agent: Agent) -> Non
     await agent.tag()
     await looks(agent, 2 * REST_SECONDS)
     assert agent.holdings.own() == {KEY}
+
+
+async def test_what_came_in_part_goes_with_its_run(agent: Agent) -> None:
+    agent.keep()  # and nobody was told: the rest of it did not come
+    await agent.remove()
+    await looks(agent, REST_SECONDS + SLEPT_SECONDS)
+    assert RUN_ID not in agent.store.shelf.owners()
+
+
+async def test_a_copy_that_could_not_be_let_go_of_goes_at_the_next_look(agent: Agent) -> None:
+    agent.keep()
+    await agent.holdings.add(KEY)
+    await agent.remove()
+    await looks(agent, REST_SECONDS)
+    kept, aside = agent.store.shelf.kept, agent.store.shelf.kept.with_name("aside")
+    kept.rename(aside)
+    agent.clock.time += SLEPT_SECONDS
+    with pytest.raises(ExceptionGroup):
+        await agent.look()
+    aside.rename(kept)
+    await agent.look()
+    assert agent.holdings.own() == set()
+    assert RUN_ID not in agent.store.shelf.owners()
+
+
+async def test_what_ran_here_is_not_let_go_of_as_a_copy(agent: Agent) -> None:
+    agent.keep()
+    await agent.tell_of(KEY, by=agent.book.writer)
+    await agent.remove()
+    await looks(agent, 2 * REST_SECONDS)
+    assert RUN_ID in agent.store.shelf.owners()
+
+
+async def test_thousands_of_copies_are_looked_up_together(agent: Agent) -> None:
+    shelf = agent.store.shelf = CountingShelf(agent.store.folder, 3600)
+    keys = [replace(KEY, job=number) for number in range(100)]
+    agent.others.append(is_here(OTHER))
+    await agent.tell_of(*keys)
+    agent.keep()
+    await agent.look()
+    assert agent.holdings.own() == set(keys)
+    assert shelf.counted <= 2  # for what is here, and for what is lost
+
+
+async def test_what_is_lacking_is_brought_one_after_the_other_without_a_pause(
+    agent: Agent,
+) -> None:
+    keys = [replace(KEY, job=number) for number in range(10)]
+    agent.others.append(is_here(OTHER))
+    await agent.tell_of(*keys)
+    await agent.look()
+    assert agent.holdings.own() == set(keys)
+
+
+async def test_who_lost_what_its_job_kept_counts_no_more(agent: Agent) -> None:
+    third = PeerId("c" * 32)
+    agent.others += [is_here(OTHER), is_here(third)]
+    await agent.tell_of(KEY, copies=(third,))
+    await agent.look()
+    await agent.copying.ask()
+    await agent.look()
+    assert agent.brought == []  # two have it
+    agent.lost[OTHER] = {agent.digest}
+    await agent.copying.ask()
+    await agent.look()
+    assert agent.brought == [agent.digest]
+
+
+async def test_what_this_agent_lost_itself_is_brought_again(agent: Agent) -> None:
+    agent.others.append(is_here(OTHER))
+    await agent.tell_of(KEY, by=agent.book.writer, copies=(OTHER,))
+    await agent.look()
+    await agent.copying.ask()
+    await agent.look()
+    assert agent.brought == []
+    agent.store.shelf.path(agent.digest).unlink()
+    await agent.copying.ask()
+    await agent.look()
+    await agent.look()
+    assert agent.brought == [agent.digest]  # once
 
 
 async def looks(agent: Agent, seconds: float) -> None:
