@@ -6,8 +6,10 @@ wait between them, never more than `WINDOW_BYTES`.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +19,7 @@ from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.digest import digest_of, split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Damaged, TooLate
+from dstack_mesh.faults import Damaged, MeshError, TooLate
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import transfer_pb2_grpc
 from dstack_mesh.v1.transfer_pb2 import (
@@ -61,6 +63,10 @@ WINDOW_BYTES = 32 << 20
 
 CREDIT_BYTES = WINDOW_BYTES // 4
 """Credit is given in steps of this: a message costs as much as half a megabyte of data."""
+
+RESCUE_SECONDS = 5.0
+"""What came of files that are not whole is kept for so long after a failure. Longer: less travels
+again; shorter: who broke it off waits less."""
 
 BATCH_PACKS = 16
 """Packs that are made durable together, if so many wait."""
@@ -170,7 +176,7 @@ class TransferClient:
             Missing: The peer has not the tree, or it has nothing of that name.
             Damaged: A chunk arrived damaged.
             Busy: Our disk is full.
-            Unreachable: The peer went away; whole files stay.
+            Unreachable: The peer went away; what came need not travel again.
         """
         # Here, because `dstack run`, which starts faster without it, fetches no files.
         from dstack_mesh.chunks.receiving import Receiver
@@ -198,6 +204,9 @@ class TransferClient:
             total = receiver.wanted_bytes(lacking)
             await self.fetch_chunks(lacking, total, write, hand)
             return await hand.do(receiver.finish, total)
+        except BaseException:
+            await hand.do(_rescue, receiver, self._store)
+            raise
         finally:
             # On the same thread, so after a write that is still going on.
             await hand.end(receiver.close)
@@ -357,6 +366,14 @@ def _copy(
     for run, data in store.read_runs(digests):
         receiver.take([digest for digest, _ in run], memoryview(data))
         told(len(data))
+
+
+def _rescue(receiver: "Receiver", store: ChunkStore) -> None:
+    """Has whole files stay, and takes into our store what others have already."""
+    until = time.monotonic() + RESCUE_SECONDS
+    with suppress(MeshError):  # a full disk, most likely: it travels again
+        receiver.settle()
+        store.put(takewhile(lambda _: time.monotonic() < until, receiver.rescued()))
 
 
 def _nobody(_: int) -> None:
