@@ -14,6 +14,7 @@ from typing import assert_never
 
 from dstack_agent.doubts import Doubts, Lacking
 from dstack_agent.hearsay import RUN, Hearsay
+from dstack_agent.heirs import orphans
 from dstack_agent.holdings import Holdings
 from dstack_agent.pulse import ANSWERING
 from dstack_agent.redundancy import Copy, Kept, Mate, Presence, Redundancy, kept_of
@@ -29,7 +30,7 @@ from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import Version
 from dstack_scheduler.agent_port import Listing
-from dstack_scheduler.job import JobKey, Source
+from dstack_scheduler.job import JobKey, RunRecord, Source
 from dstack_scheduler.resolve import merged_runs, merged_tags
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Surroundings:
         room: Bytes that may come from others, by disk, quota and policy; called in a thread.
         lacking: Trees that a peer says it has not. Raises MeshError.
         bring: Fetches a tree from those of some peers that have it. Raises MeshError.
+        inherit: Remembers a run of others, and who told of it.
         has: Whether a peer answers a call now and has a tree.
     """
 
@@ -81,6 +83,7 @@ class Surroundings:
     room: Callable[[], float]
     lacking: Lacking
     bring: Callable[[Digest, Sequence[Source]], Awaitable[int]]
+    inherit: Callable[[RunRecord, PeerId], Awaitable[None]]
     has: Callable[[PeerId, Digest], Awaitable[bool]]
 
 
@@ -109,6 +112,7 @@ class Copying:
         self._kept: list[Kept] = []
         self._removed: dict[RunId, float] = {}
         self._let_go_of: set[RunId] = set()
+        self._inherited: set[RunId] = set()
         self._looked_at = clock.elapsed()
         self._has_checked = False
         self._is_decided = False
@@ -136,6 +140,7 @@ class Copying:
         if not self._has_checked:
             await self._forget_lost()
             await self.ask()
+            await self.inherit()
             self._has_checked = True
         await self._let_go()
         mates = await self._see()
@@ -155,12 +160,26 @@ class Copying:
         if await self._doubts.ask(self._kept, answering):
             self._is_decided = False
 
+    async def inherit(self) -> None:
+        """Remembers the runs of our copies whose agents are silent for long."""
+        copied = {key.run_id for key in self._holdings.own()} - self._inherited
+        streams = [*self._book.streams.values(), *self._book.past.values()]
+        others = [stream for stream in streams if stream.writer != self._book.writer]
+        left = orphans(others, copied, int(self._clock.now().timestamp() * 1000))
+        if not left:  # as in most meshes
+            return
+        runs = await asyncio.to_thread(merged_runs, await self._told())
+        for run_id in left.keys() & runs.keys():
+            await self._around.inherit(runs[run_id], left[run_id])
+            self._inherited.add(run_id)
+
     async def _ask_again_and_again(self) -> None:
         while True:
             await asyncio.sleep(ASK_SECONDS * random.uniform(0.5, 1))
             try:
                 await self.ask()
-            except (MeshError, OSError) as error:
+                await self.inherit()
+            except (MeshError, OSError, sqlite3.Error) as error:
                 log.warning("copies are not asked for: %s", error)
 
     async def _read_records(self) -> None:
@@ -168,10 +187,7 @@ class Copying:
         if versions == self._versions:
             return
         self._is_decided = False
-        told: list[Listing] = []
-        for listing in self._hearsay.everybody():
-            told.append(listing)
-            await asyncio.sleep(0)
+        told = await self._told()
         # Thousands of jobs: in a thread.
         removed, kept = await asyncio.to_thread(_read, told, self._hearsay.copies())
         now = self._clock.elapsed()
@@ -181,6 +197,13 @@ class Copying:
         self._again = {one.key: at for one in kept if (at := self._again.get(one.key))}
         await self._adopt()
         self._versions = versions
+
+    async def _told(self) -> list[Listing]:
+        told: list[Listing] = []
+        for listing in self._hearsay.everybody():
+            told.append(listing)
+            await asyncio.sleep(0)
+        return told
 
     async def _let_go(self) -> None:
         """Lets go of copies of what we heard a while ago is removed: a tag may be on its way."""

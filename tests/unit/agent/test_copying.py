@@ -1,6 +1,7 @@
 """Copies are told of, made and let go of whatever fails once, and however many jobs a run has."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,7 +26,8 @@ from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
 from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
-from dstack_mesh.records.record import Entry
+from dstack_mesh.records.record import Entry, Version
+from dstack_mesh.records.replica import Outcome
 from dstack_mesh.records.store import RecordStore
 from dstack_mesh.signing import Signer
 from dstack_scheduler.job import (
@@ -61,6 +63,9 @@ class Agent:
     brought: list[Digest] = field(default_factory=list[Digest])
     others: list[KnownAgent] = field(default_factory=list[KnownAgent])
     lost: dict[PeerId, set[Digest]] = field(default_factory=dict[PeerId, set[Digest]])
+    inherited: list[tuple[RunRecord, PeerId]] = field(
+        default_factory=list[tuple[RunRecord, PeerId]]
+    )
 
     async def look(self) -> None:
         """One look, and what it orders."""
@@ -68,7 +73,11 @@ class Agent:
             await self.copying.look(tasks)
 
     async def tell_of(
-        self, *keys: JobKey, by: PeerId = OTHER, copies: Sequence[PeerId] = ()
+        self,
+        *keys: JobKey,
+        by: PeerId = OTHER,
+        copies: Sequence[PeerId] = (),
+        book: RecordBook | None = None,
     ) -> None:
         """Another agent's job kept the tree."""
         jobs = tuple(
@@ -84,7 +93,7 @@ class Agent:
             for key in keys
         )
         run = RunRecord(RUN_ID, RunName("calm-ibex-1"), "train", "", AT, len(jobs), jobs=jobs)
-        await self.book.write([Entry(RUN, RUN_ID, stored.pack_run(run))])
+        await (book or self.book).write([Entry(RUN, RUN_ID, stored.pack_run(run))])
 
     async def remove(self) -> None:
         """Somebody removed the run, long ago by the clock of whoever says so."""
@@ -119,6 +128,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     holdings = Holdings(book, hearsay, lambda _: ())
     brought: list[Digest] = []
     lost: dict[PeerId, set[Digest]] = {}
+    inherited: list[tuple[RunRecord, PeerId]] = []
 
     async def bring(digest: Digest, sources: Sequence[Source]) -> int:
         brought.append(digest)
@@ -126,6 +136,9 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
 
     async def has(peer: PeerId, digest: Digest) -> bool:
         return True
+
+    async def inherit(run: RunRecord, teller: PeerId) -> None:
+        inherited.append((run, teller))
 
     async def lacking(peer: PeerId, digests: Sequence[Digest]) -> frozenset[Digest]:
         if peer not in {one.card.peer_id for one in others}:
@@ -138,13 +151,14 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
         state=lambda: AgentState.ALIVE,
         room=lambda: 1 << 40,
         lacking=lacking,
+        inherit=inherit,
         bring=bring,
         has=has,
     )
     core = Redundancy(book.writer, Pace())
     copying = Copying(book, hearsay, holdings, store, around, clock, core)
     digest = save_tree(store, tmp_path / "tree").digest
-    yield Agent(book, holdings, store, clock, digest, copying, brought, others, lost)
+    yield Agent(book, holdings, store, clock, digest, copying, brought, others, lost, inherited)
     store.close()
     records.close()
 
@@ -346,6 +360,26 @@ async def test_what_this_agent_lost_itself_is_brought_again(agent: Agent) -> Non
     await agent.look()
     await agent.look()
     assert agent.brought == [agent.digest]  # once
+
+
+@pytest.mark.parametrize("days", [14, 16])
+async def test_a_run_of_who_is_silent_for_long_is_remembered_by_who_has_a_copy(
+    agent: Agent, tmp_path: Path, days: int
+) -> None:
+    with contextlib.closing(RecordStore(tmp_path / "other.db")) as records:
+        clock = SetClock(agent.clock.time - days * 86_400)
+        other = RecordBook(records, Signer(ec.generate_private_key(ec.SECP256R1())), clock)
+        await other.open()
+        await agent.tell_of(KEY, book=other)
+        delta = other.since(other.writer, Version())
+    assert delta is not None and await agent.book.take(delta, None) is Outcome.TAKEN
+    await agent.look()
+    assert agent.inherited == []  # there is no copy here
+    await agent.holdings.add(KEY)
+    await agent.copying.inherit()
+    await agent.copying.inherit()
+    assert [teller for _, teller in agent.inherited] == ([other.writer] if days > 15 else [])
+    assert all(run.jobs[0].artifacts for run, _ in agent.inherited)
 
 
 async def looks(agent: Agent, seconds: float) -> None:
