@@ -72,7 +72,8 @@ class Surroundings:
         state: Whether the owner lends the machine now.
         room: Bytes that may come from others, by disk, quota and policy; called in a thread.
         lacking: Trees that a peer says it has not. Raises MeshError.
-        bring: Fetches a tree from those of some peers that have it. Raises MeshError.
+        bring: Fetches a tree of at most so many bytes from those of some peers that have it.
+            Raises MeshError.
         inherit: Remembers a run of others, and who told of it.
         has: Whether a peer answers a call now and has a tree.
     """
@@ -82,7 +83,7 @@ class Surroundings:
     state: Callable[[], AgentState]
     room: Callable[[], float]
     lacking: Lacking
-    bring: Callable[[Digest, Sequence[Source]], Awaitable[int]]
+    bring: Callable[[Digest, Sequence[Source], int], Awaitable[int]]
     inherit: Callable[[RunRecord, PeerId], Awaitable[None]]
     has: Callable[[PeerId, Digest], Awaitable[bool]]
 
@@ -114,7 +115,7 @@ class Copying:
         self._let_go_of: set[RunId] = set()
         self._inherited: set[RunId] = set()
         self._looked_at = clock.elapsed()
-        self._has_checked = False
+        self._has_checked = self._has_adopted = False
         self._is_decided = False
         self._is_full = False
         self._mates: dict[PeerId, Mate] = {}
@@ -137,12 +138,15 @@ class Copying:
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """Decides anew if anything changed or is awaited. What failed is done at the next look."""
         await self._read_records()
+        await self._let_go()  # first: a full disk keeps the rest from being written down
         if not self._has_checked:
             await self._forget_lost()
             await self.ask()
             await self.inherit()
             self._has_checked = True
-        await self._let_go()
+        if not self._has_adopted:
+            await self._adopt()
+            self._has_adopted = True
         mates = await self._see()
         is_news = not self._is_decided or mates != self._mates or self._core.waiting
         if not is_news or self._busy >= MOST_AT_ONCE:
@@ -195,8 +199,7 @@ class Copying:
         self._let_go_of &= removed
         self._kept = kept
         self._again = {one.key: at for one in kept if (at := self._again.get(one.key))}
-        await self._adopt()
-        self._versions = versions
+        self._versions, self._has_adopted = versions, False
 
     async def _told(self) -> list[Listing]:
         told: list[Listing] = []
@@ -258,7 +261,7 @@ class Copying:
                     return
             sources = [Source(peer) for peer in order.sources]
             for digest in order.kept.digests:
-                await self._around.bring(digest, sources)
+                await self._around.bring(digest, sources, order.kept.size_bytes)
                 await asyncio.to_thread(self._store.keep, digest, key.run_id)
             await self._holdings.add(key)
             self._doubts.told(self._book.writer, order.kept.digests)

@@ -1,6 +1,7 @@
 """The other agents as this agent reaches them: for drivers, and for inputs that lie elsewhere."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -71,7 +72,9 @@ class Peers:
         found = (known.card.name for known in self.known() if known.card.peer_id == peer_id)
         return next(found, self.called(peer_id) or peer_id[:8])
 
-    async def bring(self, digest: Digest, sources: Sequence[Source]) -> int:
+    async def bring(
+        self, digest: Digest, sources: Sequence[Source], most_bytes: float = math.inf
+    ) -> int:
         """Brings a tree into our store from all who have it and from others who bring it too.
 
         Returns:
@@ -79,6 +82,7 @@ class Peers:
 
         Raises:
             Unreachable: Nobody gives it; says what was answered at each address.
+            Refused: More than `most_bytes` are lacking here.
         """
         silent: list[str] = []
         others = [one for one in sources if one.peer_id != self.card().peer_id]
@@ -86,7 +90,8 @@ class Peers:
         givers = [one for one in await asyncio.gather(*asking) if one is not None]
         if not givers:
             raise Unreachable("Nobody gives these files.", " ".join(silent) or "No one is known.")
-        return await bring_tree(digest, self.store, self.card().peer_id, givers, self._reached)
+        own = self.card().peer_id
+        return await bring_tree(digest, self.store, own, givers, self._reached, most_bytes)
 
     async def has(self, peer_id: PeerId, digest: Digest) -> bool:
         """Whether a peer answers now and has a tree."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +18,7 @@ from dstack_mesh.chunks.packs import Place
 from dstack_mesh.chunks.sharing import cut
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree, save_tree
-from dstack_mesh.faults import Busy, MeshError, Unreachable
+from dstack_mesh.faults import Busy, MeshError, Refused, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.v1.transfer_pb2 import ManifestResponse, MissingResponse, TakeRequest
@@ -56,6 +57,7 @@ class Node:
         holders: Sequence["Node"],
         lab: "Lab",
         idle_seconds: float = IDLE_SECONDS,
+        most_bytes: float = math.inf,
     ) -> int:
         """Brings a tree here."""
 
@@ -63,7 +65,9 @@ class Node:
             return [self.giver(node) for node in lab.nodes if node.peer_id in set(peers)]
 
         givers = [self.giver(node) for node in holders]
-        return await bring_tree(digest, self.store, self.peer_id, givers, reach, idle_seconds)
+        return await bring_tree(
+            digest, self.store, self.peer_id, givers, reach, most_bytes, idle_seconds
+        )
 
 
 @dataclass(slots=True)
@@ -277,6 +281,18 @@ async def test_a_full_disk_here_is_nobody_elses_fault(tmp_path: Path) -> None:
             await taker.bring(digest, [origin], lab)
         assert not list(taker.store.sessions.iterdir())
         assert origin.proxy.returned < SIZE
+
+
+async def test_of_a_tree_that_is_larger_than_it_was_said_to_be_nothing_comes(
+    tmp_path: Path,
+) -> None:
+    async with lab_of(2, tmp_path) as lab:
+        origin, taker = lab.nodes
+        digest = lab.tree(origin)
+        with pytest.raises(Refused, match="larger"):
+            await taker.bring(digest, [origin], lab, most_bytes=SIZE + 4)
+        assert origin.proxy.returned < MIB
+        assert await taker.bring(digest, [origin], lab, most_bytes=SIZE + 5) == SIZE + 5
 
 
 async def test_nobody_is_trusted(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ others go on; what arrived is kept. `chunks.sharing` decides who is asked for wh
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from dstack_mesh.chunks.digest import split_digests
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.chunks.sharing import Piece, Sharing, cut
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Busy, Damaged, MeshError, Missing, Unreachable
+from dstack_mesh.faults import Busy, Damaged, MeshError, Missing, Refused, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId
 from dstack_mesh.v1 import transfer_pb2_grpc
@@ -72,6 +73,7 @@ async def bring_tree(
     own: PeerId,
     holders: Sequence[Giver],
     reach: Reach,
+    most_bytes: float = math.inf,
     idle_seconds: float = IDLE_SECONDS,
 ) -> int:
     """Brings a tree to our store, where it is durable on return.
@@ -80,12 +82,14 @@ async def bring_tree(
         own: This peer.
         holders: Who has it all, as far as is known.
         reach: For others who bring it too.
+        most_bytes: What may be lacking here: whoever told of the tree said how large it is.
         idle_seconds: It is given up if nothing comes for so long.
 
     Returns:
         Bytes of chunks that were received; 0 if we had everything.
 
     Raises:
+        Refused: More is lacking than may be.
         Unreachable: Nobody who is left gives what is lacking; says what each one answered.
         Busy: Our disk is full, or whoever has it is busy for too long.
     """
@@ -94,7 +98,7 @@ async def bring_tree(
     hand, batch = Hand(), Batch(store)
     bringing = _Bringing(digest, store, own, holders, reach, hand, batch, idle_seconds)
     try:
-        return await bringing.run()
+        return await bringing.run(most_bytes)
     finally:
         # What arrived before a failure need not travel again.
         await hand.end(batch.end)
@@ -131,11 +135,12 @@ class _Bringing:
         self._came_at = time.monotonic()
         self._total = 0
 
-    async def run(self) -> int:
+    async def run(self, most_bytes: float) -> int:
         encoded = await self._manifest()
         manifest = await asyncio.to_thread(Manifest.decode, encoded)
         sizes = manifest.chunk_sizes()
         lacking = await asyncio.to_thread(self._store.missing, sizes)
+        _check_size(sum(sizes[chunk] for chunk in lacking), most_bytes)
         self._sharing = Sharing(self._own, cut(sizes, lacking))
         self._came_at = time.monotonic()
         with one_error():
@@ -335,3 +340,9 @@ class _Bringing:
             return next(iter(self._troubles.values()))
         said = " ".join(f"{name}: {error}" for name, error in self._troubles.items())
         return Unreachable("Nobody gives what is lacking.", said)
+
+
+def _check_size(size: int, most: float) -> None:
+    if size > most:
+        why = f"{size:,} bytes are lacking here, and at most {most:,.0f} were to come."
+        raise Refused("A tree is larger than it was said to be.", why)

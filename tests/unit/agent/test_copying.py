@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import Entry, Version
 from dstack_mesh.records.replica import Outcome
 from dstack_mesh.records.store import RecordStore
+from dstack_mesh.records.stream import Stream
 from dstack_mesh.signing import Signer
 from dstack_scheduler.job import (
     ArtifactSaved,
@@ -60,6 +62,7 @@ class Agent:
     clock: SetClock
     digest: Digest
     copying: Copying
+    records: "Records"
     brought: list[Digest] = field(default_factory=list[Digest])
     others: list[KnownAgent] = field(default_factory=list[KnownAgent])
     lost: dict[PeerId, set[Digest]] = field(default_factory=dict[PeerId, set[Digest]])
@@ -92,8 +95,9 @@ class Agent:
             )
             for key in keys
         )
-        run = RunRecord(RUN_ID, RunName("calm-ibex-1"), "train", "", AT, len(jobs), jobs=jobs)
-        await (book or self.book).write([Entry(RUN, RUN_ID, stored.pack_run(run))])
+        run_id = keys[0].run_id
+        run = RunRecord(run_id, RunName("calm-ibex-1"), "train", "", AT, len(jobs), jobs=jobs)
+        await (book or self.book).write([Entry(RUN, run_id, stored.pack_run(run))])
 
     async def remove(self) -> None:
         """Somebody removed the run, long ago by the clock of whoever says so."""
@@ -119,7 +123,7 @@ class Agent:
 async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "file").write_bytes(b"kept")
-    records, store = RecordStore(tmp_path / "records.db"), ChunkStore(tmp_path / "chunks")
+    records, store = Records(tmp_path / "records.db"), ChunkStore(tmp_path / "chunks")
     clock = SetClock(1_800_000_000.0)
     book = RecordBook(records, Signer(ec.generate_private_key(ec.SECP256R1())), clock)
     await book.open()
@@ -130,7 +134,8 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     lost: dict[PeerId, set[Digest]] = {}
     inherited: list[tuple[RunRecord, PeerId]] = []
 
-    async def bring(digest: Digest, sources: Sequence[Source]) -> int:
+    async def bring(digest: Digest, sources: Sequence[Source], most_bytes: int) -> int:
+        assert most_bytes == 4  # as its job said
         brought.append(digest)
         return 4
 
@@ -158,9 +163,22 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     core = Redundancy(book.writer, Pace())
     copying = Copying(book, hearsay, holdings, store, around, clock, core)
     digest = save_tree(store, tmp_path / "tree").digest
-    yield Agent(book, holdings, store, clock, digest, copying, brought, others, lost, inherited)
+    yield Agent(
+        book, holdings, store, clock, digest, copying, records, brought, others, lost, inherited
+    )
     store.close()
     records.close()
+
+
+class Records(RecordStore):
+    """On a disk that is full when told."""
+
+    is_full = False
+
+    async def save(self, earlier: Stream | None, stream: Stream, durable: bool) -> None:
+        if self.is_full:
+            raise sqlite3.OperationalError("database or disk is full")
+        await super().save(earlier, stream, durable)
 
 
 class CountingShelf(Shelf):
@@ -311,6 +329,23 @@ async def test_what_ran_here_is_not_let_go_of_as_a_copy(agent: Agent) -> None:
     await agent.remove()
     await looks(agent, 2 * REST_SECONDS)
     assert RUN_ID in agent.store.shelf.owners()
+
+
+async def test_what_is_over_goes_though_nothing_can_be_written_down(agent: Agent) -> None:
+    agent.keep()
+    await agent.remove()
+    await looks(agent, REST_SECONDS)
+    other = RunId("1" * 26)
+    await agent.tell_of(JobKey(other, 0))
+    agent.store.keep(agent.digest, other)  # and so it is to be told of
+    agent.records.is_full = True
+    agent.clock.time += SLEPT_SECONDS
+    with pytest.raises(ExceptionGroup):
+        await agent.look()
+    assert agent.store.shelf.owners() == {other}
+    agent.records.is_full = False
+    await agent.look()
+    assert agent.holdings.own() == {JobKey(other, 0)}
 
 
 async def test_thousands_of_copies_are_looked_up_together(agent: Agent) -> None:
