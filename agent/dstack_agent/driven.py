@@ -100,6 +100,20 @@ class DrivenRuns:
         self._touched.run(record.run_id)
         return new
 
+    async def inherit(self, record: RunRecord, behalf: Asker) -> None:
+        """Remembers a run that others drove, as one that is over; durable on return. One that is
+        known here stays as it is."""
+        row = (record.run_id, record.run_name, pack_drive(record, ()), behalf_text(behalf))
+        await self._database.write(
+            lambda db: db.execute(
+                "INSERT INTO driven (run_id, run_name, epoch, request, behalf, over)"
+                " VALUES (?, ?, 0, ?, ?, 1) ON CONFLICT (run_id) DO NOTHING",
+                row,
+            ),
+            durable=True,
+        )
+        self._touched.run(record.run_id)
+
     async def progress(self, run: DrivenRun) -> None:
         """Writes down how far the run has come."""
         row = (

@@ -1,17 +1,20 @@
 """Who has copies of what jobs kept, as each agent publishes it of itself.
 
 What an attempt kept never changes once the attempt ended, so an agent names attempts and no bytes.
-It says so in a few records that share them out by run: thousands of copies are dozens of records.
+It says so in a few records that share them out by job: thousands of copies are dozens of records.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import groupby
 
 from dstack_agent.hearsay import COPIES, Hearsay
 from dstack_agent.wire import stored
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.faults import Busy
-from dstack_mesh.ids import Address, PeerId, RunId
+from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import Entry
 from dstack_scheduler.agent_port import Listing
@@ -37,30 +40,40 @@ class Holdings:
         self._book = book
         self._hearsay = hearsay
         self._addresses = addresses
+        self._telling = asyncio.Lock()
 
     def own(self) -> set[JobKey]:
         """Attempts of which this agent says that it has copies."""
         return {key for keys in self._own_records().values() for key in keys}
 
-    async def add(self, key: JobKey) -> None:
-        """Says that we have what an attempt kept; on disk on return.
+    def has_room(self, key: JobKey) -> bool:
+        """Whether one may say that we have what an attempt kept."""
+        return len(self._own_records().get(_place(key), ())) < MOST_IN_ONE
+
+    async def add(self, *keys: JobKey) -> None:
+        """Says that we have what attempts kept; on disk on return.
 
         Raises:
-            Busy: As many copies are told of as there is room for.
+            Busy: As many copies are told of as there is room for; the others are told of.
         """
-        place = _place(key.run_id)
-        told = self._own_records().get(place, ())
-        if len(told) >= MOST_IN_ONE:
+        is_full = False
+        async with self._telling:
+            told = self._own_records()
+            for place, new in groupby(sorted(keys, key=_place), _place):
+                all_of_them = dict.fromkeys((*told.get(place, ()), *new))
+                is_full |= len(all_of_them) > MOST_IN_ONE
+                await self._say(place, list(all_of_them)[:MOST_IN_ONE])
+        if is_full:
             most = f"There is room for about {RECORDS * MOST_IN_ONE:,}."
             raise Busy("This agent tells of as many copies as it may.", most)
-        await self._say(place, (*told, key))
 
     async def remove(self, keys: Iterable[JobKey]) -> None:
         """Says that we have them no more."""
         gone = set(keys)
-        for place, told in self._own_records().items():
-            if gone.intersection(told):
-                await self._say(place, tuple(key for key in told if key not in gone))
+        async with self._telling:
+            for place, told in self._own_records().items():
+                if gone.intersection(told):
+                    await self._say(place, [key for key in told if key not in gone])
 
     def told(self, listing: Listing) -> Listing:
         """A listing in which each job says who has copies, whoever told of it."""
@@ -88,16 +101,21 @@ class Holdings:
 
     def _own_records(self) -> dict[str, tuple[JobKey, ...]]:
         return {
-            record.entry.key: stored.unpack_copies(record.entry.payload)
-            for record in self._book.own(COPIES)
+            record.entry.key: _unpacked(record.entry.payload) for record in self._book.own(COPIES)
         }
 
-    async def _say(self, place: str, keys: tuple[JobKey, ...]) -> None:
-        told = tuple(sorted(set(keys)))
+    async def _say(self, place: str, keys: Sequence[JobKey]) -> None:
+        told = tuple(sorted(keys))
         entry = Entry(COPIES, place, stored.pack_copies(told))
         # From the beginning of time: an empty one is forgotten at once.
         await self._book.write([entry if told else replace(entry, expires_ms=1)])
 
 
-def _place(run_id: RunId) -> str:
-    return f"{digest_of(run_id.encode())[0] % RECORDS:02}"
+@lru_cache(RECORDS)
+def _unpacked(payload: bytes) -> tuple[JobKey, ...]:
+    return stored.unpack_copies(payload)
+
+
+def _place(key: JobKey) -> str:
+    """By job and not by run: a run may have more jobs than one record has room for."""
+    return f"{digest_of(f'{key.run_id}/{key.job}'.encode())[0] % RECORDS:02}"

@@ -1,6 +1,7 @@
 """The other agents as this agent reaches them: for drivers, and for inputs that lie elsewhere."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -12,7 +13,7 @@ from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.copies import has_tree
+from dstack_mesh.wire.copies import has_tree, lacking_trees
 from dstack_mesh.wire.swarm import Giver, bring_tree
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.asker import OWNER, Asker
@@ -71,7 +72,9 @@ class Peers:
         found = (known.card.name for known in self.known() if known.card.peer_id == peer_id)
         return next(found, self.called(peer_id) or peer_id[:8])
 
-    async def bring(self, digest: Digest, sources: Sequence[Source]) -> int:
+    async def bring(
+        self, digest: Digest, sources: Sequence[Source], most_bytes: float = math.inf
+    ) -> int:
         """Brings a tree into our store from all who have it and from others who bring it too.
 
         Returns:
@@ -79,6 +82,7 @@ class Peers:
 
         Raises:
             Unreachable: Nobody gives it; says what was answered at each address.
+            Refused: More than `most_bytes` are lacking here.
         """
         silent: list[str] = []
         others = [one for one in sources if one.peer_id != self.card().peer_id]
@@ -86,11 +90,20 @@ class Peers:
         givers = [one for one in await asyncio.gather(*asking) if one is not None]
         if not givers:
             raise Unreachable("Nobody gives these files.", " ".join(silent) or "No one is known.")
-        return await bring_tree(digest, self.store, self.card().peer_id, givers, self._reached)
+        own = self.card().peer_id
+        return await bring_tree(digest, self.store, own, givers, self._reached, most_bytes)
 
     async def has(self, peer_id: PeerId, digest: Digest) -> bool:
         """Whether a peer answers now and has a tree."""
         return await self._giver(Source(peer_id), digest, []) is not None
+
+    async def lacking(self, peer_id: PeerId, digests: Sequence[Digest]) -> frozenset[Digest]:
+        """Trees that a peer says it has not. Raises Unreachable if it does not answer."""
+        for address in self.addresses(peer_id):
+            with suppress(MeshError):
+                channel = self.channels.to_peer(peer_id, address)
+                return await lacking_trees(channel, digests, self.name(peer_id))
+        raise Unreachable(f"{self.name(peer_id)} cannot be reached.")
 
     async def _giver(self, source: Source, digest: Digest, silent: list[str]) -> Giver | None:
         """A source at the first of its addresses that answers, if it has the tree."""

@@ -88,7 +88,7 @@ class Redundancy:
     """One agent's view. Give it the time; it never goes back.
 
     Attributes:
-        waiting: Whether something may have to be done later although nothing changes.
+        waiting: Whether something may have to be done here later although nothing changes.
     """
 
     def __init__(self, own: PeerId, pace: Pace | None = None) -> None:
@@ -109,7 +109,7 @@ class Redundancy:
         short: dict[JobKey, float] = {}
         silent: dict[PeerId, float] = {}
         orders: list[Copy] = []
-        doubts = False
+        doubts = turns = False
         for kept in everything:
             counted = 0
             for peer in kept.holders:
@@ -123,10 +123,13 @@ class Redundancy:
             if counted >= PROMISED or not self._can_be_had(kept, mates):
                 continue
             short[kept.key] = self._short_since.get(kept.key, now)
+            if not _could_take(kept, self._own, mates.get(self._own, NOBODY)):
+                continue
+            turns = True
             if self._is_our_turn(kept, mates, PROMISED - counted, now - short[kept.key]):
                 orders.append(_order(kept, mates))
         self._short_since, self._silent_since = short, silent
-        self.waiting = bool(short) or doubts
+        self.waiting = turns or doubts
         return sorted(orders, key=lambda order: (order.kept.size_bytes, order.kept.key))
 
     def _can_be_had(self, kept: Kept, mates: Mapping[PeerId, Mate]) -> bool:
@@ -136,24 +139,23 @@ class Redundancy:
     def _is_our_turn(
         self, kept: Kept, mates: Mapping[PeerId, Mate], lacking: int, for_seconds: float
     ) -> bool:
-        ranked = ranking(kept, mates)
-        if self._own not in ranked:
-            return False
-        behind = max(0, ranked.index(self._own) - lacking + 1)
+        behind = max(0, ranking(kept, mates).index(self._own) - lacking + 1)
         return for_seconds >= behind * self._pace.turn
 
 
 def ranking(kept: Kept, mates: Mapping[PeerId, Mate]) -> list[PeerId]:
     """Who could take a copy, in the order in which they act; the same for all who see the same."""
-    could = (
-        peer
-        for peer, mate in mates.items()
-        if mate.presence is Presence.HERE
+    could = (peer for peer, mate in mates.items() if _could_take(kept, peer, mate))
+    what = f"{kept.key.run_id}/{kept.key.job}/{kept.key.attempt}"
+    return sorted(could, key=lambda peer: digest_of(f"{what} {peer}".encode()))
+
+
+def _could_take(kept: Kept, peer: PeerId, mate: Mate) -> bool:
+    return (
+        mate.presence is Presence.HERE
         and peer not in kept.holders
         and mate.room_bytes >= kept.size_bytes
     )
-    what = f"{kept.key.run_id}/{kept.key.job}/{kept.key.attempt}"
-    return sorted(could, key=lambda peer: digest_of(f"{what} {peer}".encode()))
 
 
 def kept_of(runs: Iterable[RunRecord], copies: Mapping[JobKey, set[PeerId]]) -> list[Kept]:

@@ -25,12 +25,15 @@ from dstack_cli.picture import PROMISED, RunPicture, everything
 from dstack_cli.reach import Private, Reach, carry_out, reaching
 from dstack_cli.remembered import recall
 from dstack_mesh.chunks.manifest import Manifest
-from dstack_mesh.faults import Damaged, MeshError, Missing, Unreachable
+from dstack_mesh.faults import Damaged, MeshError, Missing, TooLate, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
 
 TICK_SECONDS = 0.2
+
+ANOTHER_MAY = (Damaged, Missing, TooLate, Unreachable)
+"""What one holder cannot and another perhaps can."""
 
 
 @frozen
@@ -136,7 +139,7 @@ class _Fetching:
                     links = f"{count(len(fetched.left_out), 'link')} out of it left out"
                     self._screen.say(f"{target}: {links}, as {fetched.left_out[0]}")
                 return fetched.files, fetched.size_bytes
-            except (Damaged, Missing, Unreachable) as error:
+            except ANOTHER_MAY as error:
                 trouble = error
         raise trouble or nobody_has(one.artifact, self._reach)
 

@@ -1,6 +1,8 @@
 """A tree comes from everybody who has some of it, over mutual TLS."""
 
 import asyncio
+import contextlib
+import math
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,14 +14,18 @@ import pytest
 
 from dstack_agent.peers import Peers
 from dstack_agent.servicers.transfer import TransferServicer, add_transfer
+from dstack_mesh.chunks.packs import Place
+from dstack_mesh.chunks.sharing import cut
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree, save_tree
-from dstack_mesh.faults import MeshError, Unreachable
+from dstack_mesh.faults import Busy, MeshError, Refused, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId
+from dstack_mesh.v1.transfer_pb2 import ManifestResponse, MissingResponse, TakeRequest
+from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceStub
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.server import listen_tcp, make_server
-from dstack_mesh.wire.swarm import Giver, bring_tree
+from dstack_mesh.wire.swarm import IDLE_SECONDS, Giver, bring_tree
 from dstack_scheduler.job import Source
 from support.eventually import eventually_async
 from support.meshes import Mesh, card_of, member
@@ -36,6 +42,7 @@ class Node:
     peer_id: PeerId
     store: ChunkStore
     channels: Channels
+    servicer: TransferServicer
     server: grpc.aio.Server
     proxy: TcpProxy
 
@@ -44,14 +51,23 @@ class Node:
         address = Address(f"127.0.0.1:{to.proxy.port}")
         return Giver(to.peer_id, to.peer_id[:8], self.channels.to_peer(to.peer_id, address))
 
-    async def bring(self, digest: Digest, holders: Sequence["Node"], lab: "Lab") -> int:
+    async def bring(
+        self,
+        digest: Digest,
+        holders: Sequence["Node"],
+        lab: "Lab",
+        idle_seconds: float = IDLE_SECONDS,
+        most_bytes: float = math.inf,
+    ) -> int:
         """Brings a tree here."""
 
         def reach(peers: Iterable[PeerId]) -> list[Giver]:
             return [self.giver(node) for node in lab.nodes if node.peer_id in set(peers)]
 
         givers = [self.giver(node) for node in holders]
-        return await bring_tree(digest, self.store, self.peer_id, givers, reach)
+        return await bring_tree(
+            digest, self.store, self.peer_id, givers, reach, most_bytes, idle_seconds
+        )
 
 
 @dataclass(slots=True)
@@ -76,24 +92,63 @@ class Lab:
         return (out / "data").read_bytes() == (self.folder / "in" / "data").read_bytes()
 
 
+class AlwaysBusy(TransferServicer):
+    """Gives no chunk to anybody."""
+
+    async def Fetch(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request_iterator: object, context: object
+    ) -> None:
+        raise Busy("This agent has no time.")
+
+
+class Mute(TransferServicer):
+    """Has the lists of what there is, and sends none; says to nobody what it lacks."""
+
+    ended = False
+
+    async def Manifest(self, request: object, context: object) -> AsyncGenerator[ManifestResponse]:
+        await asyncio.Event().wait()
+        yield ManifestResponse()
+
+    async def Missing(self, request: object, context: object) -> MissingResponse:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended = True
+        return MissingResponse()
+
+
+class FullDisk(ChunkStore):
+    """Takes bytes, and cannot make them last."""
+
+    def commit(self, rows: Sequence[tuple[Digest, Place]]) -> None:
+        raise Busy("The disk is full.")
+
+
+Servicers = Sequence[type[TransferServicer]]
+
+
 @asynccontextmanager
-async def lab_of(count: int, folder: Path) -> AsyncGenerator[Lab]:
+async def lab_of(count: int, folder: Path, first: Servicers = ()) -> AsyncGenerator[Lab]:
+    """So many peers, of which the first ones are special."""
+    servicers = [*first, *[TransferServicer] * (count - len(first))]
     mesh = Mesh.make(folder / "root")
     lab = Lab([], folder)
     async with AsyncExitStack() as stack:
-        for index in range(count):
+        for index, servicer in enumerate(servicers):
             home = mesh.admit(folder / f"node-{index}")
             store = ChunkStore(folder / f"store-{index}")
             stack.callback(store.close)
             server = make_server()
-            add_transfer(TransferServicer(store), server)
+            served = servicer(store)
+            add_transfer(served, server)
             port = listen_tcp(server, member(home), "127.0.0.1", 0)
             await server.start()
             stack.push_async_callback(server.stop, None)
             channels = Channels(home)
             stack.push_async_callback(channels.close)
             proxy = stack.enter_context(tcp_proxy(port))
-            lab.nodes.append(Node(member(home).peer_id, store, channels, server, proxy))
+            lab.nodes.append(Node(member(home).peer_id, store, channels, served, server, proxy))
         yield lab
 
 
@@ -168,6 +223,76 @@ async def test_a_taker_that_dies_holds_nobody_up(tmp_path: Path) -> None:
         dying.proxy.stop()
         await asyncio.gather(*going[1:])
         assert all(lab.is_whole(node, digest) for node in takers)
+
+
+async def test_a_taker_without_the_middle_of_its_pieces_holds_nobody_up(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path) as lab:
+        origin, full, taker = lab.nodes
+        digest = lab.tree(origin)
+        sizes = origin.store.get_manifest(digest).chunk_sizes()
+        ends = {end for piece in cut(sizes, sizes) for end in piece.ends}
+        full.store.put((end, origin.store.get(end)) for end in ends)
+        await TransferServiceStub(full.giver(origin).channel).Take(TakeRequest(digest=digest))
+        async with asyncio.timeout(20):
+            await taker.bring(digest, [origin], lab)
+        assert lab.is_whole(taker, digest)
+
+
+async def test_who_is_always_busy_holds_nobody_up_and_is_named_in_the_end(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path, [AlwaysBusy]) as lab, asyncio.timeout(20):
+        busy, honest, taker = lab.nodes
+        digest = lab.tree(busy, honest)
+        with pytest.raises(Busy, match="has no time"):
+            await taker.bring(digest, [busy], lab, idle_seconds=0.5)
+        assert await taker.bring(digest, [busy, honest], lab) == SIZE + 5
+
+
+async def test_who_says_nothing_holds_nobody_up(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path, [Mute]) as lab:
+        mute, honest, taker = lab.nodes
+        digest = lab.tree(mute, honest)
+        async with asyncio.timeout(30):
+            await taker.bring(digest, [mute, honest], lab, idle_seconds=1)
+        assert lab.is_whole(taker, digest)
+
+
+async def test_who_brings_it_too_and_says_nothing_holds_nobody_up(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path, [Mute]) as lab:
+        mute, origin, taker = lab.nodes
+        digest = lab.tree(origin)
+        await TransferServiceStub(mute.giver(origin).channel).Take(TakeRequest(digest=digest))
+        bringing = asyncio.create_task(taker.bring(digest, [origin], lab))
+        await returned(origin, MIB)
+        assert isinstance(mute.servicer, Mute)
+        assert not mute.servicer.ended
+        bringing.cancel()
+        await asyncio.wait([bringing])
+        assert not list(taker.store.sessions.iterdir())
+
+
+async def test_a_full_disk_here_is_nobody_elses_fault(tmp_path: Path) -> None:
+    async with lab_of(3, tmp_path) as lab, asyncio.timeout(20):
+        origin, other, taker = lab.nodes
+        digest = lab.tree(origin)
+        await TransferServiceStub(other.giver(origin).channel).Take(TakeRequest(digest=digest))
+        taker.store.close()
+        taker.store = FullDisk(tmp_path / "full")
+        with contextlib.closing(taker.store), pytest.raises(Busy, match="disk is full"):
+            await taker.bring(digest, [origin], lab)
+        assert not list(taker.store.sessions.iterdir())
+        assert origin.proxy.returned < SIZE
+
+
+async def test_of_a_tree_that_is_larger_than_it_was_said_to_be_nothing_comes(
+    tmp_path: Path,
+) -> None:
+    async with lab_of(2, tmp_path) as lab:
+        origin, taker = lab.nodes
+        digest = lab.tree(origin)
+        with pytest.raises(Refused, match="larger"):
+            await taker.bring(digest, [origin], lab, most_bytes=SIZE + 4)
+        assert origin.proxy.returned < MIB
+        assert await taker.bring(digest, [origin], lab, most_bytes=SIZE + 5) == SIZE + 5
 
 
 async def test_nobody_is_trusted(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,6 +274,43 @@ async def test_a_fetch_that_is_cancelled_leaves_no_half_files(two: Two) -> None:
         await fetching
     assert list(out.iterdir()) == []
     assert (await two.client.fetch_into(saved.digest, out)).files == 1
+
+
+@pytest.mark.parametrize("sizes", [(40,), (2,) * 20, (1, 40)])
+async def test_a_fetch_that_broke_off_goes_on_where_it_was(two: Two, sizes: Sequence[int]) -> None:
+    files = {f"f{number:02}": noise(mib * MIB, number) for number, mib in enumerate(sizes)}
+    saved = save_tree(two.theirs, two.tree("in", files))
+    half = asyncio.Event()
+    loop, out = asyncio.get_running_loop(), two.folder / "out"
+    written = 0
+
+    def told(count: int) -> None:
+        nonlocal written
+        written += count
+        if written > 10 * MIB:
+            loop.call_soon_threadsafe(half.set)
+
+    fetching = asyncio.create_task(two.client.fetch_into(saved.digest, out, on_bytes=told))
+    await half.wait()
+    fetching.cancel()
+    await asyncio.wait([fetching])
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert whole.items() <= files.items() and len(whole) < len(files)
+    fetched = await two.client.fetch_into(saved.digest, out)
+    assert fetched.received_bytes + written <= sum(sizes) * MIB + MIB
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
+
+
+async def test_a_fetch_that_finds_the_disk_full_says_so_and_leaves_nothing_half(two: Two) -> None:
+    saved = save_tree(two.theirs, two.tree("in", {"a": noise(4 * MIB), "b": noise(4 * MIB, 2)}))
+    out = two.folder / "out"
+
+    def told(_: int) -> None:
+        raise Busy("The disk is full.")
+
+    with pytest.raises(Busy, match="disk is full"):
+        await two.client.fetch_into(saved.digest, out, on_bytes=told)
+    assert {path.name for path in out.iterdir()} <= {"a"}
 
 
 def void(_: object) -> None:

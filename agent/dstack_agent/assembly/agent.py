@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -32,9 +32,12 @@ from dstack_agent.vouching import Vouching
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
+from dstack_mesh.ids import PeerId
 from dstack_mesh.signing import Signer
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_scheduler.agent_port import Listing
+from dstack_scheduler.asker import Asker
+from dstack_scheduler.job import RunRecord
 
 RENEWAL_AFTER_SECONDS = 15.0
 """How long an agent waits before it sees whether its certificate is to be renewed."""
@@ -239,12 +242,18 @@ def _as_it_is(listing: Listing) -> Listing:
 def copying_of(ground: Ground, company: Company, chorus: Chorus) -> Copying:
     """Keeps two copies of what jobs kept."""
     start, store = ground.start, ground.memory.store
+
+    def inherit(run: RunRecord, teller: PeerId) -> Awaitable[None]:
+        return ground.memory.driven.inherit(run, Asker(run.given_by or teller))
+
     around = Surroundings(
         agents=company.roll.agents,
         may_run=start.members.may_run,
         state=lambda: start.word.state,
         room=lambda: min(store.room_bytes(), start.word.terms().room_bytes),
+        lacking=company.peers.lacking,
         bring=company.peers.bring,
+        inherit=inherit,
         has=company.peers.has,
     )
     return Copying(chorus.book, chorus.hearsay, chorus.holdings, store, around, start.clock)

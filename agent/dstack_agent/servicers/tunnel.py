@@ -107,12 +107,15 @@ class Tunnel:
 
     async def serve(self, requests: AsyncIterator[pb.CarryRequest], chronicle: Chronicle) -> None:
         """Serves until the client ends the stream or the job ended."""
-        async with asyncio.TaskGroup() as group:
-            reading = group.create_task(self._read(requests, group))
-            ended = group.create_task(until_shut(chronicle))
-            await asyncio.wait((reading, ended), return_when=asyncio.FIRST_COMPLETED)
-            for task in (reading, ended, *self._connections):
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(self._read(requests, group))
+                ended = group.create_task(until_shut(chronicle))
+                await asyncio.wait((reading, ended), return_when=asyncio.FIRST_COMPLETED)
+                for task in (reading, ended, *self._connections):
+                    task.cancel()
+        finally:
+            self._ferry.close()  # of a task that was cancelled before it began nothing ran
 
     async def _read(
         self, requests: AsyncIterator[pb.CarryRequest], group: asyncio.TaskGroup
@@ -151,12 +154,13 @@ class Tunnel:
                 spot = await self.doorkeeper.spot(self.key, port)
                 reader, writer = await asyncio.open_connection(spot.host, spot.port)
         except (OSError, TimeoutError, MeshError) as error:
-            self._ferry.forget(number)
             await self._send(number, Broken(str(error)))
         else:
-            await self._send(number, Made())
-            with self.doorkeeper.connected(self.key):
+            with contextlib.closing(writer), self.doorkeeper.connected(self.key):
+                await self._send(number, Made())
                 await self._ferry.carry(number, reader, writer)
+        finally:
+            self._ferry.forget(number)
 
     def _gone(self, number: int) -> None:
         self.load.connections -= 1

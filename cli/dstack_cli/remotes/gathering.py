@@ -9,8 +9,8 @@ from dstack_cli.picture import RunPicture
 from dstack_cli.reach import Reach
 from dstack_cli.remotes.logs import LogFiles, save_log
 from dstack_cli.remotes.showing import Showing
-from dstack_cli.shelves import nobody_has
-from dstack_mesh.faults import Damaged, MeshError, Missing, Unreachable
+from dstack_cli.shelves import ANOTHER_MAY, nobody_has
+from dstack_mesh.faults import MeshError, Missing, Unreachable
 from dstack_mesh.remotes.port import TreeSource
 from dstack_scheduler.job import JobRecord
 from dstack_scheduler.pushed import PushedLog
@@ -47,7 +47,7 @@ class Gatherer:
                 continue
             try:
                 return await take(trees)
-            except (Damaged, Missing, Unreachable) as error:
+            except ANOTHER_MAY as error:
                 trouble = error
         raise trouble or nobody_has(kept, self._reach)
 

@@ -98,6 +98,13 @@ class Batch:
         self.flush()
         self._commit_rows()
 
+    def end(self) -> None:
+        """Commits what came so far, and closes whether the disk takes it or not."""
+        try:
+            self.commit()
+        finally:
+            self.close()
+
     def close(self) -> None:
         """What was found here need not stay for its sake any more."""
         if self._session is not None:

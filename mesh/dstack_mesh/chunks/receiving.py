@@ -107,7 +107,7 @@ class Receiver:
         self._had: set[Digest] = set()
         self._open: OrderedDict[str, _Part] = OrderedDict()
         self._cache = cache
-        self._laid: list[tuple[Stamp, Cut]] = []
+        self._laid: list[tuple[FileEntry, Stamp]] = []
         files = [entry for entry in entries if isinstance(entry, FileEntry)]
         rest = [entry for entry in entries if not isinstance(entry, FileEntry)]
         self._rest = [entry for entry in rest if not _leads_out(entry)]
@@ -195,15 +195,39 @@ class Receiver:
                     self._folders.enter(entry.path, make=True)
                 else:
                     lay_link(entry, self._folders)
-            entries = [part.entry for part in self._parts]
-            large = {entry.path for entry in entries if entry.size_bytes >= LARGE_BYTES}
-            small = [entry.path for entry in entries if entry.path not in large]
+        except OSError as error:
+            raise _in_words(error, self._root) from error
+        self.settle()
+        return Fetched(self._files, self._size, received_bytes, self._path, self._left_out)
+
+    def settle(self) -> None:
+        """Makes the files that are whole by now durable, and known to who comes again."""
+        entries = [entry for entry, _ in self._laid]
+        large = {entry.path for entry in entries if entry.size_bytes >= LARGE_BYTES}
+        small = [entry.path for entry in entries if entry.path not in large]
+        try:
             self._syncer.finish(self._folders, large, small)
         except OSError as error:
             raise _in_words(error, self._root) from error
         if self._cache:
-            self._cache.remember(self._laid)
-        return Fetched(self._files, self._size, received_bytes, self._path, self._left_out)
+            cuts = ((at, Cut(entry.sizes, entry.digests)) for entry, at in self._laid)
+            self._cache.remember(cuts)
+
+    def rescued(self) -> Iterator[tuple[Digest, bytes]]:
+        """Chunks in files that are not whole and go with `close`, verified."""
+        over: set[str] = set()
+        for digest, use in self._uses.items():
+            path = use.part.entry.path
+            if not use.part.draft or path in over:
+                continue
+            try:
+                data = self._written(use)
+            except OSError as error:
+                raise _in_words(error, self._root) from error
+            if digest_of(data) == digest:
+                yield digest, data
+            else:  # they came in order: no more of it is here
+                over.add(path)
 
     def close(self) -> None:
         """Lets go of everything and removes files that are not whole."""
@@ -297,8 +321,7 @@ class Receiver:
         folder = self._folders.enter(folder_path)
         os.rename(part.draft, name, src_dir_fd=folder, dst_dir_fd=folder)
         part.draft = ""
-        cut = Cut(part.entry.sizes, part.entry.digests)
-        self._laid.append((stamp_of(os.fstat(file)), cut))
+        self._laid.append((part.entry, stamp_of(os.fstat(file))))
         if part.entry.size_bytes >= LARGE_BYTES:
             self._syncer.begin(file)
         os.close(file)

@@ -22,8 +22,8 @@ LARGEST_BYTES = 8 << 20
 calls, of which a peer may make 200 a second."""
 
 PATIENCE_SECONDS = 5.0
-"""A taker to which nothing comes for so long is reckoned with no more, or for three times as long
-as a holder lets us wait for a piece."""
+"""A taker from which nothing comes for so long, whatever it says to have, is reckoned with no more;
+or for three times as long as a holder lets us wait for a piece."""
 
 
 @frozen
@@ -92,6 +92,7 @@ class Sharing:
         self._longest = 0.0
         self._gained: dict[PeerId, float] = {}
         self._has: dict[PeerId, set[int]] = {}
+        self._lacks: dict[PeerId, set[int]] = {}
 
     @property
     def done(self) -> bool:
@@ -114,19 +115,24 @@ class Sharing:
             if peer != self._own:
                 self._gained.setdefault(peer, now)
                 self._has.setdefault(peer, set())
+                self._lacks.setdefault(peer, set())
 
     def given_up(self, taker: PeerId) -> None:
         """It does not answer, or gave what it should not."""
         self._gained.pop(taker, None)
         self._has.pop(taker, None)
+        self._lacks.pop(taker, None)
 
-    def has(self, taker: PeerId, numbers: Iterable[int], now: float) -> None:
-        """These of the pieces that we lack can be had from it, and no others."""
+    def has(self, taker: PeerId, numbers: Iterable[int]) -> None:
+        """It says that it has these of the pieces that we lack, and no others."""
         if taker in self._has:
-            there = set(numbers)
-            if there - self._has[taker]:
-                self._gained[taker] = now
-            self._has[taker] = there
+            self._has[taker] = set(numbers) - self._lacks[taker]
+
+    def lacks(self, taker: PeerId, piece: Piece) -> None:
+        """It did not have a piece that it said it has: it is asked for that one no more."""
+        if taker in self._has:
+            self._lacks[taker].add(piece.number)
+            self._has[taker].discard(piece.number)
 
     def from_taker(self, taker: PeerId) -> Piece | None:
         """What to ask a taker for now: its own pieces first."""
@@ -169,8 +175,10 @@ class Sharing:
         return self._pieces[number]
 
     def _owner(self, number: int, without: Sequence[PeerId]) -> PeerId:
-        peers = [self._own, *(peer for peer in self._gained if peer not in without)]
-        return max(peers, key=lambda peer: self._rank(number, peer))
+        others = (
+            peer for peer in self._gained if peer not in without and number not in self._lacks[peer]
+        )
+        return max((self._own, *others), key=lambda peer: self._rank(number, peer))
 
     def _rank(self, number: int, peer: PeerId) -> bytes:
         return digest_of(self._pieces[number].name + peer.encode())

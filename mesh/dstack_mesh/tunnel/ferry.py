@@ -47,6 +47,9 @@ class Ferry:
         """
         try:
             await self._carried[number].run(reader, writer)
+        except asyncio.CancelledError:
+            writer.transport.abort()  # what a socket that nobody reads was to get would stay
+            raise
         finally:
             self.forget(number)
             writer.close()
@@ -55,6 +58,11 @@ class Ferry:
         """Drops a connection that was expected and did not come about."""
         if self._carried.pop(number, None) is not None:
             self._gone(number)
+
+    def close(self) -> None:
+        """Drops every connection that is left: nobody carries them any more."""
+        for number in list(self._carried):
+            self.forget(number)
 
     async def made(self, number: int) -> None:
         """Returns once the other side has made an expected connection.
@@ -88,8 +96,8 @@ class _Carried:
     number: int
     send: Send
     flow: Flow = field(default_factory=Flow)
-    # Bounded by the credit: `Flow.receive` raises for more.
-    held: list[bytes] = field(default_factory=list[bytes])
+    # Bounded by the credit, as `Flow.receive` raises for more, however small the frames are.
+    held: bytearray = field(default_factory=bytearray)
     broken: bool = False
     why: str | None = None
     answered: asyncio.Event = field(default_factory=asyncio.Event)
@@ -102,7 +110,7 @@ class _Carried:
                 self.answered.set()
             case Data(data):
                 self.flow.receive(len(data))
-                self.held.append(data)
+                self.held += data
             case Credit(count):
                 self.flow.granted(count)
                 self.granted.set()
@@ -144,18 +152,20 @@ class _Carried:
 
     async def _inward(self, writer: asyncio.StreamWriter) -> None:
         """From the stream to the socket."""
+        writer.transport.set_write_buffer_limits(0)  # what it holds is counted as held
         while True:
             await self.came.wait()
             self.came.clear()
             while self.held:
-                await self._write(writer, self.held.pop(0))
+                data, self.held = self.held, bytearray()
+                await self._write(writer, data)
             if self.broken:
                 raise _OtherSideBroke
             if self.flow.heard_end and not self.held:
                 writer.write_eof()
                 return
 
-    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+    async def _write(self, writer: asyncio.StreamWriter, data: bytearray) -> None:
         writer.write(data)
         await writer.drain()
         if credit := self.flow.write(len(data)):

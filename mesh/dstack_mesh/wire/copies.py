@@ -1,9 +1,10 @@
 """What another peer has: single chunks and manifests, for who has lost them, not verified here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 
+from dstack_mesh.chunks.digest import split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES
 from dstack_mesh.faults import Damaged
 from dstack_mesh.ids import Digest
@@ -14,6 +15,9 @@ from dstack_mesh.wire.errors import translated
 CHUNK_SECONDS = 10.0
 MANIFEST_SECONDS = 60.0
 QUESTION_SECONDS = 3.0
+
+MOST_ASKED = 4096
+"""Trees in one question."""
 
 
 async def fetch_chunk(channel: grpc.aio.Channel, digest: Digest, peer: str) -> bytes:
@@ -33,6 +37,20 @@ async def fetch_chunk(channel: grpc.aio.Channel, digest: Digest, peer: str) -> b
         async for response in stub.Fetch(wish(), timeout=CHUNK_SECONDS):
             return bytes(response.pack.data)
     raise Damaged(f"{peer} sent nothing.", digest.hex())
+
+
+async def lacking_trees(
+    channel: grpc.aio.Channel, digests: Sequence[Digest], peer: str
+) -> frozenset[Digest]:
+    """Those that the peer says it has not. Raises Unreachable, TooLate."""
+    lacking: set[Digest] = set()
+    stub = transfer_pb2_grpc.TransferServiceStub(channel)
+    for begin in range(0, len(digests), MOST_ASKED):
+        request = MissingRequest(manifest_digests=b"".join(digests[begin : begin + MOST_ASKED]))
+        with translated(peer):
+            answer = await stub.Missing(request, timeout=QUESTION_SECONDS)
+        lacking.update(split_digests(answer.manifest_digests))
+    return frozenset(lacking.intersection(digests))
 
 
 async def has_tree(channel: grpc.aio.Channel, digest: Digest, peer: str) -> bool:

@@ -28,6 +28,12 @@ class Hand:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
 
+    async def end(self, work: Callable[[], None]) -> None:
+        """Does a last thing, even if nobody waits any more, and ends the thread after it."""
+        last = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        self._pool.shutdown(wait=False)
+        await asyncio.shield(last)
+
     def close(self) -> None:
         """Ends the thread after the work that has begun; does not wait."""
         self._pool.shutdown(wait=False, cancel_futures=True)

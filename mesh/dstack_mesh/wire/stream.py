@@ -23,19 +23,22 @@ R = TypeVar("R")
 class Stream(Generic[Q, R]):
     """One call. Reading and writing may happen at the same time, each by one task."""
 
-    def __init__(self, call: "StreamStreamCall[Q, R]", peer: str) -> None:
+    def __init__(
+        self, call: "StreamStreamCall[Q, R]", peer: str, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
         """`peer` is what errors call the other side."""
         self._call = call
         self._peer = peer
+        self._idle = idle_seconds
         self._ending = Ending(call, peer)
 
     async def read(self) -> R:
         """The next message. Raises Unreachable if the peer has ended, TooLate if nothing moves."""
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
+            async with asyncio.timeout(self._idle):
                 message = await self._call.read()
         except TimeoutError as error:
-            raise TooLate(f"{self._peer} sent nothing for {IDLE_SECONDS:.0f} s.") from error
+            raise TooLate(f"{self._peer} sent nothing for {self._idle:.0f} s.") from error
         except grpc.aio.AioRpcError as failed:
             raise await self._ending.why(failed) from failed
         if message is grpc.aio.EOF:
@@ -45,10 +48,10 @@ class Stream(Generic[Q, R]):
     async def write(self, message: Q) -> None:
         """Sends a message. Raises what the peer ended the stream with, if it did."""
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
+            async with asyncio.timeout(self._idle):
                 await self._call.write(message)
         except TimeoutError as error:
-            raise TooLate(f"{self._peer} took nothing for {IDLE_SECONDS:.0f} s.") from error
+            raise TooLate(f"{self._peer} took nothing for {self._idle:.0f} s.") from error
         except grpc.aio.AioRpcError as failed:
             raise await self._ending.why(failed) from failed
         except asyncio.InvalidStateError:

@@ -5,10 +5,12 @@ others go on; what arrived is kept. `chunks.sharing` decides who is asked for wh
 """
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, repeat
+from typing import Any
 
 import grpc
 
@@ -17,7 +19,7 @@ from dstack_mesh.chunks.digest import split_digests
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.chunks.sharing import Piece, Sharing, cut
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Busy, Damaged, MeshError, Missing, Unreachable
+from dstack_mesh.faults import Busy, Damaged, MeshError, Missing, Refused, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, PeerId
 from dstack_mesh.v1 import transfer_pb2_grpc
@@ -34,6 +36,9 @@ ASK_SECONDS = 0.3
 QUICK_SECONDS = 10.0
 """Deadline of such a question."""
 
+MEET_SECONDS = 2.0
+"""How long those who do not answer hold up the others at the beginning."""
+
 STREAMS = 2
 """Pieces that one peer is asked for at a time: while one is written, the next one travels."""
 
@@ -44,8 +49,9 @@ SOON_SECONDS = (0.05, 0.1, 0.2, 0.4)
 LATER_SECONDS = 1.0
 """How often it is looked who else brings it: several jobs often begin at the same moment."""
 
-ALONE_SECONDS = 30.0
-"""Without anybody who has it all, it is given up if nothing comes for so long."""
+IDLE_SECONDS = 60.0
+"""If nothing comes from anybody for so long, who is busy is not waited for any more, nor is who
+brings it too. Shorter: a crowd at one holder fails; longer: a job waits for nothing."""
 
 
 @frozen
@@ -62,7 +68,13 @@ Reach = Callable[[Iterable[PeerId]], Sequence[Giver]]
 
 
 async def bring_tree(
-    digest: Digest, store: ChunkStore, own: PeerId, holders: Sequence[Giver], reach: Reach
+    digest: Digest,
+    store: ChunkStore,
+    own: PeerId,
+    holders: Sequence[Giver],
+    reach: Reach,
+    most_bytes: float = math.inf,
+    idle_seconds: float = IDLE_SECONDS,
 ) -> int:
     """Brings a tree to our store, where it is durable on return.
 
@@ -70,25 +82,26 @@ async def bring_tree(
         own: This peer.
         holders: Who has it all, as far as is known.
         reach: For others who bring it too.
+        most_bytes: What may be lacking here: whoever told of the tree said how large it is.
+        idle_seconds: It is given up if nothing comes for so long.
 
     Returns:
         Bytes of chunks that were received; 0 if we had everything.
 
     Raises:
+        Refused: More is lacking than may be.
         Unreachable: Nobody who is left gives what is lacking; says what each one answered.
-        Busy: Our disk is full.
+        Busy: Our disk is full, or whoever has it is busy for too long.
     """
     if not await asyncio.to_thread(store.missing_manifest, digest):
         return 0
     hand, batch = Hand(), Batch(store)
-    bringing = _Bringing(digest, store, own, holders, reach, hand, batch)
+    bringing = _Bringing(digest, store, own, holders, reach, hand, batch, idle_seconds)
     try:
-        return await bringing.run()
+        return await bringing.run(most_bytes)
     finally:
         # What arrived before a failure need not travel again.
-        await hand.do(batch.commit)
-        await hand.do(batch.close)
-        hand.close()
+        await hand.end(batch.end)
 
 
 class _Bringing:
@@ -103,6 +116,7 @@ class _Bringing:
         reach: Reach,
         hand: Hand,
         batch: Batch,
+        idle_seconds: float,
     ) -> None:
         self._digest = digest
         self._store = store
@@ -111,30 +125,34 @@ class _Bringing:
         self._reach = reach
         self._hand = hand
         self._batch = batch
+        self._idle_seconds = idle_seconds
         self._sharing = Sharing(own, ())
         self._met = {own}
         self._troubles: dict[str, MeshError] = {}
         self._broken: MeshError | None = None
+        self._working: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._came_at = time.monotonic()
         self._total = 0
 
-    async def run(self) -> int:
+    async def run(self, most_bytes: float) -> int:
         encoded = await self._manifest()
         manifest = await asyncio.to_thread(Manifest.decode, encoded)
         sizes = manifest.chunk_sizes()
         lacking = await asyncio.to_thread(self._store.missing, sizes)
+        _check_size(sum(sizes[chunk] for chunk in lacking), most_bytes)
         self._sharing = Sharing(self._own, cut(sizes, lacking))
+        self._came_at = time.monotonic()
         with one_error():
             async with asyncio.TaskGroup() as tasks:
                 await self._meet(tasks)
-                working = [tasks.create_task(self._look_for_takers(tasks))]
+                self._begin(tasks, self._look_for_takers(tasks))
                 for giver in list(self._holders.values()):
                     for _ in range(STREAMS):
-                        working.append(tasks.create_task(self._from_holder(giver)))
+                        self._begin(tasks, self._from_holder(giver))
                 while not self._is_over():
                     await self._pause()
-                for task in working:
+                for task in self._working:
                     task.cancel()
         if self._broken is not None:
             raise self._broken
@@ -144,11 +162,21 @@ class _Bringing:
         await asyncio.to_thread(self._store.put_manifest, encoded)
         return self._total
 
+    def _begin(
+        self, tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        """Goes on beside, and no longer than the tree is on its way."""
+        task = tasks.create_task(work)
+        self._working.append(task)
+        return task
+
     def _is_over(self) -> bool:
         if self._sharing.done or self._broken is not None:
             return True
-        alone = time.monotonic() - self._came_at > ALONE_SECONDS or not self._sharing.takers
-        return not self._holders and alone
+        return not self._holders and (self._is_idle() or not self._sharing.takers)
+
+    def _is_idle(self) -> bool:
+        return time.monotonic() - self._came_at > self._idle_seconds
 
     async def _manifest(self) -> bytes:
         for giver in list(self._holders.values()):
@@ -166,8 +194,8 @@ class _Bringing:
                 await self._pause()
             elif (trouble := await self._get(piece, giver)) is None:
                 self._sharing.came(piece, None, time.monotonic())
-            elif isinstance(trouble, Busy):
-                await asyncio.sleep(trouble.retry_seconds or ASK_SECONDS)
+            elif isinstance(trouble, Busy) and not self._is_idle():
+                await asyncio.sleep(min(trouble.retry_seconds or ASK_SECONDS, QUICK_SECONDS))
             else:
                 self._lost(giver, trouble)
 
@@ -185,18 +213,19 @@ class _Bringing:
         self._met.update(giver.peer_id for giver in found)
         others = [one for one in found if one.peer_id not in self._holders]
         self._sharing.joined([one.peer_id for one in others], time.monotonic())
-        # What they have already is known before anybody else is asked for it.
-        await asyncio.gather(*map(self._learn, others))
+        # What they have already is known before anybody else is asked for it, if they say it soon.
+        learning = [self._begin(tasks, self._learn(one)) for one in others]
+        if learning:
+            await asyncio.wait(learning, timeout=MEET_SECONDS)
         for one in others:
-            if one.peer_id in self._sharing.takers:
-                tasks.create_task(self._from_taker(one))
+            self._begin(tasks, self._from_taker(one))
 
     async def _takers_at(self, giver: Giver) -> list[PeerId]:
         with suppress(MeshError):  # an older one does not know the question
             with translated(giver.name):
                 stub = transfer_pb2_grpc.TransferServiceStub(giver.channel)
                 request = TakeRequest(digest=self._digest)
-                answer = await stub.Take(request, timeout=QUICK_SECONDS)
+                answer = await stub.Take(request, timeout=MEET_SECONDS)
             return [PeerId(peer) for peer in answer.peer_ids]
         return []
 
@@ -208,8 +237,12 @@ class _Bringing:
                 trouble = await self._get(piece, taker)
                 if trouble is None:
                     self._sharing.came(piece, peer, time.monotonic())
-                elif isinstance(trouble, (Busy, Missing)):  # it is asked again what it has
-                    self._sharing.has(peer, (), time.monotonic())
+                elif isinstance(trouble, Missing):  # it has the ends, and not the middle
+                    self._sharing.lacks(peer, piece)
+                    self._troubles[taker.name] = trouble
+                elif isinstance(trouble, Busy):  # it is asked again what it has
+                    self._sharing.has(peer, ())
+                    self._troubles[taker.name] = trouble
                 else:
                     self._give_up(taker, trouble)
                     return
@@ -223,7 +256,7 @@ class _Bringing:
         except MeshError as error:
             self._give_up(taker, error)
         else:
-            self._sharing.has(taker.peer_id, numbers, time.monotonic())
+            self._sharing.has(taker.peer_id, numbers)
             self._tell()
 
     def _give_up(self, taker: Giver, trouble: MeshError) -> None:
@@ -250,31 +283,41 @@ class _Bringing:
             client = self._client(giver)
             await client.fetch_chunks(piece.digests, piece.size_bytes, self._keep, self._hand)
             if self._sharing.takers:  # who can have it from us once it is durable
-                await self._hand.do(self._batch.commit)
+                await self._hand.do(self._commit)
         except MeshError as error:
             self._sharing.failed(piece)
             self._tell()
             return error
         self._total += piece.size_bytes
-        self._came_at = time.monotonic()
         self._tell()
         return None
 
     def _keep(self, packs: Sequence[FlatPack]) -> int:
         size = 0
         for chunk, data in (one for pack in packs for one in unpack(pack)):
-            try:
+            with self._ours():
                 self._batch.add_foreign(chunk, data)
-            except Damaged:
-                raise
-            except MeshError as error:  # ours, and nobody else can mend it
-                self._broken = error
-                raise
             size += len(data)
+        self._came_at = time.monotonic()
         return size
 
+    def _commit(self) -> None:
+        with self._ours():
+            self._batch.commit()
+
+    @contextmanager
+    def _ours(self) -> Generator[None]:
+        """What fails within is our disk, and nobody else can mend it."""
+        try:
+            yield
+        except Damaged:
+            raise
+        except MeshError as error:
+            self._broken = error
+            raise
+
     def _client(self, giver: Giver) -> TransferClient:
-        return TransferClient(giver.channel, self._store, giver.name)
+        return TransferClient(giver.channel, self._store, giver.name, self._idle_seconds)
 
     def _lost(self, giver: Giver, trouble: MeshError) -> None:
         self._holders.pop(giver.peer_id, None)
@@ -297,3 +340,9 @@ class _Bringing:
             return next(iter(self._troubles.values()))
         said = " ".join(f"{name}: {error}" for name, error in self._troubles.items())
         return Unreachable("Nobody gives what is lacking.", said)
+
+
+def _check_size(size: int, most: float) -> None:
+    if size > most:
+        why = f"{size:,} bytes are lacking here, and at most {most:,.0f} were to come."
+        raise Refused("A tree is larger than it was said to be.", why)

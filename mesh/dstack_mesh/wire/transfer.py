@@ -6,10 +6,12 @@ wait between them, never more than `WINDOW_BYTES`.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import grpc
 
@@ -17,13 +19,14 @@ from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.digest import digest_of, split_digests
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Damaged
+from dstack_mesh.faults import Damaged, MeshError, TooLate
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import transfer_pb2_grpc
 from dstack_mesh.v1.transfer_pb2 import (
     FetchRequest,
     ManifestPiece,
     ManifestRequest,
+    ManifestResponse,
     MissingRequest,
     PushRequest,
     PushResponse,
@@ -33,7 +36,7 @@ from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.flat import SERVICE, Flat, FlatPack, read_fetched, write_push
 from dstack_mesh.wire.overlap import Hand, one_error, read_ahead
 from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, open_pack, pack_chunks, unpack
-from dstack_mesh.wire.stream import Stream
+from dstack_mesh.wire.stream import IDLE_SECONDS, Stream
 
 if TYPE_CHECKING:
     from dstack_mesh.chunks.receiving import Fetched, Receiver
@@ -61,6 +64,10 @@ WINDOW_BYTES = 32 << 20
 CREDIT_BYTES = WINDOW_BYTES // 4
 """Credit is given in steps of this: a message costs as much as half a megabyte of data."""
 
+RESCUE_SECONDS = 5.0
+"""What came of files that are not whole is kept for so long after a failure. Longer: less travels
+again; shorter: who broke it off waits less."""
+
 BATCH_PACKS = 16
 """Packs that are made durable together, if so many wait."""
 
@@ -69,7 +76,11 @@ class TransferClient:
     """One other peer's chunks and manifests. For one event loop; calls may run at the same time."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, store: ChunkStore, peer: str = "The agent"
+        self,
+        channel: grpc.aio.Channel,
+        store: ChunkStore,
+        peer: str = "The agent",
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """Costs nothing until used. `peer` is what errors call the other side, as "ws-2"."""
         self._stub = transfer_pb2_grpc.TransferServiceStub(channel)
@@ -82,6 +93,7 @@ class TransferClient:
         )
         self._store = store
         self._peer = peer
+        self._idle = idle_seconds
 
     async def send_tree(self, digest: Digest) -> int:
         """Brings a tree from our store to the peer, where it is durable on return.
@@ -135,9 +147,7 @@ class TransferClient:
             await self.fetch_chunks(lacking, total, keep, hand)
         finally:
             # What arrived before a failure need not travel again.
-            await hand.do(batch.commit)
-            await hand.do(batch.close)
-            hand.close()
+            await hand.end(batch.end)
         await asyncio.to_thread(self._store.put_manifest, encoded)
         return total
 
@@ -166,7 +176,7 @@ class TransferClient:
             Missing: The peer has not the tree, or it has nothing of that name.
             Damaged: A chunk arrived damaged.
             Busy: Our disk is full.
-            Unreachable: The peer went away; whole files stay.
+            Unreachable: The peer went away; what came need not travel again.
         """
         # Here, because `dstack run`, which starts faster without it, fetches no files.
         from dstack_mesh.chunks.receiving import Receiver
@@ -195,10 +205,12 @@ class TransferClient:
             total = receiver.wanted_bytes(lacking)
             await self.fetch_chunks(lacking, total, write, hand)
             return await hand.do(receiver.finish, total)
+        except BaseException:
+            await hand.do(_rescue, receiver, self._store)
+            raise
         finally:
             # On the same thread, so after a write that is still going on.
-            await hand.do(receiver.close)
-            hand.close()
+            await hand.end(receiver.close)
 
     async def _lacking_there(self, digest: Digest, chunks: Sequence[Digest]) -> list[Digest] | None:
         """Chunks that the peer lacks; None if it has the manifest and so everything."""
@@ -221,11 +233,17 @@ class TransferClient:
         request = ManifestRequest(digest=digest)
         with translated(self._peer):
             call = self._stub.Manifest(request, timeout=_deadline(MANIFEST_BYTES))
-            async for response in call:
-                encoded += response.data
-                if len(encoded) > MANIFEST_BYTES:
-                    call.cancel()
-                    break
+            try:
+                while len(encoded) <= MANIFEST_BYTES:
+                    async with asyncio.timeout(self._idle):
+                        response = await call.read()
+                    if response is grpc.aio.EOF:
+                        break
+                    encoded += cast(ManifestResponse, response).data
+            except TimeoutError as error:
+                raise TooLate(f"{self._peer} sent nothing for {self._idle:.0f} s.") from error
+            finally:
+                call.cancel()
         if digest_of(encoded) != digest:
             raise Damaged(f"A list of files from {self._peer} is damaged.", digest.hex())
         return bytes(encoded)
@@ -241,7 +259,7 @@ class TransferClient:
         `hand`, and says how many bytes they were. Errors as `fetch_tree`."""
         if not digests:
             return
-        stream = Stream(self._fetches(timeout=_deadline(total)), self._peer)
+        stream = Stream(self._fetches(timeout=_deadline(total)), self._peer, self._idle)
         arrived: asyncio.Queue[FlatPack | None] = asyncio.Queue(BATCH_PACKS)
         try:
             with one_error():
@@ -303,7 +321,7 @@ class TransferClient:
         self, digests: Sequence[Digest], digest: Digest, encoded: bytes, total: int
     ) -> None:
         call = self._pushes(timeout=_deadline(total + len(encoded)))
-        stream: PushStream = Stream(call, self._peer)
+        stream: PushStream = Stream(call, self._peer, self._idle)
         under_way = 0
         durable = 0
         try:
@@ -349,6 +367,14 @@ def _copy(
     for run, data in store.read_runs(digests):
         receiver.take([digest for digest, _ in run], memoryview(data))
         told(len(data))
+
+
+def _rescue(receiver: "Receiver", store: ChunkStore) -> None:
+    """Has whole files stay, and takes into our store what others have already."""
+    until = time.monotonic() + RESCUE_SECONDS
+    with suppress(MeshError):  # a full disk, most likely: it travels again
+        receiver.settle()
+        store.put(takewhile(lambda _: time.monotonic() < until, receiver.rescued()))
 
 
 def _nobody(_: int) -> None:

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import grpc.aio
 
-from dstack_mesh.faults import Unreachable
+from dstack_mesh.faults import Refused, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.tunnel.ferry import Ferry
-from dstack_mesh.tunnel.frame import Frame
+from dstack_mesh.tunnel.frame import Broken, Frame
 from dstack_mesh.v1 import tunnel_pb2 as pb
 from dstack_mesh.v1.tunnel_pb2_grpc import TunnelServiceStub
 from dstack_mesh.wire.ending import Ending
@@ -20,6 +20,10 @@ from dstack_scheduler.job import MOST_PORTS, JobKey
 from dstack_scheduler.wire import convert, fields
 
 ASK_SECONDS = 5.0
+
+MADE_SECONDS = 20.0
+"""An agent dials a job for 5 s at most; after so long it is not waited for."""
+
 _HOSTS = 16
 
 _Call = grpc.aio.StreamStreamCall[pb.CarryRequest, pb.CarryResponse]
@@ -71,10 +75,13 @@ class TunnelClient:
 class Carriage:
     """An open stream of connections."""
 
-    def __init__(self, call: _Call, key: JobKey, peer: str) -> None:
+    def __init__(
+        self, call: _Call, key: JobKey, peer: str, made_seconds: float = MADE_SECONDS
+    ) -> None:
         self._call = call
         self._key = key
         self._peer = peer
+        self._made_seconds = made_seconds
         self._ending = Ending(call, peer)
         self._writing = asyncio.Lock()
         self._ferry = Ferry(self._send)
@@ -110,8 +117,18 @@ class Carriage:
         """
         self._next = number = self._next + 1
         self._ferry.expect(number)
-        await self._write(pb.CarryRequest(open=pb.Open(connection=number, port=port)))
-        await self._ferry.made(number)
+        try:
+            await self._write(pb.CarryRequest(open=pb.Open(connection=number, port=port)))
+            async with asyncio.timeout(self._made_seconds):
+                await self._ferry.made(number)
+        except TimeoutError as error:
+            self._ferry.forget(number)
+            await self._send(number, Broken())
+            why = f"{self._peer} does not say whether it listens."
+            raise Refused("The job is not reached.", why, code="not-listening") from error
+        except BaseException:
+            self._ferry.forget(number)
+            raise
         await self._ferry.carry(number, reader, writer)
 
     async def _send(self, number: int, frame: Frame) -> None:

@@ -125,6 +125,13 @@ def test_who_has_no_room_takes_nothing_and_others_know_it() -> None:
     assert decided(views(4), what, full, 1000) == {}
 
 
+def test_nobody_waits_for_what_it_will_not_do_itself() -> None:
+    full = {PEERS[2]: replace(HERE, room_bytes=0)}
+    everybody, what, seen = views(3), kept(PEERS[0]), mates(2) | full
+    decided(everybody, what, seen, 0)
+    assert [one.waiting for one in everybody.values()] == [False, True, False]
+
+
 def test_where_both_are_lacking_two_agents_act() -> None:
     leaving = mates(5) | {PEERS[0]: Mate(Presence.LEAVING)}
     assert len(decided(views(5), kept(PEERS[0]), leaving, 0)) == PROMISED

@@ -44,7 +44,7 @@ def step(all_of_them: list[Taker], one: Taker, now: float) -> int:
     awake = [other for other in all_of_them if other is not one and not other.asleep]
     for other in awake:
         lacking = {piece.number for piece in one.sharing.lacking}
-        one.sharing.has(other.peer, other.there & lacking, now)
+        one.sharing.has(other.peer, other.there & lacking)
         piece = one.sharing.from_taker(other.peer)
         if piece is not None:
             one.there.add(piece.number)
@@ -114,6 +114,41 @@ def test_pieces_are_the_same_for_takers_that_lack_different_parts() -> None:
     assert [(one.number, one.name) for one in whole] == [(one.number, one.name) for one in half]
     assert [len(one.digests) for one in half] == [len(one.digests) // 2 for one in whole]
     assert cut(sizes, ()) == []
+
+
+def test_a_taker_that_has_not_what_it_says_is_asked_for_it_once() -> None:
+    one, other = takers(2, 4)
+    one.sharing.joined([other.peer], 0.0)
+    refused = set[int]()
+    for _ in range(10):
+        one.sharing.has(other.peer, one.pieces)
+        while (piece := one.sharing.from_taker(other.peer)) is not None:
+            assert piece.number not in refused
+            refused.add(piece.number)
+            one.sharing.failed(piece)
+            one.sharing.lacks(other.peer, piece)
+    assert refused == one.pieces
+    for _ in one.pieces:  # nobody waits for it any more
+        piece = one.sharing.from_holder(0.1)
+        assert piece is not None
+        one.sharing.came(piece, None, 0.1)
+    assert one.sharing.done
+
+
+def test_a_taker_that_says_what_it_has_and_gives_nothing_is_late() -> None:
+    one, other = takers(2, 4)
+    one.sharing.joined([other.peer], 0.0)
+    now = 0.0
+    while now <= PATIENCE_SECONDS:
+        one.sharing.has(other.peer, one.pieces)
+        assert one.sharing.from_holder(now) is None
+        piece = one.sharing.from_taker(other.peer)
+        assert piece is not None
+        one.sharing.failed(piece)  # it is busy
+        one.sharing.has(other.peer, ())
+        now += 0.3
+    one.sharing.has(other.peer, one.pieces)
+    assert one.sharing.from_holder(now) is not None
 
 
 def test_a_piece_that_did_not_come_is_asked_for_again() -> None:

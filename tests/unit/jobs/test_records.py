@@ -15,10 +15,12 @@ from dstack_agent.jobs.event import StopAsked
 from dstack_agent.listing import MOST_RUNS, Listings
 from dstack_agent.records import Records
 from dstack_agent.tags import MOST_OF_ONE, Tags
+from dstack_agent.touched import Touched
 from dstack_mesh.card import PeerCard
 from dstack_mesh.faults import Busy, Conflict, Missing, Refused
 from dstack_mesh.ids import Digest, MeshId, PeerId, RunId, RunName
 from dstack_scheduler.agent_port import DrivenJob
+from dstack_scheduler.asker import Asker
 from dstack_scheduler.job import (
     ArtifactSaved,
     Fin,
@@ -250,6 +252,23 @@ async def test_driven_runs_are_found_by_name_and_only_the_newest_that_are_over_s
     assert [int(record.run_id) for record in driven.records(("calm",), most=1)] == [6]
     assert [int(record.run_id) for record in driven.records((f"{4:026d}",))] == [4]
     assert [int(run.record.run_id) for run in driven.unfinished()] == [1, 6]
+
+
+async def test_a_run_that_is_inherited_is_told_of_and_one_that_is_known_stays_as_it_is(
+    database: Database,
+) -> None:
+    touched = Touched()
+    driven = DrivenRuns(database, touched)
+    giver = PeerId("c" * 32)
+    await driven.inherit(driven_record(), Asker(giver))
+    assert touched.take() == ({RUN}, False)
+    [told] = driven.records(("calm",))
+    assert told == replace(driven_record(), given_by=giver)
+    assert driven.unfinished() == []
+    await driven.inherit(replace(driven_record(), target="other"), Asker(giver))
+    assert [run.target for run in driven.records()] == ["train"]
+    await driven.forget(RUN)
+    assert driven.records() == []
 
 
 async def test_a_listing_joins_what_is_driven_with_what_runs_here(database: Database) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import tracemalloc
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -162,6 +163,48 @@ def test_frames_of_no_connection_are_nothing_and_too_many_bytes_are_refused() ->
         ferry.heard(8, Data(bytes(65536)))
     with pytest.raises(Invalid):
         ferry.heard(8, Data(b"x"))
+
+
+def test_small_frames_that_nobody_reads_take_no_more_memory_than_large_ones() -> None:
+    ferry = Ferry(lambda number, frame: asyncio.sleep(0))
+    ferry.expect(1)
+    tracemalloc.start()
+    try:
+        for number in range(WINDOW_BYTES // 2):
+            ferry.heard(1, Data(number.to_bytes(3)[1:]))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert WINDOW_BYTES <= taken < 2 * WINDOW_BYTES
+
+
+async def test_what_a_socket_that_nobody_reads_was_to_get_goes_with_its_connection() -> None:
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    over = asyncio.Event()
+    async with await asyncio.start_server(nothing, "127.0.0.1", 0, limit=1024) as server:
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        credited = asyncio.Event()
+
+        async def send(number: int, frame: Frame) -> None:
+            credited.set()
+
+        ferry = Ferry(send)
+        ferry.expect(1)
+        carrying = asyncio.create_task(ferry.carry(1, reader, writer))
+        while not writer.transport.get_write_buffer_size():
+            credited.clear()
+            for _ in range(WINDOW_BYTES // 65536 // 2):
+                ferry.heard(1, Data(bytes(65536)))
+            await asyncio.wait([asyncio.create_task(credited.wait())], timeout=0.2)
+        carrying.cancel()
+        await asyncio.wait([carrying])
+        assert not ferry.knows(1)
+        assert writer.transport.get_write_buffer_size() == 0
+        over.set()
 
 
 def _bytes(said: list[Frame]) -> int:
