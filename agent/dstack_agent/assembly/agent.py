@@ -183,7 +183,6 @@ def removing_of(ground: Ground, work: Work, answers: Answers, chorus: Chorus | N
         listings_of(memory, answers),
         memory.removals,
         Left(memory.records, memory.driven, memory.store, ground.start.home.jobs),
-        givers=work.steering.ever_gave,
         goes_on=lambda run_id: work.driving.giver(run_id) is not None,
         clock=ground.start.clock,
         heard=heard,
