@@ -266,7 +266,7 @@ async def test_secrets_that_no_job_can_have_are_refused_without_their_value(
 
 async def test_nothing_is_installed_for_a_container(tmp_path: Path) -> None:
     """It would be on the machine itself; no plan says so, and a hand may."""
-    asked = question(Needs(gpus=1), executor=ExecutorKind.DOCKER)
+    asked = question(Needs(gpus=1), ONE.key, executor=ExecutorKind.DOCKER)
     async with lab(tmp_path, SetClock()) as here:
         hold = await here.desk.reserve(asked, 1, ANA)
         job = replace(spec(asked, code=HERE), image="x", installs=("./evil",))
