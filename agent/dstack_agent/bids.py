@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from dstack_agent.environments.recipe import check_installs
 from dstack_agent.lease import Award, Claim, Lease
-from dstack_agent.ledger import Ledger, others_run
+from dstack_agent.ledger import Ledger
 from dstack_agent.owner.terms import Terms
 from dstack_agent.records import Given
 from dstack_mesh.chunks.digest import digest_of
@@ -26,7 +26,8 @@ from dstack_mesh.faults import Invalid, MeshError, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest, HoldId, PeerId, RunId
 from dstack_mesh.machine import Machine, RunningJob
-from dstack_mesh.wire.rights import STOPPING_ANY
+from dstack_mesh.run_ids import is_of
+from dstack_mesh.wire.rights import STOPPING_ANY, others_run
 from dstack_scheduler.agent_port import Hold, Question, question_of
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.fit import Taken, occupied
@@ -47,6 +48,8 @@ SEEN_SECONDS = 0.5
 
 With the ages that the inventory allows, a stranger on a card is seen within two seconds.
 """
+
+_DRIVING = frozenset(role.value for role in STOPPING_ANY)
 
 T = TypeVar("T")
 
@@ -85,7 +88,6 @@ class BidDesk:
         name_of: A peer's name for people; empty if it is not known.
         note: Has people know something about a job that was taken.
         meeting_point: Where others would reach a job that starts here now. Blocks for a moment.
-        driven_for: The peer for whom a run is driven here; None if it is not driven here.
     """
 
     def __init__(
@@ -97,7 +99,6 @@ class BidDesk:
         terms: Callable[[], Terms] = Terms,
         name_of: Callable[[PeerId], str] = lambda peer: "",
         note: Callable[[JobKey, str], None] = lambda key, sentence: None,
-        driven_for: Callable[[RunId], PeerId | None] = lambda run_id: None,
         meeting_point: Callable[[], str] = lambda: "",
     ) -> None:
         self._machine = machine
@@ -107,7 +108,6 @@ class BidDesk:
         self._terms = terms
         self._name_of = name_of
         self._note = note
-        self._driven_for = driven_for
         self._meeting_point = meeting_point
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bids")
         self._group: asyncio.TaskGroup | None = None
@@ -143,10 +143,7 @@ class BidDesk:
             Conflict: A higher epoch was seen, or it is another's.
             Forbidden: The run is somebody else's.
         """
-        driven_for = self._driven_for(question.key.run_id)
-        takes_over = may_take_over(asker) or driven_for in peers_of(asker)
-        if driven_for is not None and not takes_over:
-            raise others_run()
+        check_takes(asker, question.key.run_id)
         claim = Claim(
             key=question.key,
             run_name=question.run_name,
@@ -156,7 +153,6 @@ class BidDesk:
             peer=asker.peer_id,
             behind=behind(asker),
             owner="" if asker.is_owner else self._name_of(asker.peer_id),
-            takes_over=takes_over,
         )
         asker = self._named(asker)
         return await self._in_thread(lambda: self._reserve(question, claim, asker))
@@ -178,6 +174,7 @@ class BidDesk:
             Forbidden: The run is somebody else's.
             Busy: The machine does not take it any more.
         """
+        check_takes(asker, spec.key.run_id)
         if self._group is None:
             raise Refused("The agent is starting or stopping.", hint="try again", code="not-ready")
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -318,24 +315,21 @@ def _plain(value: object) -> str:
             raise TypeError(f"{value!r} has no place in a specification")
 
 
-def may_take_over(asker: Asker) -> bool:
-    """Whether somebody may go on with runs of others, as a driver that takes over does.
+def check_takes(asker: Asker, run_id: RunId) -> None:
+    """Raises Forbidden unless somebody may have an agent take up something of a run.
 
-    A runner may not merely because somebody handed it a run: then it may what they may.
+    Who drives runs of others may. Not merely because somebody handed it a run: then it may what
+    they may.
     """
-    if asker.behind is not None and not may_take_over(asker.behind):
-        return False
-    return asker.is_owner or asker.role in {role.value for role in STOPPING_ANY}
+    if asker.behind is not None:
+        check_takes(asker.behind, run_id)
+    elif not asker.is_owner and asker.role not in _DRIVING and not is_of(run_id, asker.peer_id):
+        raise others_run()
 
 
 def behind(asker: Asker) -> PeerId:
     """For whom a peer asks; empty if for itself."""
     return asker.behind.peer_id if asker.behind is not None else PeerId("")
-
-
-def peers_of(asker: Asker) -> tuple[PeerId, ...]:
-    """The peers that an asker stands for."""
-    return (asker.peer_id, behind(asker)) if asker.behind is not None else (asker.peer_id,)
 
 
 def _award(hold_id: HoldId, epoch: int, spec: JobSpec, asker: Asker) -> Award:
@@ -349,5 +343,4 @@ def _award(hold_id: HoldId, epoch: int, spec: JobSpec, asker: Asker) -> Award:
         owner=spec.owner,
         peer=asker.peer_id,
         behind=behind(asker),
-        takes_over=may_take_over(asker),
     )

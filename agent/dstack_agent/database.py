@@ -58,6 +58,7 @@ ADDED = (
     ("job", "given_for", "TEXT"),
     ("driven", "run_name", "TEXT"),
     ("job", "reuse_key", "BLOB"),
+    ("job", "ended_at", "REAL"),
 )
 """Columns that came later. An older version neither reads nor needs them, so the version stays."""
 
@@ -87,8 +88,10 @@ CREATE TABLE IF NOT EXISTS cache (
 
 ADDED_INDEXES = """
 CREATE INDEX IF NOT EXISTS job_reuse ON job (reuse_key) WHERE reuse_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS job_ended ON job (ended_at);
+UPDATE job SET ended_at = strftime('%s', 'now') WHERE ended_at IS NULL AND fin IS NOT NULL;
 """
-"""Likewise, of columns that came later."""
+"""Likewise, of columns that came later; jobs that ended before it was noted end now."""
 
 
 class Database:

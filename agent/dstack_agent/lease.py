@@ -20,7 +20,6 @@ class Claim:
         peer: Who asks, as TLS proved it; empty for the owner of this home.
         behind: For whom the peer says that it asks; empty for itself.
         owner: Who asks, for people; may be empty.
-        takes_over: Whether they may go on with runs that others gave; the owner always may.
     """
 
     key: JobKey
@@ -31,12 +30,11 @@ class Claim:
     peer: PeerId
     owner: str = ""
     behind: PeerId = PeerId("")
-    takes_over: bool = False
 
 
 @frozen
 class Award:
-    """What somebody wants to turn a hold into; peers and `takes_over` as of a claim."""
+    """What somebody wants to turn a hold into; peers as of a claim."""
 
     hold_id: HoldId
     epoch: int
@@ -47,7 +45,6 @@ class Award:
     owner: str = ""
     peer: PeerId = PeerId("")
     behind: PeerId = PeerId("")
-    takes_over: bool = False
 
 
 @frozen

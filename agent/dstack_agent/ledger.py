@@ -6,10 +6,9 @@
   key of the table of cards says so too.
 - Everything is idempotent by (run, job, attempt). Reserving again renews the same hold; committing
   again with the same specification changes nothing, with another one it is a conflict.
-- A run is its first giver's: whoever else asks for its jobs is refused, unless they may take over
-  (a role that drives runs of others, or the owner), as long as a hold or a lease of it is known.
 - Fencing: per (run, job), an epoch lower than one seen before is refused. One is seen once the job
-  got a hold here; from then on whatever becomes of the call that shows it, if it is a giver's.
+  got a hold here; from then on whatever becomes of the call that shows it. Whoever asks may: whose
+  a run is was looked at before.
 
 Time is that of `Clock.elapsed`, which counts sleep and starts anew at boot.
 """
@@ -35,14 +34,13 @@ from dstack_agent.ledger_rows import (
     key_values,
     lease_row,
     needs_of,
-    read_givers,
     read_lease,
     read_taken,
     seat,
 )
 from dstack_mesh.clock import Clock
-from dstack_mesh.faults import Busy, Conflict, Forbidden, Invalid, MeshError, Missing
-from dstack_mesh.ids import HoldId, PeerId, RunId
+from dstack_mesh.faults import Busy, Conflict, Invalid, MeshError, Missing
+from dstack_mesh.ids import HoldId, RunId
 from dstack_mesh.machine import Gpu
 from dstack_scheduler.agent_port import Hold
 from dstack_scheduler.fit import Taken
@@ -87,7 +85,6 @@ class Ledger:
 
         Raises:
             NotFree: The verdict was not "now".
-            Forbidden: The run is somebody else's.
             Busy: The peer has too many holds.
             Conflict: A higher epoch was seen, another peer holds for the job, or this attempt ended
                 here already.
@@ -118,7 +115,6 @@ class Ledger:
         Raises:
             Missing: The hold expired, was released or never was.
             Conflict: A higher epoch was seen, or the hold was for something else.
-            Forbidden: The run is somebody else's.
             NotFree: The verdict was "later" or "not now".
             Forbade: The verdict was "never".
         """
@@ -183,11 +179,6 @@ class Ledger:
             rows = db.execute("SELECT * FROM leases WHERE ended = 0 ORDER BY id").fetchall()
             return tuple(read_lease(db, row) for row in rows)
 
-    def givers(self, run_id: RunId) -> frozenset[PeerId]:
-        """The peers that gave jobs of a run, also such as ended, or hold for them."""
-        with self._file.transaction() as db:
-            return read_givers(db, run_id)
-
     def free(self, gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
         """Those of the cards that nobody has."""
         taken = {uuid for each in self.taken() for uuid in each.gpu_uuids}
@@ -220,18 +211,13 @@ class Ledger:
             raise refusal
 
     def _fence(self, db: sqlite3.Connection, asked: Claim | Award) -> None:
-        """Lets nobody else's driver and no earlier one pass; a giver's epoch is seen from now on.
+        """Lets no earlier driver pass; the epoch is seen from now on, where one is known.
 
-        Only where one is known: otherwise whoever is refused could fill the disk with them.
+        Only there: otherwise whoever is refused could fill the disk with them.
         """
-        epoch, givers = asked.epoch, read_givers(db, asked.key.run_id)
+        epoch, where = asked.epoch, (asked.key.run_id, asked.key.job)
         if not 0 <= epoch <= MAX_EPOCH:
             raise Invalid("The epoch is out of range.", f"It is {epoch}.")
-        gave = asked.peer in givers or asked.behind in givers - {PeerId("")}
-        trusted = asked.takes_over or not asked.peer or gave
-        if givers and not trusted:
-            raise others_run()
-        where = (asked.key.run_id, asked.key.job)
         row = db.execute("SELECT epoch FROM epochs WHERE run_id = ? AND job = ?", where).fetchone()
         if row is not None and row["epoch"] > epoch:
             raise Conflict(
@@ -239,7 +225,7 @@ class Ledger:
                 f"Its epoch is {row['epoch']}, that of this call {epoch}.",
                 code="epoch",
             )
-        if trusted and row is not None and row["epoch"] < epoch:
+        if row is not None and row["epoch"] < epoch:
             _see(db, asked)
 
     def _renew(self, db: sqlite3.Connection, hold: sqlite3.Row, claim: Claim) -> Hold:
@@ -292,16 +278,6 @@ class Ledger:
             "boot_id": self._boot_id,
             "expires_at": self._clock.elapsed() + HOLD_SECONDS,
         }
-
-
-def others_run() -> Forbidden:
-    """What whoever asks for jobs of somebody else's run is told."""
-    return Forbidden(
-        "This run is somebody else's.",
-        "Another peer gave it to this agent first.",
-        "submit a run of your own",
-        "not-your-run",
-    )
 
 
 def _see(db: sqlite3.Connection, asked: Claim | Award) -> None:

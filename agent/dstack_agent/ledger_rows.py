@@ -68,17 +68,6 @@ def read_taken(db: sqlite3.Connection) -> tuple[Taken, ...]:
     )
 
 
-def read_givers(db: sqlite3.Connection, run_id: str) -> frozenset[PeerId]:
-    """Who gave jobs of a run or holds for them, and for whom they said they did."""
-    rows = db.execute(
-        "SELECT peer, behind FROM leases WHERE run_id = ?"
-        " UNION SELECT peer, behind FROM holds WHERE run_id = ?",
-        (run_id, run_id),
-    ).fetchall()
-    behind = {PeerId(row["behind"]) for row in rows} - {PeerId("")}
-    return frozenset(behind | {PeerId(row["peer"]) for row in rows})
-
-
 def seat(db: sqlite3.Connection, hold_id: str, gpu_uuids: tuple[str, ...]) -> None:
     db.execute("DELETE FROM cards WHERE hold_id = ?", (hold_id,))
     db.executemany(

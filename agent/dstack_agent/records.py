@@ -210,11 +210,14 @@ class Records:
             reuse_key: What the result may stand in for.
         """
         state = (*_values(fin.key), stored.pack_state(fin.state))
-        row = (stored.pack_fin(fin), reuse_key or None, *_values(fin.key))
+        row = (stored.pack_fin(fin), fin.state.at.timestamp(), reuse_key or None)
+        row = (*row, *_values(fin.key))
 
         def change(connection: sqlite3.Connection) -> None:
             _insert_state(connection, state)
-            connection.execute(f"UPDATE job SET fin = ?, reuse_key = ? WHERE {_OF_KEY}", row)
+            connection.execute(
+                f"UPDATE job SET fin = ?, ended_at = ?, reuse_key = ? WHERE {_OF_KEY}", row
+            )
 
         await self._database.write(change, durable=True)
         self._changed(fin.key.run_id)
@@ -228,6 +231,7 @@ class Records:
                 connection.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
 
         await self._database.write(change)
+        self._touched.run(run_id)
 
     def find(self, key: JobKey) -> Accepted:
         """A job; attempt 0 is the newest one known here. Raises Missing."""
@@ -280,6 +284,22 @@ class Records:
         """Every job that was ever accepted here."""
         rows = self._database.read("SELECT run_id, job, attempt FROM job")
         return {JobKey(RunId(str(run)), int(str(job)), int(str(nth))) for run, job, nth in rows}
+
+    def ended(self) -> set[JobKey]:
+        """Every job here that ended."""
+        rows = self._database.read(
+            "SELECT run_id, job, attempt FROM job WHERE ended_at IS NOT NULL"
+        )
+        return {JobKey(RunId(str(run)), int(str(job)), int(str(nth))) for run, job, nth in rows}
+
+    def bare(self) -> list[tuple[RunId, float, int]]:
+        """Runs that ended here and kept nothing: when, and how many attempts; newest end first."""
+        rows = self._database.read(
+            "SELECT run_id, max(ended_at) AS at, count(*) FROM job INDEXED BY job_ended"
+            " GROUP BY run_id HAVING count(*) = count(ended_at) AND NOT EXISTS"
+            " (SELECT 1 FROM artifact WHERE artifact.run_id = job.run_id) ORDER BY at DESC"
+        )
+        return [(RunId(str(run)), float(str(at)), int(str(many))) for run, at, many in rows]
 
     def of_run(self, run_id: RunId) -> list[Accepted]:
         """All attempts of a run, by job and attempt."""

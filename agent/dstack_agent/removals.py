@@ -76,6 +76,9 @@ class Removals:
         removed = self.checked()
         if not removed:  # as in most homes
             return removed
+        return removed - self.tagged()
+
+    def tagged(self) -> frozenset[RunId]:
+        """Runs that a tag names, by what is said here or elsewhere."""
         tags = merged_tags([Listing((), (*self._tags.all(), *self.heard_tags()))])
-        tagged = {tag.run_id for tag in tags.values()}
-        return removed - tagged
+        return frozenset(tag.run_id for tag in tags.values() if tag.run_id is not None)

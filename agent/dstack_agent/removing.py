@@ -8,7 +8,7 @@ goes while one names it, and what others say of tags is waited for.
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, Missing, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId
+from dstack_mesh.run_ids import is_of
 from dstack_mesh.wire.caller import Caller, Member
 from dstack_mesh.wire.rights import STOPPING_ANY, check_stop
 from dstack_scheduler.removal import Removal
@@ -51,7 +52,6 @@ class Removing:
 
     Args:
         me: This agent's id.
-        givers: The peers that gave a run to this agent; empty for its owner alone.
         goes_on: Whether a run is driven here.
         heard: What other agents say, and whether one of them tells of a run.
     """
@@ -62,7 +62,6 @@ class Removing:
         listings: Listings,
         removals: Removals,
         left: Left,
-        givers: Callable[[RunId], Awaitable[frozenset[PeerId]]],
         goes_on: Callable[[RunId], bool],
         clock: Clock,
         heard: "Heard | None" = None,
@@ -71,7 +70,6 @@ class Removing:
         self._listings = listings
         self._removals = removals
         self._left = left
-        self._givers = givers
         self._goes_on = goes_on
         self._clock = clock
         self._heard = heard
@@ -84,7 +82,7 @@ class Removing:
             Refused: It goes on here.
             Missing: Nobody told this agent of it.
         """
-        check_stop(who, await self._givers(run_id))
+        check_stop(who, run_id)
         known = self._known(run_id)
         if not known and (self._heard is None or not self._heard.tells_of(run_id)):
             raise Missing("This agent knows no such run.", f"It was asked for {run_id}.",
@@ -127,7 +125,7 @@ class Removing:
         )
         if not mine or removal.run_id in self._removals.checked():
             return
-        if not removal.checked and removal.by not in await self._givers(removal.run_id):
+        if not (removal.checked or is_of(removal.run_id, removal.by)):
             return
         try:
             self._known(removal.run_id)

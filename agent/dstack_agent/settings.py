@@ -178,8 +178,8 @@ TABLE = (
         "--keep-days",
         "DSTACK_KEEP_DAYS",
         "30",
-        "Logs of jobs that ended longer ago are removed when the agent starts, and the oldest ones"
-        " beyond 50 GiB in all. Artifacts stay.",
+        "Logs of jobs that ended longer ago are removed, at the agent's start and every hour, and"
+        " the oldest ones beyond 50 GiB in all. Artifacts stay.",
         "days",
     ),
     Setting(

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from dstack_agent.bids import may_take_over
+from dstack_agent.bids import check_takes
 from dstack_agent.driving import Driving
 from dstack_agent.jobs.supervisor import Supervisor
-from dstack_agent.ledger import Ledger, others_run
+from dstack_agent.ledger import Ledger
 from dstack_agent.records import Records
 from dstack_mesh.faults import Missing
 from dstack_mesh.frozen import frozen
@@ -57,16 +57,8 @@ class Steering:
         self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker
     ) -> None:
         """Has a run driven here, as `Driving.drive` does. Raises Forbidden if it is another's."""
-        gave = await self.ever_gave(record.run_id)
-        if gave and behalf.peer_id not in gave and not may_take_over(behalf):
-            raise others_run()
+        check_takes(behalf, record.run_id)
         await self.driving.drive(record, jobs, epoch, behalf)
-
-    async def ever_gave(self, run_id: RunId) -> frozenset[PeerId]:
-        """The peers that gave a run to this agent or had it driven here, also if it ended."""
-        gave = await asyncio.to_thread(self.ledger.givers, run_id)
-        driven = self.driving.runs.find(run_id)
-        return gave if driven is None else gave | {driven.behalf.peer_id}
 
     async def givers(self, run_id: RunId) -> frozenset[PeerId]:
         """The peers that gave a run to this agent; empty where nothing of it goes on here."""

@@ -7,9 +7,11 @@ import time
 
 from dstack_cli.remembered import heard_names, recall
 from dstack_mesh.home import Home
+from dstack_mesh.identity import Identity
 from dstack_mesh.ids import RunId, RunName
+from dstack_mesh.run_ids import run_id
 from dstack_mesh.user import user_name
-from dstack_scheduler.names import run_id, run_name
+from dstack_scheduler.names import run_name
 
 
 def order_name(home: Home) -> RunName:
@@ -24,9 +26,10 @@ def order_name(home: Home) -> RunName:
     return name
 
 
-def order_id() -> RunId:
-    """An id that sorts by the time of submission."""
-    return run_id(time.time_ns() // 1_000_000, os.urandom(10))
+def order_id(home: Home) -> RunId:
+    """An id that sorts by the time of submission and says that the run is this home's."""
+    submitter = Identity.known(home)
+    return run_id(time.time_ns() // 1_000_000, random.getrandbits(20), submitter)
 
 
 def owner() -> str:

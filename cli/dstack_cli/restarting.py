@@ -79,7 +79,7 @@ async def _submission(reach: Reach, found: Meant, wish: Wish) -> Submission:
             f"dstack run {record.target}",
             "not-submitted-here",
         )
-    anew = Anew(order_id(), order_name(reach.home), owner(), datetime.now(UTC))
+    anew = Anew(order_id(reach.home), order_name(reach.home), owner(), datetime.now(UTC))
     new, jobs = again(made, record, Choice(found.job, wish.clear), anew)
     await _bring_code(reach, made, found)
     dialled = [await _dialled(reach, job) for job in jobs]

@@ -58,7 +58,7 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
     if target == HELLO and HELLO not in project.workflows:
         target, words = "bash", (*HELLO_ARGS, *words)
     asked = _with_remote(home, asked)
-    run_id, run_name = order_id(), order_name(home)
+    run_id, run_name = order_id(home), order_name(home)
     planned = partial(make_plan, project, target, words, run_name=run_name, run_id=run_id)
     plan = planned()
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

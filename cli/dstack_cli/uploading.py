@@ -43,7 +43,9 @@ def upload(
     placed = _placed([folder.absolute() for folder in folders], Path.cwd())
     job = PlannedJob(0, "", "bash", (NOTHING,), artifacts=tuple(placed))
     reading = in_thread(lambda: _read(home, placed))
-    order = Order(Plan(UPLOAD, (job,)), order_id(), order_name(home), reading, tag=check_tag(tag))
+    order = Order(
+        Plan(UPLOAD, (job,)), order_id(home), order_name(home), reading, tag=check_tag(tag)
+    )
     starting = embedded.start(home) if not embedded.answers(home) else None
     return carry(home, order, Asked(target=UPLOAD, as_json=as_json, quiet=quiet, tag=tag), starting)
 

@@ -93,6 +93,12 @@ class Identity:
         return cls(peer_id, key_path)
 
     @classmethod
+    def known(cls, home: Home) -> PeerId:
+        """The id of this home; empty if it has no key yet."""
+        has_key = (home.keys / "key.pem").exists()
+        return cls.load_or_make(home).peer_id if has_key else PeerId("")
+
+    @classmethod
     def forget(cls, home: Home) -> None:
         """Deletes the key: the next identity of this home is another peer."""
         for name in ("peer-id", "key.pem", DRAFT):

@@ -1,4 +1,4 @@
-"""Makes names of runs: one for people, one that is unique for ever."""
+"""Makes what people call runs and jobs."""
 
 from collections.abc import Callable
 
@@ -29,8 +29,6 @@ ANIMALS = _words(
     """
 )
 
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
 
 def run_name(choose: Callable[[int], int], number: int) -> RunName:
     """A name such as "lazy-bobcat-1".
@@ -42,19 +40,6 @@ def run_name(choose: Callable[[int], int], number: int) -> RunName:
     """
     adjective = ADJECTIVES[choose(len(ADJECTIVES))]
     return RunName(f"{adjective}-{ANIMALS[choose(len(ANIMALS))]}-{number}")
-
-
-def run_id(milliseconds: int, randomness: bytes) -> RunId:
-    """26 characters that sort by time: 48 bits of time and 80 bits of randomness, as in a ULID.
-
-    Args:
-        milliseconds: Since 1970, at submission.
-        randomness: 10 bytes.
-    """
-    if len(randomness) != 10:
-        raise ValueError(f"run_id needs 10 random bytes, not {len(randomness)}")
-    number = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(randomness)
-    return RunId("".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5)))
 
 
 def job_id(run: RunId, index: int) -> str:

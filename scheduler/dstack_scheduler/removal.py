@@ -8,6 +8,7 @@ from datetime import datetime
 
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId, RunId
+from dstack_mesh.run_ids import is_of
 from dstack_scheduler.job import RunRecord
 
 
@@ -17,7 +18,8 @@ class Removal:
 
     Attributes:
         by: The peer that said so, as its connection proved it to whoever wrote this down.
-        checked: Whether that one knew the run first-hand and saw that the peer may remove it.
+        checked: Whether that one knew the run first-hand, and saw that the peer may remove it;
+            otherwise it counts for the peer's own runs.
     """
 
     run_id: RunId
@@ -27,8 +29,7 @@ class Removal:
 
     def covers(self, run: RunRecord) -> bool:
         """Whether it counts for the run: otherwise any submitter could hide runs of others."""
-        ours = bool(run.given_by) and run.given_by == self.by
-        return self.run_id == run.run_id and (self.checked or ours)
+        return self.run_id == run.run_id and (self.checked or is_of(self.run_id, self.by))
 
 
 def removed(runs: Iterable[RunRecord], removals: Iterable[Removal]) -> frozenset[RunId]:

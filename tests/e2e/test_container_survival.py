@@ -9,6 +9,7 @@ import pytest
 
 from dstack_agent.executor import record
 from dstack_agent.executor.docker import DockerExecutor
+from dstack_agent.executor.leftovers import remove_leftovers
 from support.container_bench import Bench
 from support.eventually import eventually
 from support.launches import shim_pid, written
@@ -81,3 +82,18 @@ async def test_a_job_that_was_never_started_leaves_no_container(bench: Bench) ->
     ended = await bench.end(folder)
     assert (ended.exit_code, ended.reason) == (None, "shim-lost")
     assert bench.containers(folder) == []
+
+
+async def test_what_an_engine_kept_of_a_job_that_ended_goes_later_and_what_runs_stays(
+    bench: Bench,
+) -> None:
+    """Its shim died and nobody could remove the container; it even runs on."""
+    left, runs = await bench.start("sleep 100"), await bench.start("sleep 100")
+    os.kill(shim_pid(left), signal.SIGKILL)
+    assert bench.containers(left) and bench.containers(runs)
+    assert remove_leftovers(bench.lab.socket, "somebody else", lambda folder: True) == 0
+    assert remove_leftovers(bench.lab.socket, "peer", lambda folder: folder == left) == 1
+    assert bench.containers(left) == []
+    assert bench.containers(runs)
+    await bench.executor.stop(runs, abort=True)
+    await bench.end(runs)

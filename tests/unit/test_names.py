@@ -1,13 +1,12 @@
-"""Names of runs."""
+"""What people call runs and jobs."""
 
 import re
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_mesh.ids import RunId
-from dstack_scheduler.names import ADJECTIVES, ANIMALS, job_id, run_id, run_name
+from dstack_scheduler.names import ADJECTIVES, ANIMALS, job_id, run_name
 
 
 def test_there_are_64_words_of_each_kind_and_none_twice() -> None:
@@ -20,22 +19,6 @@ def test_there_are_64_words_of_each_kind_and_none_twice() -> None:
 def test_a_run_name_is_adjective_animal_number(first: int, number: int) -> None:
     name = run_name(lambda most: first % most, number)
     assert name == f"{ADJECTIVES[first]}-{ANIMALS[first]}-{number}"
-
-
-@given(
-    st.tuples(st.integers(0, 2**48 - 1), st.binary(min_size=10, max_size=10)),
-    st.tuples(st.integers(0, 2**48 - 1), st.binary(min_size=10, max_size=10)),
-)
-def test_run_ids_sort_by_time_then_randomness(
-    one: tuple[int, bytes], other: tuple[int, bytes]
-) -> None:
-    assert (run_id(*one) < run_id(*other)) == (one < other)
-    assert re.fullmatch("[0-9A-HJKMNP-TV-Z]{26}", run_id(*one))
-
-
-def test_too_little_randomness_is_refused() -> None:
-    with pytest.raises(ValueError, match="10 random bytes"):
-        run_id(0, b"short")
 
 
 def test_jobs_of_a_run_have_different_ids() -> None:

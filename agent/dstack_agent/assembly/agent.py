@@ -11,6 +11,7 @@ from dstack_agent.assembly.company import Company, company_of
 from dstack_agent.assembly.ground import Ground
 from dstack_agent.assembly.work import Work, reclaiming_of, work_of
 from dstack_agent.copying import Copying, Surroundings
+from dstack_agent.forgetting import Forgetting
 from dstack_agent.gossip import Chorus, listings_of, open_chorus, sources_of
 from dstack_agent.housekeeping import housekeeping_of
 from dstack_agent.jobs.doorkeeper import Doorkeeper
@@ -28,6 +29,7 @@ from dstack_agent.servicers.registration import (
     add_servicers,
 )
 from dstack_agent.servicers.run import Runs
+from dstack_agent.tidying import Tidying, tidy_containers
 from dstack_agent.vouching import Vouching
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -68,7 +70,7 @@ class Agent:
         parts: list[Running] = [company.portrait.run(), work.supervisor.run(ready)]
         parts += [work.desk.run(), work.driving.run(), company.roll.run(), company.twins.run()]
         parts += [self.notary.run(), start.word.run(), self.ground.auditor.run()]
-        parts.append(self.removing.run())
+        parts += [self.removing.run(), tidying_of(self.ground, company, work).run(ready)]
         parts.append(reclaiming_of(self.ground, company, work.supervisor).run())
         agents, channels = company.roll.agents, self.ground.channels
         parts.append(housekeeping_of(start.settings, self.ground.memory, channels, agents).run())
@@ -186,11 +188,21 @@ def removing_of(ground: Ground, work: Work, answers: Answers, chorus: Chorus | N
         listings_of(memory, answers),
         memory.removals,
         Left(memory.records, memory.driven, memory.store, ground.start.home.jobs),
-        givers=work.steering.ever_gave,
         goes_on=lambda run_id: work.driving.giver(run_id) is not None,
         clock=ground.start.clock,
         heard=heard,
     )
+
+
+def tidying_of(ground: Ground, company: Company, work: Work) -> Tidying:
+    """Keeps what jobs left bounded."""
+    start, memory, supervisor = ground.start, ground.memory, work.supervisor
+    jobs = start.home.jobs
+    tagged = memory.removals.tagged
+    forgetting = Forgetting(memory.records, memory.driven, tagged, jobs, start.clock)
+    peer_id = company.portrait.peer_id
+    containers = tidy_containers(start.ports.engine(), peer_id, jobs, supervisor.over)
+    return Tidying([supervisor.sweep, containers, forgetting.look])
 
 
 def served_of(

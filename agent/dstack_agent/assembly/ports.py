@@ -1,6 +1,7 @@
 """What an agent acts on the world through, and a test may put something else in the place of."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dstack_agent.driving import MakeDriver
 from dstack_agent.executor.docker import DockerExecutor
@@ -46,10 +47,12 @@ class Ports:
     """By default, the machine itself.
 
     Attributes:
+        engine: Where the container engine's socket is; None if it is on another machine.
         executors: Made once the agent can say who it is.
         drivers: Sends drivers out, given what makes real ones.
     """
 
     clock: Clock = SystemClock()
+    engine: Callable[[], Path | None] = docker_socket
     executors: MakeExecutors = real_executors
     drivers: Callable[[MakeDriver], MakeDriver] = as_they_are

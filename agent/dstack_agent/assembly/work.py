@@ -58,7 +58,7 @@ def work_of(ground: Ground, company: Company) -> Work:
         workshop=workshop,
         supervisor=supervisor,
         driving=driving,
-        desk=desk_of(ground, company, supervisor, driving),
+        desk=desk_of(ground, company, supervisor),
         owner=owner,
         steering=Steering(supervisor, driving, memory.records, memory.ledger),
     )
@@ -74,7 +74,7 @@ def driver_maker(peers: Peers, clock: Clock) -> MakeDriver:
     return make
 
 
-def desk_of(ground: Ground, company: Company, supervisor: Supervisor, driving: Driving) -> BidDesk:
+def desk_of(ground: Ground, company: Company, supervisor: Supervisor) -> BidDesk:
     """Answers asks and takes awards."""
     return BidDesk(
         company.portrait.inventory.read,
@@ -84,7 +84,6 @@ def desk_of(ground: Ground, company: Company, supervisor: Supervisor, driving: D
         terms=ground.start.word.terms,
         name_of=company.peers.name,
         note=supervisor.note,
-        driven_for=driving.giver,
         meeting_point=lambda: meeting_point(company.portrait.addresses()),
     )
 

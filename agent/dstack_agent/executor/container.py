@@ -22,6 +22,9 @@ COMMANDS = PurePosixPath("/run/commands.sh")
 OUTSIDE = "outside"
 """Folder of a job: what its container has at an absolute path lies below it."""
 
+AGENT_LABEL, FOLDER_LABEL = "run.dstack.agent", "run.dstack.folder"
+"""Labels of a container: whose it is, and of which job's folder."""
+
 PIDS = 4096
 _KERNEL = ("/proc", "/sys", "/dev", "/run/secrets")
 _OWN = ("/", "/bin", "/etc", "/home", "/lib", "/root", "/run", "/sbin", "/usr", "/var", str(WORK))
@@ -205,8 +208,8 @@ def labels_of(spec: JobSpec, agent: str, folder: Path) -> dict[str, str]:
         "run.dstack.run": spec.key.run_id,
         "run.dstack.job": str(spec.key.job),
         "run.dstack.attempt": str(spec.key.attempt),
-        "run.dstack.agent": agent,
-        "run.dstack.folder": str(folder),
+        AGENT_LABEL: agent,
+        FOLDER_LABEL: str(folder),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from dstack_agent.executor.conda import hook_of_image
 from dstack_agent.executor.container import (
     COMMANDS,
+    FOLDER_LABEL,
     OUTSIDE,
     SECRETS,
     Image,
@@ -35,7 +36,6 @@ from dstack_scheduler.images import IMAGES, OURS, is_ours, own_image
 from dstack_scheduler.secret import filled
 from dstack_scheduler.shell import script
 
-_LABEL = "run.dstack.folder"
 _LONGEST_ARGUMENT = 100_000
 _CALL_SECONDS = 60
 _KNOCK_SECONDS = 5
@@ -111,14 +111,14 @@ def create(creation: Creation) -> tuple[str, str]:
 def remove_of(socket: Path, folder: Path, unstarted: bool) -> None:
     """Removes the container of a job's folder, or only one that was never started.
 
-    An engine that does not answer is no error: what is left is removed by the next launch.
+    An engine that does not answer is no error: what is left the agent's tidying removes.
     """
     with contextlib.suppress(MeshError), _engine(socket) as engine:
         _remove(engine, folder, unstarted)
 
 
 def _remove(engine: Client, folder: Path, unstarted: bool) -> None:
-    wanted = {"label": f"{_LABEL}={folder}"} | ({"status": "created"} if unstarted else {})
+    wanted = {"label": f"{FOLDER_LABEL}={folder}"} | ({"status": "created"} if unstarted else {})
     for each in engine.containers(all=True, filters=wanted):
         engine.remove_container(each["Id"], force=True, v=True)
 

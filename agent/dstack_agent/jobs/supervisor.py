@@ -62,28 +62,32 @@ class Supervisor:
         """
         async with asyncio.TaskGroup() as group:
             self._group = group
-            ended = await self._recover()
+            await self._recover()
             self._recovered.set()
             ready.set()
-            await self._sweep(ended)
             await asyncio.Event().wait()
 
-    async def _recover(self) -> set[JobKey]:
-        """Takes up what did not end; returns the jobs that did."""
+    async def _recover(self) -> None:
+        """Takes up what did not end."""
         unfinished = self.workshop.records.unfinished()
         known = self.workshop.records.keys()
         keys = {each.key for each in unfinished}
         leased = await asyncio.to_thread(self._end_stale_leases, keys, known)
         for accepted in unfinished:
             self._begin(self._taken_up(accepted, accepted.key in leased))
-        return known - {each.key for each in unfinished}
 
-    async def _sweep(self, ended: set[JobKey]) -> None:
+    def over(self) -> set[JobKey]:
+        """Jobs that ended here and with which nothing is to be done any more."""
+        return self.workshop.records.ended() - self._live.keys()
+
+    async def sweep(self) -> None:
+        """Removes folders of jobs that ended long ago, and the oldest if there is no room.
+
+        Raises:
+            OSError: Some stay.
+        """
         now = self.workshop.clock.now().timestamp()
-        try:
-            await asyncio.to_thread(sweep, self.workshop.jobs, ended, self.keeping, now)
-        except OSError as error:  # it is tried again at the next start
-            log.warning("old folders below %s stay: %s", self.workshop.jobs, error)
+        await asyncio.to_thread(sweep, self.workshop.jobs, self.over(), self.keeping, now)
 
     def _end_stale_leases(self, unfinished: set[JobKey], known: set[JobKey]) -> set[JobKey]:
         """Gives back what jobs that are over, or never began, hold since the agent died.

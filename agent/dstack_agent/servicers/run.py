@@ -150,10 +150,9 @@ class RunServicer(rpc.RunServiceServicer):
     async def _check_stop(self, who: Caller, behalf: Asker, run_id: RunId) -> frozenset[PeerId]:
         """The peers that gave the run to this agent. Raises Forbidden.
 
-        A runner that drives for somebody else may no more than they, but for what it gave itself.
+        Whoever drives for somebody else may no more than they.
         """
-        givers = await self._wishes.givers(run_id)
-        check_stop(who, givers)
-        if isinstance(who, Member) and who.peer_id not in givers and not behalf.is_owner:
-            check_stop(Member(behalf.peer_id, role_of(behalf)), givers)
-        return givers
+        check_stop(who, run_id)
+        if not behalf.is_owner:
+            check_stop(Member(behalf.peer_id, role_of(behalf)), run_id)
+        return await self._wishes.givers(run_id)

@@ -3,12 +3,12 @@
 A test enumerates the methods from the descriptors and fails without a row.
 """
 
-from collections.abc import Collection
 from enum import Enum
 from typing import assert_never
 
 from dstack_mesh.faults import Forbidden
-from dstack_mesh.ids import PeerId
+from dstack_mesh.ids import RunId
+from dstack_mesh.run_ids import is_of
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
 
@@ -110,21 +110,23 @@ def check_right(method: str, caller: Caller) -> None:
         )
 
 
-def check_stop(caller: Caller, givers: Collection[PeerId]) -> None:
-    """Raises Forbidden unless this caller may stop a run that these peers gave to this agent.
-
-    Where nobody is known to have given it, nothing of it goes on here.
-    """
+def check_stop(caller: Caller, run_id: RunId) -> None:
+    """Raises Forbidden unless this caller may end a run, take it over or remove it."""
     check_right(STOP, caller)
     if not isinstance(caller, Member) or caller.role in STOPPING_ANY:
         return
-    if givers and caller.peer_id not in givers:
-        raise Forbidden(
-            "This run is somebody else's.",
-            f"{caller.role.value} may stop what it gave to this agent itself.",
-            "Ask whoever submitted it, or an admin of the mesh.",
-            code="not-your-run",
-        )
+    if not is_of(run_id, caller.peer_id):
+        raise others_run()
+
+
+def others_run() -> Forbidden:
+    """What whoever wants something of somebody else's run is told."""
+    return Forbidden(
+        "This run is somebody else's.",
+        "A run's id says who submitted it, and it is not this caller.",
+        "Ask whoever submitted it, or an admin of the mesh.",
+        code="not-your-run",
+    )
 
 
 def services_for_members() -> tuple[str, ...]:

@@ -14,11 +14,12 @@ from dstack_agent.owner.terms import Terms
 from dstack_agent.records import Given
 from dstack_mesh.clock import Clock, SystemClock
 from dstack_mesh.faults import Busy, Conflict, Forbidden, Invalid, Missing, Refused
-from dstack_mesh.ids import Address, Digest, PeerId
+from dstack_mesh.ids import Address, Digest, HoldId, PeerId
 from dstack_mesh.machine import AgentState, ExecutorKind, Machine, RunningJob
-from dstack_scheduler.asker import Asker
+from dstack_mesh.run_ids import run_id
+from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.fit import Policy
-from dstack_scheduler.job import Input, JobSpec, Source
+from dstack_scheduler.job import Input, JobKey, JobSpec, Source
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.verdict import Later, Never, NotNow, Now
 from support.eventually import eventually_async
@@ -28,7 +29,7 @@ ANA, BO = Asker(PeerId("a" * 32), "submitter"), Asker(PeerId("b" * 32), "runner"
 MEG = Asker(PeerId("d" * 32), "submitter")
 NAMES = {ANA.peer_id: "ana-laptop", BO.peer_id: "", MEG.peer_id: "meg-laptop"}
 HERE, ABSENT = Digest(b"h" * 32), Digest(b"a" * 32)
-ONE = question(Needs(gpus=1))
+ONE = question(Needs(gpus=1), JobKey(run_id(1, 0, ANA.peer_id), 0))
 
 
 @dataclass
@@ -195,7 +196,7 @@ async def test_an_ask_a_hold_and_an_award_are_judged_by_who_asks(tmp_path: Path)
 async def test_an_award_is_judged_by_the_whole_specification(tmp_path: Path) -> None:
     """An older asker does not say the image before."""
     policy = Policy(images=("pytorch/*",))
-    asked = question(executor=ExecutorKind.DOCKER)
+    asked = question(key=ONE.key, executor=ExecutorKind.DOCKER)
     async with lab(tmp_path, SetClock(), policy) as here:
         assert isinstance((await here.desk.ask(asked, ANA)).verdict, Now)
         hold = await here.desk.reserve(asked, 1, ANA)
@@ -265,7 +266,7 @@ async def test_secrets_that_no_job_can_have_are_refused_without_their_value(
 
 async def test_nothing_is_installed_for_a_container(tmp_path: Path) -> None:
     """It would be on the machine itself; no plan says so, and a hand may."""
-    asked = question(Needs(gpus=1), executor=ExecutorKind.DOCKER)
+    asked = question(Needs(gpus=1), ONE.key, executor=ExecutorKind.DOCKER)
     async with lab(tmp_path, SetClock()) as here:
         hold = await here.desk.reserve(asked, 1, ANA)
         job = replace(spec(asked, code=HERE), image="x", installs=("./evil",))
@@ -373,25 +374,30 @@ def test_a_specification_is_named_by_what_it_says() -> None:
         assert spec_digest(job) != spec_digest(other)
 
 
-async def test_a_run_that_is_driven_here_is_not_joined_by_another_submitter(tmp_path: Path) -> None:
-    """A lease of it would make her a giver of it, who may stop it."""
-    ledger = Ledger(tmp_path / "ledger.db", SystemClock())
-    agent = Agent(ledger, machine(gpu(0)))
-    ben = replace(ANA, peer_id=PeerId("d" * 32))
-    desk = BidDesk(
-        lambda: agent.machine,
-        ledger,
-        agent,
-        agent.accept,
-        name_of=lambda peer: "",
-        driven_for=lambda run_id: ANA.peer_id if run_id == ONE.key.run_id else None,
-    )
-    joining = replace(ONE, key=replace(ONE.key, job=9999))
-    with pytest.raises(Forbidden) as refused:
-        await desk.reserve(joining, 1, ben)
-    assert refused.value.code == "not-your-run"
-    await desk.reserve(ONE, 1, ANA)
-    ledger.close()
+async def test_nobody_is_first_under_the_id_of_another_s_run(tmp_path: Path) -> None:
+    """Ids are made by whoever submits: the first to use one may be somebody who read it."""
+    for_meg = replace(BO, behind=MEG)
+    job = spec(ONE, code=HERE)
+    async with lab(tmp_path, SetClock()) as here:
+        for squatter in (MEG, for_meg):
+            with pytest.raises(Forbidden) as refused:
+                await here.desk.reserve(ONE, 99, squatter)
+            assert refused.value.code == "not-your-run"
+            with pytest.raises(Forbidden):
+                await here.desk.commit(HoldId("any"), 99, job, {}, squatter)
+        hold = await here.desk.reserve(ONE, 1, ANA)
+        await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
+        assert len(here.agent.accepted) == 1
+
+
+@pytest.mark.parametrize("who", [OWNER, BO, replace(BO, behind=ANA)])
+async def test_owners_drivers_and_who_drives_for_its_submitter_take_a_run_up(
+    tmp_path: Path, who: Asker
+) -> None:
+    async with lab(tmp_path, SetClock()) as here:
+        hold = await here.desk.reserve(ONE, 1, who)
+        await here.desk.commit(hold.hold_id, 1, spec(ONE, code=HERE), {}, who)
+        assert len(here.agent.accepted) == 1
 
 
 async def test_a_full_disk_ends_no_desk(tmp_path: Path) -> None:

@@ -11,21 +11,20 @@ import pytest
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
 from dstack_agent.driving import Driving
-from dstack_agent.lease import Claim
 from dstack_agent.ledger import Ledger
 from dstack_agent.records import Records
 from dstack_agent.steering import Steering
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.ids import Digest, PeerId
+from dstack_mesh.run_ids import run_id
 from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.asker import OWNER, Asker
-from dstack_scheduler.job import RunRecord, StateChange
-from dstack_scheduler.verdict import Now
+from dstack_scheduler.job import JobKey, RunRecord, StateChange
 from support.machines import SetClock, question, spec
 
 ANA, BEN = Asker(PeerId("a" * 32), "submitter"), Asker(PeerId("b" * 32), "submitter")
 RUNNER = Asker(PeerId("c" * 32), "runner")
-JOB = spec(question(), code=Digest(b"c" * 32))
+JOB = spec(question(key=JobKey(run_id(1, 0, ANA.peer_id), 0)), code=Digest(b"c" * 32))
 RUN = RunRecord(JOB.key.run_id, JOB.run_name, "train", "ana@laptop", JOB.submitted_at, 1)
 
 
@@ -72,11 +71,10 @@ async def test_a_run_that_is_driven_for_one_is_taken_over_by_no_other_submitter(
             await drive(by, here, epoch)
 
 
-async def test_nor_is_one_of_whose_jobs_another_gave_one(tmp_path: Path) -> None:
+async def test_nobody_hands_over_a_run_of_another_submitter_first(tmp_path: Path) -> None:
     async with steering(tmp_path) as here:
-        claim = Claim(JOB.key, JOB.run_name, JOB.needs, JOB.executor, 1, ANA.peer_id)
-        here.ledger.reserve(claim, lambda taken: Now())
-        with pytest.raises(Forbidden):
-            await drive(BEN, here)
+        with pytest.raises(Forbidden) as refused:
+            await drive(BEN, here, epoch=99)
+        assert refused.value.code == "not-your-run"
         assert here.driving.giver(RUN.run_id) is None
         await drive(ANA, here)

@@ -18,6 +18,7 @@ from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Forbidden, Missing, Refused
 from dstack_mesh.ids import Digest, MeshId, PeerId, RunId, RunName
+from dstack_mesh.run_ids import run_id
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.wire.caller import Member, Owner
 from dstack_scheduler.job import Fin, JobKey, JobSpec, JobState, StateChange, TagRecord
@@ -25,10 +26,10 @@ from dstack_scheduler.needs import Needs
 from dstack_scheduler.removal import Removal, removed
 from support.machines import SetClock
 
-RUN, OTHER = RunId("0" * 26), RunId("1" * 26)
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = Digest(b"d" * 32)
 ANA, BOB, WS_2 = (PeerId(letter * 32) for letter in "abc")
+RUN, OTHER = run_id(1, 0, ANA), run_id(2, 0, ANA)
 ME = PeerCard(PeerId("e" * 32), MeshId(""), "ws-1", (), "0", True)
 
 
@@ -60,12 +61,8 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     heard: list[Removal] = []
     told_of: set[RunId] = set()
 
-    async def givers(run_id: RunId) -> frozenset[PeerId]:
-        given = [each.given for each in records.of_run(run_id)]
-        return frozenset(one.peer for one in given if one is not None)
-
     removing = Removing(
-        *(ME.peer_id, listings, removals, Left(records, driven, store, jobs), givers),
+        *(ME.peer_id, listings, removals, Left(records, driven, store, jobs)),
         goes_on=lambda _: False,
         clock=clock,
         heard=Heard(lambda: heard, told_of.__contains__),
@@ -95,7 +92,7 @@ def submitter(peer: PeerId) -> Member:
     return Member(peer, Role.SUBMITTER)
 
 
-async def test_who_gave_a_run_removes_it_and_nobody_else_does(agent: Agent) -> None:
+async def test_who_submitted_a_run_removes_it_and_nobody_else_does(agent: Agent) -> None:
     await ended(agent)
     with pytest.raises(Forbidden):
         await agent.removing.remove(RUN, submitter(BOB))
@@ -126,20 +123,22 @@ async def test_nobody_removes_what_nobody_told_of(agent: Agent) -> None:
     with pytest.raises(Missing):
         await agent.removing.remove(RUN, submitter(ANA))
     agent.told_of.add(RUN)
-    await agent.removing.remove(RUN, submitter(BOB))
+    with pytest.raises(Forbidden):
+        await agent.removing.remove(RUN, submitter(BOB))
+    await agent.removing.remove(RUN, submitter(ANA))
     [said] = agent.removals.all()
-    assert (said.by, said.checked) == (BOB, False)
+    assert (said.by, said.checked) == (ANA, False)
 
 
-async def test_what_was_not_checked_counts_for_the_giver_s_runs_alone(agent: Agent) -> None:
+async def test_what_was_not_checked_counts_for_the_submitter_s_runs_alone(agent: Agent) -> None:
     await ended(agent)
     [run] = agent.listings.listing(()).runs
     assert run.given_by == ANA
     assert removed([run], [Removal(RUN, AT, BOB), Removal(OTHER, AT, ANA)]) == frozenset()
     assert removed([run], [Removal(RUN, AT, ANA)]) == {RUN}
     assert removed([run], [Removal(RUN, AT, BOB, checked=True)]) == {RUN}
-    ours = replace(run, given_by=PeerId(""))
-    assert removed([ours], [Removal(RUN, AT, PeerId(""))]) == frozenset()
+    theirs = replace(run, given_by=BOB)
+    assert removed([theirs], [Removal(RUN, AT, BOB)]) == frozenset(), "whoever gave it"
 
 
 async def test_who_was_away_hears_of_it_and_asks_whether_they_may(agent: Agent) -> None:

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import settings
@@ -78,7 +77,6 @@ class Agent(RuleBasedStateMachine):
             key(run, attempt=attempt), RunName("x-1"), Needs(gpus=gpus), ExecutorKind.PROCESS
         )
         claim = Claim(asked.key, asked.run_name, asked.needs, asked.executor, epoch, peer)
-        claim = replace(claim, takes_over=True)
         before = {taken.key: taken for taken in self.ledger.taken()}
         fenced = self.fenced(asked.key, epoch)
         try:

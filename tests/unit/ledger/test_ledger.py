@@ -16,7 +16,6 @@ from dstack_mesh.faults import (
     Busy,
     Conflict,
     Damaged,
-    Forbidden,
     Invalid,
     Missing,
     Refused,
@@ -53,11 +52,9 @@ def reserve(
     peer: PeerId = ANA,
     has: Machine = TWO_CARDS,
     owner: str = "ana",
-    takes_over: bool = False,
 ) -> Hold:
     name = RunName(asked.run_name)
     claim = Claim(asked.key, name, asked.needs, asked.executor, epoch, peer, owner)
-    claim = replace(claim, takes_over=takes_over)
     return ledger.reserve(claim, lambda taken: fit(asked, has, taken))
 
 
@@ -171,58 +168,20 @@ def test_a_hold_that_ended_cannot_be_committed(ledger: Ledger, clock: SetClock) 
 def test_a_hold_is_told_to_its_peer_alone_until_another_driver_takes_over(ledger: Ledger) -> None:
     hold = reserve(ledger, question(ONE), peer=ANA)
     with pytest.raises(Conflict) as raised:
-        reserve(ledger, question(ONE), peer=BO, takes_over=True)
+        reserve(ledger, question(ONE), peer=BO)
     assert raised.value.code == "held-by-another"
     with pytest.raises(Conflict):
-        reserve(ledger, question(Needs(gpus=2)), peer=BO, takes_over=True)
-    assert reserve(ledger, question(ONE), epoch=2, peer=BO, takes_over=True) == hold
+        reserve(ledger, question(Needs(gpus=2)), peer=BO)
+    assert reserve(ledger, question(ONE), epoch=2, peer=BO) == hold
 
 
-@pytest.mark.parametrize("ended", [False, True])
-@pytest.mark.parametrize("job", [0, 9999])
-def test_a_run_is_its_first_giver_s_though_its_jobs_ended(
-    ledger: Ledger, job: int, ended: bool
-) -> None:
-    asked = question(ONE)
-    ledger.commit(award(reserve(ledger, asked), asked))
-    if ended:
-        ledger.end(asked.key)
-    theirs = question(ONE, replace(asked.key, job=job, attempt=2))
-    with pytest.raises(Forbidden) as raised:
-        reserve(ledger, theirs, peer=BO)
-    assert raised.value.code == "not-your-run"
-    assert ledger.givers(asked.key.run_id) == {ANA}
-    reserve(ledger, question(ONE, replace(asked.key, job=1)), peer=BO, takes_over=True)
-    assert ledger.givers(asked.key.run_id) == {ANA, BO}
-
-
-def test_a_run_of_the_owner_is_nobody_else_s(ledger: Ledger) -> None:
-    reserve(ledger, question(ONE), peer=PeerId(""))
-    with pytest.raises(Forbidden):
-        reserve(ledger, question(ONE), peer=BO, epoch=2)
-
-
-def test_nobody_fences_the_driver_of_somebody_else_out(ledger: Ledger) -> None:
+def test_a_driver_with_a_higher_epoch_takes_over(ledger: Ledger) -> None:
     asked = question(ONE)
     hold = reserve(ledger, asked)
-    with pytest.raises(Forbidden):
-        reserve(ledger, asked, epoch=MAX_EPOCH, peer=BO)
-    with pytest.raises(Forbidden):
-        ledger.commit(replace(award(hold, asked, epoch=MAX_EPOCH), peer=BO))
-    assert reserve(ledger, asked) == hold
-    ledger.release(hold.hold_id)
-    with pytest.raises(Missing):
-        ledger.commit(replace(award(hold, asked, epoch=MAX_EPOCH), peer=BO))
-    reserve(ledger, asked)
-
-
-def test_the_owner_and_who_drives_runs_of_others_take_over(ledger: Ledger) -> None:
-    asked = question(ONE)
-    hold = reserve(ledger, asked)
-    assert reserve(ledger, asked, epoch=2, peer=BO, takes_over=True) == hold
+    assert reserve(ledger, asked, epoch=2, peer=BO) == hold
     assert reserve(ledger, asked, epoch=3, peer=PeerId("")) == hold
     with pytest.raises(Conflict):
-        reserve(ledger, asked, epoch=2, peer=BO, takes_over=True)
+        reserve(ledger, asked, epoch=2, peer=BO)
 
 
 def test_refused_claims_leave_nothing_behind(tmp_path: Path, ledger: Ledger) -> None:
