@@ -7,11 +7,11 @@ is forgotten that `dstack ps` shows, however far a clock jumps.
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from dstack_agent.driven import DrivenRuns
+from dstack_agent.executor.foreign import remove_tree
 from dstack_agent.jobs.places import folder_of
 from dstack_agent.records import Records
 from dstack_mesh.clock import Clock
@@ -77,5 +77,5 @@ class Forgetting:
     async def _forget(self, run_id: RunId) -> None:
         keys = [job.key for job in self.records.of_run(run_id)]
         for folder in (folder_of(self.jobs, key) for key in keys):
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, folder)
         await self.records.forget(run_id)
