@@ -13,11 +13,8 @@ from dstack_agent.executor import tree
 from dstack_agent.executor.process import MARK
 from dstack_agent.executor.redaction import Redactor, forms_of
 from dstack_agent.executor.walls import Walls
-from dstack_mesh.faults import Invalid, Refused, TooLate
+from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.frozen import frozen
-
-LONGEST_SECONDS = 3600.0
-"""An installer that takes longer hangs."""
 
 END_SECONDS = 15.0
 """For an installer to end with all that it started, once it is asked to."""
@@ -67,7 +64,6 @@ async def install(installer: Installer, log: Path, say: Say) -> None:
     Raises:
         Invalid: A NUL character is in its arguments or its environment.
         Refused: It failed, with its own words as the reason.
-        TooLate: It hangs.
     """
     env = {**installer.env, MARK: str(log.parent)}
     if any("\0" in text for text in (*installer.argv, *env, *env.values())):
@@ -75,17 +71,9 @@ async def install(installer: Installer, log: Path, say: Say) -> None:
     process = await _start(installer.argv, installer.cwd)
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(LONGEST_SECONDS):
-            await _tell(process, installer.walls, env)
-            lines = await _heard(process.stdout, installer.hidden, log, say)
-            code = await process.wait()
-    except TimeoutError as error:
-        raise TooLate(
-            "The requirements were not installed.",
-            f"After {LONGEST_SECONDS / 60:.0f} minutes the installer had not ended.",
-            f"{log} has what it said.",
-            "not-installed",
-        ) from error
+        await _tell(process, installer.walls, env)
+        lines = await _heard(process.stdout, installer.hidden, log, say)
+        code = await process.wait()
     finally:
         await _end(process, f"{MARK}={env[MARK]}".encode())
     if code:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dstack_agent.executor import landlock, pythons
 from dstack_agent.executor.environment import VIRTUAL_ENVIRONMENT
 from dstack_agent.executor.virtualenv import layer_of
 from dstack_agent.jobs.places import Places
-from dstack_mesh.faults import Invalid, MeshError, Refused
+from dstack_mesh.faults import Invalid, MeshError, Refused, TooLate
 from support.eventually import eventually
 from support.launches import spec_of
 from support.wheels import lines, make_wheel
@@ -188,6 +189,39 @@ async def test_what_cannot_be_installed_is_said_in_the_installer_s_words(bench: 
     assert refused.value.code == "not-installed"
     assert "nobody-made-this" in refused.value.why
     assert bench.built == []
+
+
+async def test_what_takes_too_long_to_install_ends(bench: Bench) -> None:
+    job = bench.job(1, installs=("-r r.txt", "--no-index ./slow"))
+    project(job.places.work / "slow", "    import time\n    time.sleep(60)\n")
+    bench.equipper.longest_seconds = 1
+    with pytest.raises(TooLate) as late:
+        await bench.equip(job)
+    assert late.value.code == "not-installed"
+
+
+class SlowlySealed(KeptEnvironments):
+    """Takes a while to say that one is whole."""
+
+    sealing, sealed = False, False
+
+    def seal(self, key: str, folder: Path, about: str) -> None:
+        self.sealing = True
+        time.sleep(0.3)
+        KeptEnvironments.seal(self, key, folder, about)
+        self.sealed = True
+
+
+async def test_nothing_is_removed_while_it_is_still_sealed(bench: Bench) -> None:
+    bench.equipper.kept = slow = SlowlySealed(bench.kept.root, bench.kept.jobs)
+    waiting = asyncio.create_task(bench.equip(bench.job(1, "thing")))
+    await asyncio.to_thread(eventually, lambda: slow.sealing, within=30)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (slow.sealed, bench.built) == (True, [])
+    environment = await bench.equip(bench.job(2, "thing"))
+    assert says(environment, "import thing; print(thing.VERSION)") == "2"
 
 
 async def test_who_stops_waiting_leaves_nothing_behind(bench: Bench) -> None:
