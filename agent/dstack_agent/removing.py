@@ -157,7 +157,8 @@ class Removing:
         await left.driven.forget(run_id)
         await asyncio.to_thread(left.store.let_go, run_id)
         for folder in (folder_of(left.jobs, key) for key in keys):
-            await asyncio.to_thread(remove_tree, folder)
+            if trouble := await asyncio.to_thread(remove_tree, folder):
+                log.warning("%s was not removed: %s", folder, trouble)
         if keys:
             log.info("run %s was removed: what it left here is gone", run_id)
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from dstack_agent.environments.installing import LOG, Installer, Say, install
 from dstack_agent.environments.keeping import KeptEnvironments
@@ -31,10 +32,13 @@ from dstack_agent.executor.pythons import Interpreter
 from dstack_agent.executor.virtualenv import make_virtual_environment
 from dstack_agent.executor.walls import Walls, outside, walls_of
 from dstack_agent.jobs.places import Places
-from dstack_mesh.faults import Refused
+from dstack_mesh.faults import Refused, TooLate
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import JobSpec
 from dstack_scheduler.secret import filled, named_in
+
+LONGEST_SECONDS = 3600.0
+"""What takes longer to install than this hangs: a job has its cards meanwhile."""
 
 SAY_SECONDS = 1.0
 """Between two words on how an installation goes."""
@@ -46,6 +50,8 @@ _CONDA_PREFIX = "conda"
 """Folder of a job for an environment of conda's that serves nobody else."""
 
 Note = Callable[[str], Awaitable[None]]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @frozen
@@ -74,10 +80,12 @@ class Equipper:
 
     Attributes:
         ambient: The agent's own environment.
+        longest_seconds: What all that a job wants may take to install.
     """
 
     kept: KeptEnvironments
     ambient: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    longest_seconds: float = LONGEST_SECONDS
     _building: dict[str, asyncio.Lock] = field(default_factory=dict[str, asyncio.Lock])
 
     async def equip(self, job: Equipped, note: Note) -> None:
@@ -89,7 +97,19 @@ class Equipper:
         if not job.spec.installs:
             return
         check_installs(job.spec)
-        await asyncio.to_thread(_begin_anew, job.folder)
+        try:
+            async with asyncio.timeout(self.longest_seconds):
+                await self._equip(job, note)
+        except TimeoutError as error:
+            raise TooLate(
+                "The requirements were not installed.",
+                f"After {self.longest_seconds / 60:.0f} minutes the installer had not ended.",
+                f"{job.folder / LOG} has what it said.",
+                "not-installed",
+            ) from error
+
+    async def _equip(self, job: Equipped, note: Note) -> None:
+        await _in_thread(_begin_anew, job.folder)
         python = python_of(job.spec, self.ambient)
         machine = _machine(job, python, self.ambient)
         values = {**machine, **job.spec.env}
@@ -104,11 +124,11 @@ class Equipper:
             await self._install_alone(job, recipe, note)
             return
         async with self._turn(recipe, note):
-            layer = await asyncio.to_thread(self.kept.find, recipe.key)
+            layer = await _in_thread(self.kept.find, recipe.key)
             if layer is None:
                 layer = await self._build(job, recipe, note)
-            await asyncio.to_thread(_lay, recipe, layer, job.folder)
-        await asyncio.to_thread(self.kept.keep_within_bounds)
+            await _in_thread(_lay, recipe, layer, job.folder)
+        await _in_thread(self.kept.keep_within_bounds)
 
     @asynccontextmanager
     async def _turn(self, recipe: Recipe, note: Note) -> AsyncGenerator[None]:
@@ -130,14 +150,14 @@ class Equipper:
 
     async def _build(self, job: Equipped, recipe: Recipe, note: Note) -> Path:
         """Builds it in a new folder, which is removed unless all went well."""
-        draft = await asyncio.to_thread(self.kept.draft, recipe.key)
+        draft = await _in_thread(self.kept.draft, recipe.key)
         whole = False
         try:
             if recipe.conda is None:
                 make = partial(make_virtual_environment, recipe.python, draft, alone=True)
-                await asyncio.to_thread(make)
+                await _in_thread(make)
             await self._install(job, recipe, draft, draft, note)
-            await asyncio.to_thread(self.kept.seal, recipe.key, draft, recipe.told)
+            await _in_thread(self.kept.seal, recipe.key, draft, recipe.told)
             whole = True
         finally:
             if not whole:
@@ -151,8 +171,8 @@ class Equipper:
             layer = job.folder / HOME / _CONDA_PREFIX
             await self._install(job, recipe, layer, None, note)
             python = pythons.of_conda(layer) or python
-        await asyncio.to_thread(remove_tree, root)
-        await asyncio.to_thread(make_virtual_environment, python, root, layer)
+        await _in_thread(remove_tree, root)
+        await _in_thread(make_virtual_environment, python, root, layer)
         await self._install(job, recipe, layer, root, note)
 
     async def _install(
@@ -197,6 +217,18 @@ class Equipper:
         told = {**pip.env, **env}
         installer = Installer((*pip.argv, *arguments), start, told, walls, hidden)
         await install(installer, log, say)
+
+
+async def _in_thread(work: Callable[P, T], *args: P.args, **how: P.kwargs) -> T:
+    """What work returns. Cancelled, it waits for the end: what is removed then, nobody writes."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work, *args, **how))
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait((doing,))
+        if not doing.cancelled():
+            doing.exception()  # nobody is left to hear of it
+        raise
 
 
 def _begin_anew(folder: Path) -> None:

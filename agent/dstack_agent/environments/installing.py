@@ -13,11 +13,8 @@ from dstack_agent.executor import tree
 from dstack_agent.executor.process import MARK
 from dstack_agent.executor.redaction import Redactor, forms_of
 from dstack_agent.executor.walls import Walls
-from dstack_mesh.faults import Invalid, Refused, TooLate
+from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.frozen import frozen
-
-LONGEST_SECONDS = 3600.0
-"""An installer that takes longer hangs."""
 
 END_SECONDS = 15.0
 """For an installer to end with all that it started, once it is asked to."""
@@ -67,24 +64,18 @@ async def install(installer: Installer, log: Path, say: Say) -> None:
     Raises:
         Invalid: A NUL character is in its arguments or its environment.
         Refused: It failed, with its own words as the reason.
-        TooLate: It hangs.
     """
-    folder = str(log.parent)
-    process = await _start(installer, folder)
+    env = {**installer.env, MARK: str(log.parent)}
+    if any("\0" in text for text in (*installer.argv, *env, *env.values())):
+        raise Invalid("The requirements cannot be installed.", "There is a NUL character in them.")
+    process = await _start(installer.argv, installer.cwd)
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(LONGEST_SECONDS):
-            lines = await _heard(process.stdout, installer.hidden, log, say)
-            code = await process.wait()
-    except TimeoutError as error:
-        raise TooLate(
-            "The requirements were not installed.",
-            f"After {LONGEST_SECONDS / 60:.0f} minutes the installer had not ended.",
-            f"{log} has what it said.",
-            "not-installed",
-        ) from error
+        await _tell(process, installer.walls, env)
+        lines = await _heard(process.stdout, installer.hidden, log, say)
+        code = await process.wait()
     finally:
-        await _end(process, f"{MARK}={folder}".encode())
+        await _end(process, f"{MARK}={env[MARK]}".encode())
     if code:
         raise Refused(
             "The requirements were not installed.",
@@ -94,23 +85,30 @@ async def install(installer: Installer, log: Path, say: Say) -> None:
         )
 
 
-async def _start(installer: Installer, folder: str) -> asyncio.subprocess.Process:
-    walls = installer.walls
-    told = json.dumps([list(walls.writable), list(walls.readable)]) if walls else ""
-    try:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-E", str(_STARTING), str(os.getpid()), told),
-            *installer.argv,
-            cwd=installer.cwd,
-            env={**installer.env, MARK: folder},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            limit=1 << 20,
-        )
-    except ValueError as error:  # a NUL character
-        raise Invalid("The requirements cannot be installed.", f"There is {error}.") from error
+async def _start(argv: Sequence[str], cwd: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", "-E", str(_STARTING), str(os.getpid())),
+        *argv,
+        cwd=cwd,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        limit=1 << 20,
+    )
+
+
+async def _tell(
+    process: asyncio.subprocess.Process, walls: Walls | None, env: Mapping[str, str]
+) -> None:
+    """Tells the walls and the environment, of which nothing may be heeded outside of the walls: the
+    loader of programs does what LD_PRELOAD says."""
+    assert process.stdin is not None
+    within = [list(walls.writable), list(walls.readable)] if walls else None
+    process.stdin.write(json.dumps({"walls": within, "env": env}).encode())
+    with contextlib.suppress(ConnectionError):  # it ended, and says why
+        await process.stdin.drain()
+    process.stdin.close()
 
 
 async def _end(process: asyncio.subprocess.Process, mark: bytes) -> None:

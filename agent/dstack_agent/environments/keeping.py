@@ -99,7 +99,7 @@ class KeptEnvironments:
         seal = self._seal(self.root / f"{key}{_SEAL}")
         if seal is None:
             return None
-        if measured(seal.folder)[1] != seal.print:
+        if not seal.folder.is_dir() or measured(seal.folder)[1] != seal.print:
             (self.root / f"{key}{_SEAL}").unlink(missing_ok=True)
             return None
         os.utime(self.root / f"{key}{_SEAL}")

@@ -117,7 +117,8 @@ def _rename(now: Path, scripts: Iterable[FileEntry], folders: Folders) -> None:
             mode = 0o755 if entry.executable else 0o644
             whole = re.compile(re.escape(made_at) + rb"(?![\w.-])")
             renamed = whole.sub(lambda _: os.fsencode(now), content)
-            _write(folders, entry.path, renamed, mode)
+            if len(renamed) <= _LARGEST_SCRIPT:  # a sender may name it a million times
+                _write(folders, entry.path, renamed, mode)
 
 
 def _made_at(content: bytes) -> bytes:

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 
 from dstack_agent.executor.pythons import Interpreter
 
+MOST_NAMES = 200
+"""Of more than these it is not looked at what is there."""
+
 _SIMPLE = re.compile(r"([A-Za-z0-9][\w.-]*)(?:\[[\w,.-]+\])?(?:==([\w.+!-]+))?")
 _ASK = """import json, sys
 try:
@@ -35,7 +38,8 @@ def without_present(steps: Iterable[Step], python: Interpreter) -> tuple[Step, .
     which something is missing. Of extras it is not looked at what they bring.
     """
     simple = {step: wanted for step in steps if (wanted := _wanted(step))}
-    versions = _versions({name for wanted in simple.values() for name in wanted}, python)
+    names = {name for wanted in simple.values() for name in wanted}
+    versions = _versions(names, python) if len(names) <= MOST_NAMES else {}
 
     def is_there(step: Step) -> bool:
         return step in simple and all(

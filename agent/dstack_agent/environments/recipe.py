@@ -28,6 +28,7 @@ MOST_FILES = 50
 """So many files may name each other."""
 
 _FORM = 2
+_SHOWN = 100
 _FILES = {"-r", "--requirement", "-c", "--constraint"}
 _EDITABLE = {"-e", "--editable"}
 _LINKS = {"-f", "--find-links"}
@@ -66,7 +67,7 @@ class Recipe:
     def told(self) -> str:
         """For people: "requirements.txt, jupyterlab==4.1"."""
         words = [word for step in self.steps for word in step if not word.startswith("-")]
-        shown = [self.conda.name, *words] if self.conda else words
+        shown = [_short(each) for each in ([self.conda.name, *words] if self.conda else words)]
         return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if shown[3:] else "")
 
 
@@ -87,7 +88,7 @@ def check_installs(spec: JobSpec) -> None:
     if spec.installs and spec.executor is not ExecutorKind.PROCESS:
         raise Refused(
             "The agent installs nothing for a container.",
-            f"{spec.workflow} has an image and wants {spec.installs[0]!r} installed beside it.",
+            f"{spec.workflow} has an image and wants {_short(spec.installs[0])} beside it.",
             "Install it in the container: `setup:`, or an image that has it.",
             "installs-in-container",
         )
@@ -144,12 +145,16 @@ def read_recipe(
     return Recipe(python, tuple(left), conda, key, shared, variables)
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def _split(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as error:
         raise Invalid(
-            "What the job wants installed cannot be read.", f"{line}: {error}."
+            "What the job wants installed cannot be read.", f"{_short(line)}: {error}."
         ) from error
 
 
@@ -242,7 +247,7 @@ def _text_of(path: Path, name: str, reading: _Reading) -> str:
 
 def _unreadable(name: str, why: str) -> Refused:
     return Refused(
-        f"The requirements in {name} cannot be read.",
+        f"The requirements in {_short(name)} cannot be read.",
         why,
         "The path is relative to the working directory; a file that git ignores is not sent.",
         "no-requirements",

@@ -1,8 +1,8 @@
-"""Runs an installer: `python -I -S -E starting.py PARENT WALLS PROGRAM ARGUMENTS…`.
+"""Runs an installer: `python -I -S -E starting.py PARENT PROGRAM ARGUMENTS…`.
 
-The installer has the walls that the job will have, and writes for its user alone. Whatever it
-started ends with it, a daemon too, and all of it with the agent, or when this process is asked to.
-Standard library only.
+The walls and the environment come over standard input. The installer has the walls that the job
+will have, and writes for its user alone. Whatever it started ends with it, a daemon too, and all of
+it with the agent, or when this process is asked to. Standard library only.
 """
 
 # Loading pathlib would double the time that this takes.
@@ -24,13 +24,14 @@ def main() -> int:
     sys.path.append(os.path.dirname(os.path.dirname(here)))  # -I and -S leave only the library
     from dstack_agent.executor import tree
 
-    parent, walls, *command = sys.argv[1:]
+    parent, *command = sys.argv[1:]
     signal.signal(signal.SIGTERM, _stop)
     code = 128 + signal.SIGTERM
     try:
         tree.adopt_orphans()
         tree.die_with(int(parent), signal.SIGTERM)
-        code = _ran(walls, command)
+        told = json.load(sys.stdin.buffer)
+        code = _ran(command, told["env"], told["walls"])
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         left = _end_all()
@@ -43,12 +44,12 @@ def _stop(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def _ran(walls: str, command: "list[str]") -> int:
+def _ran(command: "list[str]", env: "dict[str, str]", walls: "list[list[str]] | None") -> int:
     """Runs the installer and waits for it; its orphans are reaped meanwhile."""
     mine = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(mine, walls, command)
+        _become(mine, command, env, walls)
     while True:
         ended, status = os.wait()
         if ended == pid:
@@ -56,7 +57,9 @@ def _ran(walls: str, command: "list[str]") -> int:
             return code if code >= 0 else 128 - code
 
 
-def _become(parent: int, walls: str, command: "list[str]") -> None:
+def _become(
+    parent: int, command: "list[str]", env: "dict[str, str]", walls: "list[list[str]] | None"
+) -> None:
     """Turns the forked process into the installer; never returns."""
     from dstack_agent.executor import landlock, tree
 
@@ -66,11 +69,11 @@ def _become(parent: int, walls: str, command: "list[str]") -> None:
         tree.die_with(parent)
         os.setsid()
         os.umask(0o022)
-        if walls:
-            writable, readable = json.loads(walls)
-            landlock.restrict(writable, readable)
-        os.execv(command[0], command)
-    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if walls is not None:
+            landlock.restrict(*walls)
+        os.execve(command[0], command, env)
+    except (OSError, ValueError) as error:  # too much of it, or a name that none can be
         os.write(2, f"error: {command[0]}: {error}\n".encode())
         code = 127
     finally:

@@ -229,11 +229,11 @@ def _become(task: Task, shim: int, stdout: int, stderr: int) -> None:
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         os.umask(0o077)
-        os.makedirs(task.cwd, exist_ok=True)
-        os.chdir(task.cwd)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if task.walled:
             landlock.restrict(task.writable, task.readable)
+        os.makedirs(task.cwd, exist_ok=True)  # an installer may have led it elsewhere by a link
+        os.chdir(task.cwd)
         os.execve(task.argv[0], task.argv, task.env)
     except OSError as error:
         os.write(2, f"cannot start {task.argv[0]}: {error}\n".encode())

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dstack_agent.executor import landlock, pythons
 from dstack_agent.executor.environment import VIRTUAL_ENVIRONMENT
 from dstack_agent.executor.virtualenv import layer_of
 from dstack_agent.jobs.places import Places
-from dstack_mesh.faults import Invalid, MeshError, Refused
+from dstack_mesh.faults import Invalid, MeshError, Refused, TooLate
 from support.eventually import eventually
 from support.launches import spec_of
 from support.wheels import lines, make_wheel
@@ -190,6 +191,39 @@ async def test_what_cannot_be_installed_is_said_in_the_installer_s_words(bench: 
     assert bench.built == []
 
 
+async def test_what_takes_too_long_to_install_ends(bench: Bench) -> None:
+    job = bench.job(1, installs=("-r r.txt", "--no-index ./slow"))
+    project(job.places.work / "slow", "    import time\n    time.sleep(60)\n")
+    bench.equipper.longest_seconds = 1
+    with pytest.raises(TooLate) as late:
+        await bench.equip(job)
+    assert late.value.code == "not-installed"
+
+
+class SlowlySealed(KeptEnvironments):
+    """Takes a while to say that one is whole."""
+
+    sealing, sealed = False, False
+
+    def seal(self, key: str, folder: Path, about: str) -> None:
+        self.sealing = True
+        time.sleep(0.3)
+        KeptEnvironments.seal(self, key, folder, about)
+        self.sealed = True
+
+
+async def test_nothing_is_removed_while_it_is_still_sealed(bench: Bench) -> None:
+    bench.equipper.kept = slow = SlowlySealed(bench.kept.root, bench.kept.jobs)
+    waiting = asyncio.create_task(bench.equip(bench.job(1, "thing")))
+    await asyncio.to_thread(eventually, lambda: slow.sealing, within=30)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (slow.sealed, bench.built) == (True, [])
+    environment = await bench.equip(bench.job(2, "thing"))
+    assert says(environment, "import thing; print(thing.VERSION)") == "2"
+
+
 async def test_who_stops_waiting_leaves_nothing_behind(bench: Bench) -> None:
     slow = bench.job(1, installs=("-r r.txt", "./slow"))
     began = bench.root / "began"
@@ -253,6 +287,18 @@ async def test_somebody_else_s_installer_has_the_walls_of_the_job(bench: Bench) 
     assert "saw ['Permission denied', 'Permission denied']" in (job.folder / LOG).read_text()
 
 
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+async def test_variables_of_a_job_are_not_heeded_before_its_walls_are_there(bench: Bench) -> None:
+    """The loader of programs heeds some, as LD_PRELOAD; this one has it write a file."""
+    env = {"LD_DEBUG": "libs", "LD_DEBUG_OUTPUT": str(bench.root / "person" / "loader")}
+    hidden = (bench.root / "home", bench.root / "person")
+    job = bench.job(1, "thing", "x==${LD_DEBUG}${LD_DEBUG_OUTPUT}", env=env, hidden=hidden)
+    with pytest.raises(Refused) as refused:
+        await bench.equip(job)
+    assert refused.value.code == "not-installed"
+    assert list((bench.root / "person").iterdir()) == []
+
+
 async def test_what_was_built_for_one_person_serves_nobody_else(bench: Bench) -> None:
     await bench.equip(bench.job(1, "thing", whose="ana"))
     await bench.equip(bench.job(2, "thing", whose="eve"))
@@ -275,8 +321,8 @@ DAEMON = """    import os, signal, sys, time
         for handle in (0, 1, 2):
             os.close(handle)
         open({file!r}, "w").write(str(os.getpid()))
-        while True:
-            time.sleep(60)
+        time.sleep(60)
+        os._exit(0)
     while not (os.path.exists({file!r}) and open({file!r}).read()):
         time.sleep(0.01)
 """
@@ -303,5 +349,5 @@ async def test_a_name_that_no_program_can_have_is_said(bench: Bench) -> None:
     for how in ({"installs": ("a\0b",)}, {"env": {"MAX_JOBS": "a\0b"}}):
         with pytest.raises(Invalid) as invalid:
             await bench.equip(bench.job(len(bench.told) + 1, "thing", **how))  # type: ignore[arg-type]
-        assert "null" in str(invalid.value)
+        assert "NUL" in str(invalid.value)
         bench.told.append("")

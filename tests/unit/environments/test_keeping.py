@@ -196,3 +196,13 @@ def test_what_a_job_took_into_use_meanwhile_stays(kept: KeptEnvironments) -> Non
     others.taken = folder
     assert others.prune(dry_run=False) == Pruned()
     assert find(kept, "k") == folder
+
+
+def test_what_is_not_there_is_not_found_though_there_was_nothing_in_it(
+    kept: KeptEnvironments,
+) -> None:
+    with kept.locked("k"):
+        folder = kept.draft("k")
+        kept.seal("k", folder, "x")
+    assert remove_tree(folder) is None
+    assert find(kept, "k") is None

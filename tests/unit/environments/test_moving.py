@@ -131,3 +131,10 @@ def test_what_lies_beside_an_environment_keeps_its_name(moves: Moves) -> None:
     here = moves.move()
     said = (here / "bin" / "both").read_text()
     assert said == f"#!{here}/bin/python\n# {here}/a {there}2/a {here}\n"
+
+
+def test_no_script_grows_without_bounds(moves: Moves) -> None:
+    make(moves.there)
+    script = "#!/a/bin/python\n" + "/a" * 400_000
+    (moves.there / "bin" / "many").write_text(script)
+    assert (moves.move() / "bin" / "many").read_text() == script

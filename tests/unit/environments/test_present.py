@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dstack_agent.environments.present import without_present
+from dstack_agent.environments.present import MOST_NAMES, without_present
 from dstack_agent.executor import pythons
 from dstack_agent.executor.pythons import Interpreter, own
 
@@ -43,3 +43,8 @@ def test_another_interpreter_is_asked_itself() -> None:
 
 def test_an_interpreter_that_does_not_answer_has_nothing() -> None:
     assert without_present([("pip",)], Interpreter("3.9", Path("/nowhere"))) == (("pip",),)
+
+
+def test_of_very_many_names_none_is_looked_for() -> None:
+    steps = [("click",), tuple(f"nobody-made-{number}" for number in range(MOST_NAMES))]
+    assert without_present(steps, own()) == tuple(steps)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,17 @@ async def test_nothing_beyond_the_walls_is_changed_or_signalled(
     ended, _, _ = await person.run(f"AGENT={os.getpid()}", spelled)
     assert ended.exit_code not in (0, None)
     assert [secret.read_text() for secret in (person.ssh, person.key)] == ["canary", "canary"]
+    assert sorted(each.name for each in person.home.iterdir()) == [".ssh", "share"]
+
+
+@needs_landlock
+async def test_a_working_directory_that_leads_beyond_the_walls_is_not_made(person: Person) -> None:
+    launch = person.launch("true")
+    launch = replace(launch, spec=replace(launch.spec, working_dir="out/made/here"))
+    (launch.work / "out").symlink_to(person.home)
+    executor = ProcessExecutor()
+    await executor.launch(launch)
+    assert (await executor.wait(launch.folder)).exit_code == 126
     assert sorted(each.name for each in person.home.iterdir()) == [".ssh", "share"]
 
 
