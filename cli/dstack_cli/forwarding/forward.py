@@ -72,8 +72,9 @@ class Forward:
                 bound = bind_local(app.local or port, exactly=bool(app.local))
                 local = bound.getsockname()[1]
                 await self._serve(bound, app.port)
-            token = offered.token if app.token else ""
-            self.links[port] = Link(app, port, local, token)
+            token = offered.token if app.token or app.ssh else ""
+            login = offered.login if app.ssh else None
+            self.links[port] = Link(app, port, local, token, login)
             made.append(self.links[port])
         return tuple(made)
 
