@@ -39,11 +39,10 @@ workflows:
 
 @dataclass(frozen=True)
 class Lab:
-    """An agent, a laptop whose runs it takes, and somebody else of the mesh."""
+    """An agent, and a laptop whose runs it takes."""
 
     station: Peer
     laptop: Peer
-    other: Peer
     code: Path
 
 
@@ -56,11 +55,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         within = as_person_with_account(theirs)
         station = make_peer(theirs, "station", within, HOME=str(theirs), **env)
         give(station.home)
-        laptop, other = (make_peer(folder, name, (), **env) for name in ("laptop", "other"))
-        join_mesh(station, laptop, other, role="submitter")
+        laptop = make_peer(folder, "laptop", (), **env)
+        join_mesh(station, laptop, role="submitter")
         code = project(folder / "code", WORKFLOWS, sub__a_DOT_txt="hello")
         with station.runner("--listen", listens):
-            yield Lab(station, laptop, other, code)
+            yield Lab(station, laptop, code)
 
 
 @dataclass
@@ -196,12 +195,10 @@ def test_a_key_is_where_it_is_needed_and_in_no_record(dev: Entered, lab: Lab) ->
         (ours, dev.folder / "key"),
         (theirs.read_bytes().splitlines()[2], theirs),
     ):
-        homes = (lab.laptop.home, lab.other.home, lab.station.home)
+        homes = (lab.laptop.home, lab.station.home)
         files = [path for home in homes for path in home.rglob("*") if path.is_file()]
         assert [path for path in files if secret in path.read_bytes()] == [place]
         assert place.stat().st_mode & 0o077 == 0
-    refused = lab.other.dstack("app", dev.run, "--no-open", cwd=lab.code, timeout=20)
-    assert refused.returncode != 0 and b"somebody else" in refused.stderr, said(refused)
 
 
 def test_a_second_terminal_has_a_way_of_its_own(dev: Entered, lab: Lab) -> None:
