@@ -125,7 +125,8 @@ def _settings(folder: Path, port: int, home: str) -> str:
             f"ListenAddress 127.0.0.1:{port}",
             f"HostKey {_quoted(folder / KEY)}",
             f"AuthorizedKeysFile {_quoted(folder / LETS_IN, tokens=True)}",
-            f"AllowUsers {user_name()}",
+            # What follows an @ would be a host; as a pattern, ? is any one character.
+            f"AllowUsers {user_name().replace('@', '?')}",
             "AuthenticationMethods publickey",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
