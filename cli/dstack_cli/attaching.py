@@ -57,7 +57,8 @@ def attach_to(home: Home, run: str, as_json: bool, no_open: bool) -> int:
             workflows = [job.workflow or job.provider for job in record.jobs]
             watching = Watching(screen, record.run_name, workflows, now, hint)
             opens = bool(hint) and not no_open
-            async with watched_apps(reach, watching, screen.say, opens) as watcher:
+            name, say = record.run_name, screen.say
+            async with watched_apps(reach, name, watching, say, opens) as watcher:
                 followed = FollowedWork(reach, picture, watcher)
                 code = await Attendance(followed, screen, terminal).attend()
             if as_json and watching.end is not None:

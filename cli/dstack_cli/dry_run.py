@@ -124,6 +124,7 @@ async def _opinions(reach: Reach, job: PlannedJob, order: Order) -> list[Opinion
         max_duration_seconds=job.max_duration_seconds,
         outside_paths=outside(*job.artifacts),
         ports=len(job.ports),
+        ssh=any(app.ssh for app in job.apps),
     )
     asking = [_opinion(agent, question) for agent in await reach.answering()]
     return sorted(await asyncio.gather(*asking), key=lambda one: one.agent)

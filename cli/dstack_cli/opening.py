@@ -1,6 +1,7 @@
 """Leads to the apps of a run that somebody else follows, or nobody, until it ended."""
 
 import asyncio
+import signal
 
 from dstack_cli.choosing import meant
 from dstack_cli.forwarding.links import Link
@@ -31,6 +32,10 @@ def open_apps(home: Home, run: str, workflow: str, no_open: bool, as_json: bool)
     """Leads to the apps of a run, or of one job of it; returns the exit code."""
 
     async def work() -> int:
+        for number in (signal.SIGHUP, signal.SIGTERM):  # what leads there is removed, as by Ctrl-C
+            asyncio.get_running_loop().add_signal_handler(
+                number, signal.raise_signal, signal.SIGINT
+            )
         terminal = Terminal.of_process()
         screen, output = Screen(terminal), chosen(as_json)
         async with reaching(home, Private.IF_HISTORY) as reach:
@@ -42,7 +47,9 @@ def open_apps(home: Home, run: str, workflow: str, no_open: bool, as_json: bool)
                 output.document(document(picture.record.run_name, link))
                 screen.say("  Ctrl-C ends the way there, not the run.")
 
-            async with watched_apps(reach, _Nobody(), screen.say, opens, show, only) as apps:
+            name = picture.record.run_name
+            nobody, say = _Nobody(), screen.say
+            async with watched_apps(reach, name, nobody, say, opens, show, only) as apps:
                 return await _lead(reach, picture, apps, only)
 
     return carry_out(work())
@@ -57,8 +64,9 @@ def document(run: str, link: Link) -> Document:
         "url": link.url,
         "port": link.port,
         "local_port": link.local,
+        "command": link.command,
     }
-    return Document(fields=fields, text=described(link), name=link.url)
+    return Document(fields=fields, text="\n".join(described(link)), name=link.url)
 
 
 async def _lead(reach: Reach, picture: RunPicture, apps: AppsWatcher, only: int | None) -> int:

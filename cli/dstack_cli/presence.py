@@ -56,7 +56,7 @@ async def with_apps(
 
     terminal = Terminal.of_process()
     opens = terminal.stdin and terminal.stderr and not presence.no_open
-    async with watched_apps(reach, watching, screen.say, opens) as watcher:
+    async with watched_apps(reach, watching.name, watching, screen.say, opens) as watcher:
         yield watcher
 
 

@@ -50,7 +50,7 @@ class Watching:
         hint: str = "",
     ) -> None:
         self._screen = screen
-        self._name = name
+        self.name = name
         self._workflows = workflows
         self._clock = clock
         self._hint = hint
@@ -136,9 +136,7 @@ class Watching:
         self._screen.live(text, self._clock())
 
     def _waiting(self, event: Waiting) -> None:
-        lines = [
-            f"{self._name}  {self._job(event.job)} waits; it starts when an agent can take it:"
-        ]
+        lines = [f"{self.name}  {self._job(event.job)} waits; it starts when an agent can take it:"]
         lines += waiting_lines(event.reasons)
         self._screen.say("\n".join(lines))
         self._live(f"{self._job(event.job)} waits")
@@ -153,7 +151,7 @@ class Watching:
         about = "; ".join(part for part in (event.why, gpus, again) if part)
         place = f"{self._job(event.job)} on {event.agent.name}" + (f" ({about})" if about else "")
         hint = "" if self.accepted else self._hint
-        self._screen.say(f"{self._name}  {place}{hint}")
+        self._screen.say(f"{self.name}  {place}{hint}")
         for note in () if self.accepted else self.notes:
             self._screen.say(note)
         self._agents[event.job] = event.agent
@@ -162,7 +160,7 @@ class Watching:
 
     def _tried_again(self, event: TriedAgain) -> None:
         job, end = self._job(event.job), how_it_ended(event.because)
-        self._screen.say(f"{self._name}  {job} {end}; trying again (attempt {event.attempt})")
+        self._screen.say(f"{self.name}  {job} {end}; trying again (attempt {event.attempt})")
         self._artifacts = {at: kept for at, kept in self._artifacts.items() if at[0] != event.job}
         self._live(f"{job} is tried again")
 
@@ -188,9 +186,7 @@ class Watching:
         for artifact in event.artifacts:
             self._artifacts[(event.key.job, artifact.path)] = artifact
         if len(self._workflows) > 1 and event.key.job < len(self._workflows) - 1:
-            self._screen.say(
-                f"{self._name}  {self._job(event.key.job)} {how_it_ended(event.state)}"
-            )
+            self._screen.say(f"{self.name}  {self._job(event.key.job)} {how_it_ended(event.state)}")
 
     def _ended(self, end: StateChange) -> None:
         self._live("")
@@ -201,9 +197,9 @@ class Watching:
         if waited := [name for job, name in enumerate(self._workflows) if job not in self._agents]:
             because = f"{self._job(end.key.job)} {how_it_ended(end)}"
             verb = "was" if len(waited) == 1 else "were"
-            self._screen.say(f"{self._name}  {', '.join(waited)} {verb} not started: {because}")
+            self._screen.say(f"{self.name}  {', '.join(waited)} {verb} not started: {because}")
         took = duration(self._clock() - self._began)
-        self._screen.say(summary(self._name, end, took, self._kept(end.key.job)))
+        self._screen.say(summary(self.name, end, took, self._kept(end.key.job)))
 
     def _kept(self, job: int) -> list[ArtifactSaved]:
         return [artifact for (index, _), artifact in self._artifacts.items() if index == job]

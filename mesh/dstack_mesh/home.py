@@ -80,9 +80,15 @@ class Home:
         return self.root / "environments"
 
     @property
+    def ssh(self) -> Path:
+        """How ssh gets into jobs: a folder for each one that is led to now."""
+        return self.root / "ssh"
+
+    @property
     def closed(self) -> tuple[Path, ...]:
         """What of it no job may have."""
-        return (self.root, self.keys, self.state, self.secrets, self.sockets, self.chunks)
+        own = (self.keys, self.state, self.secrets, self.sockets, self.chunks, self.ssh)
+        return (self.root, *own)
 
     @property
     def audit(self) -> Path:

@@ -63,6 +63,8 @@ class Machine:
         gpus: They carry who holds them.
         isolation: By the way to run a job; what is not known is not there.
         interruptible: It may be taken away at any moment, and so may what runs there.
+        no_sshd: Why no job can be entered over SSH; empty if it can. Never sent either.
+        no_sshd_of_others: The same of jobs that somebody else submitted.
         no_docker: Why no Docker engine answers; known on the machine itself only, never sent.
     """
 
@@ -78,6 +80,8 @@ class Machine:
         default_factory=dict[ExecutorKind, Isolation]
     )
     interruptible: bool = False
+    no_sshd: str = ""
+    no_sshd_of_others: str = ""
 
 
 class AgentState(Enum):

@@ -49,6 +49,7 @@ class Question:
         max_duration_seconds: None for no limit of the job's own.
         outside_paths: Folders to keep or to get that are not below the job's own.
         ports: Ports that the job listens on.
+        ssh: The job is entered over SSH.
         meets: Wants to know with the hold where other nodes of its gang would reach the job.
     """
 
@@ -63,6 +64,7 @@ class Question:
     max_duration_seconds: float | None = None
     outside_paths: tuple[str, ...] = ()
     ports: int = 0
+    ssh: bool = False
     meets: bool = False
 
 
@@ -80,6 +82,7 @@ def question_of(spec: JobSpec) -> Question:
         max_duration_seconds=spec.max_duration_seconds,
         outside_paths=outside(*spec.artifacts, *(each.path for each in spec.inputs)),
         ports=len(spec.ports),
+        ssh=any(app.ssh for app in spec.apps),
         meets=spec.node is not None and spec.node.rank == 0,
     )
 

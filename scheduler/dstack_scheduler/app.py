@@ -21,6 +21,8 @@ class App:
         query: Of its first page; `TOKEN` stands for the token.
         token: Variable in which the job finds the token; empty for an app without one.
         web: It speaks HTTP, so that its link counts once a request is answered.
+        ssh: It speaks SSH; the agent prepares the server, with keys made from the token.
+        editor: A link for an editor is told as well.
     """
 
     name: str
@@ -30,6 +32,16 @@ class App:
     query: str = ""
     token: str = ""
     web: bool = False
+    ssh: bool = False
+    editor: bool = False
+
+
+@frozen
+class Login:
+    """Where the SSH server of a job lets a person in: as whom, and in which folder she begins."""
+
+    user: str
+    folder: str
 
 
 def first_page(app: App, token: str) -> str:

@@ -90,7 +90,7 @@ def fit(
     policy = policy or Policy()
     others = tuple(other for other in taken if other.key != question.key)
     place = _Place(machine, others, policy, policy.cards.of(machine.gpus))
-    never = lacks_of(question, machine, policy)
+    never = lacks_of(question, machine, policy, occasion.asker)
     never = never or for_good(question, machine, policy, occasion.asker)
     if never:
         return Never(tuple(never))

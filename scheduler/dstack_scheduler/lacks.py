@@ -2,6 +2,7 @@
 
 from dstack_mesh.machine import ExecutorKind, Gpu, Machine
 from dstack_scheduler.agent_port import Question
+from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.gpus import memory_fits, name_fits, nominal_gb
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.phrases import count, gigabytes, largest_whole, listing, models, wanted_cards
@@ -9,10 +10,13 @@ from dstack_scheduler.policy import Policy
 from dstack_scheduler.verdict import Reason
 
 
-def lacks_of(question: Question, machine: Machine, policy: Policy) -> list[Reason]:
+def lacks_of(
+    question: Question, machine: Machine, policy: Policy, asker: Asker = OWNER
+) -> list[Reason]:
     """Why this machine can never run the job, even with everything on it free; empty if it can."""
     return [
         *_executor_lacks(question, machine, policy),
+        *_ssh_lacks(question, machine, asker),
         *_size_lacks(question.needs, machine),
         *_card_lacks(question.needs, machine.gpus),
         *_lastingness_lacks(question.needs, machine),
@@ -44,6 +48,17 @@ def _no_docker(said: str) -> Reason:
     start = "sudo systemctl start docker   (there)"
     hint = allow if "Permission denied" in said else start
     return Reason("no-docker", said or "Docker does not answer here.", hint)
+
+
+def _ssh_lacks(question: Question, machine: Machine, asker: Asker) -> list[Reason]:
+    if not question.ssh:
+        return []
+    if question.executor is ExecutorKind.DOCKER:
+        why = "A container has no user whom an SSH server could let in."
+        return [Reason("no-ssh", why, 'run it without an "image", or with --no-ssh')]
+    why = machine.no_sshd if asker.is_owner else machine.no_sshd_of_others
+    install = "sudo apt install openssh-server   (there; it need not run)"
+    return [Reason("no-ssh", why, install if "not installed" in why else "")] if why else []
 
 
 def _python_lacks(wanted: str, pythons: tuple[str, ...]) -> list[Reason]:

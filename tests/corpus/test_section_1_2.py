@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from dstack_scheduler.app import App
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.workflow.planning import find_problems
@@ -251,6 +252,28 @@ def test_1_2_33_an_image_is_pulled_with_a_secret_that_stays_a_placeholder() -> N
     assert job_of(DOCKER + auth).registry_auth == RegistryAuth("ana", "${{ secrets.R }}")
     plain = "registry_auth: {username: ana, password: hunter2}\n"
     assert mistakes(DOCKER + plain) == [Code.BAD_SECRET]
+
+
+def test_1_2_34_who_works_in_a_job_may_enter_it_over_ssh() -> None:
+    for provider in ("bash\ncommands: [a]", "code", "lab", "notebook"):
+        without = job_of(f"provider: {provider}")
+        for said in ("true", "'True'"):
+            job = job_of(f"provider: {provider}\nssh: {said}\n")
+            assert job.apps == (*without.apps, App("ssh", len(without.apps), ssh=True))
+            assert job.ports == (*without.ports, 0)
+            assert job.commands[1:] == without.commands and "DSTACK_SSHD" in job.commands[0]
+        assert job_of(f"provider: {provider}\nssh: false\n") == without
+    assert mistakes(f"{BASH}ssh: maybe\n") == [Code.WRONG_TYPE]
+    assert mistakes(f"{DOCKER}ssh: true\n") == [Code.UNKNOWN_KEY]
+    assert mistakes("provider: ssh\nssh: true\n") == [Code.UNKNOWN_KEY]
+
+
+def test_1_2_35_a_job_that_is_entered_may_tell_a_link_for_an_editor() -> None:
+    assert job_of("provider: ssh\ncode: true\n").apps[-1].editor
+    for without in ("provider: ssh\ncode: false\n", "provider: ssh"):
+        assert not job_of(without).apps[-1].editor
+    assert mistakes("provider: ssh\ncode: 3\n") == [Code.WRONG_TYPE]
+    assert mistakes(f"{BASH}code: true\n") == [Code.UNKNOWN_KEY]
 
 
 def test_1_2_36_folders_may_stay_between_runs() -> None:

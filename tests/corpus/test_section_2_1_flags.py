@@ -98,6 +98,22 @@ def test_2_1_11_remote() -> None:
     assert read(["--remote=lab-1", "x"]).placement == "lab-1"
 
 
+def test_2_1_12_ssh_and_no_ssh() -> None:
+    bash = "provider: bash\ncommands: [a]\n"
+    for written, flags, entered in (
+        ("", ("--ssh",), True),
+        ("ssh: false\n", ("--ssh",), True),
+        ("ssh: true\n", ("--no-ssh",), False),
+        ("ssh: true\n", (), True),
+    ):
+        assert any(app.ssh for app in job_of(bash + written, flags).apps) is entered
+    (job,) = plan_of(project_of("workflows: []"), "bash", "-c", "a", "--ssh").jobs
+    assert [app.ssh for app in job.apps] == [True] and job.commands[1:] == ("a",)
+    docker = "workflows: [{name: x, provider: docker, image: a, commands: [b]}]"
+    assert codes_of(project_of(docker), "x", "--ssh") == [Code.UNUSED_ARGUMENTS]
+    assert named("--ssh").commands == ("python t.py --ssh",)
+
+
 def test_a_flag_that_the_provider_does_not_take_is_never_dropped() -> None:
     docker = "workflows: [{name: x, provider: docker, image: a, commands: [b]}]"
     assert codes_of(project_of(docker), "x", "-r", "a.txt") == [Code.UNUSED_ARGUMENTS]

@@ -102,6 +102,19 @@ def test_2_2_12_tensorboard() -> None:
     assert codes_of(wrong, "x") == [Code.BAD_NAME]
 
 
+def test_2_2_14_ssh() -> None:
+    job = direct("ssh")
+    assert job.ports == (0,) and job.apps == (App("ssh", ssh=True),)
+    assert job.commands[-1].startswith('sh "${DSTACK_SSHD')
+    assert direct("ssh", "--code").apps[0].editor
+    text = "provider: ssh\nsetup: [cd sub]\nrequirements: r.txt\nports: 2\npython: 3.11"
+    job = job_of(text)
+    assert job.installs == ("-r r.txt",) and job.commands[0] == "cd sub" and job.python == "3.11"
+    assert [(app.name, app.port) for app in job.apps] == [("port0", 0), ("port1", 1), ("ssh", 2)]
+    # Whoever is let in finds what setup left, so it comes before the server.
+    assert "DSTACK_SSHD" in job.commands[-1] and len(job.commands) == 2
+
+
 def test_2_3_2_ports_of_bash_and_docker_are_apps_with_names() -> None:
     job = job_of("provider: bash\ncommands: [x]\nports: 2")
     assert [(app.name, app.port) for app in job.apps] == [("bash0", 0), ("bash1", 1)]

@@ -228,6 +228,6 @@ def test_completion_knows_what_the_daemon_can() -> None:
 
 def test_completion_knows_what_runs_without_a_file() -> None:
     from dstack_cli.commands.completion import PROVIDERS as OFFERED
-    from dstack_scheduler.providers.registry import LATER, PROVIDERS
+    from dstack_scheduler.providers.registry import PROVIDERS
 
-    assert set(OFFERED) == {*PROVIDERS, *LATER}
+    assert set(OFFERED) == set(PROVIDERS)

@@ -118,7 +118,7 @@ def ssh_server(
         folder.chmod(0o755)
         shutil.copy(folder / "user.pub", folder / "authorized")
         (folder / "authorized").chmod(0o644)
-        machine = SshMachine(user, _free_port(), _free_port(), folder, address)
+        machine = SshMachine(user, free_port(), free_port(), folder, address)
         machine.know()
         Path("/run/sshd").mkdir(exist_ok=True)
         log = (folder / "log").open("wb")
@@ -171,7 +171,7 @@ def _end_all(machine: SshMachine) -> None:
     eventually(gone, within=10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dstack_agent.assembly.ground import Ground, Start
 from dstack_agent.executor.pythons import available
+from dstack_agent.executor.sshd import why_no_sshd
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
 from dstack_agent.inventory.docker_socket import docker_socket, docker_trouble
@@ -89,6 +90,7 @@ def inventory_of(start: Start, folders: Callable[[], list[Path]]) -> Inventory:
         allow_process=settings.allow_process,
         isolation=lambda: isolation_of(docker_socket()),
         interruptible=settings.interruptible,
+        sshd=lambda: (why_no_sshd(), why_no_sshd(walled=not settings.private)),
     )
 
 

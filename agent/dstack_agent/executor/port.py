@@ -32,6 +32,7 @@ class Launch:
             whose machine it is.
         network: Whether a container gets one.
         ports: That the job listens on; a container's are there for its machine alone.
+        ssh: What the keys of its SSH server are made from; empty for a job without one.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Launch:
     hidden: tuple[Path, ...] = ()
     network: bool = True
     ports: tuple[int, ...] = ()
+    ssh: str = ""
 
     @property
     def given(self) -> dict[str, str]:

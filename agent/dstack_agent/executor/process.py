@@ -3,11 +3,11 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dstack_agent.executor import tree, vault
+from dstack_agent.executor import sshd, tree, vault
 from dstack_agent.executor.conda import hook
 from dstack_agent.executor.environment import HOME, TMP, VIRTUAL_ENVIRONMENT, python_of
 from dstack_agent.executor.listening import Spot, own_spot
@@ -28,6 +28,7 @@ from dstack_agent.executor.watching import (
 )
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.providers.sshd import START
 from dstack_scheduler.shell import script
 
 SECRETS_DIR = "DSTACK_SECRETS_DIR"
@@ -115,17 +116,11 @@ def _prepare(launch: Launch, wake: Path | None, log_bytes: int) -> bytes:
         raise unprepared(error) from error
     given = launch.given
     walls, kept = _kept_within(launch, python) if launch.hidden else (None, {})
+    env = {**launch.env, **launch.filled, **kept, **given, **_found_at(launch)}
     task = Task(
         argv=command,
         cwd=str(launch.work / spec.working_dir),
-        env={
-            **launch.env,
-            **launch.filled,
-            **kept,
-            **given,
-            **_found_at(launch),
-            MARK: str(launch.folder),
-        },
+        env={**env, **_entered_by(launch, env), MARK: str(launch.folder)},
         grace_seconds=spec.stop_grace_seconds,
         limit_seconds=spec.max_duration_seconds or 0.0,
         wake=str(wake or ""),
@@ -164,6 +159,18 @@ def _found_at(launch: Launch) -> dict[str, str]:
     """Where the job finds its secrets as files."""
     place = vault.place(str(launch.folder)) if launch.given else ""
     return {SECRETS_DIR: f"{place}/{vault.FILES}"} if place else {}
+
+
+def _entered_by(launch: Launch, env: Mapping[str, str]) -> dict[str, str]:
+    """Where the job finds its SSH server, which is made ready. Raises Refused."""
+    app = next((app for app in launch.spec.apps if app.ssh), None)
+    if app is None:
+        return {}
+    port, home = launch.ports[app.port], env.get("HOME", "")
+    try:
+        return {START: str(sshd.lay(launch.folder, port, launch.ssh, shell(), home))}
+    except OSError as error:
+        raise unprepared(error) from error
 
 
 def _command(launch: Launch) -> list[str]:

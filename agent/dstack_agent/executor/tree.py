@@ -35,13 +35,13 @@ def hide_memory() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def descendants(root: int) -> set[int]:
-    """Every process below one, at about this moment."""
+def descendants(*roots: int) -> set[int]:
+    """Every process below some, at about this moment."""
     children: dict[int, list[int]] = {}
     for pid, parent in _parents():
         children.setdefault(parent, []).append(pid)
     found: set[int] = set()
-    heads = [root]
+    heads = list(roots)
     while heads:
         below = children.get(heads.pop(), [])
         found.update(below)
@@ -88,7 +88,8 @@ def end_holders(mark: bytes, seconds: float) -> set[int]:
     """SIGKILL to holders of a mark until there are none; returns those that do not end in time."""
     until = time.monotonic() + seconds
     while (left := holders_of(mark)) and time.monotonic() < until:
-        send(left, signal.SIGKILL)
+        # A server that writes its title over its environment is found by who started it.
+        send(left | descendants(*left), signal.SIGKILL)
         time.sleep(0.02)
     return left
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dstack_agent.executor.environment import HOME, TMP, VIRTUAL_ENVIRONMENT
+from dstack_agent.executor.sshd import FOLDER as SSHD
 from dstack_agent.executor.vault import OF_ROOT
 
 List = Callable[[Path], Iterable[Path]]
@@ -62,7 +63,7 @@ def walls_of(
     beside = list(_beside(Path("/"), shut, names or _listing))
     own = [folder / name for name in _PLACES]
     pythons = (each for each in _pythons(python) if not _holds(each, shut))
-    readable = [folder / "commands.sh", *pythons, *([Path(vault)] if vault else [])]
+    readable = [folder / "commands.sh", folder / SSHD, *pythons, *([Path(vault)] if vault else [])]
     return Walls(tuple(map(str, [*beside, *own])), tuple(map(str, readable)))
 
 

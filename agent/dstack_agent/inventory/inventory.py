@@ -26,6 +26,9 @@ PYTHON_SECONDS = 60.0
 ISOLATION_SECONDS = 60.0
 """How old the knowledge may be how jobs are kept from the machine."""
 
+SSHD_SECONDS = 60.0
+"""How old the knowledge may be whether jobs can be entered over SSH."""
+
 T = TypeVar("T")
 
 
@@ -62,6 +65,7 @@ class Inventory:
         allow_process: Whether jobs may run as processes of the host.
         isolation: How jobs of each kind are kept from the machine.
         interruptible: Whether the machine may be taken away at any moment.
+        sshd: Why no job can be entered over SSH, and none of others; empty if it can.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Inventory:
         allow_process: bool = True,
         isolation: Callable[[], Mapping[ExecutorKind, Isolation]] = dict,
         interruptible: bool = False,
+        sshd: Callable[[], tuple[str, str]] = lambda: ("", ""),
     ) -> None:
         self._folder = folder
         self._sources = tuple(sources)
@@ -86,6 +91,7 @@ class Inventory:
         self._docker = Fresh(docker, DOCKER_SECONDS, clock)
         self._pythons = Fresh(pythons, PYTHON_SECONDS, clock)
         self._isolation = Fresh(isolation, ISOLATION_SECONDS, clock)
+        self._sshd = Fresh(sshd, SSHD_SECONDS, clock)
         self._lock = Lock()
 
     def read(self) -> Machine:
@@ -103,6 +109,7 @@ class Inventory:
     def _read_machine(self) -> Machine:
         part = self._cpu_memory()
         executors = self._executors()
+        own, others = self._sshd.get()
         return Machine(
             cpus=part.cpus,
             memory_bytes=part.memory_bytes,
@@ -111,6 +118,8 @@ class Inventory:
             gpus=self._gpus.get(),
             executors=executors,
             no_docker=self._docker.get(),
+            no_sshd=own,
+            no_sshd_of_others=others,
             pythons=self._pythons.get(),
             isolation={
                 kind: level for kind, level in self._isolation.get().items() if kind in executors

@@ -13,7 +13,8 @@ from dstack_mesh.faults import Forbidden, Invalid, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
 from dstack_mesh.machine import ExecutorKind
-from dstack_scheduler.app import App
+from dstack_mesh.user import user_name
+from dstack_scheduler.app import App, Login
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.job import JobKey, JobState
 
@@ -29,6 +30,7 @@ class Doors:
         spots: Where each port is reached now; None for one that the job does not listen on.
         hosts: Names under which the job's own words may have its machine.
         on_machine: The ports are the machine's own, and not those of a container.
+        login: Whom its SSH server lets in; None without one.
     """
 
     key: JobKey
@@ -38,6 +40,7 @@ class Doors:
     token: str
     hosts: tuple[str, ...]
     on_machine: bool
+    login: Login | None = None
 
 
 @frozen
@@ -82,12 +85,17 @@ class Doorkeeper:
         executor = self.workshop.executors[accepted.spec.executor]
         ports = await asyncio.to_thread(noted_ports, folder)
         apps = tuple(app for app in accepted.spec.apps if app.port < len(ports))
-        has_token = any(app.token for app in apps)
+        has_token = any(app.token or app.ssh for app in apps)
         token = await asyncio.to_thread(self.workshop.token, accepted.key) if has_token else ""
         spots = await executor.spots(folder, ports)
         on_machine = accepted.spec.executor is ExecutorKind.PROCESS
         hosts = (*_LOCAL, *self.names())
-        return Doors(accepted.key, ports, spots, apps, token, hosts, on_machine)
+        login = self._login(accepted) if any(app.ssh for app in apps) else None
+        return Doors(accepted.key, ports, spots, apps, token, hosts, on_machine, login)
+
+    def _login(self, accepted: Accepted) -> Login:
+        folder = self.workshop.places(accepted).work / accepted.spec.working_dir
+        return Login(user_name(), str(folder))
 
     async def spot(self, key: JobKey, index: int) -> Spot:
         """Where one port of an attempt is reached now.

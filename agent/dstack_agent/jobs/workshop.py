@@ -125,7 +125,10 @@ class Workshop:
             tokens = await asyncio.to_thread(self._tokens, spec)
             limited, network = self.limited(spec), self.network()
             given = {**secrets, **tokens}
-            return Launch(folder, places.work, limited, gpus, env, given, hidden, network, ports)
+            ssh = await asyncio.to_thread(self._ssh, spec)
+            return Launch(
+                folder, places.work, limited, gpus, env, given, hidden, network, ports, ssh
+            )
 
         return Means(
             folder=folder,
@@ -145,6 +148,9 @@ class Workshop:
 
     def _tokens(self, spec: JobSpec) -> dict[str, str]:
         return {app.token: self.token(spec.key) for app in spec.apps if app.token}
+
+    def _ssh(self, spec: JobSpec) -> str:
+        return self.token(spec.key) if any(app.ssh for app in spec.apps) else ""
 
     def _caching(self, accepted: Accepted, places: Places) -> Caching:
         spec, given = accepted.spec, accepted.given

@@ -189,4 +189,5 @@ def doors_to_wire(doors: Doors) -> pb.AppsResponse:
         token=doors.token,
         hosts=doors.hosts,
         on_machine=doors.on_machine,
+        login=doors.login and pb.Login(user=doors.login.user, folder=doors.login.folder),
     )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dstack_cli.forwarding.links import Link
 from dstack_cli.forwarding.local_port import bind_local
 from dstack_mesh.faults import MeshError, Unreachable
+from dstack_scheduler.app import App
 from dstack_scheduler.job import JobKey
 from dstack_scheduler.wire.tunnel import Carriage, Offered, TunnelClient
 
@@ -21,7 +22,8 @@ class Forward:
 
     Args:
         dial: Finds the agent as it is reached now; None while it does not answer.
-        is_here: The agent is on this machine, so that ports of processes need no tunnel.
+        is_here: The agent is on this machine, so that ports of processes need no tunnel; SSH has
+            one all the same, for the agent to know that somebody is in.
     """
 
     def __init__(
@@ -68,12 +70,13 @@ class Forward:
             if port in self.links or not offered.listening[app.port]:
                 continue
             local = port
-            if not (self._is_here and offered.on_machine and app.local in (0, port)):
+            if not (self._is_here and offered.on_machine and _as_it_is(app, port)):
                 bound = bind_local(app.local or port, exactly=bool(app.local))
                 local = bound.getsockname()[1]
                 await self._serve(bound, app.port)
-            token = offered.token if app.token else ""
-            self.links[port] = Link(app, port, local, token)
+            token = offered.token if app.token or app.ssh else ""
+            login = offered.login if app.ssh else None
+            self.links[port] = Link(app, port, local, token, login)
             made.append(self.links[port])
         return tuple(made)
 
@@ -142,3 +145,8 @@ class Forward:
                 opened.cancel()
                 if self._carriage is carriage:
                     self._carriage = None
+
+
+def _as_it_is(app: App, port: int) -> bool:
+    """Whether an app may be reached at the job's own port."""
+    return app.local in (0, port) and not app.ssh

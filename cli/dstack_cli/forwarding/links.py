@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.app import App, first_page
+from dstack_scheduler.app import App, Login, first_page
 
 _LOOPBACKS = ("localhost", "127.0.0.1", "0.0.0.0", "[::1]", "[::]")
 _REST = rb"""[^\x00-\x20\x7f"'<>`\\]*"""
@@ -24,16 +24,26 @@ class Link:
     Attributes:
         port: As the job knows it.
         local: On this machine.
+        login: Where it lets a person in, if it speaks SSH.
+        command: What is typed to get in; empty for what a browser opens.
+        editor: Link that opens it in an editor; empty without one.
+        include: Line of ~/.ssh/config that an editor needs; empty if it is there.
     """
 
     app: App
     port: int
     local: int
     token: str = ""
+    login: Login | None = None
+    command: str = ""
+    editor: str = ""
+    include: str = ""
 
     @property
     def url(self) -> str:
         """Its first page, token included."""
+        if self.login is not None:
+            return f"ssh://{self.login.user}@127.0.0.1:{self.local}"
         return f"http://127.0.0.1:{self.local}{first_page(self.app, self.token)}"
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from dstack_cli.forwarding.answering import answers
 from dstack_cli.forwarding.browser import has_browser, opened
+from dstack_cli.forwarding.entrance import entrance
 from dstack_cli.forwarding.forward import Forward
 from dstack_cli.forwarding.links import Link, Links
 from dstack_cli.reach import Reach
@@ -28,11 +30,15 @@ MOMENT_SECONDS = 1.5
 Told = Callable[[Link], Awaitable[None]]
 """Hears of an app that answers."""
 
+Enter = Callable[[Link], AbstractContextManager[Link]]
+"""Makes what a person gets in with; it goes with the attempt. Blocks."""
+
 
 class AppsWatcher:
     """A `Watcher` in front of another one. What happens to apps never ends a run.
 
     Args:
+        run: The run's name.
         watcher: Sees everything, links mended.
         told: Hears of each app once it answers.
         say: Takes a sentence about what does not work.
@@ -42,12 +48,14 @@ class AppsWatcher:
     def __init__(
         self,
         reach: Reach,
+        run: str,
         watcher: Watcher,
         told: Told,
         say: Callable[[str], None],
         only: int | None = None,
     ) -> None:
         self._reach = reach
+        self._run = run
         self._watcher = watcher
         self._told = told
         self._say = say
@@ -89,7 +97,8 @@ class AppsWatcher:
         if self._only in (None, key.job):
             peer = place.agent.peer_id
             forward = Forward(key, lambda: self._dial(peer), place.local)
-            self._serving[key] = _Serving(forward, self._told, self._say)
+            enter = partial(entrance, self._reach.home, self._run)
+            self._serving[key] = _Serving(forward, enter, self._told, self._say)
             self._tasks.create_task(self._serving[key].run())
 
     def _end(self, key: JobKey) -> None:
@@ -103,9 +112,13 @@ class AppsWatcher:
 class _Serving:
     """The apps of one attempt."""
 
-    def __init__(self, forward: Forward, told: Told, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, forward: Forward, enter: Enter, told: Told, say: Callable[[str], None]
+    ) -> None:
         self.over = asyncio.Event()
         self._forward = forward
+        self._enter = enter
+        self._entrances = ExitStack()
         self._told = told
         self._say = say
         self._links: Links | None = None
@@ -116,10 +129,11 @@ class _Serving:
 
     async def run(self) -> None:
         """Until `over` is set."""
-        async with self._forward.running(), asyncio.TaskGroup() as tasks:
-            looking = tasks.create_task(self._look_until_all_answer())
-            await self.over.wait()
-            looking.cancel()
+        with self._entrances:
+            async with self._forward.running(), asyncio.TaskGroup() as tasks:
+                looking = tasks.create_task(self._look_until_all_answer())
+                await self.over.wait()
+                looking.cancel()
 
     async def _look_until_all_answer(self) -> None:
         looks = 0
@@ -140,10 +154,17 @@ class _Serving:
         for link in list(self._silent):
             if await answers(link):
                 self._silent.remove(link)
-                await self._told(link)
+                await self._told(self._entered(link))
         assert self._offered is not None
         led = {link.app.port for link in self._forward.links.values()}
         return not self._silent and all(app.port in led for app in self._offered.apps)
+
+    def _entered(self, link: Link) -> Link:
+        try:  # not in a thread: what is made once everything is over would stay
+            return self._entrances.enter_context(self._enter(link))
+        except OSError as error:
+            self._say(f"How to get in cannot be written down: {error}.")
+            return link
 
     async def _lead(self) -> tuple[Link, ...]:
         async with self._looking:
@@ -180,6 +201,7 @@ class _Serving:
 @asynccontextmanager
 async def watched_apps(
     reach: Reach,
+    run: str,
     watcher: Watcher,
     say: Callable[[str], None],
     opens: bool,
@@ -195,19 +217,26 @@ async def watched_apps(
 
         async def told(link: Link) -> None:
             if show is None:
-                say(described(link))
+                for line in described(link):
+                    say(line)
             else:
                 show(link)
             if opens and link.app.web and has_browser():
                 page = opened(reach.home, link.app.name, link.url)
                 await asyncio.to_thread(pages.enter_context, page)
 
-        watching = AppsWatcher(reach, watcher, told, say, only)
+        watching = AppsWatcher(reach, run, watcher, told, say, only)
         async with watching.forwarding():
             yield watching
 
 
-def described(link: Link) -> str:
-    """An app in a line, and why it is at another port than the job's own."""
+def described(link: Link) -> tuple[str, ...]:
+    """An app in a line, and why it is at another port than the job's own; more for an editor."""
+    if link.command:
+        code = (f"code: {link.editor}",) if link.editor else ()
+        once = f"  once, at the top of ~/.ssh/config:  {link.include}"
+        more = (*code, once) if code and link.include else code
+        return (f"{link.app.name}: {link.command}", *more)
     as_wished = link.local in (link.port, link.app.local)
-    return f"{link.app.name}: {link.url}" + ("" if as_wished else f"  ({link.port} is taken here)")
+    taken = "" if as_wished else f"  ({link.port} is taken here)"
+    return (f"{link.app.name}: {link.url}{taken}",)

@@ -11,7 +11,7 @@ from dstack_scheduler.providers.port import (
     preparation,
     with_run_args,
 )
-from dstack_scheduler.workflow.keys import COMMANDS, PORTS, PYTHON, REQUIREMENTS, SETUP
+from dstack_scheduler.workflow.keys import COMMANDS, PORTS, PYTHON, REQUIREMENTS, SETUP, SSH
 from dstack_scheduler.workflow.model import Workflow
 
 
@@ -29,6 +29,7 @@ BASH = Provider(
         "setup": SETUP,
         "python": PYTHON,
         "ports": PORTS,
+        "ssh": SSH,
     },
     required=("commands",),
     direct=Direct(options=(COMMAND,), usage='dstack run bash -c "COMMAND" [ARGUMENTS]', rest=True),

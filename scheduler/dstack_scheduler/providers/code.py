@@ -9,7 +9,7 @@ from dstack_scheduler.app import TOKEN, App
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.options import tool_version
 from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation
-from dstack_scheduler.providers.tools import TOOL_KEYS, own_port
+from dstack_scheduler.providers.tools import WORKPLACE_KEYS, own_port
 from dstack_scheduler.workflow.model import Workflow
 
 _MISSING = 127
@@ -60,7 +60,7 @@ def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob,
 CODE = Provider(
     name="code",
     about="Opens VS Code in the browser",
-    keys={"version": tool_version(), **TOOL_KEYS},
+    keys={"version": tool_version(), **WORKPLACE_KEYS},
     required=(),
     direct=Direct(usage="dstack run code"),
     appends_args=False,

@@ -10,7 +10,7 @@ from dstack_scheduler.app import TOKEN, App
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.options import tool_version
 from dstack_scheduler.providers.port import Direct, Provider, one_job, preparation
-from dstack_scheduler.providers.tools import TOOL_KEYS, own_port, package
+from dstack_scheduler.providers.tools import WORKPLACE_KEYS, own_port, package
 from dstack_scheduler.workflow.model import Workflow
 
 _ENVIRONMENT = (
@@ -36,7 +36,7 @@ def _jupyter(name: str, about: str, tool: str, path: str) -> Provider:
     return Provider(
         name=name,
         about=about,
-        keys={"version": tool_version(), **TOOL_KEYS},
+        keys={"version": tool_version(), **WORKPLACE_KEYS},
         required=(),
         direct=Direct(usage=f"dstack run {name}"),
         appends_args=False,

@@ -11,6 +11,7 @@ from dstack_scheduler.job import Node
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.providers.installs import installs_of
 from dstack_scheduler.providers.installs import preparation as preparation
+from dstack_scheduler.providers.sshd import app_of, beside
 from dstack_scheduler.workflow.environment import exported
 from dstack_scheduler.workflow.model import Key, Option, Workflow
 
@@ -87,6 +88,8 @@ def one_job(
         apps: Each has a port of its own after those of the workflow.
     """
     name = "port" if apps else workflow.provider
+    if workflow.ssh:
+        apps, commands = (*apps, app_of()), (beside(), *commands)
     plain = plain_apps(name, workflow.ports, workflow.local_ports)
     own = (replace(app, port=index) for index, app in enumerate(apps, len(workflow.ports)))
     job = PlannedJob(

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from dstack_scheduler.providers.installed import BrokenProvider, installed
 from dstack_scheduler.providers.port import Provider
-from dstack_scheduler.workflow.problem import Code, did_you_mean, one_of
+from dstack_scheduler.workflow.problem import Code, did_you_mean
 from dstack_scheduler.workflow.project import Written
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.tree import Node, ScalarNode, describe, find, is_null, shorten
@@ -26,6 +26,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "lab": "jupyter:LAB",
         "notebook": "jupyter:NOTEBOOK",
         "python": "python:PYTHON_SCRIPT",
+        "ssh": "ssh:SSH_SERVER",
         "streamlit": "streamlit:STREAMLIT",
         "tensorboard": "tensorboard:TENSORBOARD",
         "torchrun": "torchrun:TORCHRUN",
@@ -50,13 +51,6 @@ class _OurOwn(Mapping[str, Provider]):
 
 PROVIDERS: Mapping[str, Provider] = _OurOwn()
 """Our own by name, as in `provider: NAME` and `dstack run NAME`."""
-
-LATER = frozenset(
-    {
-        "ssh",
-    }
-)
-"""Providers that the language has and this version does not carry out."""
 
 NO_PROVIDERS: Mapping[str, Provider] = MappingProxyType({})
 
@@ -139,14 +133,6 @@ def complain_of_provider(node: Node, name: str, scope: Scope) -> None:
     if at and not version:
         scope.complain(node, Code.NOT_SUPPORTED_YET, *_other_version(base, name))
         return
-    if base in LATER:
-        scope.complain(
-            node,
-            Code.NOT_SUPPORTED_YET,
-            f'This version does not have the provider "{shorten(name)}" yet.',
-            f"known are: {one_of(sorted((*FILES, *installed())), len(FILES))}",
-        )
-        return
     scope.complain(
         node,
         Code.UNKNOWN_PROVIDER,
@@ -159,10 +145,9 @@ def complain_of_provider(node: Node, name: str, scope: Scope) -> None:
 
 def _other_version(base: str, name: str) -> tuple[str, str]:
     """Why a provider of another branch is not fetched, and what to do instead."""
-    ours = base in FILES or base in LATER
     return (
         f'A provider comes with what is installed here, so "{shorten(name)}" is not fetched.',
         f"write provider: {base}, which is the version of dstack-mesh that you have"
-        if ours
+        if base in FILES
         else ELSEWHERE,
     )

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 
-from dstack_scheduler.workflow.keys import PORTS, PYTHON, REQUIREMENTS, SETUP
+from dstack_scheduler.workflow.keys import PORTS, PYTHON, REQUIREMENTS, SETUP, SSH
 from dstack_scheduler.workflow.model import Key, Workflow
 
 TOOL_KEYS: Mapping[str, Key] = {
@@ -14,6 +14,9 @@ TOOL_KEYS: Mapping[str, Key] = {
     "ports": PORTS,
 }
 """Keys of every provider with a tool of its own."""
+
+WORKPLACE_KEYS: Mapping[str, Key] = {**TOOL_KEYS, "ssh": SSH}
+"""Of those that people work in, who may want a terminal beside."""
 
 
 def package(name: str, version: str = "") -> str:

@@ -31,6 +31,7 @@ def ask_to_wire(question: Question) -> auction_pb2.AskRequest:
         max_duration=_limit_to_wire(question),
         outside_paths=question.outside_paths,
         ports=question.ports,
+        ssh=question.ssh,
     )
 
 
@@ -51,6 +52,7 @@ def ask_from_wire(wire: auction_pb2.AskRequest) -> Question:
         max_duration_seconds=_limit_from_wire(wire),
         outside_paths=fields.lines(wire.outside_paths, "Paths"),
         ports=wire.ports,
+        ssh=wire.ssh,
     )
 
 
@@ -67,6 +69,7 @@ def reserve_to_wire(question: Question, epoch: int) -> auction_pb2.ReserveReques
         max_duration=_limit_to_wire(question),
         outside_paths=question.outside_paths,
         ports=question.ports,
+        ssh=question.ssh,
         meets=question.meets,
     )
 
@@ -83,6 +86,7 @@ def reserve_from_wire(wire: auction_pb2.ReserveRequest) -> tuple[Question, int]:
         max_duration_seconds=_limit_from_wire(wire),
         outside_paths=fields.lines(wire.outside_paths, "Paths"),
         ports=wire.ports,
+        ssh=wire.ssh,
         meets=wire.meets,
     )
     return question, fields.epoch(wire.epoch)

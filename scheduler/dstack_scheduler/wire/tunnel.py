@@ -1,6 +1,7 @@
 """The client of TunnelService: what a job has to be opened, and connections to it."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,7 @@ from dstack_mesh.v1.tunnel_pb2_grpc import TunnelServiceStub
 from dstack_mesh.wire.ending import Ending
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.tunnel import frame_from_wire, frame_to_wire
-from dstack_scheduler.app import App
+from dstack_scheduler.app import App, Login
 from dstack_scheduler.job import MOST_PORTS, JobKey
 from dstack_scheduler.wire import convert, fields
 
@@ -25,6 +26,7 @@ MADE_SECONDS = 20.0
 """An agent dials a job for 5 s at most; after so long it is not waited for."""
 
 _HOSTS = 16
+_USER = re.compile(r"[\w.][\w.@+-]{0,254}\$?\Z")
 
 _Call = grpc.aio.StreamStreamCall[pb.CarryRequest, pb.CarryResponse]
 
@@ -38,6 +40,7 @@ class Offered:
         listening: Whether it listens on each of them.
         hosts: Names that the job's own words may use for its machine.
         on_machine: The ports are the machine's own: whoever is on it needs no tunnel.
+        login: Whom its SSH server lets in; None without one.
     """
 
     key: JobKey
@@ -47,6 +50,7 @@ class Offered:
     token: str
     hosts: tuple[str, ...]
     on_machine: bool
+    login: Login | None = None
 
 
 class TunnelClient:
@@ -157,4 +161,12 @@ def offered_from_wire(wire: pb.AppsResponse) -> Offered:
             fields.line(host, "A host") for host in fields.items(wire.hosts, "Hosts", _HOSTS)
         ),
         on_machine=wire.on_machine,
+        login=_login_from_wire(wire.login) if wire.HasField("login") else None,
     )
+
+
+def _login_from_wire(wire: pb.Login) -> Login:
+    user = fields.line(wire.user, "The user")
+    if not _USER.match(user):
+        raise fields.refuse("The user", user, "it is no name of one")
+    return Login(user, fields.line(wire.folder, "The folder", fields.PATH))

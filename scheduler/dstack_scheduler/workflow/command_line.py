@@ -32,6 +32,7 @@ from dstack_scheduler.workflow.resources import (
     settled,
 )
 from dstack_scheduler.workflow.scope import Scope
+from dstack_scheduler.workflow.ssh import read_no_ssh, read_ssh
 from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode
 from dstack_scheduler.workflow.variables import Finder, find_variable
 
@@ -77,6 +78,8 @@ FLAGS: Mapping[str, Flag] = {
     "--working-dir": Flag("working_dir", read_working_dir, "Where the job works", "PATH"),
     "--ports": Flag("ports", read_port_flags, "Number of free ports, or a port", "1", True),
     "--port": Flag("ports", read_more_ports, "A port of the job: APP or APP:LOCAL", "8000", True),
+    "--ssh": Flag("ssh", read_ssh, "Let it be entered over SSH"),
+    "--no-ssh": Flag("ssh", read_no_ssh, "Do not, whatever the workflow says"),
     "--cpu": Flag("resources", read_cpus, "Processors, at least", "4"),
     "--memory": Flag("resources", read_memory, "Memory, at least", "16GB"),
     "--shm-size": Flag("resources", read_shm_size, "Size of /dev/shm", "8GB"),

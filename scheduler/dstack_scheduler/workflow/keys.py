@@ -28,6 +28,7 @@ from dstack_scheduler.workflow.resources import read_gpu, read_nodes, read_resou
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.secrets import read_registry_auth, read_secrets
 from dstack_scheduler.workflow.shapes import ANY_MAPPING, Either, Scalar, Shape, shaped
+from dstack_scheduler.workflow.ssh import read_ssh
 from dstack_scheduler.workflow.tree import Node
 
 
@@ -57,6 +58,7 @@ REGISTRY_AUTH = Key(
 REQUIREMENTS = Key("requirements", read_requirements, "requirements: requirements.txt")
 SCRIPT = Key("script", read_script, "file: train.py")
 SETUP = Key("setup", read_setup, "setup: [pip install torch]")
+SSH = Key("ssh", read_ssh, "ssh: true")
 _CHAIN = Key("depends-on", read_chain, "depends-on: [prepare]")
 _ENV = Key("env", read_env, "env: [NAME=value]")
 
@@ -84,8 +86,6 @@ COMMON: Mapping[str, Key] = {
 """Keys that every provider takes."""
 
 LATER: Mapping[str, str] = {
-    "code": "links for editors",
     "prebuild": "images built from setup commands",
-    "ssh": "an SSH server in the job",
 }
 """Keys that the language has and this version does not carry out, and what they are about."""

@@ -68,6 +68,7 @@ class Workflow:
         max_duration_seconds: 0 for no limit, whatever the default is; None if nothing is said.
         idle_timeout_seconds: Of an application that nobody uses; 0 and None as above.
         retry: None if it is tried once.
+        ssh: It is entered over SSH while it runs.
         direct: Made by `dstack run PROVIDER`, not written in a file.
     """
 
@@ -101,6 +102,7 @@ class Workflow:
     max_duration_seconds: float | None = None
     idle_timeout_seconds: float | None = None
     retry: Retry | None = None
+    ssh: bool = False
     direct: bool = False
 
 

@@ -11,7 +11,6 @@ from dstack_scheduler.providers.installed import installed
 from dstack_scheduler.providers.port import COMMAND, Provider
 from dstack_scheduler.providers.registry import (
     FILES,
-    LATER,
     choose,
     complain_of_provider,
     provider_of,
@@ -228,7 +227,7 @@ def _declared(project: Project, workflow: Written) -> tuple[str, ...]:
 def complain_of_target(project: Project, target: str, scope: Scope) -> None:
     """Says why there is nothing of that name to run."""
     base = target.partition("@")[0]
-    if base in LATER or base in FILES or provider_of(target) is not None:
+    if base in FILES or provider_of(target) is not None:
         complain_of_provider(written(target), target, scope)
         return
     where = "" if project.workflows else " (there are no workflows in .dstack)"

@@ -163,6 +163,8 @@ def app_to_wire(app: App) -> job_pb2.App:
         query=app.query,
         token=app.token,
         web=app.web,
+        ssh=app.ssh,
+        editor=app.editor,
     )
 
 
@@ -184,6 +186,8 @@ def _app_from_wire(wire: job_pb2.App, ports: int) -> App:
         query=fields.line(wire.query, "The app's query"),
         token=wire.token,
         web=wire.web,
+        ssh=wire.ssh,
+        editor=wire.editor,
     )
 
 
