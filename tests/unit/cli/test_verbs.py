@@ -73,6 +73,8 @@ def test_scripts_complete_words_that_are_no_flags(shell: str) -> None:
         "tags add v1 -a corpus -r calm-ibex-2",
         "artifacts upload corpus -t v1 -o out",
         "artifacts list calm-ibex-1 train -w test",
+        "agents --json add ws-3",
+        "agents -q remove ws-3",
         "config list --default",
         "config list lab",
         "config delete lab --region eu-north-1",
