@@ -12,9 +12,9 @@ def agreed(question: str) -> bool:
     """Whether somebody said yes; nobody did where nobody can be asked."""
     if not sys.stdin.isatty():
         return False
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
     with _interruptible():
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -152,6 +152,7 @@ def test_detaching_after_coming_back_is_the_same(home: Peer) -> None:
 
 def test_who_leaves_a_run_that_started_again_has_its_document(home: Peer) -> None:
     name = home.dstack("run", "bash", "-c", LOOP, "-d", "-q").stdout.decode().strip()
+    assert b"only a run that ended is started again" in home.dstack("restart", name).stderr
     assert home.dstack("stop", name).returncode == 0
     terminal = Terminal(home, "restart", name, "--json")
     terminal.read_until("up\r\n")
@@ -166,7 +167,7 @@ def test_one_press_at_a_question_is_enough(home: Peer) -> None:
     terminal = Terminal(home, "rm", "@")
     terminal.read_until("[y/N]")
     terminal.press(b"\x03")
-    terminal.read_until("Interrupted.")
+    terminal.read_until("\nInterrupted.")
     assert terminal.end() == 130
 
 
