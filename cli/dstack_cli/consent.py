@@ -43,3 +43,9 @@ def must_agree(question: str, yes: bool, again: str) -> bool:
     if not sys.stdin.isatty():
         raise Misused("Nobody is there to answer.", question, again, code="not-agreed")
     return agreed(question)
+
+
+def require_agreed(question: str, yes: bool, again: str) -> None:
+    """The same for what is done whole or not at all. Raises Misused also if somebody said no."""
+    if not must_agree(question, yes, again):
+        raise Misused("Nothing was changed.", "The answer was no.", code="not-agreed")

@@ -165,7 +165,7 @@ def test_what_cannot_be_is_told_in_words(lab: Lab) -> None:
     assert refused(lab.laptop, "role", "ws-1", "reader") == (77, "not-an-admin")
     assert refused(lab.root, "revoke", "nobody", "--yes") == (66, "missing")
     assert refused(lab.root, "revoke", "root", "--yes") == (2, "revoking-oneself")
-    assert refused(lab.root, "revoke", "ws-1") == (2, "usage")
+    assert refused(lab.root, "revoke", "ws-1") == (2, "not-agreed")
     lab.root.dstack("mesh", "revoke", "ws-1", "--yes", check=True)
     assert refused(lab.root, "revoke", "ws-1", "--yes") == (76, "already-revoked")
     assert refused(lab.root, "role", "ws-1", "reader") == (76, "already-revoked")
