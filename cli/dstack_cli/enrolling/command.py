@@ -100,11 +100,13 @@ def _added_from_here(home: Home, name: str) -> added.Added:
 
 
 def _is_member(home: Home, name: str) -> bool:
+    """Whether that is another member, not this home itself."""
     membership = Membership.load(home)
     if membership is None:
         return False
     members = read_picture(home, membership.mesh_id).members.values()
-    return any(one.name == name or one.peer_id.startswith(name) for one in members)
+    others = [one for one in members if one.peer_id != membership.peer_id]
+    return any(one.name == name or one.peer_id.startswith(name) for one in others)
 
 
 def _mesh(home: Home, wish: Wish, yes: bool) -> Membership | None:
