@@ -12,9 +12,9 @@ def agreed(question: str) -> bool:
     """Whether somebody said yes; nobody did where nobody can be asked."""
     if not sys.stdin.isatty():
         return False
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
     with _interruptible():
+        sys.stderr.write(f"{question} [y/N] ")
+        sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -43,3 +43,9 @@ def must_agree(question: str, yes: bool, again: str) -> bool:
     if not sys.stdin.isatty():
         raise Misused("Nobody is there to answer.", question, again, code="not-agreed")
     return agreed(question)
+
+
+def require_agreed(question: str, yes: bool, again: str) -> None:
+    """The same for what is done whole or not at all. Raises Misused also if somebody said no."""
+    if not must_agree(question, yes, again):
+        raise Misused("Nothing was changed.", "The answer was no.", code="not-agreed")

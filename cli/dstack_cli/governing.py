@@ -2,14 +2,12 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import click
-
+from dstack_cli.consent import require_agreed
 from dstack_cli.enrolling.added import recall
 from dstack_cli.misused import Misused
 from dstack_cli.names import Named, find
@@ -143,7 +141,7 @@ def revoke_member(home: Home, name: str, stop: bool, void: bool, yes: bool, as_j
             _check_revocable(seat, meant, scribe)
             text = f"Revoke {meant.name} ({meant.id[:8]}…)? Its key is never admitted again."
             text = " ".join([text, *voided.sentences()])
-            _ask(text, yes, f"dstack mesh revoke {name} --yes")
+            require_agreed(text, yes, f"dstack mesh revoke {name} --yes")
             revocation = Revoke(PeerId(meant.id), f"revoked as {meant.name}", stop)
             facts = [*_removal(seat.keeper.roster, meant, scribe), *voided.facts, revocation]
             await seat.issue(scribe, facts)
@@ -320,14 +318,6 @@ def _assignment(roster: Roster, meant: Named, role: Role) -> list[Fact]:
 
 def _removal(roster: Roster, meant: Named, scribe: Scribe) -> list[Fact]:
     return unmaking(roster, PeerId(meant.id)) if scribe.is_root else []
-
-
-def _ask(question: str, yes: bool, command: str) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Misused("Nobody can be asked.", "Standard input is no terminal.", command, "usage")
-    click.confirm(question, abort=True, err=True)
 
 
 def _say(

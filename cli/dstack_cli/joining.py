@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 import click
 
 from dstack_cli import embedded
+from dstack_cli.consent import require_agreed
 from dstack_cli.misused import Misused
 from dstack_cli.output.forms import chosen
 from dstack_cli.output.port import Document, Json, Output
@@ -117,13 +118,9 @@ def join_one(
 def leave_mesh(home: Home, yes: bool, new_key: bool = False) -> None:
     """Tells the agents that this home leaves, and forgets the mesh."""
     membership = Membership.require(home)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise Misused(
-                "Leaving a mesh is asked for.", "", "dstack mesh leave --yes", code="usage"
-            )
-        last = " Its root key is here: nobody can be invited any more." if holds_root(home) else ""
-        click.confirm(f'Leave the mesh "{membership.mesh_name}"?{last}', abort=True, err=True)
+    last = " Its root key is here: nobody can be invited any more." if holds_root(home) else ""
+    question = f'Leave the mesh "{membership.mesh_name}"?{last}'
+    require_agreed(question, yes, "dstack mesh leave --yes")
     output = chosen()
     _tell_that_we_leave(home, membership, output)
     forget(home)

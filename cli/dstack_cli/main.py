@@ -26,7 +26,8 @@ def _told(args: list[str]) -> int:
     except KeyboardInterrupt:
         from dstack_cli.exit_codes import INTERRUPTED
 
-        print("Interrupted.", file=sys.stderr)
+        # A terminal has just shown "^C".
+        print("\nInterrupted." if sys.stderr.isatty() else "Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         from dstack_cli.trouble import innermost, report

@@ -61,7 +61,7 @@ def _counted(text: str, known: Sequence[Named], what: str) -> Named:
     if place > len(known):
         raise Missing(
             f"There is no {what} {text}.",
-            f"{len(known)} {what}s are known.",
+            _known(known, what),
             LISTINGS.get(what, "dstack agents"),
         )
     return known[place - 1]
@@ -70,7 +70,11 @@ def _counted(text: str, known: Sequence[Named], what: str) -> Named:
 def _missing(text: str, known: Sequence[Named], what: str) -> Missing:
     listing = LISTINGS.get(what, "dstack agents")
     hint = close_to(text, [one.name for one in known]) or f"{listing} lists them"
-    return Missing(f"There is no {what} {text!r}.", f"{len(known)} are known.", hint)
+    return Missing(f"There is no {what} {text!r}.", _known(known, what), hint)
+
+
+def _known(known: Sequence[Named], what: str) -> str:
+    return f"1 {what} is known." if len(known) == 1 else f"{len(known)} {what}s are known."
 
 
 def close_to(text: str, known: Iterable[str]) -> str:

@@ -344,12 +344,17 @@ async def reaching(
 
 
 def chosen_run(text: str, pictures: "Sequence[RunPicture]") -> "RunPicture":
-    """The run that a person means; of several that are called so, the one of this home.
+    """The run that a name, its beginning, an id, `@` or ":TAG" means; of several that are called
+    so, the one of this home.
 
     Raises Missing or Misused.
     """
     from dstack_cli.names import Named, find
 
+    if text.startswith(":"):
+        from dstack_cli.tagged import tagged
+
+        return tagged(text[1:], pictures)
     ours = [one for one in pictures if one.ours and one.record.run_name == text]
     if len(ours) == 1:
         return ours[0]

@@ -36,7 +36,7 @@ def one(run: str) -> Choose:
     def choose(pictures: Sequence[RunPicture]) -> Sequence[RunPicture]:
         picture = chosen_run(run, pictures)
         if picture.heard and not picture.status.ended:
-            raise goes_on(picture.record.run_name, picture.status.value)
+            raise goes_on(picture.record.run_name, picture.status.value, "removed")
         return [picture]
 
     return choose
@@ -56,9 +56,9 @@ def all_ended(tagged: bool) -> Choose:
     return choose
 
 
-def goes_on(name: str, status: str) -> Refused:
-    """The error of a run that did not end yet."""
-    why = f"It is {status}; only a run that ended is removed."
+def goes_on(name: str, status: str, what: str) -> Refused:
+    """The error of a run that did not end yet; `what` is not done to it, as "removed"."""
+    why = f"It is {status}; only a run that ended is {what}."
     return Refused(f"{name} goes on.", why, f"dstack stop {name}", "run-goes-on")
 
 

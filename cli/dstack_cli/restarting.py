@@ -70,7 +70,7 @@ def restart(home: Home, wish: Wish) -> int:
 async def _submission(reach: Reach, found: Meant, wish: Wish) -> Submission:
     record, picture = found.picture.record, found.picture
     if picture.heard and not picture.status.ended:
-        raise goes_on(record.run_name, picture.status.value)
+        raise goes_on(record.run_name, picture.status.value, "started again")
     made = ordered(reach.home, record.run_id)
     if made is None:
         raise Missing(

@@ -89,6 +89,16 @@ def test_what_ssh_says_is_told_in_words_and_nothing_is_changed(
     assert refused(add(without, box, "--json"))[0] == "ssh-missing"
 
 
+def test_a_host_that_cannot_be_added_leaves_no_mesh_behind(
+    box: SshMachine, tmp_path: Path, free_port: int
+) -> None:
+    newcomer = make_peer(tmp_path, "newcomer", DSTACK_MDNS="0")
+    assert refused(add(newcomer, box, "--json"))[0] == "not-agreed"
+    closed = replace(box, port=free_port)
+    assert refused(add(newcomer, closed, "-y", "--json"))[0] == "ssh-refused"
+    assert not (newcomer.home / "keys" / "membership.json").exists()
+
+
 def test_a_job_lands_on_the_host_soon_after_the_command_was_typed(
     laptop: Peer, box: SshMachine, tmp_path: Path
 ) -> None:
@@ -260,21 +270,26 @@ def test_removing_ends_the_agent_and_keeps_its_data_unless_told(
     with pytest.raises(ValueError):
         agent_of(box)
     assert add(laptop, box).returncode == 0
-    assert laptop.dstack("agents", "remove", "box", "--purge").returncode == 0
+    asked = laptop.dstack("agents", "remove", "box", "--purge")
+    assert asked.returncode == 2 and b"(not-agreed)" in asked.stderr, said(asked)
+    assert kept.exists()
+    assert laptop.dstack("agents", "remove", "box", "--purge", "-y").returncode == 0
     assert not kept.parent.parent.exists()
 
 
 @pytest.mark.netns
 @pytest.mark.skipif(bool(no_namespaces()), reason=no_namespaces() or "-")
-def test_a_host_without_internet_needs_none(laptop: Peer, tmp_path: Path) -> None:
+def test_a_host_without_internet_needs_none(tmp_path: Path) -> None:
+    """Nor does who adds it need a mesh: with -y one is made."""
     with (
         lan(["laptop", "box"]) as net,
         ssh_machine(f"{USER}-far", prefix=net["box"].prefix, address=net["box"].address) as box,
     ):
         outside = net["box"].popen(("getent", "hosts", "pypi.org"), stdout=subprocess.DEVNULL)
         assert outside.wait(timeout=60) != 0
-        inside = replace(laptop, prefix=net["laptop"].prefix)
-        added = inside.dstack("agents", "add", box.target, *box.flags, "--name", "far", timeout=120)
+        inside = make_peer(tmp_path, "newcomer", net["laptop"].prefix, DSTACK_MDNS="0")
+        words = ("agents", "add", box.target, *box.flags, "--name", "far", "-y")
+        added = inside.dstack(*words, timeout=120)
         assert added.returncode == 0, said(added)
         ran = inside.dstack(*("run", "--remote=far", "bash", "-c", "id -un"), cwd=tmp_path)
         assert ran.stdout.decode().strip() == f"{USER}-far", said(ran)

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from support.alone import alone
 from support.eventually import eventually
-from support.lab import DSTACK, Peer, said
+from support.lab import DSTACK, Peer, join_mesh, make_peer, said
 
 LOOP = "echo up; trap 'echo bye; exit 7' TERM; while true; do sleep 0.05; done"
 
@@ -152,6 +153,7 @@ def test_detaching_after_coming_back_is_the_same(home: Peer) -> None:
 
 def test_who_leaves_a_run_that_started_again_has_its_document(home: Peer) -> None:
     name = home.dstack("run", "bash", "-c", LOOP, "-d", "-q").stdout.decode().strip()
+    assert b"only a run that ended is started again" in home.dstack("restart", name).stderr
     assert home.dstack("stop", name).returncode == 0
     terminal = Terminal(home, "restart", name, "--json")
     terminal.read_until("up\r\n")
@@ -166,8 +168,23 @@ def test_one_press_at_a_question_is_enough(home: Peer) -> None:
     terminal = Terminal(home, "rm", "@")
     terminal.read_until("[y/N]")
     terminal.press(b"\x03")
-    terminal.read_until("Interrupted.")
+    terminal.read_until("\nInterrupted.")
     assert terminal.end() == 130
+
+
+def test_one_press_at_the_question_before_somebody_is_shut_out_is_enough(tmp_path: Path) -> None:
+    founder = make_peer(tmp_path, "founder", DSTACK_MDNS="0")
+    other = make_peer(tmp_path, "other", DSTACK_MDNS="0")
+    join_mesh(founder, other)
+    for words in (("mesh", "revoke", "other"), ("mesh", "leave")):
+        for key, code in ((b"\x03", 130), (b"n\r", 2)):
+            terminal = Terminal(founder, *words)
+            terminal.read_until("[y/N]")
+            terminal.press(key)
+            assert terminal.end() == code
+    assert {"this home", "member"} == {
+        one["state"] for one in founder.json("mesh", "members")["items"]
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

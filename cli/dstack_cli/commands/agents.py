@@ -15,12 +15,30 @@ from dstack_mesh.home import Home
 @click.pass_context
 def agents(ctx: click.Context, as_json: bool, quiet: bool, verbose: bool) -> None:
     """List the agents of the mesh: where they are, how they were found, what is free."""
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        _show(ctx.obj, as_json, quiet, verbose)
+    elif as_json or quiet or verbose:
+        from dstack_cli.misused import Misused
+
+        what = f"Flags of `{ctx.invoked_subcommand}` come after it."
+        hint = f"dstack agents {ctx.invoked_subcommand} --help"
+        raise Misused(what, "Those before it are for the list of agents.", hint, code="usage")
+
+
+@agents.command("list")
+@home_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Print names alone.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how jobs are kept from the machine.")
+@click.pass_obj
+def list_(home: Home, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """The same as `dstack agents` alone."""
+    _show(home, as_json, quiet, verbose)
+
+
+def _show(home: Home, as_json: bool, quiet: bool, verbose: bool) -> None:
     from dstack_cli.output.agents import agents_listing
     from dstack_cli.reach import Private, carry_out, reaching
-
-    home: Home = ctx.obj
 
     async def look() -> None:
         from datetime import UTC, datetime
@@ -78,9 +96,11 @@ def add(
     from dstack_cli.enrolling.adding import Wish
     from dstack_cli.enrolling.command import add_here
     from dstack_cli.enrolling.ssh import Dialing
-    from dstack_cli.enrolling.target import parse_target
+    from dstack_cli.enrolling.target import check_identity, check_listen, check_name, parse_target
 
-    dialing = Dialing(parse_target(host), identity, options)
+    dialing = Dialing(parse_target(host), check_identity(identity), options)
+    check_name(name)
+    check_listen(listen)
     add_here(home, Wish(dialing, name, listen, remote_home, not no_service), yes, as_json)
 
 
@@ -88,10 +108,11 @@ def add(
 @home_option
 @click.argument("name", metavar="NAME")
 @click.option("--purge", is_flag=True, help="Remove its data there too: keys, logs, artifacts.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before its data is removed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def remove(home: Home, name: str, purge: bool, as_json: bool) -> None:
+def remove(home: Home, name: str, purge: bool, yes: bool, as_json: bool) -> None:
     """Take back what `add` did: end the agent there and remove its service and software."""
     from dstack_cli.enrolling.command import remove_here
 
-    remove_here(home, name, purge, as_json)
+    remove_here(home, name, purge, yes, as_json)

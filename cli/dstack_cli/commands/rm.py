@@ -3,6 +3,7 @@
 import click
 
 from dstack_cli.misused import Misused
+from dstack_cli.names import misread
 from dstack_cli.tree import home_option
 from dstack_mesh.home import Home
 
@@ -46,6 +47,9 @@ def prune(home: Home, words: tuple[str, ...], yes: bool, as_json: bool, quiet: b
 
             forget_caches(home, workflow, as_json, quiet)
             return 0
+        case ("cache", *_):
+            what, hint = "Which workflow's caches?", "dstack prune cache WORKFLOW"
+            raise Misused(what, "One is named.", hint, code="usage")
         case _:
-            raise Misused("What is to be pruned?", "", "dstack prune --help", code="usage")
+            raise misread(words[0], ("cache",), "dstack prune --help")
     return removing.remove(home, removing.all_ended(False), yes, "dstack prune -f", as_json, quiet)

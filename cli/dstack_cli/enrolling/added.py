@@ -31,7 +31,7 @@ def recall(home: Home) -> tuple[Added, ...]:
     try:
         lines = json.loads(_file(home).read_text())
         return tuple(_parsed(one) for one in lines)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return ()
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from dstack_cli import embedded
@@ -42,6 +41,7 @@ from dstack_cli.output.words import size
 from dstack_mesh.faults import Broken, Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
+from dstack_mesh.ids import MeshId
 from dstack_mesh.trust.membership import Membership, can_invite
 from dstack_mesh.version import installed_version
 
@@ -71,6 +71,7 @@ class Done:
     """A host that is an agent now.
 
     Attributes:
+        membership: Of the mesh that it is in.
         kept: How it is kept running: "systemd", "detached" or "other".
         stays: Whether it comes back after a restart of the host, with nobody logged in.
         words: The four words that both ends saw; empty where it was a member already.
@@ -78,6 +79,7 @@ class Done:
     """
 
     met: Met
+    membership: Membership
     kept: str
     stays: bool
     words: tuple[str, ...]
@@ -108,8 +110,12 @@ def make_mesh(home: Home) -> Membership:
     return membership
 
 
-async def add(home: Home, membership: Membership, wish: Wish, steps: Steps) -> Done:
-    """Goes through the steps. Raises MeshError where one cannot be done, with the reason."""
+async def add(home: Home, membership: Membership | None, wish: Wish, steps: Steps) -> Done:
+    """Goes through the steps. Raises MeshError where one cannot be done, with the reason.
+
+    Args:
+        membership: Of the mesh to add to. None: one is made, once nothing stands in the way.
+    """
     target = wish.dialing.target
     try:
         async with AsyncExitStack() as stack:
@@ -122,16 +128,22 @@ async def add(home: Home, membership: Membership, wish: Wish, steps: Steps) -> D
         raise
 
 
-async def _enrol(home: Home, membership: Membership, wish: Wish, steps: Steps, ssh: Ssh) -> Done:
+async def _enrol(
+    home: Home, membership: Membership | None, wish: Wish, steps: Steps, ssh: Ssh
+) -> Done:
     async with steps.step("check", "looking at the host") as step:
         python = await find_python(ssh)
         host = Host(ssh, python.path)
         facts, wheels = await asyncio.gather(_look(host, wish), asyncio.to_thread(_pack, home))
         needed = UNPACKED_TIMES * sum(wheel.size_bytes for wheel in wheels)
         listen = wish.listen or facts.listen
-        problems = judging.of_facts(facts, membership.mesh_id, listen or USUAL_LISTEN, needed)
+        mesh_id = membership.mesh_id if membership is not None else MeshId("")
+        problems = judging.of_facts(facts, mesh_id, listen or USUAL_LISTEN, needed)
         if problems:
             raise judging.trouble(ssh.target, problems)
+        if membership is None:
+            membership = await asyncio.to_thread(make_mesh, home)
+            facts = await _look(host, wish)  # the host may be this very home
         step.done = _described(facts, python)
     async with steps.step("install", "putting together what it needs") as step:
         wheels = await _for_host(home, wheels, python, step)
@@ -157,7 +169,7 @@ async def _enrol(home: Home, membership: Membership, wish: Wish, steps: Steps, s
         step.done = f"answers at {met.address}"
     remember(home, membership, met)
     _note(home, wish, met)
-    return _done(facts, met, served, words)
+    return _done(facts, met, membership, served, words)
 
 
 _SERVED = {
@@ -283,21 +295,26 @@ def runner_of(root: str) -> str:
 
 def _note(home: Home, wish: Wish, met: Met) -> None:
     dialing = wish.dialing
-    identity = str(Path(dialing.identity).absolute()) if dialing.identity else ""
     added.note(
         home,
         added.Added(
             met.known.card.name,
             met.known.card.peer_id,
             str(dialing.target),
-            identity,
+            dialing.identity,
             dialing.options,
             wish.remote_home,
         ),
     )
 
 
-def _done(facts: Facts, met: Met, served: Mapping[str, Any], words: tuple[str, ...]) -> Done:
+def _done(
+    facts: Facts,
+    met: Met,
+    membership: Membership,
+    served: Mapping[str, Any],
+    words: tuple[str, ...],
+) -> Done:
     notes = judging.notes(facts)
     match served["kept"], served["no_unit"]:
         case "other", _:
@@ -316,4 +333,4 @@ def _done(facts: Facts, met: Met, served: Mapping[str, Any], words: tuple[str, .
         case _:
             pass
     kept = str(served["kept"])
-    return Done(met, kept, kept == "systemd", words, tuple(notes))
+    return Done(met, membership, kept, kept == "systemd", words, tuple(notes))

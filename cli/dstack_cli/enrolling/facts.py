@@ -16,6 +16,7 @@ class Facts:
         root: The folder of its agent.
         clock_ahead_seconds: How far its clock is ahead of ours; about right to a second.
         cannot_write: The folder that may not be written; "" where all is well.
+        other: Something in `root` that is no agent's, where no agent was before; "" for nothing.
         socket_bytes: Length of the path of the agent's socket.
         port_trouble: Why the agent could not listen; "" if it could, or does.
         serves: An agent of that folder answers now.
@@ -35,6 +36,7 @@ class Facts:
     clock_ahead_seconds: float
     disk_free_bytes: int
     cannot_write: str
+    other: str
     socket_bytes: int
     port_trouble: str
     serves: bool
@@ -69,6 +71,7 @@ def facts_of(answer: Mapping[str, Any], now: float) -> Facts:
         clock_ahead_seconds=float(answer["now"]) - now,
         disk_free_bytes=int(answer["disk_free_bytes"]),
         cannot_write=str(answer["cannot_write"]),
+        other=str(answer["other"]),
         socket_bytes=int(answer["socket_bytes"]),
         port_trouble=str(answer["port_trouble"]),
         serves=bool(answer["serves"]),

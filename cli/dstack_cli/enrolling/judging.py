@@ -104,6 +104,12 @@ def _folder(facts: Facts) -> Problem | None:
             f"{facts.user} may not write {facts.cannot_write}.",
             "Choose another folder there: --remote-home DIR",
         )
+    if facts.other:
+        return Problem(
+            "host-folder-taken",
+            f"{facts.root} holds what is no agent's, as {facts.other}.",
+            "Choose a folder of its own there: --remote-home DIR",
+        )
     if facts.socket_bytes > SOCKET_BYTES:
         return Problem(
             "path-too-long",

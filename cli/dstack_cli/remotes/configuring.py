@@ -51,8 +51,8 @@ def configure(home: Home, given: Given, output: Output) -> None:
     before = known.places.get(name, place)
     remotes = known.with_one(name, place, given.default or not given.name)
     save_remotes(home, remotes)
-    instead = f", instead of {_where(before)}," if before != place else ""
-    is_default = " and is what commands mean that name none" if remotes.default == name else ""
+    instead = f", instead of {_where(before)}" if before != place else ""
+    is_default = ", and the default" if remotes.default == name else ""
     output.talk(f"{_where(place)} is the remote {name!r}{instead}{is_default}.  dstack push RUN")
     output.document(_document(remotes, name))
 
@@ -62,7 +62,7 @@ def make_default(home: Home, name: str, output: Output) -> None:
     known = load_remotes(home)
     remotes = replace(known, default=known.chosen(name)[0])
     save_remotes(home, remotes)
-    output.talk(f"{name} is what commands mean that name none.")
+    output.talk(f"{name} is the default remote now.")
     output.document(_document(remotes, name))
 
 
@@ -116,9 +116,9 @@ def delete(home: Home, name: str, output: Output) -> None:
     save_remotes(home, remotes)
     output.talk(f"{name} is forgotten here. What is in it stays.")
     if remotes.places and not remotes.default:
-        output.talk("Commands that name no remote mean none now: dstack config NAME --default")
+        output.talk("No remote is the default now: dstack config NAME --default")
     elif remotes.default not in ("", known.default):
-        output.talk(f"{remotes.default} is what commands mean that name none.")
+        output.talk(f"{remotes.default} is the default remote now.")
     output.document(_document(known, name))
 
 

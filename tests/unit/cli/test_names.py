@@ -28,6 +28,14 @@ def test_names_prefixes_ids_and_counts_find_the_run(text: str, name: str) -> Non
     assert find(text, RUNS, "run").name == name
 
 
+@pytest.mark.parametrize("text", ["nobody", "@2"])
+def test_how_many_are_known_is_told_in_words(text: str) -> None:
+    with pytest.raises(Missing, match="1 run is known"):
+        find(text, RUNS[:1], "run")
+    with pytest.raises(Missing, match="0 runs are known"):
+        find(text, [], "run")
+
+
 def test_a_whole_name_wins_over_longer_ones() -> None:
     runs = [Named("calm-ibex-10", "1"), Named("calm-ibex-1", "2")]
     assert find("calm-ibex-1", runs, "run").id == "2"

@@ -20,6 +20,7 @@ WELL = Facts(
     clock_ahead_seconds=0.4,
     disk_free_bytes=10**12,
     cannot_write="",
+    other="",
     socket_bytes=50,
     port_trouble="",
     serves=False,
@@ -56,6 +57,7 @@ def test_each_trouble_has_its_code() -> None:
     assert codes(replace(WELL, disk_free_bytes=10**6)) == ["host-disk-full"]
     assert codes(replace(WELL, clock_ahead_seconds=-3600)) == ["host-clock-off"]
     assert codes(replace(WELL, cannot_write="/home/mara")) == ["host-not-writable"]
+    assert codes(replace(WELL, other="Documents")) == ["host-folder-taken"]
     assert codes(replace(WELL, socket_bytes=108)) == ["path-too-long"]
     assert codes(replace(WELL, port_trouble="in use")) == ["host-port-taken"]
 

@@ -1,11 +1,19 @@
 """Which host a person means, and what ssh says of it."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_cli.enrolling.ssh_trouble import of_ssh
-from dstack_cli.enrolling.target import Target, parse_target
+from dstack_cli.enrolling.target import (
+    Target,
+    check_identity,
+    check_listen,
+    check_name,
+    parse_target,
+)
 from dstack_cli.misused import Misused
 
 
@@ -34,6 +42,34 @@ def test_what_is_no_host_is_refused(text: str) -> None:
     with pytest.raises(Misused) as refused:
         parse_target(text)
     assert refused.value.code == "bad-ssh-target"
+
+
+def test_a_key_is_found_from_wherever_it_is_used_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = [check_identity(text) for text in ("", "key", "~/key", str(tmp_path / "key"))]
+    assert found == ["", *[str(tmp_path / "key")] * 3]
+    for text in ("no-key", "~/no-key", str(tmp_path)):
+        with pytest.raises(Misused):
+            check_identity(text)
+
+
+@pytest.mark.parametrize("text", ["7420", ":7420", "0.0.0.0:x", "0.0.0.0:99999", "::1:7420"])
+def test_where_it_cannot_listen_is_told_before_ssh_is_asked(text: str) -> None:
+    for fine in ("", "0.0.0.0:7420", "[::]:7420"):
+        check_listen(fine)
+    with pytest.raises(Misused):
+        check_listen(text)
+
+
+@pytest.mark.parametrize("text", ["ws 3", "ws\t3", "x" * 64])
+def test_a_name_is_one_word(text: str) -> None:
+    check_name("ws-3")
+    with pytest.raises(Misused):
+        check_name(text)
 
 
 @given(st.text(max_size=20) | st.from_regex(r"-?[a-z]+@?-?[a-z.]*:?[0-9]*", fullmatch=True))

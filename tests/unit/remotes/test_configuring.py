@@ -35,8 +35,8 @@ def person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Person:
     return Person(tmp_path, capsys)
 
 
-def test_one_without_a_name_is_what_commands_mean(person: Person) -> None:
-    assert "is what commands mean" in person.config("lab s3://lab-runs --no-check")
+def test_one_without_a_name_is_the_default(person: Person) -> None:
+    assert "the remote 'lab', and the default." in person.config("lab s3://lab-runs --no-check")
     person.config("s3://mine --no-check")
     assert person.default == ["default"]
 
@@ -44,7 +44,7 @@ def test_one_without_a_name_is_what_commands_mean(person: Person) -> None:
 def test_the_place_before_is_told_and_either_order_will_do(person: Person) -> None:
     person.config("lab s3://lab-runs --no-check")
     said = person.config("s3://other/team lab --no-check")
-    assert "s3://other/team is the remote 'lab', instead of s3://lab-runs," in said
+    assert "s3://other/team is the remote 'lab', instead of s3://lab-runs, and the default." in said
     assert "instead" not in person.config("lab s3://other/team --no-check")
 
 
@@ -56,13 +56,13 @@ def test_a_remote_that_is_there_can_be_made_the_default(person: Person) -> None:
     assert person.default == ["mine"]
 
 
-def test_who_deletes_the_default_hears_what_commands_mean_now(person: Person) -> None:
+def test_who_deletes_the_default_hears_which_is_it_now(person: Person) -> None:
     for name in ("a", "b", "c"):
         person.config(f"{name} s3://lab-runs --no-check")
-    assert "mean none now" in person.config("delete a")
+    assert "No remote is the default now" in person.config("delete a")
     person.config("b --default")
-    assert "c is what commands mean" in person.config("delete b")
-    assert "mean" not in person.config("delete c")
+    assert "c is the default remote now." in person.config("delete b")
+    assert "default" not in person.config("delete c")
 
 
 def test_scripts_get_what_was_named_and_what_was_deleted(person: Person) -> None:

@@ -33,6 +33,7 @@ def answer(request: dict[str, Any], body: IO[bytes], tell: Callable[[str], None]
         "now": time.time(),
         "disk_free_bytes": _free(places.root),
         "cannot_write": _cannot_write(places.root),
+        "other": "" if noted or membership else places.other(),
         "socket_bytes": len(os.fsencode(str(places.socket))),
         "port_trouble": "" if places.answers() else _port_trouble(listen),
         "serves": places.answers(),

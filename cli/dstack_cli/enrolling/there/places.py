@@ -8,6 +8,14 @@ from typing import Any
 
 UNIT = "dstack-runner.service"
 
+OWN = frozenset(
+    (
+        *("keys", "state", "secrets", "run", "chunks", "checkouts", "jobs", "environments"),
+        *("software", "wheels", "config.yaml", "policy.yaml", "remotes.json"),
+    )
+)
+"""What an agent keeps in its folder. Whatever else is there is somebody's."""
+
 
 class Places:
     """The folders of one agent. `root` is its home, as `DSTACK_HOME`.
@@ -48,6 +56,14 @@ class Places:
     def unit(self) -> Path:
         config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
         return Path(config).expanduser() / "systemd" / "user" / self.unit_name
+
+    def other(self) -> str:
+        """Something in the folder that is not an agent's; empty if there is nothing."""
+        try:
+            names = sorted(path.name for path in self.root.iterdir())
+        except OSError:
+            return ""
+        return next((name for name in names if name not in OWN and name[:7] != ".probe-"), "")
 
     def read_noted(self) -> dict[str, Any]:
         """What was noted when it was added; empty if it was not, or if that was cut."""
