@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_mesh.chunks.index import connect, marks, reported
+from dstack_mesh.chunks.sizes import shared
 
 KEPT_FILES = 500_000
 """Rows that are kept; the oldest go first. One is about 150 bytes and 36 more a chunk."""
@@ -104,5 +105,4 @@ def _pack(cut: Cut) -> bytes:
 
 def _unpack(chunks: bytes) -> Cut:
     ends = len(chunks) // 36 * 4
-    sizes = memoryview(chunks)[:ends].cast("I") if ends else ()
-    return Cut(tuple(sizes), chunks[ends:])
+    return Cut(shared(memoryview(chunks)[:ends].cast("I")) if ends else (), chunks[ends:])
