@@ -7,6 +7,7 @@ the index.
 """
 
 import threading
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ class FileCache:
 
 
 def _pack(cut: Cut) -> bytes:
-    return b"".join(size.to_bytes(4, "little") for size in cut.sizes) + cut.digests
+    return array("I", cut.sizes).tobytes() + cut.digests
 
 
 def _unpack(chunks: bytes) -> Cut:

@@ -23,8 +23,7 @@ BATCH = 500
 """Digests in one question."""
 
 MANY = 65_536
-"""Of more digests than this, not all rows are read to see which are among them: each takes 120
-bytes."""
+"""Digests that are best looked up together: more take some megabytes."""
 
 WAIT_SECONDS = 30.0
 """How long a writer waits for another process that writes."""
@@ -120,7 +119,7 @@ class Index:
         return self._database.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None
 
     def _present(self, digests: Sequence[Digest]) -> set[Digest]:
-        few = self._few(len(digests)) if len(digests) <= MANY else None
+        few = self._few(len(digests))
         if few is not None:
             return few.intersection(digests)
         found: set[Digest] = set()

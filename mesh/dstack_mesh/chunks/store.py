@@ -23,6 +23,7 @@ from dstack_mesh.chunks.cache import FileCache
 from dstack_mesh.chunks.checking import check_chunks
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.healing import Presence, open_index
+from dstack_mesh.chunks.index import MANY, batches
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.mending import NoSource, Source, keep_evidence
 from dstack_mesh.chunks.packs import (
@@ -101,9 +102,11 @@ class ChunkStore:
 
     def missing(self, digests: Iterable[Digest]) -> list[Digest]:
         """Those that are not here, each once, in order. The others stay for a while."""
-        wanted = list(dict.fromkeys(digests))
-        present = self.index.promise(wanted)
-        return [digest for digest in wanted if digest not in present]
+        wanted = dict.fromkeys(digests)
+        for asked in batches(list(wanted), MANY):
+            for digest in self.index.promise(asked):
+                del wanted[digest]
+        return list(wanted)
 
     def put(self, chunks: Iterable[tuple[Digest, Bytes]]) -> None:
         """Keeps chunks; they are durable on return. Chunks that are here already cost nothing.
