@@ -7,11 +7,13 @@ the index.
 """
 
 import threading
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_mesh.chunks.index import connect, marks, reported
+from dstack_mesh.chunks.sizes import shared
 
 KEPT_FILES = 500_000
 """Rows that are kept; the oldest go first. One is about 150 bytes and 36 more a chunk."""
@@ -99,10 +101,9 @@ class FileCache:
 
 
 def _pack(cut: Cut) -> bytes:
-    return b"".join(size.to_bytes(4, "little") for size in cut.sizes) + cut.digests
+    return array("I", cut.sizes).tobytes() + cut.digests
 
 
 def _unpack(chunks: bytes) -> Cut:
     ends = len(chunks) // 36 * 4
-    sizes = memoryview(chunks)[:ends].cast("I") if ends else ()
-    return Cut(tuple(sizes), chunks[ends:])
+    return Cut(shared(memoryview(chunks)[:ends].cast("I")) if ends else (), chunks[ends:])

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from dstack_mesh.chunks.cache import Cut, FileCache
-from dstack_mesh.chunks.digest import digest_of, split_digests
+from dstack_mesh.chunks.digest import digest_of, each_digest
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.reading import OPEN_TO_READ, cut_blocks_of, stamp_of
 from dstack_mesh.ids import Digest
@@ -77,7 +77,7 @@ def _side_by_side(cut: Cut, claim: Claim) -> Iterator[tuple[int, list[tuple[Dige
     """Runs of wanted chunks and where each begins."""
     run: list[tuple[Digest, int]] = []
     begin = at = 0
-    for digest, size in zip(split_digests(cut.digests), cut.sizes, strict=True):
+    for digest, size in zip(each_digest(cut.digests), cut.sizes, strict=True):
         common = claim(digest, size)
         if run and (not common or at + size - begin > RUN_BYTES):
             yield begin, run

@@ -22,6 +22,9 @@ from dstack_mesh.ids import Digest
 BATCH = 500
 """Digests in one question."""
 
+MANY = 65_536
+"""Digests that are best looked up together: more take some megabytes."""
+
 WAIT_SECONDS = 30.0
 """How long a writer waits for another process that writes."""
 

@@ -18,12 +18,13 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import pairwise, zip_longest
+from itertools import chain, pairwise, zip_longest
 from typing import assert_never
 
-from dstack_mesh.chunks.digest import DIGEST_BYTES, digest_of, split_digests
+from dstack_mesh.chunks.digest import DIGEST_BYTES, digest_of, each_digest
 from dstack_mesh.chunks.holes import HOLE, is_hole
 from dstack_mesh.chunks.paths import link_fault, path_fault
+from dstack_mesh.chunks.sizes import shared
 from dstack_mesh.faults import Invalid
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
@@ -67,7 +68,7 @@ class FileEntry:
 
     def chunks(self) -> Iterator[tuple[Digest, int]]:
         """Digest and size of each chunk, in order."""
-        return zip(split_digests(self.digests), self.sizes, strict=True)
+        return zip(each_digest(self.digests), self.sizes, strict=True)
 
 
 @frozen(slots=True)
@@ -128,7 +129,7 @@ class Manifest:
         found: dict[Digest, None] = {}
         for entry in self.entries:
             if isinstance(entry, FileEntry):
-                found.update(dict.fromkeys(split_digests(entry.digests)))
+                found.update(dict.fromkeys(each_digest(entry.digests)))
         return list(found)
 
     def chunk_sizes(self) -> dict[Digest, int]:
@@ -159,7 +160,7 @@ class Manifest:
 
     @cached_property
     def _encoded(self) -> bytes:
-        return b"".join([MAGIC, *map(_encode, self.entries)])
+        return b"".join([MAGIC, *chain.from_iterable(map(_encode, self.entries))])
 
     @classmethod
     def decode(cls, encoded: bytes) -> "Manifest":
@@ -240,7 +241,8 @@ def _check_order(entries: list[Entry]) -> None:
             )
 
 
-def _encode(entry: Entry) -> bytes:
+def _encode(entry: Entry) -> tuple[bytes, ...]:
+    """What its form consists of; the longest part is not copied for it."""
     path = entry.path.encode()
     match entry:
         case FileEntry():
@@ -248,16 +250,16 @@ def _encode(entry: Entry) -> bytes:
             sizes = array("I", entry.sizes)
             if sys.byteorder == "big":
                 sizes.byteswap()
-            body = struct.pack("<I", len(sizes)) + sizes.tobytes() + entry.digests
+            body = (struct.pack("<I", len(sizes)) + sizes.tobytes(), entry.digests)
         case LinkEntry():
             kind = _LINK
             target = entry.target.encode()
-            body = struct.pack("<H", len(target)) + target
+            body = (struct.pack("<H", len(target)) + target,)
         case FolderEntry():
-            kind, body = _FOLDER, b""
+            kind, body = _FOLDER, ()
         case _:
             assert_never(entry)
-    return struct.pack("<BH", kind, len(path)) + path + body
+    return struct.pack("<BH", kind, len(path)) + path, *body
 
 
 def _decode(encoded: bytes, at: int) -> tuple[Entry, int]:
@@ -283,7 +285,7 @@ def _decode_file(encoded: bytes, at: int, path: str, executable: bool) -> tuple[
     sizes = array("I", raw)
     if sys.byteorder == "big":
         sizes.byteswap()
-    return FileEntry(path, tuple(sizes), digests, executable), at
+    return FileEntry(path, shared(sizes), digests, executable), at
 
 
 def _take(encoded: bytes, at: int, length: int) -> tuple[bytes, int]:

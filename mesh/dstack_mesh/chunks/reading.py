@@ -7,6 +7,7 @@ came and said to be changing.
 
 import os
 import stat
+from array import array
 from collections.abc import Iterator
 
 from dstack_mesh.chunks.batch import Batch
@@ -14,6 +15,7 @@ from dstack_mesh.chunks.cache import Cut, Stamp
 from dstack_mesh.chunks.chunker import WHOLE_BYTES, ZEROS, cut_blocks
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.holes import HOLE, hole_at
+from dstack_mesh.chunks.sizes import shared
 from dstack_mesh.frozen import frozen
 
 TRIES = 3
@@ -88,17 +90,16 @@ def _cut_file(file: int, size: int, batch: Batch) -> Cut:
         batch.add(digest, data)
         return Cut((len(data),), digest)
 
-    sizes: list[int] = []
-    digests: list[bytes] = []
+    sizes, digests = array("I"), bytearray()
     for chunks in cut_blocks_of(file, size):
         for chunk in chunks:
             digest = HOLE if chunk is ZEROS else digest_of(chunk)
             batch.add(digest, chunk)
             sizes.append(len(chunk))
-            digests.append(digest)
+            digests += digest
         # The next block overwrites these bytes.
         batch.flush()
-    return Cut(tuple(sizes), b"".join(digests))
+    return Cut(shared(sizes), bytes(digests))
 
 
 def cut_blocks_of(file: int, size: int) -> Iterator[list[memoryview]]:

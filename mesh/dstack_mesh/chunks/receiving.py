@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from dstack_mesh.chunks.cache import Cut, FileCache, Stamp
 from dstack_mesh.chunks.digest import digest_of
@@ -28,6 +27,7 @@ from dstack_mesh.chunks.reading import stamp_of
 from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.syncing import LARGE_BYTES, Syncer
 from dstack_mesh.chunks.unchanged import mark, unchanged
+from dstack_mesh.chunks.uses import Use, Uses
 from dstack_mesh.faults import Damaged, MeshError, Missing, Refused
 from dstack_mesh.ids import Digest
 
@@ -73,14 +73,6 @@ class _Part:
     copies: list[tuple[int, Digest]] = field(default_factory=list[tuple[int, Digest]])
 
 
-class _Use(NamedTuple):
-    """Where a chunk is used first. A tuple, which costs less to make."""
-
-    part: _Part
-    offset: int
-    size: int
-
-
 class Receiver:
     """The files of a manifest, or of what lies below one of its paths, on their way to disk.
 
@@ -103,8 +95,7 @@ class Receiver:
             Busy: There is not enough room on the disk.
         """
         self._root, self._path, entries = _choose(manifest, prefix.strip("/"), target)
-        self._uses: dict[Digest, _Use] = {}
-        self._had: set[Digest] = set()
+        self._uses: Uses[_Part] = Uses()
         self._open: OrderedDict[str, _Part] = OrderedDict()
         self._cache = cache
         self._laid: list[tuple[FileEntry, Stamp]] = []
@@ -134,11 +125,11 @@ class Receiver:
     @property
     def wanted(self) -> list[Digest]:
         """The chunks it takes, each once, best sent in this order."""
-        return [digest for digest in self._uses if digest not in self._had]
+        return self._uses.wanted
 
     def wanted_bytes(self, digests: Sequence[Digest]) -> int:
         """Bytes of some of them."""
-        return sum([self._uses[digest].size for digest in digests])
+        return sum(map(self._uses.size, digests))
 
     def reuse(self, told: Callable[[int], None]) -> None:
         """Writes what files that are about to be replaced have of the new ones; it is not wanted
@@ -147,20 +138,11 @@ class Receiver:
         Args:
             told: Called with the bytes written each time some were.
         """
-        claimed: set[Digest] = set()
-
-        def claim(digest: Digest, size: int) -> bool:
-            use = self._uses.get(digest)
-            if use is None or use.size != size or digest in claimed:
-                return False
-            claimed.add(digest)
-            return True
-
         for part in self._parts:
             path = part.entry.path
-            for digests, data in former_chunks(self._folders, path, self._cache, claim):
-                self._had.update(digests)
-                self._put(digests, data)
+            for digests, data in former_chunks(self._folders, path, self._cache, self._uses.claim):
+                self._uses.have(digests)
+                self._put([self._uses.of(digest) for digest in digests], data)
                 told(len(data))
 
     def take(self, digests: Sequence[Digest], data: memoryview) -> None:
@@ -170,17 +152,18 @@ class Receiver:
             Damaged: A chunk is not what was wanted.
         """
         at = 0
+        uses: list[Use[_Part]] = []
         for digest in digests:
-            use = self._uses.get(digest)
+            use = self._uses.find(digest)
             if use is None or digest_of(data[at : at + use.size]) != digest:
                 raise Damaged("A chunk arrived damaged.", digest.hex(), "Fetch it again.")
             at += use.size
-        self._put(digests, data)
+            uses.append(use)
+        self._put(uses, data)
 
-    def _put(self, digests: Sequence[Digest], data: memoryview) -> None:
-        runs = list(self._runs(digests, data))
+    def _put(self, uses: Sequence[Use[_Part]], data: memoryview) -> None:
         try:
-            for part, offset, piece in runs:
+            for part, offset, piece in _runs(uses, data):
                 self._write(part, offset, piece)
         except OSError as error:
             raise _in_words(error, self._root) from error
@@ -249,29 +232,11 @@ class Receiver:
         for digest, size in entry.chunks():
             if is_hole(digest, size):
                 part.missing_bytes -= size
-            elif digest in self._uses:
+            elif not self._uses.add(digest, part, offset, size):
                 part.copies.append((offset, digest))
-            else:
-                self._uses[digest] = _Use(part, offset, size)
             offset += size
         part.blank = part.missing_bytes == 0
         return part
-
-    def _runs(
-        self, digests: Sequence[Digest], data: memoryview
-    ) -> Iterator[tuple[_Part, int, memoryview]]:
-        """Pieces, as long as they lie side by side in one file."""
-        part: _Part | None = None
-        offset = begin = at = 0
-        for digest in digests:
-            use = self._uses[digest]
-            if use.part is not part or use.offset != offset + (at - begin):
-                if part:
-                    yield part, offset, data[begin:at]
-                part, offset, begin = use.part, use.offset, at
-            at += use.size
-        if part:
-            yield part, offset, data[begin:at]
 
     def _write(self, part: _Part, offset: int, piece: memoryview) -> None:
         file = self._opened(part)
@@ -338,11 +303,11 @@ class Receiver:
         if part.blank:
             self._name(part)
         for offset, digest in part.copies:
-            self._write(part, offset, memoryview(self._written(self._uses[digest])))
+            self._write(part, offset, memoryview(self._written(self._uses.of(digest))))
         if part.missing_bytes:
             raise Missing("Bytes of a file did not arrive.", part.entry.path, "Fetch it again.")
 
-    def _written(self, use: _Use) -> bytes:
+    def _written(self, use: Use[_Part]) -> bytes:
         """The bytes of a chunk, from where it was written."""
         part = use.part
         if part.fd >= 0:
@@ -355,6 +320,20 @@ class Receiver:
             return os.pread(file, use.size, use.offset)
         finally:
             os.close(file)
+
+
+def _runs(uses: Sequence[Use[_Part]], data: memoryview) -> Iterator[tuple[_Part, int, memoryview]]:
+    """Pieces of chunks side by side, as long as they lie so in one file."""
+    part: _Part | None = None
+    offset = begin = at = 0
+    for use in uses:
+        if use.part is not part or use.offset != offset + (at - begin):
+            if part:
+                yield part, offset, data[begin:at]
+            part, offset, begin = use.part, use.offset, at
+        at += use.size
+    if part:
+        yield part, offset, data[begin:at]
 
 
 def _choose(manifest: Manifest, prefix: str, target: Path) -> tuple[Path, Path, list[Entry]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.cache import Cut, Stamp
-from dstack_mesh.chunks.digest import split_digests
+from dstack_mesh.chunks.digest import each_digest
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.manifest import Entry, FileEntry, FolderEntry, LinkEntry
 from dstack_mesh.chunks.paths import link_fault, path_fault
@@ -180,13 +180,13 @@ def _sort(path: str, name: str, folder: int, state: os.stat_result, found: Scan)
 def _take(store: ChunkStore, folders: Folders, files: list[_File], found: Scan, tries: int) -> None:
     """Adds files, from memory where they did not change, else by reading them."""
     known = store.cache.find([file.stamp for file in files])
-    lost = set(store.missing(d for cut in known.values() for d in split_digests(cut.digests)))
+    lost = set(store.missing(d for cut in known.values() for d in each_digest(cut.digests)))
     batch = Batch(store)
     began_ns = time.time_ns()
     fresh: list[tuple[Stamp, Cut]] = []
     for file in files:
         cut = known.get(file.stamp)
-        if cut and not (lost and lost.intersection(split_digests(cut.digests))):
+        if cut and not (lost and lost.intersection(each_digest(cut.digests))):
             found.entries.append(FileEntry(file.path, cut.sizes, cut.digests, file.executable))
         else:
             fresh.extend(_read(folders, file.path, batch, began_ns, found, tries))

@@ -20,8 +20,10 @@ from pathlib import Path
 from dstack_mesh.chunks.adopting import adopt_tails
 from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.cache import FileCache
+from dstack_mesh.chunks.checking import check_chunks
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.healing import Presence, open_index
+from dstack_mesh.chunks.index import MANY, batches
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.mending import NoSource, Source, keep_evidence
 from dstack_mesh.chunks.packs import (
@@ -36,7 +38,7 @@ from dstack_mesh.chunks.room import GIB, files_bytes, free_for_jobs, trouble
 from dstack_mesh.chunks.runs import missing, side_by_side
 from dstack_mesh.chunks.sessions import GRACE_SECONDS, Session
 from dstack_mesh.chunks.shelf import Shelf
-from dstack_mesh.faults import Busy, Damaged, Invalid, MeshError, Missing, Refused
+from dstack_mesh.faults import Busy, Damaged, MeshError, Missing, Refused
 from dstack_mesh.ids import Digest
 
 RUN_BYTES = 1 << 20
@@ -100,9 +102,11 @@ class ChunkStore:
 
     def missing(self, digests: Iterable[Digest]) -> list[Digest]:
         """Those that are not here, each once, in order. The others stay for a while."""
-        wanted = list(dict.fromkeys(digests))
-        present = self.index.promise(wanted)
-        return [digest for digest in wanted if digest not in present]
+        wanted = dict.fromkeys(digests)
+        for asked in batches(list(wanted), MANY):
+            for digest in self.index.promise(asked):
+                del wanted[digest]
+        return list(wanted)
 
     def put(self, chunks: Iterable[tuple[Digest, Bytes]]) -> None:
         """Keeps chunks; they are durable on return. Chunks that are here already cost nothing.
@@ -170,8 +174,16 @@ class ChunkStore:
         """
         digest = digest_of(encoded)
         if self.missing_manifest(digest):
-            self._check_chunks(Manifest.decode(encoded))
+            check_chunks(self.index, Manifest.decode(encoded))
             self.shelf.write(digest, encoded)
+        return digest
+
+    def put_tree(self, manifest: Manifest) -> Digest:
+        """The same of one that was made here; errors as `put_manifest`."""
+        digest = manifest.digest
+        if self.missing_manifest(digest):
+            check_chunks(self.index, manifest)
+            self.shelf.write(digest, manifest.encode())
         return digest
 
     def get_manifest(self, digest: Digest) -> Manifest:
@@ -370,23 +382,6 @@ class ChunkStore:
         if now is None:
             raise missing(digest)
         return self._read_run([(digest, now)])
-
-    def _check_chunks(self, manifest: Manifest) -> None:
-        sizes = manifest.chunk_sizes()
-        self.index.spare(sizes)
-        lengths = self.index.lengths(sizes)
-        for digest, size in sizes.items() if lengths != sizes else ():
-            length = lengths.get(digest)
-            if length is None:
-                raise Refused(
-                    "A list of files came before its bytes.",
-                    f"{len(sizes) - len(lengths):,} chunks are missing, as {digest.hex()}.",
-                )
-            if length != size:
-                raise Invalid(
-                    "A list of files says a wrong size.",
-                    f"{digest.hex()} has {length:,} bytes, not {size:,}.",
-                )
 
 
 def _make_folders(folder: Path, parts: Sequence[Path]) -> None:

@@ -74,7 +74,7 @@ def save_tree(
 def keep(store: ChunkStore, found: Scan) -> Saved:
     """Writes down what a scan, or several together, found. Durable on return."""
     manifest = Manifest(found.entries)
-    digest = store.put_manifest(manifest.encode())
+    digest = store.put_tree(manifest)
     return Saved(
         digest,
         manifest.files,

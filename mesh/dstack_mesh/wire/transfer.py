@@ -58,7 +58,7 @@ MISSING_DIGESTS = 65_536
 WANT_DIGESTS = 16_384
 """Digests in one wish; two wishes are out at a time."""
 
-WINDOW_BYTES = 32 << 20
+WINDOW_BYTES = 16 << 20
 """Bytes that may be under way or unwritten. More than the fastest network holds, little memory."""
 
 CREDIT_BYTES = WINDOW_BYTES // 4
@@ -296,15 +296,12 @@ class TransferClient:
         hand: Hand,
     ) -> None:
         """Asks for chunks, takes what arrives and gives credit for what was taken."""
-        wishes = [
-            Want(digests=b"".join(digests[begin : begin + WANT_DIGESTS]))
-            for begin in range(0, len(digests), WANT_DIGESTS)
-        ]
         asked, taken, credit = 0, 0, WINDOW_BYTES
         while True:
-            if asked < len(wishes) and asked * WANT_DIGESTS - taken < WANT_DIGESTS:
-                await stream.write(FetchRequest(want=wishes[asked], credit_bytes=credit))
-                asked, credit = asked + 1, 0
+            if asked < len(digests) and asked - taken < WANT_DIGESTS:
+                want = Want(digests=b"".join(digests[asked : asked + WANT_DIGESTS]))
+                await stream.write(FetchRequest(want=want, credit_bytes=credit))
+                asked, credit = asked + WANT_DIGESTS, 0
                 continue
             if credit >= CREDIT_BYTES:
                 await stream.write(FetchRequest(credit_bytes=credit))
