@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime
+from enum import Enum
 from typing import Protocol, TypeVar
 
 from dstack_agent.environments.recipe import check_installs
@@ -311,6 +312,8 @@ def _plain(value: object) -> str:
             return value.hex()
         case datetime():
             return value.isoformat()
+        case Enum():
+            return str(value.value)
         case _:
             raise TypeError(f"{value!r} has no place in a specification")
 

@@ -23,6 +23,7 @@ class FollowedWork:
 
     accepted = True
     why_stay = ""
+    caveat = ""
 
     def __init__(self, reach: Reach, picture: RunPicture, watcher: Watcher) -> None:
         self._reach = reach

@@ -39,6 +39,11 @@ class Work(Protocol):
         """Why it cannot go on without us; empty if it can."""
         ...
 
+    @property
+    def caveat(self) -> str:
+        """What is not done any more once it goes on without us; empty for nothing."""
+        ...
+
     async def run(self) -> StateChange:
         """Goes on to its end."""
         ...
@@ -118,6 +123,8 @@ class Attendance:
             case Wish.DETACH:
                 self._screen.say(f"\nDetached. {name} goes on.  (Ctrl-C again stops it)")
                 self._screen.say(f"  back: dstack attach {name}      stop: dstack stop {name}")
+                if self._work.caveat:
+                    self._screen.say(f"  {self._work.caveat}")
                 self._screen.mute()
                 self._detaching = True
             case Wish.STOP | Wish.ABORT:

@@ -85,4 +85,6 @@ async def submit(driven: DrivenWork, has_apps: bool, screen: Screen, presence: P
     screen.say(f"  follow: dstack logs -f {name}      stop: dstack stop {name}")
     if has_apps:
         screen.say(f"  open its apps: dstack app {name}")
+    if driven.caveat:
+        screen.say(f"  {driven.caveat}")
     return 0

@@ -24,7 +24,7 @@ from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Digest
 from dstack_scheduler.agent_port import DrivenJob
-from dstack_scheduler.job import Input, RunRecord, Source
+from dstack_scheduler.job import Input, JobSpec, RunRecord, Source
 from dstack_scheduler.submission import Submission
 
 
@@ -57,6 +57,8 @@ def restart(home: Home, wish: Wish) -> int:
             screen = screen_of(terminal, wish)
             watching = _watching(screen, terminal, submission, wish)
             watching.notes = [f"  {_from_where(found, submission, wish)}"]
+            if not found.picture.ours:
+                watching.notes.append(f"  as its submitter signed it: {found.picture.record.owner}")
             has_apps = any(job.spec.apps for job in submission.jobs)
             async with with_apps(reach, has_apps, wish, screen, watching) as watcher:
                 driven = DrivenWork(reach, submission, "", watcher)
@@ -72,19 +74,36 @@ async def _submission(reach: Reach, found: Meant, wish: Wish) -> Submission:
     if picture.heard and not picture.status.ended:
         raise goes_on(record.run_name, picture.status.value, "started again")
     made = ordered(reach.home, record.run_id)
+    ours = made is not None
     if made is None:
-        raise Missing(
-            f"What {record.run_name} was made of is not known here.",
-            f"It is kept in the home that submitted it, that of {record.owner or 'somebody else'}.",
-            f"dstack run {record.target}",
-            "not-submitted-here",
-        )
+        from dstack_cli.attested import attested  # most runs that start again are from here
+
+        made = await attested(reach, picture, await reach.runs())
+    if made is None:
+        raise _not_known(record, "Not all of it is told and proved by agents that answer.")
     anew = Anew(order_id(reach.home), order_name(reach.home), owner(), datetime.now(UTC))
     new, jobs = again(made, record, Choice(found.job, wish.clear), anew)
+    if not ours and len({_first_node(job.spec) for job in jobs}) > 1:
+        raise _not_known(record, "In which order its jobs run is known there alone.")
     await _bring_code(reach, made, found)
     dialled = [await _dialled(reach, job) for job in jobs]
     secrets = _secrets(reach.home, record, dialled, wish.detach)
     return Submission(new, tuple(dialled), secrets=secrets)
+
+
+def _not_known(record: RunRecord, why: str) -> Missing:
+    home = f"the home that submitted it, that of {record.owner or 'somebody else'}"
+    return Missing(
+        f"What {record.run_name} was made of is not known here.",
+        f"It is kept in {home}. {why}",
+        f"dstack restart {record.run_name} WORKFLOW   (one job of it)\ndstack run {record.target}",
+        "not-submitted-here",
+    )
+
+
+def _first_node(spec: JobSpec) -> int:
+    """The job that stands for those that start together with it."""
+    return spec.node.indexes(spec.key.job)[0] if spec.node is not None else spec.key.job
 
 
 async def _bring_code(reach: Reach, made: Ordered, found: Meant) -> None:

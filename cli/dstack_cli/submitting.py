@@ -20,11 +20,13 @@ from dstack_mesh.faults import MeshError, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId, RunName
 from dstack_mesh.trust.membership import Membership
+from dstack_scheduler.again import retry_of
 from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.job import RunRecord, StateChange, TagRecord
 from dstack_scheduler.plan import Plan
 from dstack_scheduler.progress import Awarded, Progress, Waiting, Watcher
+from dstack_scheduler.retry import ONCE
 from dstack_scheduler.submission import HandOver, Submission, Submitter, submission_of
 
 
@@ -90,6 +92,16 @@ class DrivenWork:
         if not waiting:
             return ""
         return f"{', '.join(waiting)} will need secrets, which are kept in this home alone."
+
+    @property
+    def caveat(self) -> str:
+        specs = (job.spec for job in self._driver.hand_over().jobs if job.spec.secrets_needed)
+        names = [spec.workflow or spec.provider for spec in specs if retry_of(spec) != ONCE]
+        if not names:
+            return ""
+        verb = "is" if len(names) == 1 else "are"
+        why = "secrets are kept in this home alone"
+        return f"{', '.join(names)} {verb} not tried again without you: {why}"
 
     def _waiting_for_secrets(self) -> list[str]:
         """Jobs without an agent whose values only we have."""

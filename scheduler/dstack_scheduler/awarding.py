@@ -34,7 +34,7 @@ class Means:
         """The error if secrets of the jobs are not here."""
         needed = {name for parcel in parcels for name in parcel.spec.secrets_needed}
         absent = needed - set(self.submission.secrets)
-        return _without(sorted(absent)) if absent else None
+        return _without(sorted(absent), self.submission.record.run_name) if absent else None
 
 
 async def award(means: Means, parcel: Parcel, won: Won) -> MeshError | None:
@@ -88,11 +88,11 @@ async def _commit(means: Means, parcel: Parcel, won: Won) -> Confirmation:
     return await commit(won.agent, won.hold, submission.epoch, spec, secrets)
 
 
-def _without(names: list[str]) -> Refused:
+def _without(names: list[str], run_name: str) -> Refused:
     return Refused(
         "The job cannot be awarded without its secrets.",
         f"Whoever drives the run now does not have {', '.join(names)}: values stay in the home "
         "where the run was submitted.",
-        "run it again and stay attached",
+        f"dstack restart {run_name}   (there, and stay attached)",
         "secrets-absent",
     )

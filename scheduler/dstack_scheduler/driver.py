@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, Missing, Refused
 from dstack_scheduler import run as decisions
-from dstack_scheduler.again import retry_of
-from dstack_scheduler.agent_port import Agent, Directory, DrivenJob
+from dstack_scheduler.agent_port import Agent, Directory
 from dstack_scheduler.auction import is_superseded
 from dstack_scheduler.award import Carrier, Trees, release
 from dstack_scheduler.awarding import Means, confirmed
@@ -24,13 +23,13 @@ from dstack_scheduler.foresight import refuse_hopeless
 from dstack_scheduler.inputs import Elsewhere, with_inputs
 from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
 from dstack_scheduler.keep import KEEP_BYTES, KEEP_SECONDS, keep
+from dstack_scheduler.parts import is_given_up, part_of
 from dstack_scheduler.placing import Outcome, Placing
 from dstack_scheduler.progress import Grown, Progress, RunEnded, TriedAgain, Unheard, Watcher
 from dstack_scheduler.refusal import gang_broken
-from dstack_scheduler.retry import ONCE
-from dstack_scheduler.run import Part, Run
+from dstack_scheduler.run import Run
 from dstack_scheduler.submission import HandOver, Submission
-from dstack_scheduler.track import Place, Track, awarded_key
+from dstack_scheduler.track import Place, Track
 from dstack_scheduler.vouching import bring
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Driver:
         self._track = Track(submission)
         carrier = Carrier(directory, store, self._tell)
         self._means = Means(submission, directory, carrier, self._track, self._tell, clock, random)
-        self._run = Run([_part(job) for job in submission.jobs])
+        self._run = Run([part_of(job, submission.secrets) for job in submission.jobs])
         self._telling = asyncio.Lock()
         self._tasks: asyncio.TaskGroup | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -276,6 +275,7 @@ class Driver:
         if fin is not None:
             if fin.state.state is JobState.DONE and self._track.jobs[key.job].spec.makes:
                 await self._grow(key)
+            self._give_up_where_secrets_lack(key, fin.state)
             self._happened(decisions.Changed(fin.state))
             return
         place = self._track.place(key.job)
@@ -294,6 +294,11 @@ class Driver:
         self._track.remove(key.job)
         self._happened(decisions.Vanished(key))
 
+    def _give_up_where_secrets_lack(self, key: JobKey, end: StateChange) -> None:
+        spec, place = self._track.jobs[key.job].spec, self._track.place(key.job)
+        if place is not None and is_given_up(spec, end, self._submission.secrets):
+            self._last_words.add(self._spawn(self._say_final(key, place)))
+
     async def _grow(self, key: JobKey) -> None:
         """Takes the jobs into the run that one of it made."""
         from dstack_scheduler.making import grown_by  # the language: few runs need it here
@@ -305,7 +310,8 @@ class Driver:
             return
         await self._tell(Grown(key.job, jobs))
         self._track.jobs = jobs
-        self._happened(decisions.Grown(tuple(_part(job) for job in jobs)))
+        parts = (part_of(job, self._submission.secrets) for job in jobs)
+        self._happened(decisions.Grown(tuple(parts)))
 
     async def _pause_while_wanted(self, tries: int, least: float) -> bool:
         """Whether the run goes on after a pause."""
@@ -387,13 +393,3 @@ class Driver:
     async def _pause(self, tries: int, least: float = 0.0) -> None:
         longest = PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)]
         await asyncio.sleep(max(least, longest * (0.5 + self._random() / 2)))
-
-
-def _part(job: DrivenJob) -> Part:
-    spec, awarded = job.spec, job.awarded is not None
-    key = awarded_key(job) if awarded else spec.key
-    gang = spec.node.indexes(spec.key.job) if spec.node is not None else ()
-    name = spec.workflow or spec.provider
-    # A node that starts anew would find the others in the middle of their work.
-    retry = ONCE if gang else retry_of(spec)
-    return Part(key, name, job.after, awarded, retry, spec.submitted_at, gang)

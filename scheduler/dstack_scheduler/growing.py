@@ -15,6 +15,7 @@ from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import JobKey
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import PlannedJob
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.providers.own import FILE, FOLDER
 from dstack_scheduler.workflow.document import SourceFile
 from dstack_scheduler.workflow.planning import plan_all
@@ -101,6 +102,7 @@ def _driven(maker: DrivenJob, job: PlannedJob) -> DrivenJob:
         registry_auth=job.registry_auth,
         node=job.node,
         installs=job.installs,
+        prebuild=spec.prebuild if job.prebuild is Prebuild.USUAL else job.prebuild,
         makes="",
     )
     if made.working_dir == ".":

@@ -10,6 +10,7 @@ from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.app import App
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth, needed
 
@@ -124,6 +125,7 @@ class JobSpec:
         apps: What a person opens of it, each behind one of its ports.
         node: Its place in a gang; None for a job of its own.
         makes: Workflow whose jobs it makes; empty for a job that makes none.
+        prebuild: Whether what is installed for it serves other jobs.
     """
 
     key: JobKey
@@ -159,6 +161,7 @@ class JobSpec:
     apps: tuple[App, ...] = ()
     node: Node | None = None
     makes: str = ""
+    prebuild: Prebuild = Prebuild.USUAL
 
     @property
     def executor(self) -> ExecutorKind:

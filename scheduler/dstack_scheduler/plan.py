@@ -7,6 +7,7 @@ from dstack_mesh.frozen import frozen
 from dstack_scheduler.app import App
 from dstack_scheduler.job import Node
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth, needed
 
@@ -83,6 +84,7 @@ class PlannedJob:
     counted: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
     apps: tuple[App, ...] = ()
+    prebuild: Prebuild = Prebuild.USUAL
 
     @property
     def secrets_needed(self) -> tuple[str, ...]:

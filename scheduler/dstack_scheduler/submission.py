@@ -140,4 +140,5 @@ def _spec(job: PlannedJob, record: RunRecord, by: Submitter) -> JobSpec:
         apps=job.apps,
         node=job.node,
         makes=job.makes,
+        prebuild=job.prebuild,
     )

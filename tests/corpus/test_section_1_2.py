@@ -6,6 +6,7 @@ import pytest
 
 from dstack_scheduler.app import App
 from dstack_scheduler.plan import PlannedJob
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.workflow.planning import find_problems
 from dstack_scheduler.workflow.problem import Code
@@ -291,3 +292,21 @@ def test_1_2_37_a_mount_is_a_flag_of_artifacts_and_inputs() -> None:
 
 def test_1_2_39_there_is_no_matrix() -> None:
     assert mistakes(f"{BASH}matrix: {{lr: [1, 2]}}\n") == [Code.UNKNOWN_KEY]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("prebuild: force", Prebuild.FORCE),
+        ("prebuild: never", Prebuild.NEVER),
+        ("prebuild:", Prebuild.USUAL),
+        ("help: none", Prebuild.USUAL),
+    ],
+)
+def test_1_2_38_prebuild_says_whether_what_is_installed_is_kept(
+    written: str, meant: Prebuild
+) -> None:
+    """What an agent makes of it: `tests/e2e/test_environments.py`."""
+    for provider in (f"{BASH}requirements: r.txt\n", "provider: lab\n"):
+        assert job_of(f"{provider}{written}\n").prebuild is meant
+    assert mistakes(f"{BASH}prebuild: forced\n") == [Code.BAD_NAME]

@@ -74,7 +74,7 @@ def test_3_2_14_help_names_the_flags_of_the_provider_as_they_may_be_spelled() ->
     assert "--command" not in help_of(shell, "a")
 
 
-@pytest.mark.parametrize("target", ["trian", "ssh", "python@v2", "nowhere"])
+@pytest.mark.parametrize("target", ["trian", "python@v2", "nowhere"])
 def test_3_2_14_help_and_the_run_say_the_same_of_what_is_not_there(target: str) -> None:
     with pytest.raises(WorkflowProblems) as told:
         help_of(PROJECT, target)

@@ -60,6 +60,19 @@ def test_a_run_that_ended_goes_on_from_what_it_kept(home: Peer, code: Path, fail
     assert (told["status"], told["jobs"][0]["status"]) == ("done", "done")
 
 
+def test_elsewhere_one_job_starts_again_as_its_submitter_signed_it(
+    home: Peer, code: Path, failed: str
+) -> None:
+    """A home that does not know what the run was made of is any other home."""
+    for order in (home.home / "state" / "orders").iterdir():
+        order.unlink()
+    several = home.dstack("restart", failed, "-c", cwd=code)
+    assert several.returncode == 125 and b"not-submitted-here" in several.stderr, said(several)
+    again = home.dstack("restart", failed, cwd=code, check=True)
+    assert again.stdout == b"d\nmore\n"
+    assert f"{failed} again, with what it kept: ckpt, data".encode() in again.stderr
+
+
 def test_a_job_is_named_by_its_id_and_by_its_workflow(home: Peer, code: Path, failed: str) -> None:
     table = home.dstack("status", failed, cwd=code, check=True).stdout.decode()
     prepare, train = re.findall(r"^ +([0-9a-f]{12}) ", table, re.MULTILINE)

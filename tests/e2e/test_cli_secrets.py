@@ -30,6 +30,12 @@ workflows:
     provider: bash
     secrets: [NOT_THERE]
     commands: [echo started]
+  - name: shaky
+    provider: bash
+    secrets: [TOKEN]
+    retry: 1
+    artifacts: [out]
+    commands: ['echo "try $DSTACK_ATTEMPT" | tee -a out/tries', 'test "$DSTACK_ATTEMPT" = 2']
   - name: first
     provider: bash
     commands: [mkdir -p out, sleep 1]
@@ -264,3 +270,14 @@ def test_an_agent_leaves_no_core_file(home: Peer, code: Path) -> None:
     home.dstack("run", "hello", cwd=code, check=True)
     limits = Path(f"/proc/{agent_pid(home)}/limits").read_text()
     assert [line.split()[4] for line in limits.splitlines() if "core file" in line] == ["0"]
+
+
+def test_a_job_with_secrets_is_not_tried_again_without_its_submitter(
+    home: Peer, code: Path
+) -> None:
+    give(home, code, "add", "-y", "TOKEN", "-")
+    left = home.dstack("run", "shaky", "-d", cwd=code, check=True)
+    assert b"shaky is not tried again without you: secrets are kept" in left.stderr
+    assert home.dstack("wait", "@", cwd=code).returncode == 1
+    (run,) = home.json("ps", "@", cwd=code)["items"]
+    assert (run["status"], run["exit_code"], run["jobs"][0]["attempt"]) == ("failed", 1, 1)

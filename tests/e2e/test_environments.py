@@ -18,6 +18,16 @@ workflows:
     provider: python
     file: use.py
     requirements: requirements.txt
+  - name: fresh
+    provider: python
+    file: use.py
+    requirements: requirements.txt
+    prebuild: force
+  - name: alone
+    provider: python
+    file: use.py
+    requirements: requirements.txt
+    prebuild: never
   - name: old
     provider: python
     python: "3.8"
@@ -86,6 +96,21 @@ def test_requirements_are_installed_once(peer: Peer, code: Path) -> None:
     second = peer.dstack("run", "use", cwd=code, check=True)
     assert second.stdout == first.stdout
     assert len([*(peer.home / "jobs").glob("*/install.log")]) == 1
+
+
+def test_what_is_installed_anew_is_kept_and_what_never_is_serves_one_job(
+    peer: Peer, code: Path
+) -> None:
+    def installed() -> int:
+        return len([*(peer.home / "jobs").glob("*/install.log")])
+
+    peer.dstack("run", "use", cwd=code, check=True)
+    before, kept = installed(), {*(peer.home / "environments").glob("*.json")}
+    for workflow, more in (("fresh", 1), ("use", 0), ("alone", 1), ("use", 0)):
+        assert peer.dstack("run", workflow, cwd=code, check=True).stdout.startswith(b"2 (3, ")
+        before += more
+        assert installed() == before, workflow
+    assert {*(peer.home / "environments").glob("*.json")} == kept
 
 
 @pytest.mark.skipif(pythons.find("3.8") is None, reason="there is no Python 3.8 here")

@@ -2,11 +2,16 @@
 
 What cannot be had here is stood in for: MNIST's packages by small ones of the same names, whose
 data set needs no internet; the image `tensorflow/tensorflow:latest-gpu` by one with Python; V100
-cards by declared ones. Documents 001 and 003 have no file of their own: what they promise in words
-has tests by row in `tests/corpus`.
+cards by declared ones; conda and VS Code's server by programs that do what is asked of them here;
+AWS by moto. Documents 001 and 003 have no file of their own: theirs are what their words say.
 """
 
+import json
 import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +20,11 @@ from pathlib import Path
 import pytest
 
 from support.alone import alone
+from support.conda_lab import make_conda
 from support.docker_lab import DockerLab
-from support.lab import Peer, project, said
+from support.lab import DSTACK, Peer, project, said
 from support.person import as_person, give, persons_folder
+from support.s3_lab import S3Service
 
 IMAGE = "tensorflow/tensorflow:latest-gpu"
 
@@ -100,6 +107,69 @@ variables:
   train:
     gpu: 1
 """
+WORDS_OF_001 = f"""
+workflows:
+  - name: prepare
+    image: {IMAGE}
+    commands:
+      - echo "$words" > data/words
+    artifacts:
+      - data
+
+  - name: train
+    image: {IMAGE}
+    depends-on:
+      - prepare
+    commands:
+      - cat data/words $rules > model/weights
+    artifacts:
+      - model
+"""
+VARIABLES_OF_001 = """
+variables:
+  global:
+    rules: rules.txt
+  prepare:
+    words: lorem
+"""
+WORDS_OF_003 = """
+workflows:
+  - name: setup
+    provider: bash
+    commands:
+      - conda env create -f environment.yml -p ./env
+    artifacts:
+      - path: ./env
+
+  - name: train
+    provider: bash
+    deps:
+      - workflow: setup
+    commands:
+      - conda activate ./env
+      - python -c "import sys; print(sys.prefix)" > model/where
+      - test "$(cat model/where)" = "$PWD/env"
+    artifacts:
+      - path: ./model
+    resources:
+      interruptible: true
+"""
+SERVER = """import os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+os.makedirs("output", exist_ok=True)
+open("output/note", "w").write("kept")
+token = open(options["--connection-token-file"]).read()
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if f"tkn={token}" in self.path else 403)
+        self.end_headers()
+        self.wfile.write(b"an editor")
+
+HTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
+"""
 PREPARE = "open('data/words', 'w').write('lorem')"
 TRAIN = """import os, sys
 words = open('data/words').read()
@@ -162,6 +232,31 @@ def test_000_the_pair_of_mnist(desk: Desk) -> None:
     assert desk.kept(name, "lightning_logs/metrics") == "10 digits"
 
 
+def test_001_a_job_for_each_workflow_and_none_where_code_and_variables_are_the_same(
+    desk: Desk,
+) -> None:
+    code = desk.project(
+        "introduction",
+        WORDS_OF_001,
+        _DOT_dstack__variables_DOT_yaml=VARIABLES_OF_001,
+        rules_DOT_txt="twice\n",
+    )
+
+    def weights(*words: str) -> tuple[str, list[str], str]:
+        name, told = desk.run(code, "train", *words)
+        (shown,) = desk.peer.json("ps", name)["items"]
+        jobs = [job["workflow"] for job in shown["jobs"]]
+        return desk.kept(name, "model/weights"), jobs, told
+
+    first, jobs, _ = weights()
+    assert (first, jobs) == ("lorem\ntwice\n", ["prepare", "train"])
+    again, _, told = weights()
+    assert again == first and "reused" in told
+    (code / "rules.txt").write_text("once\n")  # an uncommitted change
+    changed, jobs, _ = weights("--words", "ipsum")
+    assert (changed, jobs) == ("ipsum\nonce\n", ["prepare", "train"])
+
+
 def test_002_workflows_and_a_provider_run_directly(desk: Desk) -> None:
     files = {"prepare_DOT_py": PREPARE, "train_DOT_py": TRAIN, "app_DOT_py": ""}
     code = desk.project("organize", PYTHON, **files)
@@ -186,6 +281,61 @@ def test_002_an_editor_says_what_is_missing(desk: Desk) -> None:
     ended = desk.peer.dstack(*words, cwd=code, timeout=120)
     assert ended.returncode == 127
     assert "There is no VS Code server on this machine." in said(ended)
+
+
+def test_002_an_editor_is_led_to(desk: Desk) -> None:
+    """As written but for the browser, with a program that serves as VS Code's server does."""
+    code = desk.project("served", PYTHON)
+    tools = desk.folder / "bin"
+    tools.mkdir()
+    server = tools / "openvscode-server"
+    server.write_text(f"#!{sys.executable}\n{SERVER}")
+    server.chmod(0o755)
+    give(desk.folder)
+    words = (
+        "run",
+        "code",
+        "--artifact",
+        "output",
+        "--gpu",
+        "1",
+        "-e",
+        f"PATH={tools}:/usr/bin:/bin",
+    )
+    desk.peer.dstack(*words, "-d", "--no-open", cwd=code, check=True)
+    opening = desk.peer.popen(
+        (*DSTACK, "app", "@", "--json", "--no-open"),
+        cwd=code,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with opening:
+        assert opening.stdout is not None
+        url = json.loads(opening.stdout.readline())["url"]
+        with urllib.request.urlopen(url, timeout=10) as page:
+            assert page.read() == b"an editor"
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(url.partition("?")[0], timeout=10)
+        refused.value.close()
+        desk.peer.dstack("stop", "@", cwd=code, check=True)
+    name = desk.peer.json("ps", "@")["items"][0]["run"]
+    assert desk.kept(name, "output/note") == "kept"
+
+
+def test_003_an_environment_is_kept_in_a_bucket_and_reused(moto: S3Service, tmp_path: Path) -> None:
+    place = moto.made()
+    conda = make_conda(tmp_path / "conda")
+    settings = {**moto.environment, "PATH": f"{conda.parent}:/usr/bin:/bin"}
+    code = project(tmp_path / "p", WORDS_OF_003, environment_DOT_yml="dependencies: []\n")
+    with alone(tmp_path, CONDA_EXE=str(conda), **settings) as peer:
+        region = ("--region", "us-east-1", "--endpoint", moto.endpoint)
+        peer.dstack("config", place.url, *region, check=True)
+        for workflow in ("setup", "train"):
+            peer.dstack("run", workflow, cwd=code, timeout=120, check=True)
+        (shown,) = peer.json("ps", cwd=code)["items"]
+        assert (shown["workflow"], shown["status"]) == ("train", "done")
+        name = str(shown["run"])
+        assert b"model" in peer.dstack("artifacts", "list", name, cwd=code, check=True).stdout
 
 
 def test_004_the_quick_tour(desk: Desk) -> None:

@@ -26,7 +26,6 @@ from dstack_scheduler.providers.registry import PROVIDERS
 from dstack_scheduler.workflow.command_line import FLAGS, SHORT
 from dstack_scheduler.workflow.document import SourceFile
 from dstack_scheduler.workflow.keys import COMMON
-from dstack_scheduler.workflow.keys import LATER as LATER_KEYS
 from dstack_scheduler.workflow.planning import find_problems, plan
 from dstack_scheduler.workflow.problem import Code
 from dstack_scheduler.workflow.project import read_project
@@ -285,11 +284,6 @@ def test_every_key_of_every_provider_is_documented() -> None:
 def test_every_flag_of_a_workflow_is_documented() -> None:
     described = words(sections(page("workflows.md"))["The command line"])
     assert {*FLAGS, *SHORT} - described == set()
-
-
-def test_what_is_not_supported_yet_is_documented() -> None:
-    described = words(sections(page("workflows.md"))["Not supported yet"])
-    assert set(LATER_KEYS) - described == set()
 
 
 @pytest.mark.parametrize(

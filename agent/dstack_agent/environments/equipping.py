@@ -35,6 +35,7 @@ from dstack_agent.jobs.places import Places
 from dstack_mesh.faults import Refused, TooLate
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import JobSpec
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.secret import filled, named_in
 
 LONGEST_SECONDS = 3600.0
@@ -120,12 +121,13 @@ class Equipper:
         )
         if recipe.is_empty:
             return
-        if not recipe.shared or names_files(options):
+        never = job.spec.prebuild is Prebuild.NEVER
+        if never or not recipe.shared or names_files(options):
             await self._install_alone(job, recipe, note)
             return
         async with self._turn(recipe, note):
             layer = await _in_thread(self.kept.find, recipe.key)
-            if layer is None:
+            if layer is None or job.spec.prebuild is Prebuild.FORCE:
                 layer = await self._build(job, recipe, note)
             await _in_thread(_lay, recipe, layer, job.folder)
         await _in_thread(self.kept.keep_within_bounds)

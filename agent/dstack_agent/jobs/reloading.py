@@ -12,6 +12,7 @@ from pathlib import Path
 from dstack_agent.jobs.places import Places
 from dstack_mesh.chunks.manifest import Entry, Manifest
 from dstack_mesh.chunks.replacing import Replaced, replace_tree
+from dstack_mesh.chunks.room import check_reserve, in_words
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.durable import write_durably
 from dstack_mesh.frozen import frozen
@@ -49,7 +50,8 @@ class Reloading:
         Raises:
             MeshError: Bytes are missing, the disk is full, or a file and a folder clash.
         """
-        with self._one:
+        with self._one, in_words(self.folder):
+            check_reserve(self.folder)
             after = self.store.get_manifest(code)
             before = self._before()
             done = replace_tree(

@@ -114,6 +114,7 @@ def one_job(
         idle_timeout_seconds=workflow.idle_timeout_seconds or None,
         retry=workflow.retry,
         cache=workflow.cache,
+        prebuild=workflow.prebuild,
         apps=(*plain, *own),
     )
     return (job,)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dstack_scheduler.providers.port import WRITTEN, Provider
 from dstack_scheduler.providers.registry import NO_PROVIDERS, PROVIDERS, choose
-from dstack_scheduler.workflow.keys import COMMON, LATER
+from dstack_scheduler.workflow.keys import COMMON
 from dstack_scheduler.workflow.model import Key, Workflow
 from dstack_scheduler.workflow.plain import plain
 from dstack_scheduler.workflow.problem import MEANT, Code, did_you_mean, nearest, one_of
@@ -78,23 +78,15 @@ def _complain_of_key(key: ScalarNode, provider: Provider | None, scope: Scope) -
         return
     known = (*COMMON, *provider.keys)
     meant = MEANT.get(name) in known
-    if name in LATER and not meant:
-        scope.complain(
-            key,
-            Code.NOT_SUPPORTED_YET,
-            f'This version does not carry out "{name}" ({LATER[name]}) yet.',
-            "remove the line",
-        )
-    else:
-        takers = [other.name for other in PROVIDERS.values() if name in other.keys]
-        scope.complain(
-            key,
-            Code.UNKNOWN_KEY,
-            f'The provider {provider.name} takes no key "{shorten(name)}".',
-            f"it belongs to {one_of(takers)}; remove it or change the provider"
-            if takers and not meant
-            else did_you_mean(name, known),
-        )
+    takers = [other.name for other in PROVIDERS.values() if name in other.keys]
+    scope.complain(
+        key,
+        Code.UNKNOWN_KEY,
+        f'The provider {provider.name} takes no key "{shorten(name)}".',
+        f"it belongs to {one_of(takers)}; remove it or change the provider"
+        if takers and not meant
+        else did_you_mean(name, known),
+    )
 
 
 def _complain_of_twin(key: ScalarNode, first: str, scope: Scope) -> None:

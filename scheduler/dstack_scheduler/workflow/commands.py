@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from dstack_scheduler.images import IMAGES, is_ours, own_image, own_images
 from dstack_scheduler.job import MOST_PORTS
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.workflow.model import Workflow
 from dstack_scheduler.workflow.problem import Code, did_you_mean, one_of
 from dstack_scheduler.workflow.scope import Scope
 from dstack_scheduler.workflow.shapes import TEXT_OR_TEXTS, TEXTS, Either, Scalar, shaped
-from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode, shorten
+from dstack_scheduler.workflow.tree import ListNode, Node, ScalarNode, is_null, shorten
 
 PYTHONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 """Versions that may be asked for; which of them a machine has, its agent says."""
@@ -34,6 +35,19 @@ def read_commands(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
 def read_setup(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
     """Commands before the main one."""
     return replace(workflow, setup=_commands(node, scope))
+
+
+@shaped(Either((Scalar.TEXT, Scalar.NOTHING)))
+def read_prebuild(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
+    """`prebuild: force` or `never`; nothing for what is usual."""
+    text = "" if is_null(node) else scope.line(node)
+    word = (text or "").strip().lower()
+    known = {one.value: one for one in Prebuild}
+    if word not in known:
+        words = [one for one in known if one]
+        message = f'"prebuild" must be force or never, not "{shorten(word)}".'
+        scope.complain(node, Code.BAD_NAME, message, did_you_mean(word, words, "remove the line"))
+    return replace(workflow, prebuild=known.get(word, Prebuild.USUAL))
 
 
 @shaped(Scalar.TEXT)

@@ -9,6 +9,7 @@ from dstack_scheduler.workflow.commands import (
     read_help,
     read_image,
     read_ports,
+    read_prebuild,
     read_python,
     read_requirements,
     read_script,
@@ -82,10 +83,6 @@ COMMON: Mapping[str, Key] = {
     "max_duration": Key("max_duration", read_max_duration, "max_duration: 2h"),
     "idle_timeout": Key("idle_timeout", read_idle_timeout, "idle_timeout: 1h"),
     "retry": Key("retry", read_retry, "retry: 3"),
+    "prebuild": Key("prebuild", read_prebuild, "prebuild: never"),
 }
 """Keys that every provider takes."""
-
-LATER: Mapping[str, str] = {
-    "prebuild": "images built from setup commands",
-}
-"""Keys that the language has and this version does not carry out, and what they are about."""

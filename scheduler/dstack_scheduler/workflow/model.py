@@ -7,6 +7,7 @@ from typing import NamedTuple
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.plan import Reuse
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth
 from dstack_scheduler.workflow.problem import Place
@@ -69,6 +70,7 @@ class Workflow:
         idle_timeout_seconds: Of an application that nobody uses; 0 and None as above.
         retry: None if it is tried once.
         ssh: It is entered over SSH while it runs.
+        prebuild: Whether what is installed for its job serves other jobs.
         direct: Made by `dstack run PROVIDER`, not written in a file.
     """
 
@@ -104,6 +106,7 @@ class Workflow:
     retry: Retry | None = None
     ssh: bool = False
     direct: bool = False
+    prebuild: Prebuild = Prebuild.USUAL
 
 
 Reader = Callable[[Workflow, Node, Scope], Workflow]

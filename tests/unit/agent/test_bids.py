@@ -21,6 +21,7 @@ from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.fit import Policy
 from dstack_scheduler.job import Input, JobKey, JobSpec, Source
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.verdict import Later, Never, NotNow, Now
 from support.eventually import eventually_async
 from support.machines import SetClock, gpu, key, machine, question, spec
@@ -369,6 +370,7 @@ def test_a_specification_is_named_by_what_it_says() -> None:
         replace(job, env={"A": "1"}),
         replace(job, commands=("false",)),
         replace(job, needs=Needs()),
+        replace(job, prebuild=Prebuild.NEVER),
         replace(job, inputs=(Input(ABSENT, "data"),)),
     ):
         assert spec_digest(job) != spec_digest(other)

@@ -39,6 +39,41 @@ async def test_a_job_that_fails_is_tried_again_as_often_as_it_says() -> None:
     assert [job.spec.inputs for job in here.jobs.values()] == [(), ()]
 
 
+async def test_a_job_whose_secrets_stayed_elsewhere_ends_as_its_attempt_did() -> None:
+    here = FakeMachine("here", play=play_nothing)
+    shaky = replace(planned(0, "exit 3"), secret_names=("TOKEN",))
+    run = replace(often(shaky, Retry(1, ("error",))), secrets={"TOKEN": "v"})
+    person = Person(run, here, local=here)
+    async with person.running():
+        job = await job_of(here)
+        job.enter(JobState.RUNNING)
+        await job.poke()
+        await eventually_async(lambda: _awarded(person), within=5)
+        handed = await person.driver.detach()
+    await job.end(JobState.FAILED, 3)
+
+    assert handed is not None
+    alone = Person(handed.submission(), here, local=here)
+    end = await alone.run()
+
+    assert (end.key.attempt, end.state, end.exit_code) == (1, JobState.FAILED, 3)
+    assert alone.watcher.of(TriedAgain) == []
+    assert here.calls.count("stop") == 1  # so that its agent does not wait for another attempt
+
+
+async def test_a_job_whose_secrets_are_here_is_tried_again_with_them() -> None:
+    """The negative control of the test above."""
+    here = FakeMachine("here")
+    shaky = replace(planned(0, "exit 3"), secret_names=("TOKEN",))
+    run = replace(often(shaky, Retry(1, ("error",))), secrets={"TOKEN": "v"})
+    end = await Person(run, here, local=here).run()
+    assert (end.key.attempt, end.exit_code) == (2, 3)
+
+
+async def _awarded(person: Person) -> bool:
+    return bool(person.watcher.of(Awarded))
+
+
 async def test_what_an_interrupted_attempt_kept_is_put_back_at_the_next_agent() -> None:
     first, second = FakeMachine("first", jobs_at_once=1), FakeMachine("second")
     first.play = second.play = play_nothing

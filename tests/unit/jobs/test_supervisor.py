@@ -789,3 +789,17 @@ async def test_a_restarted_agent_goes_on_from_what_was_laid_last(tmp_path: Path)
         assert again.reload(code(on, {"c": "3"})) == Replaced(made=1, removed=1)
         work = followed.journal.parent / "work"
         assert [path.name for path in work.iterdir()] == ["c"]
+
+
+async def test_a_work_folder_that_is_a_link_by_now_is_refused_in_words(tmp_path: Path) -> None:
+    async with bench(tmp_path / "h") as on:
+        spec = replace(on.spec(), code_digest=code(on, {"a": "1"}))
+        await on.supervisor.accept(spec, (), {}, Given(ANA, 1))
+        followed = on.supervisor.follow(KEY)
+        await on.until(followed, JobState.RUNNING)
+        work, outside = followed.journal.parent / "work", tmp_path / "outside"
+        work.rename(outside)
+        work.symlink_to(outside)
+        with pytest.raises(Refused, match="Cannot write"):
+            await on.supervisor.reload(KEY, code(on, {"a": "2"}), ANA)
+        assert (outside / "a").read_text() == "1"

@@ -15,6 +15,7 @@ from dstack_mesh.ids import Digest, PeerId, RunId, RunName
 from dstack_scheduler.app import App
 from dstack_scheduler.job import NOTHING, Input, JobKey, JobSpec, Node, Revision
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.reuse import counted_digest, is_reusable, reuse_key
 from dstack_scheduler.secret import RegistryAuth
@@ -136,6 +137,7 @@ OTHER: dict[str, Any] = {
     "registry_auth": RegistryAuth("ana", "${{ secrets.R }}"),
     "counted": ("x",),
     "installs": ("x",),
+    "prebuild": Prebuild.FORCE,
 }
 
 

@@ -35,6 +35,7 @@ from dstack_scheduler.job import (
     TagRecord,
 )
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.removal import Removal
 from dstack_scheduler.retry import Retry
 from dstack_scheduler.secret import RegistryAuth
@@ -117,6 +118,7 @@ specs = st.builds(
     retry=st.none() | st.builds(Retry, st.integers(0, 100), tuples(words), st.none() | seconds),
     cache=tuples(paths),
     counted=tuples(words),
+    prebuild=st.sampled_from(Prebuild),
     node=st.none() | st.builds(Node, st.integers(0, 3), st.integers(4, 256), words),
 )
 job_records = st.builds(

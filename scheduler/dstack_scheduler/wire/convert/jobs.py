@@ -20,6 +20,7 @@ from dstack_scheduler.job import (
     StateChange,
 )
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.retry import MOST_ATTEMPTS, Retry
 from dstack_scheduler.secret import RegistryAuth, is_placeholder, why_no_name
 from dstack_scheduler.wire import fields
@@ -39,6 +40,13 @@ _STATES: dict[JobState, job_pb2.JobState.ValueType] = {
     JobState.LOST: job_pb2.JOB_STATE_LOST,
 }
 _STATES_BACK = {wire: state for state, wire in _STATES.items()}
+
+_PREBUILDS: dict[Prebuild, job_pb2.Prebuild.ValueType] = {
+    Prebuild.USUAL: job_pb2.PREBUILD_UNSPECIFIED,
+    Prebuild.FORCE: job_pb2.PREBUILD_FORCE,
+    Prebuild.NEVER: job_pb2.PREBUILD_NEVER,
+}
+_PREBUILDS_BACK = {wire: prebuild for prebuild, wire in _PREBUILDS.items()}
 
 
 def key_to_wire(key: JobKey) -> job_pb2.JobKey:
@@ -237,6 +245,7 @@ def spec_to_wire(spec: JobSpec) -> job_pb2.JobSpec:
         apps=[app_to_wire(app) for app in spec.apps],
         node=node_to_wire(spec.node),
         makes=spec.makes,
+        prebuild=_PREBUILDS[spec.prebuild],
     )
 
 
@@ -285,6 +294,7 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         apps=apps_from_wire(wire.apps, len(wire.ports)),
         node=node_from_wire(wire.node) if wire.HasField("node") else None,
         makes=fields.line(wire.makes, "The workflow whose jobs it makes"),
+        prebuild=_PREBUILDS_BACK.get(wire.prebuild, Prebuild.USUAL),
     )
 
 
