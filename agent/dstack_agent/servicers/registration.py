@@ -14,6 +14,7 @@ from dstack_agent.servicers.evidence import EvidenceServicer, Testimony
 from dstack_agent.servicers.membership import Answers, MembershipServicer
 from dstack_agent.servicers.owner import OwnerServicer
 from dstack_agent.servicers.records import Gossiping, RecordServicer
+from dstack_agent.servicers.resting import Rests
 from dstack_agent.servicers.roster import RosterServicer
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_agent.servicers.transfer import TransferServicer, add_transfer
@@ -61,20 +62,23 @@ class Served:
 
 def add_servicers(server: Server, served: Served) -> None:
     """Adds them; call it before the server starts."""
+    rests = Rests()
     membership_pb2_grpc.add_MembershipServiceServicer_to_server(
         MembershipServicer(served.answers, served.clock), server
     )
     auction_pb2_grpc.add_AuctionServiceServicer_to_server(AuctionServicer(served.desk), server)
-    run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(served.wishes, served.runs), server)
+    run_pb2_grpc.add_RunServiceServicer_to_server(
+        RunServicer(served.wishes, served.runs, rests), server
+    )
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(OwnerServicer(served.owner), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(
-        EvidenceServicer(served.testimony), server
+        EvidenceServicer(served.testimony, rests), server
     )
     add_transfer(TransferServicer(served.wishes.store), server)
     tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(TunnelServicer(served.doorkeeper), server)
     if served.gossiping is not None:
         records_pb2_grpc.add_RecordServiceServicer_to_server(
-            RecordServicer(served.gossiping), server
+            RecordServicer(served.gossiping, rests), server
         )
 
 
