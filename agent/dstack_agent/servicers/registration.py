@@ -34,6 +34,8 @@ from dstack_mesh.v1 import (
     run_pb2_grpc,
     tunnel_pb2_grpc,
 )
+from dstack_mesh.wire.caller import Caller
+from dstack_scheduler.job import JobKey
 
 Server = grpc.aio.Server
 """What services are added to, for whoever need not know more of it."""
@@ -47,7 +49,11 @@ class Invitations(Protocol):
 
 @frozen
 class Served:
-    """What the services of an agent speak for. A private agent gossips with nobody."""
+    """What the services of an agent speak for. A private agent gossips with nobody.
+
+    Attributes:
+        opened: Hears who gets at what a job listens on.
+    """
 
     answers: Answers
     desk: BidDesk
@@ -57,6 +63,7 @@ class Served:
     testimony: Testimony
     clock: Clock
     doorkeeper: Doorkeeper
+    opened: Callable[[Caller, JobKey], None]
     gossiping: Gossiping | None = None
 
 
@@ -75,7 +82,8 @@ def add_servicers(server: Server, served: Served) -> None:
         EvidenceServicer(served.testimony, rests), server
     )
     add_transfer(TransferServicer(served.wishes.store), server)
-    tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(TunnelServicer(served.doorkeeper), server)
+    tunnels = TunnelServicer(served.doorkeeper, served.opened)
+    tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(tunnels, server)
     if served.gossiping is not None:
         records_pb2_grpc.add_RecordServiceServicer_to_server(
             RecordServicer(served.gossiping, rests), server
