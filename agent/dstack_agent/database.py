@@ -88,6 +88,8 @@ CREATE TABLE IF NOT EXISTS cache (
 
 ADDED_INDEXES = """
 CREATE INDEX IF NOT EXISTS job_reuse ON job (reuse_key) WHERE reuse_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS job_name ON job (run_name);
+CREATE INDEX IF NOT EXISTS driven_name ON driven (run_name);
 CREATE INDEX IF NOT EXISTS job_ended ON job (ended_at);
 UPDATE job SET ended_at = strftime('%s', 'now') WHERE ended_at IS NULL AND fin IS NOT NULL;
 """

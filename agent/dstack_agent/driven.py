@@ -1,13 +1,12 @@
 """The runs that this agent drives, as its database keeps them."""
 
-import json
 import logging
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 
 from dstack_agent.database import Database
-from dstack_agent.records import NAMED
+from dstack_agent.named import MEANT, Named
 from dstack_agent.touched import Touched
 from dstack_mesh.faults import Conflict, MeshError
 from dstack_mesh.frozen import frozen
@@ -166,8 +165,8 @@ class DrivenRuns:
 
         They are named by their id or by a beginning of their name.
         """
-        chosen = f"EXISTS ({NAMED})" if names else "1"
-        values = [json.dumps(names)] if names else []
+        chosen = MEANT.format(table="driven") if names else "1"
+        values = Named.of(names).values if names else ()
         rows = self._select(f"{chosen} ORDER BY run_id DESC LIMIT ?", (*values, most))
         return [run.told for run in rows]
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TypeVar
 
+from dstack_agent.named import Named
 from dstack_agent.pulse import Pulse
 from dstack_agent.wire import stored
 from dstack_mesh.card import HelloAnswer
@@ -72,8 +73,9 @@ class Hearsay:
 
         Bounded: of all runs the newest ones, and those that a tag names.
         """
-        said = {writer: self._said(stream, names) for writer, stream in self._others()}
-        said |= {w: (self._over(stream, names), ()) for w, stream in self._book.past.items()}
+        named = Named.of(names) if names else None
+        said = {writer: self._said(stream, named) for writer, stream in self._others()}
+        said |= {w: (self._over(stream, named), ()) for w, stream in self._book.past.items()}
         kept = self._fitting(said)
         answering = self._pulse.answering()
         tellings: list[Telling] = []
@@ -145,25 +147,25 @@ class Hearsay:
                 removed=tuple(self._each(stream, REMOVAL, stored.unpack_removal)),
             )
         for stream in list(self._book.past.values()):
-            yield Listing(tuple(self._over(stream, ())), ())
+            yield Listing(tuple(self._over(stream, None)), ())
 
     def _others(self) -> Iterator[tuple[PeerId, Stream]]:
         ours = self._book.writer
         return ((w, stream) for w, stream in self._book.streams.items() if w != ours)
 
-    def _said(self, stream: Stream, names: tuple[str, ...]) -> Said:
+    def _said(self, stream: Stream, named: Named | None) -> Said:
         runs = [
             run
             for run in self._each(stream, RUN, stored.unpack_run)
             if (RUN, run.run_id) in stream.records
-            and (not names or any(run.run_id == n or run.run_name.startswith(n) for n in names))
+            and (named is None or named.means(run.run_id, run.run_name))
         ]
         tags = sorted(self._each(stream, TAG, stored.unpack_tag), key=lambda tag: tag.at)
         return runs, tuple(tags[-MOST_TAGS:])
 
-    def _over(self, stream: Stream, names: tuple[str, ...]) -> list[RunRecord]:
+    def _over(self, stream: Stream, named: Named | None) -> list[RunRecord]:
         """Of a writer who is believed no more: the runs that were over by then."""
-        runs, _ = self._said(stream, names)
+        runs, _ = self._said(stream, named)
         return [run for run in runs if run.jobs and all(job.state.state.ended for job in run.jobs)]
 
     def _stream(self, writer: PeerId) -> Stream:

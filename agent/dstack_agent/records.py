@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from dstack_agent.database import Database
 from dstack_agent.jobs.event import StopAsked
+from dstack_agent.named import MEANT, Named
 from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
 from dstack_mesh.faults import Missing
@@ -313,8 +314,8 @@ class Records:
 
         All, or those whose id or beginning of a name is among `names`.
         """
-        where = f" WHERE EXISTS ({NAMED})" if names else ""
-        values = [json.dumps(names)] if names else []
+        where = f" WHERE {MEANT.format(table='job')}" if names else ""
+        values = Named.of(names).values if names else ()
         rows = self._database.read(
             f"SELECT DISTINCT run_id FROM job{where} ORDER BY run_id DESC LIMIT ?",
             [*values, most],
@@ -357,12 +358,6 @@ _COLUMNS = (
     "spec, gpu_uuids, stop_cause, stop_reason, abort, launching, fin, given_by, epoch, vouched,"
     " reuse_key, given_for"
 )
-
-NAMED = (
-    "SELECT 1 FROM json_each(?) AS name"
-    " WHERE run_id = name.value OR substr(run_name, 1, length(name.value)) = name.value"
-)
-"""Whether a row is of a run whose id or beginning of a name is among those of a JSON list."""
 
 
 def _insert_state(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:

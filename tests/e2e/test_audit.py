@@ -109,6 +109,7 @@ def test_who_did_what_to_whom_is_written_and_survives_a_kill(lab: Lab) -> None:
             "not-your-run",
         )
         assert refused["about"].endswith("RunService/Stop")
+        assert [item["who"] for item in lab.noted("given")] == [ana, ana]
         (stopped,) = lab.noted("stopped")
         assert stopped["who"] == "owner"
         (revoked,) = lab.noted("revoked")

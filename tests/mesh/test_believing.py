@@ -12,6 +12,7 @@ import pytest
 from dstack_agent.gossip import Chorus, open_chorus
 from dstack_agent.members import Members
 from dstack_agent.servicers.records import RecordServicer
+from dstack_agent.servicers.resting import Rests
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Forbidden
@@ -80,7 +81,7 @@ async def agent(home: Home) -> AsyncGenerator[Agent]:
             home, channels, lambda: known, members, CLOCK, lambda _: (), stack
         )
         server = make_server(standings=members.standings)
-        rpc.add_RecordServiceServicer_to_server(RecordServicer(chorus.gossiping), server)
+        rpc.add_RecordServiceServicer_to_server(RecordServicer(chorus.gossiping, Rests()), server)
         port = listen_tcp(server, member(home), "127.0.0.1", 0)
         await server.start()
         stack.push_async_callback(server.stop, 0)

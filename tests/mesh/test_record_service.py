@@ -4,10 +4,11 @@ import asyncio
 import logging
 import resource
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from dstack_agent.hearsay import Hearsay
 from dstack_agent.pulse import Pulse
 from dstack_agent.servicers import records as servicer
 from dstack_agent.servicers.records import Gossiping, RecordServicer
+from dstack_agent.servicers.resting import Rests
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Busy, Damaged, Forbidden, Invalid, MeshError, TooLate
@@ -35,6 +37,7 @@ from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.statement import Revoke
 from dstack_mesh.v1 import records_pb2 as pb
 from dstack_mesh.v1 import records_pb2_grpc as rpc
+from dstack_mesh.wire.caller import Member, judge
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.records import FRAME_BYTES, GrpcRecordPeer, frames
@@ -97,7 +100,7 @@ async def agent(home: Home, gossips: bool = True, bounds: Bounds = BOUNDS) -> As
         hearsay = Hearsay(book, Pulse(lambda: known, CLOCK), CLOCK)
         server = make_server()
         rpc.add_RecordServiceServicer_to_server(
-            RecordServicer(Gossiping(book, hearsay, spreader.behind)), server
+            RecordServicer(Gossiping(book, hearsay, spreader.behind), Rests()), server
         )
         port = listen_tcp(server, member(home), "127.0.0.1", 0)
         await server.start()
@@ -468,3 +471,23 @@ async def test_a_reader_asks_and_brings_nothing(quiet: Agent, mesh: Mesh, tmp_pa
         await coming.aclose()
         with pytest.raises(Forbidden):
             await push(reader, quiet)
+
+
+async def test_who_takes_no_jobs_holds_up_nobody_who_does(quiet: Agent) -> None:
+    """Readers have nothing to tell; many of them together would end everybody's gossip."""
+    hearsay = Hearsay(quiet.book, Pulse(lambda: [], CLOCK), CLOCK)
+    serving = RecordServicer(Gossiping(quiet.book, hearsay, lambda peer: None), Rests())
+
+    def begun_by(number: int, role: Role) -> AbstractContextManager[PeerId | None]:
+        call = cast("Any", object())
+        judge(call, Member(PeerId(f"{number:032d}"), role))
+        return serving._counted(call)  # pyright: ignore[reportPrivateUsage]
+
+    with ExitStack() as stack:
+        for number in range(servicer.MOST_OF_LISTENERS):
+            stack.enter_context(begun_by(number, Role.READER))
+        with pytest.raises(Busy):
+            stack.enter_context(begun_by(98, Role.SUBMITTER))
+        stack.enter_context(begun_by(99, Role.RUNNER))
+    with begun_by(98, Role.SUBMITTER):
+        pass  # there is room again

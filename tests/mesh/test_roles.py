@@ -12,6 +12,7 @@ import pytest
 
 from dstack_agent.jobs.chronicle import Followed
 from dstack_agent.servicers.attach import Wishes
+from dstack_agent.servicers.resting import Rests
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.chunks.store import ChunkStore
@@ -101,7 +102,7 @@ async def asked_by(
         told.reload,
     )
     server, channels = make_server(), Channels(home)
-    rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs), server)
+    rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs, Rests()), server)
     port = listen_tcp(server, member(mesh.root), "127.0.0.1", 0)
     await server.start()
     try:

@@ -31,6 +31,7 @@ from dstack_agent.servicers.registration import (
 from dstack_agent.servicers.run import Runs
 from dstack_agent.tidying import Tidying, tidy_containers
 from dstack_agent.vouching import Vouching
+from dstack_agent.witness import Diary, Witness
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.identity import Identity
@@ -90,6 +91,7 @@ class Agent:
                 sources_of(ground.memory, self.answers, journal, start.clock)
             )
             parts.append(copying_of(ground, self.company, self.chorus).run())
+            parts.append(witness_of(ground, self.chorus).run())
         if members.keeper is not None:
             parts.append(renewing(ground, self.company, members.keeper))
         if self.invitations is not None:
@@ -242,8 +244,17 @@ def served_of(
         testimony=testimony,
         clock=ground.start.clock,
         doorkeeper=doorkeeper,
+        opened=ground.auditor.opened,
         gossiping=chorus.gossiping if chorus is not None else None,
     )
+
+
+def witness_of(ground: Ground, chorus: Chorus) -> Witness:
+    """Has other agents know our audit log, and us know theirs."""
+    start, auditor = ground.start, ground.auditor
+    diary = Diary(lambda: auditor.head, auditor.note)
+    kept = start.home.state / "witnessed.json"
+    return Witness(chorus.book, diary, start.members.name, kept, start.clock)
 
 
 def _as_it_is(listing: Listing) -> Listing:

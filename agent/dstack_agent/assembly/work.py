@@ -1,6 +1,7 @@
 """The third layer: the jobs that run here, the runs that are driven here, and who says so."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 
 from dstack_agent.assembly.company import Company
@@ -18,10 +19,12 @@ from dstack_agent.owner.desk import OwnersDesk
 from dstack_agent.owner.reclaim import Reclaim
 from dstack_agent.owner.reclaiming import Reclaiming
 from dstack_agent.peers import Peers
+from dstack_agent.records import Given
 from dstack_agent.steering import Steering
 from dstack_mesh.clock import Clock
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.driver import Driver
+from dstack_scheduler.job import JobSpec
 from dstack_scheduler.progress import Watcher
 from dstack_scheduler.submission import Submission
 
@@ -76,11 +79,18 @@ def driver_maker(peers: Peers, clock: Clock) -> MakeDriver:
 
 def desk_of(ground: Ground, company: Company, supervisor: Supervisor) -> BidDesk:
     """Answers asks and takes awards."""
+
+    async def accept(
+        spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str], given: Given
+    ) -> None:
+        await supervisor.accept(spec, gpu_uuids, secrets, given)
+        ground.auditor.given(spec.key.run_id, given.peer)
+
     return BidDesk(
         company.portrait.inventory.read,
         ground.memory.ledger,
         ground.memory.store,
-        supervisor.accept,
+        accept,
         terms=ground.start.word.terms,
         name_of=company.peers.name,
         note=supervisor.note,

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from dstack_agent.audit.chain import Head
 from dstack_agent.audit.entry import Entry, What
 from dstack_agent.audit.log import AuditLog
-from dstack_agent.audit.refusals import Refusal, Refusals
+from dstack_agent.audit.repeats import Repeats
 from dstack_agent.audit.seen import NOTHING, Seen, changes, seen_from, seen_of
 from dstack_agent.owner.standing import Standing
 from dstack_mesh.clock import Clock
@@ -17,9 +18,12 @@ from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.trust.roster.picture import Picture
 from dstack_mesh.wire.caller import Caller, Member, Owner, Stranger
 from dstack_scheduler.asker import Asker
-from dstack_scheduler.job import TagRecord
+from dstack_scheduler.job import JobKey, TagRecord
 
 log = logging.getLogger(__name__)
+
+OFTEN = (What.REFUSED, What.GIVEN, What.OPENED)
+"""What may happen without end, and is counted after the first lines."""
 
 LOOK_SECONDS = 1.0
 """How late a change of the roster or the policy is written; and what a power loss may take."""
@@ -52,7 +56,7 @@ class Auditor:
         self._picture = picture
         self._policy = policy
         self._standing = standing
-        self._refusals = Refusals()
+        self._repeats = {what: Repeats(what) for what in OFTEN}
         self._seen = _kept_in(kept)
         self._unkept = False
         self._looked: tuple[str, str, Standing] | None = None
@@ -68,8 +72,9 @@ class Auditor:
 
     async def look(self) -> None:
         """Writes what changed since the last look. Durable on return. Raises OSError."""
-        for entry in self._refusals.due(self._clock.elapsed()):
-            self._entries.write(entry)
+        for repeats in self._repeats.values():
+            for entry in repeats.due(self._clock.elapsed()):
+                self._entries.write(entry)
         picture, policy, standing = self._picture(), self._policy(), self._standing()
         looked = (picture.digest, policy, standing)
         if looked != self._looked:  # once a second: most looks end here
@@ -91,9 +96,34 @@ class Auditor:
     def refused(self, who: Caller | None, method: str, error: MeshError) -> None:
         """A call was refused; None for a caller that could not be told."""
         word, name, role = self._told(who)
-        refusal = Refusal(word, name, role, method, error.code)
-        for entry in self._refusals.heard(refusal, self._clock.elapsed()):
-            self._entries.write(entry)
+        self._often(Entry(What.REFUSED, word, method, name, role, error.code))
+
+    def given(self, run_id: RunId, by: PeerId) -> None:
+        """A job was taken; written if it is another peer's. Each attempt's own chain says more."""
+        if by:
+            one = self._picture().members.get(by)
+            name, role = (one.name, one.role.value) if one is not None else ("", "")
+            self._often(Entry(What.GIVEN, str(by), f"run {run_id}", name, role))
+
+    def opened(self, who: Caller, key: JobKey) -> None:
+        """Somebody gets at what a job listens on; written if it is another peer."""
+        if isinstance(who, Member):
+            word, name, role = self._told(who)
+            about = f"job {key.job}, attempt {key.attempt} of run {key.run_id}"
+            self._often(Entry(What.OPENED, word, about, name, role))
+
+    def note(self, entry: Entry) -> None:
+        """Writes what somebody else found worth a line."""
+        self._entries.write(entry)
+
+    @property
+    def head(self) -> Head:
+        """The last line."""
+        return self._entries.head
+
+    def _often(self, entry: Entry) -> None:
+        for line in self._repeats[entry.what].heard(entry, self._clock.elapsed()):
+            self._entries.write(line)
 
     def stopped(
         self, who: Caller, asker: Asker, run_id: RunId, abort: bool, givers: frozenset[PeerId]

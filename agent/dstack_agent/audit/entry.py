@@ -21,9 +21,13 @@ class What(Enum):
     REVOKED = "revoked"
     STOPPED = "stopped"
     DELETED = "deleted"
+    GIVEN = "given"
+    OPENED = "opened"
     POLICY = "policy"
     LENDING = "lending"
     REFUSED = "refused"
+    WITNESSED = "witnessed"
+    REWRITTEN = "rewritten"
 
 
 @frozen

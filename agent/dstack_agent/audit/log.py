@@ -76,6 +76,11 @@ class AuditLog:
             os.pwrite(self._head_file, f"{self._head.seq:020d} {self._head.digest}\n".encode(), 0)
 
     @property
+    def head(self) -> Head:
+        """The last line."""
+        return self._head
+
+    @property
     def unsafe(self) -> bool:
         """Whether a power loss would take something that was written."""
         return self._written != self._synced

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from dstack_agent.servicers.auction import asker_of
+from dstack_agent.servicers.resting import Rests
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_mesh.signing import Signed
@@ -38,8 +39,9 @@ class Testimony:
 class EvidenceServicer(rpc.EvidenceServiceServicer):
     """Serves submitters, and whoever verifies a run."""
 
-    def __init__(self, testimony: Testimony) -> None:
+    def __init__(self, testimony: Testimony, rests: Rests) -> None:
         self._testimony = testimony
+        self._rests = rests
 
     async def Vouch(
         self, request: pb.VouchRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -53,6 +55,10 @@ class EvidenceServicer(rpc.EvidenceServiceServicer):
         self, request: pb.TellRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.TellResponse:
         run_id = fields.run_id(request.run_id)
+        async with self._rests.turn(context):
+            return await self._told(run_id)
+
+    async def _told(self, run_id: RunId) -> pb.TellResponse:
         found = [*await self._testimony.own(run_id), *self._testimony.elsewhere(run_id)]
         response = pb.TellResponse()
         size = 0

@@ -9,11 +9,13 @@ from typing import Any
 import grpc
 
 from dstack_agent.hearsay import Hearsay
+from dstack_agent.servicers.resting import Rests
 from dstack_mesh.faults import Busy, TooLate
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
 from dstack_mesh.records.port import Book
 from dstack_mesh.records.replica import Outcome
+from dstack_mesh.trust.roster.picture import RUNNING
 from dstack_mesh.v1 import records_pb2 as pb
 from dstack_mesh.v1 import records_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Member, caller
@@ -26,6 +28,9 @@ MOST_CALLS = 16
 
 MOST_OF_ONE = 2
 """Of them by one peer."""
+
+MOST_OF_LISTENERS = 4
+"""Of them by all members that take no jobs: these have nothing to tell, and hold up who does."""
 
 STEP_SECONDS = 10.0
 """A reader or writer on whose stream nothing moves for so long is left."""
@@ -47,11 +52,13 @@ class Gossiping:
 class RecordServicer(rpc.RecordServiceServicer):
     """Serves agents that gossip, and commands that ask about others."""
 
-    def __init__(self, gossiping: Gossiping) -> None:
+    def __init__(self, gossiping: Gossiping, rests: Rests) -> None:
+        self._rests = rests
         self._book = gossiping.book
         self._hearsay = gossiping.hearsay
         self._behind = gossiping.behind
         self._calls: Counter[PeerId | None] = Counter()
+        self._listening = 0
 
     # Writes by itself instead of yielding: each write has a deadline.
     async def Exchange(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -87,29 +94,37 @@ class RecordServicer(rpc.RecordServiceServicer):
     async def Agents(
         self, request: pb.AgentsRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.AgentsResponse:
-        return pb.AgentsResponse(agents=map(advert_to_wire, self._hearsay.adverts()))
+        async with self._rests.turn(context):
+            return pb.AgentsResponse(agents=map(advert_to_wire, self._hearsay.adverts()))
 
     async def Tails(
         self, request: pb.TailsRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.TailsResponse:
-        found = self._hearsay.tails(fields.run_id(request.run_id))
-        return pb.TailsResponse(tails=map(convert.log_tail_to_wire, found))
+        run_id = fields.run_id(request.run_id)
+        async with self._rests.turn(context):
+            found = self._hearsay.tails(run_id)
+            return pb.TailsResponse(tails=map(convert.log_tail_to_wire, found))
 
     @contextmanager
     def _counted(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Generator[PeerId | None]:
         """Who calls, if they may: the memory of all calls together is bounded."""
         who = caller(context)
         peer = who.peer_id if isinstance(who, Member) else None
-        if self._calls.total() >= MOST_CALLS or self._calls[peer] >= MOST_OF_ONE:
+        listens = isinstance(who, Member) and who.role not in RUNNING
+        full = self._calls.total() >= MOST_CALLS or self._calls[peer] >= MOST_OF_ONE
+        if full or (listens and self._listening >= MOST_OF_LISTENERS):
             raise Busy(
                 "Too many exchange records at once.",
-                f"At most {MOST_CALLS}, and {MOST_OF_ONE} of one peer.",
+                f"At most {MOST_CALLS}, {MOST_OF_ONE} of one peer, and {MOST_OF_LISTENERS} of those"
+                " that take no jobs.",
             )
         self._calls[peer] += 1
+        self._listening += listens
         try:
             yield peer
         finally:
             self._calls[peer] -= 1
+            self._listening -= listens
 
 
 async def _written(

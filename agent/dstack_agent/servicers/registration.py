@@ -14,6 +14,7 @@ from dstack_agent.servicers.evidence import EvidenceServicer, Testimony
 from dstack_agent.servicers.membership import Answers, MembershipServicer
 from dstack_agent.servicers.owner import OwnerServicer
 from dstack_agent.servicers.records import Gossiping, RecordServicer
+from dstack_agent.servicers.resting import Rests
 from dstack_agent.servicers.roster import RosterServicer
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_agent.servicers.transfer import TransferServicer, add_transfer
@@ -33,6 +34,8 @@ from dstack_mesh.v1 import (
     run_pb2_grpc,
     tunnel_pb2_grpc,
 )
+from dstack_mesh.wire.caller import Caller
+from dstack_scheduler.job import JobKey
 
 Server = grpc.aio.Server
 """What services are added to, for whoever need not know more of it."""
@@ -46,7 +49,11 @@ class Invitations(Protocol):
 
 @frozen
 class Served:
-    """What the services of an agent speak for. A private agent gossips with nobody."""
+    """What the services of an agent speak for. A private agent gossips with nobody.
+
+    Attributes:
+        opened: Hears who gets at what a job listens on.
+    """
 
     answers: Answers
     desk: BidDesk
@@ -56,25 +63,30 @@ class Served:
     testimony: Testimony
     clock: Clock
     doorkeeper: Doorkeeper
+    opened: Callable[[Caller, JobKey], None]
     gossiping: Gossiping | None = None
 
 
 def add_servicers(server: Server, served: Served) -> None:
     """Adds them; call it before the server starts."""
+    rests = Rests()
     membership_pb2_grpc.add_MembershipServiceServicer_to_server(
         MembershipServicer(served.answers, served.clock), server
     )
     auction_pb2_grpc.add_AuctionServiceServicer_to_server(AuctionServicer(served.desk), server)
-    run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(served.wishes, served.runs), server)
+    run_pb2_grpc.add_RunServiceServicer_to_server(
+        RunServicer(served.wishes, served.runs, rests), server
+    )
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(OwnerServicer(served.owner), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(
-        EvidenceServicer(served.testimony), server
+        EvidenceServicer(served.testimony, rests), server
     )
     add_transfer(TransferServicer(served.wishes.store), server)
-    tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(TunnelServicer(served.doorkeeper), server)
+    tunnels = TunnelServicer(served.doorkeeper, served.opened)
+    tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(tunnels, server)
     if served.gossiping is not None:
         records_pb2_grpc.add_RecordServiceServicer_to_server(
-            RecordServicer(served.gossiping), server
+            RecordServicer(served.gossiping, rests), server
         )
 
 

@@ -9,6 +9,7 @@ import grpc
 
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
 from dstack_agent.servicers.auction import asker_of, behind, role_of
+from dstack_agent.servicers.resting import Rests
 from dstack_agent.servicers.share import Share
 from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.frozen import frozen
@@ -59,9 +60,10 @@ class Runs:
 class RunServicer(rpc.RunServiceServicer):
     """Serves readers of runs."""
 
-    def __init__(self, wishes: Wishes, runs: Runs) -> None:
+    def __init__(self, wishes: Wishes, runs: Runs, rests: Rests) -> None:
         self._wishes = wishes
         self._runs = runs
+        self._rests = rests
         # As many entries as there are members.
         self._shares: defaultdict[Caller, Share] = defaultdict(Share)
 
@@ -82,7 +84,8 @@ class RunServicer(rpc.RunServiceServicer):
         names = fields.items(request.runs, "Names of runs", MOST_RUNS)
         asked = fields.items(request.reuse_keys, "Reuse keys", MOST_KEYS)
         keys = tuple(fields.digest(each, "The reuse key") for each in asked)
-        return convert.listing_to_wire(self._runs.listing(names, keys))
+        async with self._rests.turn(context):
+            return convert.listing_to_wire(self._runs.listing(names, keys))
 
     async def Stop(
         self, request: pb.StopRequest, context: "grpc.aio.ServicerContext[Any, Any]"

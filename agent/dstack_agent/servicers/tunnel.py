@@ -45,8 +45,9 @@ class Load:
 class TunnelServicer(rpc.TunnelServiceServicer):
     """Lets those who submitted jobs reach what these serve."""
 
-    def __init__(self, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, opened: Callable[[Caller, JobKey], None]) -> None:
         self._doorkeeper = doorkeeper
+        self._opened = opened
         # As many entries as there are members.
         self._loads: defaultdict[Caller, Load] = defaultdict(Load)
 
@@ -68,6 +69,7 @@ class TunnelServicer(rpc.TunnelServiceServicer):
         wanted = convert.key_from_wire(begin.begin, newest=True)
         key, chronicle = self._doorkeeper.admit(wanted, asker_of(context))
         with _one_more(load):
+            self._opened(caller(context), key)
             await context.write(pb.CarryResponse(begun=pb.Begun()))
             tunnel = Tunnel(self._doorkeeper, key, context.write, load)
             await tunnel.serve(request_iterator, chronicle)

@@ -4,11 +4,13 @@ They are the messages of the protocol, so that a newer agent reads what an older
 same rules by which peers understand each other.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from dstack_agent.audit.chain import Head
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.faults import Invalid
 from dstack_mesh.signing import Signed
@@ -25,9 +27,11 @@ from dstack_scheduler.job import (
     TagRecord,
 )
 from dstack_scheduler.removal import Removal
-from dstack_scheduler.wire import convert
+from dstack_scheduler.wire import convert, fields
 
 M = TypeVar("M", bound=Message)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def _parsed(kind: type[M], stored: bytes) -> M:
@@ -119,6 +123,18 @@ def pack_copies(attempts: Sequence[JobKey]) -> bytes:
 
 def unpack_copies(stored: bytes) -> tuple[JobKey, ...]:
     return tuple(map(convert.key_from_wire, _parsed(records_pb2.Copies, stored).attempts))
+
+
+def pack_head(head: Head) -> bytes:
+    return records_pb2.AuditHead(line=head.seq, digest=head.digest).SerializeToString()
+
+
+def unpack_head(stored: bytes) -> Head:
+    """Raises Invalid."""
+    told = _parsed(records_pb2.AuditHead, stored)
+    if not (0 < told.line <= fields.LARGEST and _DIGEST.fullmatch(told.digest)):
+        raise Invalid("This is no end of an audit log.", f"Line {told.line}.")
+    return Head(told.line, told.digest)
 
 
 def pack_answer(answer: HelloAnswer) -> bytes:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dstack_agent.audit.auditor import Auditor
-from dstack_agent.audit.entry import What
+from dstack_agent.audit.entry import Entry, What
 from dstack_agent.audit.log import AuditLog
 from dstack_agent.audit.reading import read_log
-from dstack_agent.audit.refusals import MOST_KINDS, WINDOW_SECONDS, Refusal, Refusals
+from dstack_agent.audit.repeats import MOST_KINDS, WINDOW_SECONDS, Repeats
 from dstack_agent.owner.standing import Open, Paused, Standing
 from dstack_mesh.faults import Forbidden
 from dstack_mesh.ids import MeshId, PeerId, RunId
@@ -18,7 +18,7 @@ from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.picture import Belonging, Enrolled, Picture, empty
 from dstack_mesh.wire.caller import Member, Owner
 from dstack_scheduler.asker import OWNER, Asker
-from dstack_scheduler.job import TagRecord
+from dstack_scheduler.job import JobKey, TagRecord
 
 AT = datetime(2026, 11, 20, tzinfo=UTC)
 ROOT, ANA, BEN = (PeerId(letter * 32) for letter in "rab")
@@ -139,16 +139,30 @@ def test_refused_calls_are_told_and_a_flood_of_them_is_counted(tmp_path: Path) -
     assert len(lines) == 2 * MOST_KINDS + 2
     assert {line.entry.what for line in lines} == {What.REFUSED}
     assert lines[MOST_KINDS].entry.why == "no-right, 499 more times"
-    assert lines[-2].entry.why == "7,500 more calls, of other kinds"
+    assert lines[-2].entry.why == "7,500 more, of other kinds"
     assert (lines[-1].entry.who, lines[-1].entry.why) == ("stranger", "old-tls")
 
 
 def test_a_month_of_refused_calls_leaves_room_for_what_else_happens() -> None:
-    refusals, lines, now = Refusals(), 0, 0.0
+    refusals, lines, now = Repeats(What.REFUSED), 0, 0.0
     for number in range(200_000):
         now = number * 13.0
-        kind = Refusal(f"{number % 100}", "", "", "/x/Stop", "no-right")
+        kind = Entry(What.REFUSED, f"{number % 100}", "/x/Stop", why="no-right")
         lines += len(refusals.heard(kind, now))
     assert now > 30 * 86_400
     assert lines < 2 * (MOST_KINDS + 1) * (now / WINDOW_SECONDS + 1)
     assert lines * 400 < 24 << 20
+
+
+def test_who_gave_jobs_and_who_got_at_them_is_told_and_the_owner_s_are_not(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    auditor, log = machine.auditor()
+    auditor.given(RUN, PeerId(""))
+    auditor.opened(Owner(), JobKey(RUN, 2, 1))
+    assert machine.told() == []
+    for _ in range(3):
+        auditor.given(RUN, ANA)
+        auditor.opened(Member(BEN, Role.RUNNER), JobKey(RUN, 2, 1))
+    log.close()
+    job = f"job 2, attempt 1 of run {RUN}"
+    assert machine.told() == [("given", ANA, f"run {RUN}"), ("opened", BEN, job)]
