@@ -199,7 +199,7 @@ class Receiver:
     def rescued(self) -> Iterator[tuple[Digest, bytes]]:
         """Chunks in files that are not whole and go with `close`, verified."""
         over: set[str] = set()
-        for digest, use in self._uses.items():
+        for digest, use in self._uses:
             path = use.part.entry.path
             if not use.part.draft or path in over:
                 continue
