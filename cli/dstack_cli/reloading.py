@@ -31,6 +31,7 @@ class Reloading:
         look: Takes a snapshot of the folder. Blocks.
         began: The code that the jobs begin with.
         workflows: What each job is called, by its index.
+        look_seconds: Between two looks at least.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Reloading:
         began: Digest,
         workflows: Sequence[str],
         say: Callable[[str], None],
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._directory = directory
         self._watcher = watcher
@@ -48,6 +50,7 @@ class Reloading:
         self._began = began
         self._workflows = workflows
         self._say = say
+        self._look_seconds = look_seconds
         self._places: dict[tuple[int, int], PeerId] = {}
         self._laid: dict[JobKey, Digest] = {}
         self._trouble = ""
@@ -72,7 +75,7 @@ class Reloading:
             began = clock()
             if self._laid:
                 await self._follow()
-            await asyncio.sleep(max(LOOK_SECONDS, REST * (clock() - began)))
+            await asyncio.sleep(max(self._look_seconds, REST * (clock() - began)))
 
     async def _follow(self) -> None:
         try:
@@ -83,12 +86,15 @@ class Reloading:
                 if code.digest != laid:
                     await self._bring(key, code.digest)
         except MeshError as error:
-            self._complain(error)
+            self._complain(f"{error} {error.hint}".rstrip())
+        except OSError as error:  # a file went, or may not be read: the next look may see it
+            self._complain(f"{error}")
         else:
             self._trouble = ""
 
     async def _bring(self, key: JobKey, code: Digest) -> None:
-        agent = await self._directory.find(self._places[(key.job, key.attempt)])
+        place = self._places.get((key.job, key.attempt))
+        agent = await self._directory.find(place) if place is not None else None
         if agent is None:
             raise Unreachable("The agent of the job does not answer.")
         if not agent.local:
@@ -102,11 +108,11 @@ class Reloading:
     def _job(self, index: int) -> str:
         return self._workflows[index] if index < len(self._workflows) else f"job {index}"
 
-    def _complain(self, error: MeshError) -> None:
+    def _complain(self, trouble: str) -> None:
         """Says it once, however often it is met."""
-        if str(error) != self._trouble:
-            self._trouble = str(error)
-            self._say(f"not reloaded: {error} {error.hint}".rstrip())
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._say(f"not reloaded: {trouble}")
 
 
 @asynccontextmanager
