@@ -5,8 +5,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from dstack_scheduler.providers.choosing import NO_PROVIDERS, choose
 from dstack_scheduler.providers.port import WRITTEN, Provider
-from dstack_scheduler.providers.registry import NO_PROVIDERS, PROVIDERS, choose
+from dstack_scheduler.providers.registry import PROVIDERS
 from dstack_scheduler.workflow.keys import COMMON
 from dstack_scheduler.workflow.model import Key, Workflow
 from dstack_scheduler.workflow.plain import plain

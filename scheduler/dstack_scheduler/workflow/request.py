@@ -7,14 +7,10 @@ from typing import NamedTuple
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId, RunName
 from dstack_scheduler.names import job_id
+from dstack_scheduler.providers.choosing import choose, complain_of_provider
 from dstack_scheduler.providers.installed import installed
 from dstack_scheduler.providers.port import COMMAND, Provider
-from dstack_scheduler.providers.registry import (
-    FILES,
-    choose,
-    complain_of_provider,
-    provider_of,
-)
+from dstack_scheduler.providers.registry import FILES, provider_of
 from dstack_scheduler.workflow.chain import Links, ancestors_first
 from dstack_scheduler.workflow.checking import Checked, check, takes
 from dstack_scheduler.workflow.command_line import (
