@@ -10,7 +10,7 @@ UNIT = "dstack-runner.service"
 
 OWN = frozenset(
     (
-        *("keys", "state", "secrets", "run", "chunks", "checkouts", "jobs", "environments"),
+        *("keys", "state", "secrets", "run", "chunks", "checkouts", "jobs", "environments", "ssh"),
         *("software", "wheels", "config.yaml", "policy.yaml", "remotes.json"),
     )
 )
