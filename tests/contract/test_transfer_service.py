@@ -16,7 +16,6 @@ import pytest_asyncio
 
 from dstack_agent.servicers.transfer import (
     MOST_LISTS,
-    MOST_LISTS,
     MOST_PUSHES,
     MOST_QUESTIONS,
     MOST_WANTED,

@@ -1,7 +1,7 @@
 """Where each chunk of some files is used first, in little memory: 4 GiB have 220,000 chunks."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 from dstack_mesh.ids import Digest
@@ -50,6 +50,10 @@ class Uses(Generic[T]):
         number = self._numbers[digest]
         part = self._parts[self._part_of[number]]
         return Use(part, self._offsets[number], self._sizes[number])
+
+    def items(self) -> Iterator[tuple[Digest, Use[T]]]:
+        """All of them with their first uses, in order."""
+        return ((digest, self.of(digest)) for digest in self._numbers)
 
     def size(self, digest: Digest) -> int:
         """Bytes of one of them."""
