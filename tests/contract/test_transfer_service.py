@@ -3,16 +3,25 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import pytest
 import pytest_asyncio
 
-from dstack_agent.servicers.transfer import MOST_PUSHES, MOST_WANTED, TransferServicer, add_transfer
+from dstack_agent.servicers.transfer import (
+    MOST_LISTS,
+    MOST_PUSHES,
+    MOST_QUESTIONS,
+    MOST_WANTED,
+    TransferServicer,
+    add_transfer,
+)
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
 from dstack_mesh.chunks.room import check_reserve
@@ -24,6 +33,7 @@ from dstack_mesh.v1.transfer_pb2 import (
     FetchRequest,
     FetchResponse,
     ManifestPiece,
+    ManifestRequest,
     MissingRequest,
     Pack,
     PushRequest,
@@ -35,9 +45,11 @@ from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.server import listen_tcp, make_server
 from dstack_mesh.wire.stream import Stream
 from dstack_mesh.wire.transfer import TransferClient
+from support.eventually import eventually_async
 from support.meshes import Mesh
 
 MIB = 1 << 20
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -62,11 +74,13 @@ class Two:
 
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, check_room: Callable[[Path], None] = check_reserve
+    tmp_path: Path,
+    check_room: Callable[[Path], None] = check_reserve,
+    store: Callable[[Path], ChunkStore] = ChunkStore,
 ) -> AsyncGenerator[Two]:
     """Both, connected."""
     mesh = Mesh.make(tmp_path / "root")
-    ours, theirs = ChunkStore(tmp_path / "ours"), ChunkStore(tmp_path / "theirs")
+    ours, theirs = ChunkStore(tmp_path / "ours"), store(tmp_path / "theirs")
     server = make_server()
     add_transfer(TransferServicer(theirs, check_room), server)
     port = listen_tcp(server, mesh.membership, "127.0.0.1", 0)
@@ -422,6 +436,66 @@ async def test_several_trees_move_at_once(two: Two) -> None:
             group.create_task(two.client.send_tree(one.digest))
     assert not any(two.ours.missing_manifest(Digest(one.digest)) for one in saved)
     assert not any(two.theirs.missing_manifest(Digest(one.digest)) for one in sent)
+
+
+class Slow(ChunkStore):
+    """Answers once it may, and counts who waits for it at the same time."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.gate = threading.Event()
+        self.reading = self.most = 0
+        self._counting = threading.Lock()
+
+    def get_encoded(self, digest: Digest) -> bytes:
+        return self._slowly(lambda: super(Slow, self).get_encoded(digest))
+
+    def missing(self, digests: Iterable[Digest]) -> list[Digest]:
+        return self._slowly(lambda: super(Slow, self).missing(digests))
+
+    def _slowly(self, work: Callable[[], T]) -> T:
+        with self._counting:
+            self.reading += 1
+            self.most = max(self.most, self.reading)
+        try:
+            assert self.gate.wait(10)
+            return work()
+        finally:
+            with self._counting:
+                self.reading -= 1
+
+
+@pytest.mark.parametrize(("what", "most"), [("lists", MOST_LISTS), ("questions", MOST_QUESTIONS)])
+async def test_one_peer_takes_a_few_threads_however_much_it_asks(
+    tmp_path: Path, what: str, most: int
+) -> None:
+    """They serve everybody: an agent without one does not even say Hello."""
+    async with serving(tmp_path, store=Slow) as two:
+        slow = two.theirs
+        assert isinstance(slow, Slow)
+        slow.gate.set()
+        digest = save_tree(slow, two.tree("in", {"a": b"x"})).digest
+        slow.gate.clear()
+        slow.most = 0
+        stub = TransferServiceStub(two.channel)
+
+        async def ask() -> None:
+            if what == "questions":
+                await stub.Missing(MissingRequest(chunk_digests=bytes(32)), timeout=10)
+                return
+            async for _ in stub.Manifest(ManifestRequest(digest=digest), timeout=10):
+                pass
+
+        async def busy() -> bool:
+            return slow.reading == most
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3 * most):
+                group.create_task(ask())
+            await eventually_async(busy, within=10)
+            await asyncio.sleep(0.05)
+            slow.gate.set()
+        assert slow.most == most
 
 
 async def test_a_peer_brings_a_few_trees_at_a_time_and_the_next_one_waits(two: Two) -> None:

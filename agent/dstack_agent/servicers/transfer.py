@@ -61,6 +61,14 @@ MOST_FETCHES = 4
 """Streams of one peer that take bytes at the same time; each holds some 8 MiB, however slowly its
 reader reads. Others wait."""
 
+MOST_LISTS = 2
+"""Lists of files that one peer reads at the same time; each is whole in memory, up to 256 MiB,
+however slowly it is read. Others wait."""
+
+MOST_QUESTIONS = 2
+"""Questions of one peer that are looked up at the same time: the threads that do it serve
+everybody. Others wait."""
+
 MOST_CREDIT_BYTES = 64 << 20
 """Credit beyond this is not counted."""
 
@@ -88,12 +96,19 @@ class TransferServicer(TransferServiceServicer):
         self._fetching: defaultdict[Caller, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(MOST_FETCHES)
         )
+        self._listing: defaultdict[Caller, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(MOST_LISTS)
+        )
+        self._asking: defaultdict[Caller, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(MOST_QUESTIONS)
+        )
         self._takers = Takers()
 
     async def Missing(self, request: MissingRequest, context: "Context") -> MissingResponse:
         chunks = _digests(request.chunk_digests, MOST_ASKED)
         manifests = _digests(request.manifest_digests, MOST_ASKED)
-        return await asyncio.to_thread(self._missing, chunks, manifests)
+        async with self._asking[caller(context)]:
+            return await asyncio.to_thread(self._missing, chunks, manifests)
 
     async def Push(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[PushRequest | FlatPack], context: "Context"
@@ -127,13 +142,16 @@ class TransferServicer(TransferServiceServicer):
                         await wishes.spend(response.size_bytes, response.chunks)
                         await context.write(response)
 
-    async def Manifest(
+    async def Manifest(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request: ManifestRequest, context: "Context"
-    ) -> AsyncIterator[ManifestResponse]:
-        for digest in _digests(request.digest, 1):
-            encoded = await asyncio.to_thread(self._store.get_encoded, digest)
-            for begin in range(0, len(encoded), PIECE_BYTES):
-                yield ManifestResponse(data=encoded[begin : begin + PIECE_BYTES])
+    ) -> None:
+        # Writes to the context rather than yields: whoever goes gives its place back at once.
+        async with self._listing[caller(context)]:
+            for digest in _digests(request.digest, 1):
+                encoded = await asyncio.to_thread(self._store.get_encoded, digest)
+                for begin in range(0, len(encoded), PIECE_BYTES):
+                    piece = encoded[begin : begin + PIECE_BYTES]
+                    await context.write(ManifestResponse(data=piece))
 
     async def Take(self, request: TakeRequest, context: "Context") -> TakeResponse:
         [digest] = _digests(request.digest, 1) or [Digest(b"")]
