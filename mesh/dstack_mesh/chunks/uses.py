@@ -55,10 +55,6 @@ class Uses(Generic[T]):
         part = self._parts[self._part_of[number]]
         return Use(part, self._offsets[number], self._sizes[number])
 
-    def items(self) -> Iterator[tuple[Digest, Use[T]]]:
-        """All of them with their first uses, in order."""
-        return ((digest, self.of(digest)) for digest in self._numbers)
-
     def size(self, digest: Digest) -> int:
         """Bytes of one of them."""
         return self._sizes[self._numbers[digest]]
