@@ -21,6 +21,10 @@ COMMIT_BYTES = 256 << 20
 lost."""
 
 
+COMMIT_CHUNKS = 16_384
+"""…or after so many, as many as make that size where files are large: each takes memory."""
+
+
 class Shelving(Protocol):
     """What a batch asks of its store."""
 
@@ -90,7 +94,7 @@ class Batch:
             size = sum(len(data) for _, data in chunks)
             self._row_bytes += size
             self.written_bytes += size
-            if self._row_bytes >= COMMIT_BYTES:
+            if self._row_bytes >= COMMIT_BYTES or len(self._rows) >= COMMIT_CHUNKS:
                 self._commit_rows()
 
     def commit(self) -> None:

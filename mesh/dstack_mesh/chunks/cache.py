@@ -77,12 +77,10 @@ class FileCache:
 
     def remember(self, files: Iterable[tuple[Stamp, Cut]]) -> None:
         """Writes files down; survives a crash of the process, not of the machine."""
-        rows = [
+        rows = (
             (at.device, at.inode, at.size, at.mtime_ns, at.ctime_ns, _pack(cut))
             for at, cut in files
-        ]
-        if not rows:
-            return
+        )
         with self._lock, reported(self._path), self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(

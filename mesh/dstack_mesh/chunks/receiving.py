@@ -192,7 +192,7 @@ class Receiver:
             self._syncer.finish(self._folders, large, small)
         except OSError as error:
             raise _in_words(error, self._root) from error
-        if self._cache:
+        if self._cache and self._laid:
             cuts = ((at, Cut(entry.sizes, entry.digests)) for entry, at in self._laid)
             self._cache.remember(cuts)
 

@@ -24,6 +24,9 @@ from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Missing, Refused
 from dstack_mesh.frozen import frozen
 
+REMEMBERED_FILES = 4096
+"""So many are written down at a time."""
+
 
 @frozen(slots=True)
 class Skipped:
@@ -184,16 +187,21 @@ def _take(store: ChunkStore, folders: Folders, files: list[_File], found: Scan, 
     batch = Batch(store)
     began_ns = time.time_ns()
     fresh: list[tuple[Stamp, Cut]] = []
-    for file in files:
+    # What was done is let go: of 100,000 files it takes 40 MB.
+    files.reverse()
+    while files:
+        file = files.pop()
         cut = known.get(file.stamp)
         if cut and not (lost and lost.intersection(each_digest(cut.digests))):
             found.entries.append(FileEntry(file.path, cut.sizes, cut.digests, file.executable))
         else:
             fresh.extend(_read(folders, file.path, batch, began_ns, found, tries))
+        if len(fresh) >= REMEMBERED_FILES or (fresh and not files):
+            store.cache.remember(fresh)
+            fresh.clear()
     batch.commit()
     found.written_bytes = batch.written_bytes
     batch.close()
-    store.cache.remember(fresh)
 
 
 def _read(
