@@ -197,9 +197,11 @@ class Receiver:
             self._cache.remember(cuts)
 
     def rescued(self) -> Iterator[tuple[Digest, bytes]]:
-        """Chunks in files that are not whole and go with `close`, verified."""
+        """Chunks in files that are not whole and go with `close`, verified; what files had that
+        stay is there still."""
         over: set[str] = set()
-        for digest, use in self._uses:
+        for digest in self._uses.wanted:
+            use = self._uses.of(digest)
             path = use.part.entry.path
             if not use.part.draft or path in over:
                 continue

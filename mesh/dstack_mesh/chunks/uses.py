@@ -1,7 +1,7 @@
 """Where each chunk of some files is used first, in little memory: 4 GiB have 220,000 chunks."""
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 from dstack_mesh.ids import Digest
@@ -40,10 +40,6 @@ class Uses(Generic[T]):
         self._sizes.append(size)
         self._states.append(_WANTED)
         return True
-
-    def __iter__(self) -> Iterator[tuple[Digest, Use[T]]]:
-        """Each with its first use."""
-        return ((digest, self.of(digest)) for digest in self._numbers)
 
     def find(self, digest: Digest) -> Use[T] | None:
         """Its first use."""

@@ -137,11 +137,7 @@ class _Bringing:
 
     async def run(self, most_bytes: float) -> int:
         encoded = await self._manifest()
-        manifest = await asyncio.to_thread(Manifest.decode, encoded)
-        sizes = manifest.chunk_sizes()
-        lacking = await asyncio.to_thread(self._store.missing, sizes)
-        _check_size(sum(sizes[chunk] for chunk in lacking), most_bytes)
-        self._sharing = Sharing(self._own, cut(sizes, lacking))
+        self._sharing = await asyncio.to_thread(self._plan, encoded, most_bytes)
         self._came_at = time.monotonic()
         with one_error():
             async with asyncio.TaskGroup() as tasks:
@@ -177,6 +173,14 @@ class _Bringing:
 
     def _is_idle(self) -> bool:
         return time.monotonic() - self._came_at > self._idle_seconds
+
+    def _plan(self, encoded: bytes, most_bytes: float) -> Sharing:
+        """Who may be asked for what. What was made of the list of files is let go: of a large tree
+        it takes 60 MB."""
+        sizes = Manifest.decode(encoded).chunk_sizes()
+        lacking = self._store.missing(sizes)
+        _check_size(sum(sizes[chunk] for chunk in lacking), most_bytes)
+        return Sharing(self._own, cut(sizes, lacking))
 
     async def _manifest(self) -> bytes:
         for giver in list(self._holders.values()):

@@ -106,12 +106,12 @@ class TransferClient:
             Unreachable: The peer went away; what it acknowledged stays there.
         """
         encoded = await asyncio.to_thread(self._store.get_encoded, digest)
-        manifest = await asyncio.to_thread(Manifest.decode, encoded)
-        lacking = await self._lacking_there(digest, manifest.chunk_digests())
+        sizes = await asyncio.to_thread(_chunk_sizes, encoded)
+        lacking = await self._lacking_there(digest, list(sizes))
         if lacking is None:
             return 0
-        sizes = manifest.chunk_sizes()
         total = sum(sizes[chunk] for chunk in lacking)
+        del sizes  # of a large tree it takes 30 MB
         await self._push(lacking, digest, encoded, total)
         return total
 
@@ -129,11 +129,10 @@ class TransferClient:
         if not await asyncio.to_thread(self._store.missing_manifest, digest):
             return 0
         encoded = await self.fetch_encoded(digest)
-        manifest = await asyncio.to_thread(Manifest.decode, encoded)
-        sizes = manifest.chunk_sizes()
+        sizes = await asyncio.to_thread(_chunk_sizes, encoded)
         lacking = await asyncio.to_thread(self._store.missing, sizes)
         total = sum(sizes[chunk] for chunk in lacking)
-
+        del sizes  # of a large tree it takes 30 MB
         batch = Batch(self._store)
 
         def keep(packs: Sequence[FlatPack]) -> int:
@@ -372,6 +371,10 @@ def _rescue(receiver: "Receiver", store: ChunkStore) -> None:
     with suppress(MeshError):  # a full disk, most likely: it travels again
         receiver.settle()
         store.put(takewhile(lambda _: time.monotonic() < until, receiver.rescued()))
+
+
+def _chunk_sizes(encoded: bytes) -> dict[Digest, int]:
+    return Manifest.decode(encoded).chunk_sizes()
 
 
 def _nobody(_: int) -> None:

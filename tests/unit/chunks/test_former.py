@@ -147,6 +147,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(store: ChunkStore, target
     manifest = store.get_manifest(save_tree(store, source).digest)
     receiver = Receiver(manifest, target, cache=store.cache)
     receiver.reuse(lambda _: None)
+    assert list(receiver.rescued()) == []  # it is there to be used again
     receiver.close()
     assert [path.name for path in target.iterdir()] == ["0"]
     assert (target / "0").read_bytes() == old
