@@ -165,24 +165,18 @@ def compare(folder: Path, host: SshHost, mebibytes: int, times: int) -> None:
             ways = (versions.send_timed, versions.fetch_timed, versions.sync, versions.back_up)
             ours, back, rsynced, backed = alternate(times, *map(versions.anew, ways))
             table(
-                f"{name}, {mebibytes} MiB, median of {times}; last: theirs / ours",
+                f"{name}, {mebibytes} MiB, median of {times}; last: theirs / ours, both ways",
                 [
-                    (
-                        "dstack, cut and sent",
-                        f"{sent / size:.2f} % (target <= {most}), {ours:.2f} s",
-                        "1.00",
+                    ("dstack, cut and sent", f"{sent / size:.2f} %, {ours:.2f} s", f"<= {most} %"),
+                    ("dstack, fetched onto it", f"{fetched / size:.2f} %, {back:.2f} s", ""),
+                    *(
+                        (what, f"{took:.2f} s", f"{took / ours:.2f}, {took / back:.2f} {wanted}")
+                        for what, took, wanted in (
+                            ("rsync's delta over ssh", rsynced, "(target >= 1.0)"),
+                            ("restic backup", backed, "(target >= 2.0, sent)"),
+                        )
+                        if took
                     ),
-                    (
-                        "dstack, onto the version before",
-                        f"{fetched / size:.2f} %, {back:.2f} s",
-                        "",
-                    ),
-                    (
-                        "rsync's delta over ssh",
-                        f"{rsynced:.2f} s",
-                        f"{rsynced / ours:.2f} (>= 1.0)",
-                    ),
-                    ("restic backup", f"{backed:.2f} s", f"{backed / ours:.2f} (>= 2.0)"),
                 ],
             )
 
