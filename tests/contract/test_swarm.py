@@ -21,7 +21,7 @@ from dstack_mesh.chunks.tree import lay_tree, save_tree
 from dstack_mesh.faults import Busy, MeshError, Refused, Unreachable
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId
-from dstack_mesh.v1.transfer_pb2 import ManifestResponse, MissingResponse, TakeRequest
+from dstack_mesh.v1.transfer_pb2 import MissingResponse, TakeRequest
 from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceStub
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.server import listen_tcp, make_server
@@ -106,9 +106,10 @@ class Mute(TransferServicer):
 
     ended = False
 
-    async def Manifest(self, request: object, context: object) -> AsyncGenerator[ManifestResponse]:
+    async def Manifest(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request: object, context: object
+    ) -> None:
         await asyncio.Event().wait()
-        yield ManifestResponse()
 
     async def Missing(self, request: object, context: object) -> MissingResponse:
         try:
