@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from support.alone import end_private_agent
 from support.lab import Daemon, Peer, join_mesh, make_peer
 
 
@@ -35,7 +36,10 @@ def pair() -> Generator[Pair]:
         laptop = make_peer(folder, "laptop", DSTACK_MDNS="0", DSTACK_SEEDS=f"127.0.0.1:{port}")
         join_mesh(station, laptop, role="submitter")
         with station.runner("--listen", f"127.0.0.1:{port}") as daemon:
-            yield Pair(laptop, station, daemon, folder)
+            try:
+                yield Pair(laptop, station, daemon, folder)
+            finally:
+                end_private_agent(laptop)
 
 
 def free_port() -> int:

@@ -20,9 +20,14 @@ def alone(folder: Path, **env: str) -> Generator[Peer]:
     try:
         yield peer
     finally:
-        if (pid := agent_pid(peer)) is not None:
-            os.kill(pid, signal.SIGTERM)
-            eventually(lambda: agent_pid(peer) is None, within=10)
+        end_private_agent(peer)
+
+
+def end_private_agent(peer: Peer) -> None:
+    """Ends the agent that started by itself in a home, if there is one."""
+    if (pid := agent_pid(peer)) is not None:
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: agent_pid(peer) is None, within=10)
 
 
 def agent_pid(peer: Peer) -> int | None:
