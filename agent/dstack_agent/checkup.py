@@ -5,6 +5,7 @@ import socket
 from datetime import datetime
 from pathlib import Path
 
+from dstack_agent.executor.masking import HINT, why_no_masks
 from dstack_agent.executor.pythons import available
 from dstack_agent.inventory import Inventory
 from dstack_agent.inventory.declared import DeclaredSource
@@ -120,6 +121,9 @@ def _notes(machine: Machine) -> list[Problem]:
     if os.getuid() == 0 and ExecutorKind.PROCESS in machine.executors:
         why = "The agent is root: a process that somebody else submits can change the machine."
         notes.append(Problem("as-root", why, "Run it as a user, or start it with --no-process."))
+    if ExecutorKind.PROCESS in machine.executors and (why := why_no_masks()):
+        what = f"Processes that others submit reach the sockets of this user. {why}"
+        notes.append(Problem("no-masks", what, HINT))
     if not machine.gpus:
         notes.append(Problem("no-gpu", "No GPU was found: jobs that ask for one go elsewhere."))
     return notes

@@ -1,7 +1,8 @@
 """A person with an account and terminals, for agents whose jobs are entered over SSH.
 
 Where root runs the tests they are an ordinary person, and each of their commands has a mount
-namespace with an entry for them among the accounts, and terminals as systemd mounts them.
+namespace with an entry for them among the accounts, and terminals as systemd mounts them. Jobs of
+others have no capability there, so the Python of root's home lies where everybody gets to it.
 """
 
 import grp
@@ -16,6 +17,7 @@ NAME = "entered"
 
 _WITHIN = """mount --make-rprivate / &&
 mount -t devpts -o newinstance,gid={tty},mode=620,ptmxmode=666 devpts /dev/pts &&
+mount -t overlay overlay -o lowerdir={passage}:{home} {home} &&
 mount -t overlay overlay -o lowerdir={etc}:/etc /etc && exec "$@\""""
 """A mount over the file itself would end when anybody else makes or removes a user."""
 
@@ -34,10 +36,12 @@ def as_person_with_account(folder: Path) -> tuple[str, ...]:
     """
     if os.getuid() != 0:
         return ()
-    etc = folder / "etc"
-    etc.mkdir(mode=0o755)
+    etc, passage = folder / "etc", folder / "passage"
+    for each in (etc, passage):
+        each.mkdir(mode=0o755)
     entry = f"{NAME}:*:{PERSON}:{PERSON}::{folder}:/bin/sh\n"
     (etc / "passwd").write_text(Path("/etc/passwd").read_text() + entry)
     (etc / "passwd").chmod(0o644)
-    script = _WITHIN.format(tty=grp.getgrnam("tty").gr_gid, etc=etc)
+    tty = grp.getgrnam("tty").gr_gid
+    script = _WITHIN.format(tty=tty, etc=etc, passage=passage, home=Path.home())
     return ("unshare", "--mount", "sh", "-c", script, "sh", *as_person())

@@ -11,6 +11,7 @@ from dstack_agent.assembly.company import Company, company_of
 from dstack_agent.assembly.ground import Ground
 from dstack_agent.assembly.work import Work, reclaiming_of, work_of
 from dstack_agent.copying import Copying, Surroundings
+from dstack_agent.executor.masking import warn_without_masks
 from dstack_agent.forgetting import Forgetting
 from dstack_agent.gossip import Chorus, listings_of, open_chorus, sources_of
 from dstack_agent.housekeeping import housekeeping_of
@@ -85,6 +86,8 @@ class Agent:
         agents, members = self.company.roll.agents, start.members
         end_jobs = work.steering.end_jobs_of
         parts: list[Running] = [members.run(ground.channels, agents, start.clock, end_jobs)]
+        if start.settings.allow_process and start.membership is not None:
+            parts.append(warn_without_masks())
         if self.chorus is not None:
             journal = work.workshop.journal
             parts += self.chorus.parts(

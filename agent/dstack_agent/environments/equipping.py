@@ -283,7 +283,7 @@ def _walls_of(job: Equipped, recipe: Recipe, target: Path | None) -> Walls | Non
     if not job.hidden:
         return None
     walls = walls_of(job.hidden, job.folder, recipe.python.path, "")
-    return Walls((*walls.writable, *([str(target)] if target else [])), walls.readable)
+    return replace(walls, writable=(*walls.writable, *([str(target)] if target else [])))
 
 
 @asynccontextmanager

@@ -104,7 +104,7 @@ async def _tell(
     """Tells the walls and the environment, of which nothing may be heeded outside of the walls: the
     loader of programs does what LD_PRELOAD says."""
     assert process.stdin is not None
-    within = [list(walls.writable), list(walls.readable)] if walls else None
+    within = [list(walls.writable), list(walls.readable), list(walls.masks)] if walls else None
     process.stdin.write(json.dumps({"walls": within, "env": env}).encode())
     with contextlib.suppress(ConnectionError):  # it ended, and says why
         await process.stdin.drain()

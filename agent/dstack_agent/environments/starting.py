@@ -61,7 +61,7 @@ def _become(
     parent: int, command: "list[str]", env: "dict[str, str]", walls: "list[list[str]] | None"
 ) -> None:
     """Turns the forked process into the installer; never returns."""
-    from dstack_agent.executor import landlock, tree
+    from dstack_agent.executor import landlock, masks, tree
 
     code = 126
     try:
@@ -71,7 +71,10 @@ def _become(
         os.umask(0o022)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if walls is not None:
-            landlock.restrict(*walls)
+            writable, readable, masked = walls
+            if masked:
+                masks.put_up(masked, [*writable, *readable])
+            landlock.restrict(writable, readable)
         os.execve(command[0], command, env)
     except (OSError, ValueError) as error:  # too much of it, or a name that none can be
         os.write(2, f"error: {command[0]}: {error}\n".encode())

@@ -1,8 +1,9 @@
 """Walls that a process puts around itself for good. Standard library only: the shim imports it.
 
 What is walled is the contents of files and every change of them; that a file is there and what it
-is called can be seen still. Beyond the walls no process can be traced, nor signalled where the
-kernel is of 6.12 or later. Root keeps no capability, and stays the owner of what belongs to root.
+is called can be seen still. Beyond the walls no process can be traced, nor signalled or reached by
+an abstract Unix socket where the kernel is of 6.12 or later; for sockets that have a path there are
+masks. No capability is kept, and root stays the owner of what belongs to root.
 Source: Documentation/userspace-api/landlock.rst of the kernel.
 """
 
@@ -22,7 +23,8 @@ _CHANGES = sum(1 << bit for bit in range(4, 13))
 """Making and removing names of every kind."""
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 _OF_A_FILE = _WRITE_FILE | _READ_FILE | _TRUNCATE
-_SCOPE_SIGNALS = 1 << 1
+_SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1 << 0, 1 << 1
+_CAPABILITY_VERSION = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,15 +44,17 @@ def restrict(writable: "list[str]", readable: "list[str]") -> None:
         OSError: The kernel refuses.
     """
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    if os.getuid() == 0:
-        for number in range(_CAPABILITIES):  # the kernel has fewer, and says so for the others
-            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
-    offered = version()
-    if not offered:
-        return
+    for number in range(_CAPABILITIES):  # the kernel has fewer, and who has none may drop none
+        _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    if offered := version():
+        _wall(offered, writable, readable)
+    _check(_libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)))
+
+
+def _wall(offered: int, writable: "list[str]", readable: "list[str]") -> None:
     changes = _CHANGES | (_REFER if offered >= 2 else 0) | (_TRUNCATE if offered >= 3 else 0)
     everything = _READ_FILE | _WRITE_FILE | changes
-    scoped = _SCOPE_SIGNALS if offered >= 6 else 0
+    scoped = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS if offered >= 6 else 0
     attributes = struct.pack("=QQQ", everything, 0, scoped)[: 24 if offered >= 6 else 8]
     rules = _check(_libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     try:

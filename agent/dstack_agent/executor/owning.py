@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from dstack_agent.executor import ending, landlock, record, tree, vault
+from dstack_agent.executor import ending, landlock, masks, record, tree, vault
 from dstack_agent.executor.detaching import Refusal, detach, hold, refuse, say_ok, take
 from dstack_agent.executor.output import Output
 from dstack_agent.executor.signals import ABORT, signal_pipe, signals_in
@@ -230,6 +230,8 @@ def _become(task: Task, shim: int, stdout: int, stderr: int) -> None:
         os.dup2(stderr, 2)
         os.umask(0o077)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if task.masks:
+            masks.put_up(task.masks, [*task.writable, *task.readable])
         if task.walled:
             landlock.restrict(task.writable, task.readable)
         os.makedirs(task.cwd, exist_ok=True)  # an installer may have led it elsewhere by a link

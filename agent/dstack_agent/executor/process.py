@@ -48,11 +48,17 @@ class ProcessExecutor:
         wake: The agent's datagram socket, for shims to poke; None for no pokes.
         log_bytes: What the log of a job may take on the disk; 0 for no limit.
         spare: Whence a shim is taken that is started already; None for none.
+        masked: Whether jobs of others have masks; by default, where the system lets them.
     """
 
     def __init__(
-        self, wake: Path | None = None, log_bytes: int = 0, spare: Spare | None = None
+        self,
+        wake: Path | None = None,
+        log_bytes: int = 0,
+        spare: Spare | None = None,
+        masked: bool | None = None,
     ) -> None:
+        self._masked = masked
         self._wake = wake
         self._log_bytes = log_bytes
         self._spare = spare
@@ -68,7 +74,7 @@ class ProcessExecutor:
             Refused: It was started before, a card is in use, or there is no shell.
             Invalid: A NUL character is in the commands or the environment.
         """
-        task = await asyncio.to_thread(_prepare, launch, self._wake, self._log_bytes)
+        task = await asyncio.to_thread(_prepare, launch, self._wake, self._log_bytes, self._masked)
         await start_shim(launch.folder, self.kind, task, self._spare)
 
     async def wait(self, folder: Path) -> Ended:
@@ -105,7 +111,7 @@ def _spots(folder: Path, ports: tuple[int, ...]) -> tuple[Spot | None, ...]:
         os.close(descriptor)
 
 
-def _prepare(launch: Launch, wake: Path | None, log_bytes: int) -> bytes:
+def _prepare(launch: Launch, wake: Path | None, log_bytes: int, masked: bool | None) -> bytes:
     spec = launch.spec
     try:
         (launch.folder / TMP).mkdir(mode=0o700, exist_ok=True)
@@ -115,7 +121,7 @@ def _prepare(launch: Launch, wake: Path | None, log_bytes: int) -> bytes:
     except OSError as error:
         raise unprepared(error) from error
     given = launch.given
-    walls, kept = _kept_within(launch, python) if launch.hidden else (None, {})
+    walls, kept = _kept_within(launch, python, masked) if launch.hidden else (None, {})
     env = {**launch.env, **launch.filled, **kept, **given, **_found_at(launch)}
     task = Task(
         argv=command,
@@ -131,6 +137,7 @@ def _prepare(launch: Launch, wake: Path | None, log_bytes: int) -> bytes:
         walled=walls is not None,
         writable=list(walls.writable) if walls else [],
         readable=list(walls.readable) if walls else [],
+        masks=list(walls.masks) if walls else [],
     )
     try:
         return task.encode()
@@ -138,14 +145,17 @@ def _prepare(launch: Launch, wake: Path | None, log_bytes: int) -> bytes:
         raise Invalid("The job cannot be started.", f"There is {error}.") from error
 
 
-def _kept_within(launch: Launch, python: Interpreter) -> tuple[Walls, dict[str, str]]:
+def _kept_within(
+    launch: Launch, python: Interpreter, masked: bool | None
+) -> tuple[Walls, dict[str, str]]:
     """The walls of a job that is not the person's own, and what of its environment they change."""
     home = launch.folder / HOME
     home.mkdir(mode=0o700, exist_ok=True)
     search = launch.env.get("PATH", "")
     place = vault.place(str(launch.folder))
     layer = layer_of(launch.folder / VIRTUAL_ENVIRONMENT)
-    walls = walls_of(launch.hidden, launch.folder, python.path, place and f"{place}/{vault.FILES}")
+    within = place and f"{place}/{vault.FILES}"
+    walls = walls_of(launch.hidden, launch.folder, python.path, within, masked=masked)
     if layer is not None:
         walls = replace(walls, readable=(*walls.readable, str(layer)))
     seen = outside(search, launch.hidden, python.path)

@@ -25,6 +25,7 @@ class Task:
         walled: Whether it gets at nothing but the paths that follow.
         writable: Paths at and below which it may do everything.
         readable: Paths at and below which it may read.
+        masks: What is not where it lies, as `masks.put_up` takes it.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Task:
         "limit_seconds",
         "locks",
         "log_bytes",
+        "masks",
         "readable",
         "secrets",
         "wake",
@@ -58,6 +60,7 @@ class Task:
         walled: bool = False,
         writable: list[str] | None = None,
         readable: list[str] | None = None,
+        masks: list[str] | None = None,
     ) -> None:
         self.argv = argv
         self.cwd = cwd
@@ -72,6 +75,7 @@ class Task:
         self.walled = walled
         self.writable = writable or []
         self.readable = readable or []
+        self.masks = masks or []
 
     def encode(self) -> bytes:
         """The bytes for the shim. Raises ValueError if a field holds NUL."""
@@ -88,6 +92,7 @@ class Task:
             self.hidden,
             self.writable,
             self.readable,
+            self.masks,
         ):
             fields += [str(len(group)), *group]
         fields.append(_END)
@@ -104,8 +109,8 @@ class Task:
             raise ValueError("the task is cut off")
         cwd, grace, limit, wake, log, walled = fields[:6]
         rest = iter(fields[6:])
-        argv, pairs, locks, named, hidden, writable, readable = (
-            [next(rest) for _ in range(int(next(rest)))] for _ in range(7)
+        argv, pairs, locks, named, hidden, writable, readable, masks = (
+            [next(rest) for _ in range(int(next(rest)))] for _ in range(8)
         )
         env, secrets = (dict(zip(each[::2], each[1::2], strict=True)) for each in (pairs, named))
         return cls(
@@ -122,4 +127,5 @@ class Task:
             bool(int(walled)),
             writable,
             readable,
+            masks,
         )
