@@ -39,10 +39,8 @@ class Suspicion:
             return self.call_at
         if self.verdict is Condition.LEFT:
             return self.since
-        confirmed = max(len(self.accusers) - 1, 0)
-        seconds = suspicion_seconds(members, confirmed, pace)
-        # What others found out too is not drawn out by our slowness; the last calls are.
-        return self.since + (seconds if confirmed else seconds * self.slowness)
+        seconds = suspicion_seconds(members, max(len(self.accusers) - 1, 0), pace)
+        return self.since + seconds * self.slowness
 
     def begin_again(self, now: float) -> None:
         """It gave a sign, or we were not there to hear one."""

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.machine import AgentState
 from dstack_mesh.membership.known import Change
-from dstack_mesh.membership.member import Suspicion
 from dstack_mesh.membership.pace import suspicion_seconds
 from dstack_mesh.membership.rumour import HIGHEST_INCARNATION, Condition, Message, Rumour
 from dstack_mesh.membership.signs import (
@@ -248,13 +247,6 @@ def test_a_suspicion_takes_longer_in_a_larger_mesh_and_less_with_more_accusers()
     assert by_accusers == sorted(by_accusers, reverse=True)
     assert by_accusers[3] == by_accusers[5] == 0.5 * (1 + 2)
     assert suspicion_seconds(1, 0, PACE) == suspicion_seconds(1, 9, PACE) > 0
-
-
-def test_our_slowness_does_not_draw_out_what_others_found_out_too() -> None:
-    suspicion = Suspicion(Condition.DEAD, 10.0, (OWN,), slowness=2)
-    assert suspicion.due(100, PACE) == 10.0 + 2 * suspicion_seconds(100, 0, PACE)
-    suspicion.join((ANA,))
-    assert suspicion.due(100, PACE) == 10.0 + suspicion_seconds(100, 1, PACE)
 
 
 peers = st.sampled_from([OWN, ANA, BOB, CAT, DAN])
