@@ -177,11 +177,11 @@ def test_a_disk_that_fills_up_half_way_is_told_and_leaves_no_half_software(
         with filler.open("wb") as file:
             # Enough by the estimate, not enough in truth: somebody else fills it meanwhile.
             process = laptop.popen(
-                (*DSTACK, *words(box, "--remote-home", "full", port=free_port)),
+                (*DSTACK, *words(box, "--remote-home", "full/home", port=free_port)),
                 stderr=subprocess.PIPE,
                 stdin=subprocess.DEVNULL,
             )
-            eventually(lambda: (full / "software").exists(), within=60)
+            eventually(lambda: (full / "home" / "software").exists(), within=60)
             with contextlib.suppress(OSError):
                 while True:
                     file.write(b"\0" * (1 << 20))
@@ -189,9 +189,9 @@ def test_a_disk_that_fills_up_half_way_is_told_and_leaves_no_half_software(
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 75, errors.decode()
         assert b"host-disk-full" in errors
-        assert not (full / "software" / "current").exists()
+        assert not (full / "home" / "software" / "current").exists()
         filler.unlink()
-        again = add(laptop, box, "--remote-home", "full", "--name", "full", port=free_port)
+        again = add(laptop, box, "--remote-home", "full/home", "--name", "full", port=free_port)
         assert again.returncode == 0, said(again)
 
 

@@ -7,6 +7,7 @@ The user is made for the block and removed with all that is theirs, processes in
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -172,9 +173,12 @@ def _end_all(machine: SshMachine) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody has, and that the kernel gives no outgoing connection meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("No port is free.")
 
 
 def _run(*command: str) -> None:
