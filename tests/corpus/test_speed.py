@@ -1,6 +1,7 @@
 """How long the language takes: processor time, which other work on the machine does not change."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,20 +28,36 @@ def written(count: int) -> str:
     return "workflows:\n" + "\n".join(lines) + "\n"
 
 
+def least_seconds(work: Callable[[], None]) -> float:
+    """Of processor, of three times: the collector and cold caches are not what is judged."""
+    seconds: list[float] = []
+    for _ in range(3):
+        began = time.thread_time()
+        work()
+        seconds.append(time.thread_time() - began)
+    return min(seconds)
+
+
+@pytest.mark.timed
 def test_two_hundred_workflows_are_checked_in_a_fraction_of_a_second(tmp_path: Path) -> None:
     (tmp_path / ".dstack").mkdir()
     (tmp_path / ".dstack" / "workflows.yaml").write_text(written(200))
     (tmp_path / ".dstack" / "variables.yaml").write_text("variables: {global: {lr: 1, n: 2}}")
-    began = time.thread_time()
-    assert find_problems(load_project(tmp_path)) == ()
-    assert time.thread_time() - began < 0.25
+
+    def check() -> None:
+        assert find_problems(load_project(tmp_path)) == ()
+
+    assert least_seconds(check) < 0.25
 
 
+@pytest.mark.timed
 def test_a_chain_of_five_hundred_jobs_is_planned_in_half_a_second() -> None:
     project = project_of(written(500), "variables: {global: {lr: 1, n: 2}}")
-    began = time.thread_time()
-    assert len(plan_of(project, "w499").jobs) == 500
-    assert time.thread_time() - began < 0.5
+
+    def plan() -> None:
+        assert len(plan_of(project, "w499").jobs) == 500
+
+    assert least_seconds(plan) < 0.5
 
 
 def linked(number: int) -> str:
