@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def test_4_7_8_a_provider_s_program_is_given_the_workflow_and_a_file_for_jobs(
     )
     job = plan_of(project, "grid", "--deep", "3").jobs[-1]
     (tmp_path / "sweep.py").write_text(PROGRAM)
-    seen = {"PATH": os.environ["PATH"], "RUN_NAME": "calm-ibex-1", "USER": "ana"}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    seen = {"PATH": path, "RUN_NAME": "calm-ibex-1", "USER": "ana"}
     seen["TMPDIR"] = str(tmp_path / "tmp")
     script = "\n".join(("set -e", *job.commands))
     shell = ("bash", "-c", script)

@@ -1,5 +1,6 @@
 """The files with which ssh gets into a job: there while the way is, one folder for each."""
 
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -38,6 +39,7 @@ def folders(home: Home) -> list[str]:
     return sorted(path.name for path in home.ssh.iterdir() if path.is_dir())
 
 
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="there is no ssh on this machine")
 def test_what_is_typed_names_one_host_its_key_and_ours(home: Home) -> None:
     with entrance(home, RUN, LINK) as link:
         folder = home.ssh / RUN
