@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import resource
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -385,24 +385,27 @@ async def test_who_reads_too_slowly_is_left(
 async def test_one_peer_has_few_calls_at_a_time(writer: Agent, quiet: Agent) -> None:
     hold = asyncio.Event()
 
-    async def held() -> AsyncGenerator[pb.RecordServicePushRequest]:
-        for frame in frames(whole(writer)):
+    async def held(sent: Sequence[pb.RecordFrame]) -> AsyncGenerator[pb.RecordServicePushRequest]:
+        for frame in sent:
             yield pb.RecordServicePushRequest(frame=frame)
         await hold.wait()
 
-    await writer.book.write([word("a")])
-    calls = [stub(writer, quiet).Push(held(), timeout=10) for _ in range(servicer.MOST_OF_ONE)]
+    async def open_call(key: str) -> "grpc.aio.StreamUnaryCall[Any, Any]":
+        """A call that is served and does not end: what it brought is there."""
+        await writer.book.write([word(key)])
+        call = stub(writer, quiet).Push(held(list(frames(whole(writer)))), timeout=10)
 
-    async def refused() -> bool:
-        try:
-            await push(writer, quiet)
-        except Busy:
-            return True
-        return False
+        async def served() -> bool:
+            return (writer.book.writer, key) in quiet.shown()
 
-    await eventually_async(refused, within=5)
+        await eventually_async(served, within=5)
+        return call
+
+    calls = [await open_call(str(number)) for number in range(servicer.MOST_OF_ONE)]
+    with pytest.raises(Busy):
+        await push(writer, quiet)
     hold.set()
-    assert sum([(await call).news for call in calls]) == 1
+    assert [(await call).news for call in calls] == [1] * servicer.MOST_OF_ONE
     assert (await push(writer, quiet)).news == 0  # there is room again
 
 
