@@ -154,6 +154,7 @@ class Job:
         if self._kill_at is None and self._status is None:
             self._ended_by = reason
             self._kill_at = time.monotonic() + self._task.grace_seconds
+            # A shell hears of it before what it waits for is gone, or it would end for that reason.
             below = tree.descendants(os.getpid())
             tree.send(below, signal.SIGTERM)
             tree.send(below, signal.SIGCONT)

@@ -35,22 +35,27 @@ def hide_memory() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def descendants(*roots: int) -> set[int]:
-    """Every process below some, at about this moment."""
+def descendants(*roots: int) -> "list[int]":
+    """Every process below some, at about this moment, parents before their children."""
+    return below(_parents(), *roots)
+
+
+def below(parents: "list[tuple[int, int]]", *roots: int) -> "list[int]":
+    """The same of processes with their parents. Pure."""
     children: dict[int, list[int]] = {}
-    for pid, parent in _parents():
+    for pid, parent in parents:
         children.setdefault(parent, []).append(pid)
-    found: set[int] = set()
+    found: dict[int, None] = {}
     heads = list(roots)
     while heads:
-        below = children.get(heads.pop(), [])
-        found.update(below)
-        heads += below
-    return found
+        fresh = [pid for pid in children.get(heads.pop(), []) if pid not in found]
+        found.update(dict.fromkeys(fresh))
+        heads += fresh
+    return list(found)
 
 
-def send(pids: set[int], number: int) -> None:
-    """Sends a signal to each; those that are gone do not matter."""
+def send(pids: "list[int] | set[int]", number: int) -> None:
+    """Sends a signal to each, in this order; those that are gone do not matter."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -63,7 +68,7 @@ def send(pids: set[int], number: int) -> None:
 def kill_below(root: int) -> None:
     """SIGKILL to everything below; stops all of it first, so that nothing can fork away."""
     seen: set[int] = set()
-    while fresh := descendants(root) - seen:
+    while fresh := set(descendants(root)) - seen:
         send(fresh, signal.SIGSTOP)
         seen |= fresh
     send(seen, signal.SIGKILL)
@@ -89,7 +94,7 @@ def end_holders(mark: bytes, seconds: float) -> set[int]:
     until = time.monotonic() + seconds
     while (left := holders_of(mark)) and time.monotonic() < until:
         # A server that writes its title over its environment is found by who started it.
-        send(left | descendants(*left), signal.SIGKILL)
+        send(left.union(descendants(*left)), signal.SIGKILL)
         time.sleep(0.02)
     return left
 
