@@ -25,6 +25,7 @@ from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
 from dstack_mesh.membership.known import KnownAgent
+from dstack_mesh.to_the_end import to_the_end
 from dstack_mesh.wire.channels import Channels
 
 R = TypeVar("R")
@@ -128,13 +129,7 @@ class Housekeeping:
 
     async def _in_thread(self, work: Callable[[], R]) -> R:
         """Calls it in a thread; when the agent stops, first waits for the piece under way."""
-        working = asyncio.ensure_future(asyncio.to_thread(work))
-        try:
-            return await asyncio.shield(working)
-        except asyncio.CancelledError:
-            self._stopping.set()
-            await asyncio.gather(working, return_exceptions=True)
-            raise
+        return await to_the_end(work, self._stopping.set)
 
 
 def housekeeping_of(

@@ -14,6 +14,7 @@ from dstack_cli.output.words import count
 from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.faults import MeshError, Unreachable
 from dstack_mesh.ids import Digest, PeerId
+from dstack_mesh.to_the_end import to_the_end
 from dstack_scheduler.agent_port import Directory
 from dstack_scheduler.job import Fin, JobKey, JobState, StateChange
 from dstack_scheduler.progress import Awarded, Progress, Watcher
@@ -79,7 +80,7 @@ class Reloading:
 
     async def _follow(self) -> None:
         try:
-            code = await _in_thread(self._look)
+            code = await to_the_end(self._look)
             if code.changed:  # somebody is writing: the next look sees it whole
                 return
             for key, laid in list(self._laid.items()):
@@ -129,15 +130,3 @@ async def following_edits(reloading: Reloading) -> AsyncGenerator[Reloading]:
 def _told(done: Replaced) -> str:
     parts = [count(done.made, "file")] if done.made else []
     return ", ".join([*parts, *([f"{done.removed} removed"] if done.removed else [])])
-
-
-async def _in_thread(look: Callable[[], Code]) -> Code:
-    """What a look saw. Cancelled, it waits for the end of the thread, which uses the store."""
-    looking = asyncio.ensure_future(asyncio.to_thread(look))
-    try:
-        return await asyncio.shield(looking)
-    except asyncio.CancelledError:
-        await asyncio.wait((looking,))
-        if not looking.cancelled():
-            looking.exception()  # nobody is left to hear of it
-        raise

@@ -22,7 +22,8 @@ import psutil
 import pytest
 
 from support.eventually import eventually
-from support.lab import DSTACK, Daemon, Peer, join_mesh, make_peer, project, said
+from support.going_on import going_on
+from support.lab import Daemon, Peer, join_mesh, make_peer, project, said
 from support.wheels import make_wheel
 
 STAND_IN = Path(__file__).parents[1] / "support" / "stand_in.py"
@@ -122,20 +123,8 @@ class Attached:
 
 @contextlib.contextmanager
 def attached(peer: Peer, code: Path, *words: str) -> Generator[Attached]:
-    out = peer.home / f"out-{time.monotonic_ns()}"
-    with out.open("wb") as file:
-        process = peer.popen(
-            (*DSTACK, *words), cwd=code, stdout=file, stderr=file, stdin=subprocess.DEVNULL
-        )
-    try:
+    with going_on(peer, code, *words) as (process, out):
         yield Attached(process, out)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import contextlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Generator, Iterator
@@ -16,7 +15,8 @@ import pytest
 
 from dstack_agent.executor.masking import why_no_masks
 from support.eventually import eventually
-from support.lab import DSTACK, Peer, join_mesh, make_peer, project, said
+from support.going_on import going_on
+from support.lab import Peer, join_mesh, make_peer, project, said
 from support.person import give, persons_folder
 from support.ssh_machine import free_port
 from support.ssh_person import as_person_with_account, missing
@@ -112,20 +112,8 @@ class Entered:
 
 @contextlib.contextmanager
 def entered(peer: Peer, code: Path, *words: str) -> Generator[Entered]:
-    out = peer.home / f"out-{time.monotonic_ns()}"
-    with out.open("wb") as file:
-        process = peer.popen(
-            (*DSTACK, *words), cwd=code, stdout=file, stderr=file, stdin=subprocess.DEVNULL
-        )
-    try:
+    with going_on(peer, code, *words) as (process, out):
         yield Entered(process, out)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from dstack_agent.environments.installing import LOG, Installer, Say, install
 from dstack_agent.environments.keeping import KeptEnvironments
@@ -34,6 +33,7 @@ from dstack_agent.executor.walls import Walls, outside, walls_of
 from dstack_agent.jobs.places import Places
 from dstack_mesh.faults import Refused, TooLate
 from dstack_mesh.frozen import frozen
+from dstack_mesh.to_the_end import to_the_end
 from dstack_scheduler.job import JobSpec
 from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.secret import filled, named_in
@@ -51,8 +51,6 @@ _CONDA_PREFIX = "conda"
 """Folder of a job for an environment of conda's that serves nobody else."""
 
 Note = Callable[[str], Awaitable[None]]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @frozen
@@ -110,7 +108,7 @@ class Equipper:
             ) from error
 
     async def _equip(self, job: Equipped, note: Note) -> None:
-        await _in_thread(_begin_anew, job.folder)
+        await to_the_end(partial(_begin_anew, job.folder))
         python = python_of(job.spec, self.ambient)
         machine = _machine(job, python, self.ambient)
         values = {**machine, **job.spec.env}
@@ -126,11 +124,11 @@ class Equipper:
             await self._install_alone(job, recipe, note)
             return
         async with self._turn(recipe, note):
-            layer = await _in_thread(self.kept.find, recipe.key)
+            layer = await to_the_end(partial(self.kept.find, recipe.key))
             if layer is None or job.spec.prebuild is Prebuild.FORCE:
                 layer = await self._build(job, recipe, note)
-            await _in_thread(_lay, recipe, layer, job.folder)
-        await _in_thread(self.kept.keep_within_bounds)
+            await to_the_end(partial(_lay, recipe, layer, job.folder))
+        await to_the_end(self.kept.keep_within_bounds)
 
     @asynccontextmanager
     async def _turn(self, recipe: Recipe, note: Note) -> AsyncGenerator[None]:
@@ -152,14 +150,14 @@ class Equipper:
 
     async def _build(self, job: Equipped, recipe: Recipe, note: Note) -> Path:
         """Builds it in a new folder, which is removed unless all went well."""
-        draft = await _in_thread(self.kept.draft, recipe.key)
+        draft = await to_the_end(partial(self.kept.draft, recipe.key))
         whole = False
         try:
             if recipe.conda is None:
                 make = partial(make_virtual_environment, recipe.python, draft, alone=True)
-                await _in_thread(make)
+                await to_the_end(make)
             await self._install(job, recipe, draft, draft, note)
-            await _in_thread(self.kept.seal, recipe.key, draft, recipe.told)
+            await to_the_end(partial(self.kept.seal, recipe.key, draft, recipe.told))
             whole = True
         finally:
             if not whole:
@@ -173,8 +171,8 @@ class Equipper:
             layer = job.folder / HOME / _CONDA_PREFIX
             await self._install(job, recipe, layer, None, note)
             python = pythons.of_conda(layer) or python
-        await _in_thread(remove_tree, root)
-        await _in_thread(make_virtual_environment, python, root, layer)
+        await to_the_end(partial(remove_tree, root))
+        await to_the_end(partial(make_virtual_environment, python, root, layer))
         await self._install(job, recipe, layer, root, note)
 
     async def _install(
@@ -219,18 +217,6 @@ class Equipper:
         told = {**pip.env, **env}
         installer = Installer((*pip.argv, *arguments), start, told, walls, hidden)
         await install(installer, log, say)
-
-
-async def _in_thread(work: Callable[P, T], *args: P.args, **how: P.kwargs) -> T:
-    """What work returns. Cancelled, it waits for the end: what is removed then, nobody writes."""
-    doing = asyncio.ensure_future(asyncio.to_thread(work, *args, **how))
-    try:
-        return await asyncio.shield(doing)
-    except asyncio.CancelledError:
-        await asyncio.wait((doing,))
-        if not doing.cancelled():
-            doing.exception()  # nobody is left to hear of it
-        raise
 
 
 def _begin_anew(folder: Path) -> None:

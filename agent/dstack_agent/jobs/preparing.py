@@ -19,6 +19,7 @@ from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.chunks.tree import lay_tree
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.frozen import frozen
+from dstack_mesh.to_the_end import to_the_end
 from dstack_scheduler.job import Input, JobSpec
 
 T = TypeVar("T")
@@ -70,15 +71,7 @@ class Preparation:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """What work returns. Cancelled, it asks the thread to stop and waits for its end."""
-        doing = asyncio.ensure_future(asyncio.to_thread(work))
-        try:
-            return await asyncio.shield(doing)
-        except asyncio.CancelledError:
-            self._dropped.set()
-            await asyncio.wait((doing,))
-            if not doing.cancelled():
-                doing.exception()  # nobody is left to hear of it
-            raise
+        return await to_the_end(work, self._dropped.set)
 
     def _wanted(self) -> bool:
         return not self._dropped.is_set()
