@@ -5,3 +5,5 @@ from support.docker_lab import busybox as busybox
 from support.docker_lab import docker_lab as docker_lab
 from support.docker_lab import python_image as python_image
 from support.one_agent import process as process
+from support.trouble import founder as founder
+from support.trouble import home as home

@@ -36,10 +36,7 @@ from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, member
 from support.rotating import STEPS, exchange, rotate
 
-
-@pytest.fixture(autouse=True)
-def no_multicast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DSTACK_MDNS", "0")
+pytestmark = pytest.mark.usefixtures("no_multicast")
 
 
 @pytest.fixture

@@ -51,10 +51,7 @@ from support.mesh_agent import MeshAgent, mesh_agent
 from support.meshes import Mesh, OffClock, card_of, member
 from support.saying import say
 
-
-@pytest.fixture(autouse=True)
-def no_multicast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DSTACK_MDNS", "0")
+pytestmark = pytest.mark.usefixtures("no_multicast")
 
 
 @pytest.fixture

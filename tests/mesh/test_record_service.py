@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-import resource
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any, cast
 
 import grpc
@@ -18,139 +16,22 @@ from dstack_agent.pulse import Pulse
 from dstack_agent.servicers import records as servicer
 from dstack_agent.servicers.records import Gossiping, RecordServicer
 from dstack_agent.servicers.resting import Rests
-from dstack_mesh.card import HelloAnswer
-from dstack_mesh.clock import SystemClock
-from dstack_mesh.faults import Busy, Damaged, Forbidden, Invalid, MeshError, TooLate
-from dstack_mesh.home import Home
-from dstack_mesh.identity import Identity
+from dstack_mesh.faults import Busy, Forbidden, Invalid, TooLate
 from dstack_mesh.ids import Address, PeerId
-from dstack_mesh.machine import AgentState, Machine
-from dstack_mesh.membership.known import KnownAgent
-from dstack_mesh.records.book import RecordBook
-from dstack_mesh.records.gossip import Gossip, Policy
-from dstack_mesh.records.record import NOTHING, Delta, Entry
-from dstack_mesh.records.replica import BOUNDS, Bounds
-from dstack_mesh.records.spreader import Spreader
-from dstack_mesh.records.store import RecordStore
-from dstack_mesh.signing import Signer
+from dstack_mesh.records.record import Delta
+from dstack_mesh.records.replica import Bounds
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.trust.roster.statement import Revoke
 from dstack_mesh.v1 import records_pb2 as pb
 from dstack_mesh.v1 import records_pb2_grpc as rpc
 from dstack_mesh.wire.caller import Member, judge
-from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.records import FRAME_BYTES, GrpcRecordPeer, frames
 from dstack_mesh.wire.server import listen_tcp, make_server
 from support.eventually import eventually_async
-from support.meshes import Mesh, card_of, member
+from support.gossiping import CLOCK, Agent, agent, client, push, stub, whole, word
+from support.meshes import Mesh, member
 from support.saying import say
-
-CLOCK = SystemClock()
-
-
-@dataclass
-class Agent:
-    """The part of an agent that gossips."""
-
-    home: Home
-    book: RecordBook
-    channels: Channels
-    port: int
-    known: list[KnownAgent]
-
-    @property
-    def address(self) -> Address:
-        return Address(f"127.0.0.1:{self.port}")
-
-    def meet(self, *others: "Agent") -> None:
-        """Has it know others that answer."""
-        self.known[:] = [other.as_known() for other in others if other is not self]
-
-    def as_known(self) -> KnownAgent:
-        card = card_of(self.home, "ws", (self.address,))
-        answer = HelloAnswer(card, AgentState.ALIVE, Machine(1, 1, 1, 1), (), (), CLOCK.now())
-        return KnownAgent(card, (self.address,), "seed", "alive", answer)
-
-    def shown(self) -> dict[tuple[PeerId, str], bytes]:
-        return {
-            (writer, record.entry.key): record.entry.payload
-            for writer, stream in self.book.streams.items()
-            for record in stream.records.values()
-        }
-
-
-@asynccontextmanager
-async def agent(home: Home, gossips: bool = True, bounds: Bounds = BOUNDS) -> AsyncGenerator[Agent]:
-    async with AsyncExitStack() as stack:
-        home.prepare()
-        store = RecordStore(home.state / "records.db")
-        stack.callback(store.close)
-        book = RecordBook(store, Signer.of(Identity.load_or_make(home)), CLOCK, bounds=bounds)
-        await book.open()
-        channels = Channels(home)
-        stack.push_async_callback(channels.close)
-        known: list[KnownAgent] = []
-
-        def dial(peer: PeerId, address: Address) -> GrpcRecordPeer:
-            return GrpcRecordPeer(channels.to_peer(peer, address), "ws")
-
-        gossip = Gossip(book.writer, Random(), Policy(interval=1.0, away_interval=0.5))
-        spreader = Spreader(book, lambda: known, dial, CLOCK, gossip)
-        hearsay = Hearsay(book, Pulse(lambda: known, CLOCK), CLOCK)
-        server = make_server()
-        rpc.add_RecordServiceServicer_to_server(
-            RecordServicer(Gossiping(book, hearsay, spreader.behind), Rests()), server
-        )
-        port = listen_tcp(server, member(home), "127.0.0.1", 0)
-        await server.start()
-        stack.push_async_callback(server.stop, 0)
-        if gossips:
-            running = asyncio.create_task(spreader.run())
-            stack.callback(running.cancel)
-        yield Agent(home, book, channels, port, known)
-
-
-@pytest.fixture
-def mesh(tmp_path: Path) -> Mesh:
-    return Mesh.make(tmp_path / "root")
-
-
-@pytest.fixture
-async def quiet(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Agent]:
-    """An agent that gossips with nobody by itself."""
-    async with agent(mesh.admit(tmp_path / "quiet"), gossips=False) as found:
-        yield found
-
-
-@pytest.fixture
-async def writer(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Agent]:
-    async with agent(mesh.admit(tmp_path / "writer"), gossips=False) as found:
-        yield found
-
-
-def word(key: str, payload: bytes = b"x") -> Entry:
-    return Entry("run", key, payload)
-
-
-def stub(caller: Agent, called: Agent) -> "rpc.RecordServiceAsyncStub":
-    return rpc.RecordServiceStub(caller.channels.to_peer(called.book.writer, called.address))
-
-
-def client(caller: Agent, called: Agent) -> GrpcRecordPeer:
-    return GrpcRecordPeer(caller.channels.to_peer(called.book.writer, called.address), "ws")
-
-
-async def push(caller: Agent, called: Agent, *sent: pb.RecordFrame) -> pb.RecordServicePushResponse:
-    with translated("ws"):
-        requests = [pb.RecordServicePushRequest(frame=frame) for frame in sent]
-        return await stub(caller, called).Push(iter(requests), timeout=10)
-
-
-def whole(of: Agent) -> Delta:
-    delta = of.book.since(of.book.writer, NOTHING)
-    assert delta is not None
-    return delta
 
 
 async def test_what_one_writes_is_soon_known_to_all(mesh: Mesh, tmp_path: Path) -> None:
@@ -246,111 +127,6 @@ async def test_a_stream_that_cannot_be_taken_holds_up_no_other(
             await eventually_async(both_ways, within=5)
         assert third.book.writer not in reader.book.streams
     assert sum(third.book.writer in line for line in caplog.messages) == 1
-
-
-def changed(frame: pb.RecordFrame, change: Callable[[pb.RecordFrame], None]) -> pb.RecordFrame:
-    other = pb.RecordFrame()
-    other.CopyFrom(frame)
-    change(other)
-    return other
-
-
-def flip_record(frame: pb.RecordFrame) -> None:
-    frame.records[0].body = frame.records[0].body[:-1] + b"?"
-
-
-def flip_signature(frame: pb.RecordFrame) -> None:
-    frame.records[0].signature = bytes(70)
-
-
-def flip_head(frame: pb.RecordFrame) -> None:
-    frame.head = frame.head[:-1] + b"?"
-
-
-def other_key(frame: pb.RecordFrame) -> None:
-    frame.key = bytes(91)
-
-
-def no_head(frame: pb.RecordFrame) -> None:
-    frame.head = b""
-
-
-def long_key(frame: pb.RecordFrame) -> None:
-    frame.key = bytes(1000)
-
-
-def long_signature(frame: pb.RecordFrame) -> None:
-    frame.records[0].signature = bytes(1000)
-
-
-def too_large(frame: pb.RecordFrame) -> None:
-    frame.records.add(body=bytes(FRAME_BYTES))
-
-
-def leave_out(frame: pb.RecordFrame) -> None:
-    frame.records.pop()
-
-
-def noise(frame: pb.RecordFrame) -> None:
-    frame.records[0].body = b"noise"
-
-
-def wrong_part(frame: pb.RecordFrame) -> None:
-    frame.part = 3
-
-
-WRONG: dict[Callable[[pb.RecordFrame], None], type[MeshError]] = {
-    flip_record: Damaged,
-    flip_signature: Damaged,
-    flip_head: Damaged,
-    other_key: Damaged,
-    no_head: Invalid,
-    long_key: Invalid,
-    long_signature: Invalid,
-    too_large: Invalid,
-    noise: Invalid,
-    wrong_part: Invalid,
-}
-
-
-@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
-async def test_frames_that_are_wrong_are_refused_and_change_nothing(
-    change: Callable[[pb.RecordFrame], None], writer: Agent, quiet: Agent
-) -> None:
-    await writer.book.write([word("a"), word("b")])
-    [frame] = frames(whole(writer))
-    with pytest.raises(WRONG[change]):
-        await push(writer, quiet, changed(frame, change))
-    assert not quiet.shown()
-    assert (await push(writer, quiet, frame)).news == 1
-
-
-async def test_a_relay_that_leaves_something_out_is_asked_for_more(
-    writer: Agent, quiet: Agent
-) -> None:
-    await writer.book.write([word("a"), word("b")])
-    [frame] = frames(whole(writer))
-    answer = await push(writer, quiet, changed(frame, leave_out))
-    assert (answer.news, answer.behind) == (0, True)
-    assert not quiet.shown()
-
-
-async def test_a_stream_that_never_ends_is_broken_off_and_costs_bounded_memory(
-    writer: Agent, quiet: Agent
-) -> None:
-    await writer.book.write([word("a", bytes(40_000))])
-    [frame] = frames(whole(writer))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    async def endless() -> AsyncGenerator[pb.RecordServicePushRequest]:
-        for part in range(100_000):
-            frame.part, frame.last = part, False
-            yield pb.RecordServicePushRequest(frame=frame)
-
-    with pytest.raises(Invalid), translated("ws"):
-        await stub(writer, quiet).Push(endless(), timeout=30)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
-    assert not quiet.shown()
 
 
 async def test_who_writes_too_slowly_is_left(
