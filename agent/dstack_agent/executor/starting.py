@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,8 @@ _SHIM = Path(__file__).with_name("shim.py")
 _START_SECONDS = 20.0
 _REST_SECONDS = 0.2
 """After a spare was taken: the job that took it starts first."""
+_END_SECONDS = 2.0
+"""For a killed shim to be gone: one that waits for a dead disk is left behind."""
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +163,8 @@ async def _answer(shim: Process, told: bytes, seconds: float) -> bytes:
     except TimeoutError as error:
         if shim.returncode is None:
             shim.kill()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(shim.wait(), _END_SECONDS)
         raise TooLate("The job's shim does not answer.") from error
 
 

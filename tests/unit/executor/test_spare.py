@@ -94,7 +94,7 @@ async def test_a_job_whose_shim_does_not_answer_never_starts(tmp_path: Path) -> 
         os.kill(slow, signal.SIGSTOP)
         with pytest.raises(TooLate):
             await start_shim(tmp_path, PROCESS, task(tmp_path), spare, seconds=0.2)
-        await reaped(slow)
+        assert not record.start_time(slow), "it is gone for good"
         shim = read_shim(tmp_path)
         assert shim is not None
         assert not shim.pid, "a shim that answers still later is refused"
@@ -107,7 +107,7 @@ async def test_a_job_whose_shim_answers_too_late_is_launched(tmp_path: Path) -> 
         os.kill(slow, signal.SIGSTOP)
         assert record.claim(str(tmp_path), os.getpid())
         await start_shim(tmp_path, PROCESS, task(tmp_path), spare, seconds=0.2)
-        await reaped(slow)
+        assert not record.start_time(slow), "it is gone for good"
 
 
 @pytest.mark.parametrize("lives", [True, False])
@@ -121,15 +121,6 @@ async def test_a_job_that_a_slow_shim_took_meanwhile_is_launched_while_that_live
     with nullcontext() if lives else pytest.raises(Refused):
         await start_shim(tmp_path, PROCESS, task(tmp_path))
     assert not (tmp_path / "started").exists()
-
-
-async def reaped(number: int) -> None:
-    """Returns when a process is gone for good."""
-
-    async def gone() -> bool:
-        return not record.start_time(number)
-
-    await eventually_async(gone, within=10)
 
 
 def task(folder: Path) -> bytes:
