@@ -17,9 +17,9 @@ class Suspicion:
         verdict: What it is if nobody answers in the end: dead, or left as somebody said.
         since: When it began, or when it last gave a sign.
         accusers: Who could not reach it.
-        slowness: Ours when it began.
+        slowness: Ours when it began; one once others say that it is gone, who waited as well.
         tries: Last calls made.
-        calling: The number of the last call that is out.
+        calling: The numbers of those that are out.
         call_at: When the next one is due, once the first was made.
     """
 
@@ -28,12 +28,12 @@ class Suspicion:
     accusers: tuple[PeerId, ...]
     slowness: int
     tries: int = 0
-    calling: int | None = None
+    calling: set[int] = field(default_factory=set[int])
     call_at: float = 0.0
 
     def due(self, members: int, pace: Pace) -> float:
         """When to call, or after the last call to give up."""
-        if self.calling is not None:
+        if self.tries >= pace.calls and self.calling:
             return float("inf")
         if self.tries:
             return self.call_at
@@ -44,7 +44,7 @@ class Suspicion:
 
     def begin_again(self, now: float) -> None:
         """It gave a sign, or we were not there to hear one."""
-        self.since, self.tries, self.calling = now, 0, None
+        self.since, self.tries, self.calling = now, 0, set()
 
     def join(self, accusers: tuple[PeerId, ...]) -> bool:
         """Further accusers; whether there was a new one."""

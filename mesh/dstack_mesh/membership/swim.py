@@ -201,8 +201,8 @@ class Swim:
         if call is None:
             return
         suspicion = self._known.suspects.get(call[0])
-        if suspicion is not None and suspicion.calling == number:
-            suspicion.calling = None
+        if suspicion is not None:
+            suspicion.calling.discard(number)
         missed = self._probing.silent(number, nack, self._now)
         member = self._known.members.get(missed) if missed is not None else None
         if member is not None and member.living:
@@ -230,10 +230,10 @@ class Swim:
         if suspicion.tries >= self.pace.calls:
             self._bury(member, suspicion.verdict)
             return
-        patience = self.pace.patience * suspicion.slowness
         suspicion.tries += 1
-        suspicion.call_at = self._now + patience
-        suspicion.calling = self._out.call(member, Purpose.LAST, patience)
+        suspicion.call_at = self._now + self.pace.patience
+        patience = self.pace.patience * self.health.slowness
+        suspicion.calling.add(self._out.call(member, Purpose.LAST, patience))
 
     def _bury(self, member: Member, condition: Condition) -> None:
         said = "it said that it goes" if condition is Condition.LEFT else "nobody reaches it"
@@ -313,6 +313,8 @@ class Swim:
             self._stand(member, Condition.ALIVE, "it was seen later")
         verdict = Condition.LEFT if rumour.condition is Condition.LEFT else Condition.DEAD
         self._accuse(member, rumour.incarnation, rumour.accusers, verdict)
+        if rumour.condition is Condition.DEAD and member.suspicion is not None:
+            member.suspicion.slowness = 1
 
     def _refute(self, rumour: Rumour) -> None:
         """Somebody speaks of us: what is not so is answered with a newer word."""

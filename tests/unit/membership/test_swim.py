@@ -2,6 +2,7 @@
 
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +165,32 @@ def test_who_is_said_to_have_left_is_called_at_once() -> None:
     assert standing(swim, ANA) == "alive"
     live(swim, 1.1 + PACE.calls * PACE.patience, {ANA}, 1.0, effects)
     assert standing(swim, ANA) == "left"
+
+
+@pytest.mark.parametrize(("periods", "ends"), [(2.1, "alive"), (7.1, "left")])
+def test_who_is_slow_waits_longer_for_its_last_calls_and_makes_them_no_later(
+    periods: float, ends: str
+) -> None:
+    swim = swim_with(ANA, BOB)
+    swim.health.worsen(4)
+    effects = swim.handle(said(BOB, word(ANA, 2, Condition.LEFT)), 1.0)
+    done = live(swim, 1.0 + periods * PACE.patience, {ANA}, 1.0, effects)
+    last = calls(done, Purpose.LAST)
+    assert len(last) == PACE.calls
+    assert min(one.within for one in last) >= 4 * PACE.patience
+    assert standing(swim, ANA) == ends
+
+
+@pytest.mark.parametrize("others", [Condition.SUSPECT, Condition.DEAD])
+def test_who_is_slow_suspects_no_longer_than_others_once_those_gave_up(others: Condition) -> None:
+    swim = swim_with(ANA, BOB)
+    swim.health.worsen(4)
+    suspected = word(ANA, 1, Condition.SUSPECT, accusers=(BOB,))
+    swim.handle(said(BOB, suspected), 1.0)
+    effects = swim.handle(said(BOB, word(ANA, 1, others, accusers=(BOB,))), 1.2)
+    done = live(swim, 2.5, {ANA}, 1.2, effects)
+    assert bool(calls(done, Purpose.LAST)) is (others is Condition.DEAD)
+    assert standing(swim, ANA) == "suspect"
 
 
 def test_we_leave_by_telling_some_and_then_do_nothing_more() -> None:
