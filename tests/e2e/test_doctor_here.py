@@ -109,6 +109,7 @@ def test_an_old_certificate_is_told(
     assert seen.of("mesh") == [(grade, cause)]
 
 
+@needs_root
 @pytest.mark.parametrize(
     ("env", "cause"),
     [
