@@ -1,6 +1,5 @@
 """`dstack run … --dry-run`: what would run, and what each agent says to it. Nothing is started."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,31 +14,18 @@ from dstack_cli.reusing import Taken, with_earlier_results
 from dstack_cli.run_words import Asked
 from dstack_cli.submitting import Order, submission
 from dstack_mesh.faults import MeshError, Missing
-from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.machine import ExecutorKind
-from dstack_scheduler.agent_port import Agent, Listing, Question, outside
+from dstack_scheduler.agent_port import Listing, Question, outside
 from dstack_scheduler.inputs import Elsewhere
 from dstack_scheduler.job import Input, JobKey
 from dstack_scheduler.needs import Needs
+from dstack_scheduler.opinions import Opinion, opinions
 from dstack_scheduler.plan import Plan, PlannedJob, Reuse
-from dstack_scheduler.refusal import reasons_of, refusal
 from dstack_scheduler.resolve import resolve
 from dstack_scheduler.reuse import Hit
-from dstack_scheduler.verdict import Later, Never, NotNow, Now, Verdict
 
 SCHEMA = "dstack.plan/v1"
-
-WORDS: dict[type[Verdict], str] = {Now: "now", Later: "later", NotNow: "not-now", Never: "never"}
-
-
-@frozen
-class Opinion:
-    """What an agent says to the first job."""
-
-    agent: str
-    verdict: str
-    reason: str
 
 
 class _Told:
@@ -65,7 +51,7 @@ def show_plan(home: Home, order: Order, asked: Asked) -> int:
             listings = [listing for _, listing in await reach.listings()]
             taken = await _taken(reach, order)
             jobs = () if taken.whole is not None else taken.plan.jobs
-            opinions = await _opinions(reach, jobs[0], order) if jobs else []
+            said = await _opinions(reach, jobs[0], order) if jobs else []
         told = [_job(taken, job, repo, listings) for job in jobs]
         fields: dict[str, Json] = {
             "schema": SCHEMA,
@@ -79,12 +65,12 @@ def show_plan(home: Home, order: Order, asked: Asked) -> int:
             "reused": [_reused(hit) for hit in taken.hits.values()],
             "jobs": told,
             "placement": [
-                {"agent": one.agent, "verdict": one.verdict, "reason": one.reason}
-                for one in opinions
+                {"agent": one.card.name, "verdict": one.when, "reason": _reason(one)}
+                for one in said
             ],
         }
         missing = _missing(order.plan, repo, listings)
-        text = _text(taken.lines, jobs, opinions, missing)
+        text = _text(taken.lines, jobs, said, missing)
         chosen(asked.as_json).document(Document(fields, text))
         return 0
 
@@ -126,17 +112,12 @@ async def _opinions(reach: Reach, job: PlannedJob, order: Order) -> list[Opinion
         ports=len(job.ports),
         ssh=any(app.ssh for app in job.apps),
     )
-    asking = [_opinion(agent, question) for agent in await reach.answering()]
-    return sorted(await asyncio.gather(*asking), key=lambda one: one.agent)
+    said = await opinions(await reach.answering(), question)
+    return sorted(said, key=lambda one: one.card.name)
 
 
-async def _opinion(agent: Agent, question: Question) -> Opinion:
-    try:
-        verdict = (await agent.ask(question)).verdict
-    except MeshError as error:
-        return Opinion(agent.card.name, "no-answer", refusal(error).message)
-    reasons = "; ".join(reason.message for reason in reasons_of(verdict))
-    return Opinion(agent.card.name, WORDS[type(verdict)], reasons)
+def _reason(opinion: Opinion) -> str:
+    return "; ".join(reason.message for reason in opinion.reasons)
 
 
 def _reused(hit: Hit) -> dict[str, Json]:
@@ -212,13 +193,13 @@ def _resources(needs: Needs) -> dict[str, Json]:
 def _text(
     reused: Sequence[str],
     jobs: Sequence[PlannedJob],
-    opinions: Sequence[Opinion],
+    said: Sequence[Opinion],
     missing: Sequence[str],
 ) -> str:
     lines = [*reused, *missing]
     if jobs:
         lines += [*([""] if lines else []), *draw(_jobs_table(jobs), None)]
-        lines += ["", *draw(_agents_table(opinions), None), ""]
+        lines += ["", *draw(_agents_table(said), None), ""]
     return "\n".join([*lines, "Nothing was started."])
 
 
@@ -238,10 +219,10 @@ def _jobs_table(jobs: Sequence[PlannedJob]) -> Table:
     )
 
 
-def _agents_table(opinions: Sequence[Opinion]) -> Table:
+def _agents_table(said: Sequence[Opinion]) -> Table:
     return Table(
         (Column("AGENT"), Column("WHEN"), Column("WHY")),
-        tuple((one.agent, one.verdict, one.reason) for one in opinions),
+        tuple((one.card.name, one.when, _reason(one)) for one in said),
     )
 
 

@@ -18,29 +18,31 @@ from dstack_mesh.home import Home
 from dstack_scheduler.agent_port import Agent, DrivenJob, Question, question_of
 from dstack_scheduler.easing import MOST_ROUNDS, Eased, eased
 from dstack_scheduler.job import JobRecord, JobState
-from dstack_scheduler.refusal import reasons_of, refusal
-from dstack_scheduler.verdict import Later, Never, NotNow, Now, Reason, Verdict
+from dstack_scheduler.opinions import Opinion, opinion
+from dstack_scheduler.refusal import reasons_of
+from dstack_scheduler.verdict import Bid, Later, Now, Verdict
 
 SCHEMA = "dstack.explanation/v1"
 
-WHEN: dict[type[Verdict], str] = {Now: "now", Later: "later", NotNow: "not-now", Never: "never"}
-
 
 @frozen
-class Opinion:
+class Said:
     """What an agent says to a job.
 
     Attributes:
-        when: "now", "later", "not-now", "never" or "no-answer".
-        wait_seconds: Until it could take it, if somebody can say.
         change: Flags with which it would take it now or later; None where no flag helps.
     """
 
-    agent: str
-    when: str
-    reasons: tuple[Reason, ...] = ()
-    wait_seconds: float | None = None
+    opinion: Opinion
     change: tuple[str, ...] | None = None
+
+    @property
+    def agent(self) -> str:
+        return self.opinion.card.name
+
+    @property
+    def when(self) -> str:
+        return self.opinion.when
 
 
 @frozen
@@ -51,14 +53,14 @@ class Told:
     name: str
     state: str
     why: str
-    opinions: tuple[Opinion, ...] = ()
+    said: tuple[Said, ...] = ()
 
     @property
-    def change(self) -> tuple[Opinion, tuple[str, ...]] | None:
+    def change(self) -> tuple[Said, tuple[str, ...]] | None:
         """The smallest change that would let an agent take it; None if one can, or none helps."""
-        if any(one.when in ("now", "later") for one in self.opinions):
+        if any(one.when in ("now", "later") for one in self.said):
             return None
-        found = [(one, one.change) for one in self.opinions if one.change]
+        found = [(one, one.change) for one in self.said if one.change]
         return min(found, key=lambda pair: (len(pair[1]), pair[0].agent), default=None)
 
 
@@ -107,7 +109,7 @@ async def _job(
         jobs = ", ".join(f"job {one}" for one in before)
         return Told(index, name, JobState.WAITING.value, f"it comes after {jobs}")
     question = question_of(job.spec)
-    said = await asyncio.gather(*(_opinion(agent, question) for agent in agents))
+    said = await asyncio.gather(*(_ask(agent, question) for agent in agents))
     why = "" if said else "no agent is in reach"
     sorted_out = tuple(sorted(said, key=lambda one: one.agent))
     return Told(index, name, JobState.WAITING.value, why, sorted_out)
@@ -125,14 +127,14 @@ def _stands(job: JobRecord) -> str:
     return f"{where}: {job.state.cause}" if job.state.cause else where
 
 
-async def _opinion(agent: Agent, question: Question) -> Opinion:
+async def _ask(agent: Agent, question: Question) -> Said:
+    told = await opinion(agent, question)
+    if not isinstance(told.said, Bid):
+        return Said(told)
     try:
-        verdict = (await agent.ask(question)).verdict
-        change = await _change(agent, question, verdict)
-    except MeshError as error:
-        return Opinion(agent.card.name, "no-answer", (refusal(error),))
-    wait = verdict.wait_seconds if isinstance(verdict, Later) else None
-    return Opinion(agent.card.name, WHEN[type(verdict)], reasons_of(verdict), wait, change)
+        return Said(told, await _change(agent, question, told.said.verdict))
+    except MeshError:
+        return Said(told)
 
 
 async def _change(agent: Agent, question: Question, verdict: Verdict) -> tuple[str, ...] | None:
@@ -173,12 +175,12 @@ def _item(told: Told) -> dict[str, Json]:
                 "verdict": one.when,
                 "reasons": [
                     {"code": each.code, "message": each.message, "hint": each.hint}
-                    for each in one.reasons
+                    for each in one.opinion.reasons
                 ],
-                "wait_seconds": one.wait_seconds,
+                "wait_seconds": one.opinion.wait_seconds,
                 "change": list(one.change) if one.change else None,
             }
-            for one in told.opinions
+            for one in told.said
         ],
         "change": {"agent": change[0].agent, "flags": list(change[1])} if change else None,
     }
@@ -190,30 +192,30 @@ def _text(picture: RunPicture, told: Sequence[Told]) -> str:
     for one in told:
         why = f": {one.why}" if one.why else ""
         lines.append(f"  job {one.index} {one.name} {one.state}{why}".rstrip())
-        if one.opinions:
-            rows = tuple((each.agent, _when(each), _because(each)) for each in one.opinions)
+        if one.said:
+            rows = tuple((each.agent, _when(each), _because(each)) for each in one.said)
             table = Table((Column("AGENT"), Column("WHEN"), Column("WHY")), rows)
             lines += [f"    {line}" for line in draw(table, None)]
         lines += [f"    {line}" for line in _change_lines(one, record.target)]
     return "\n".join(lines)
 
 
-def _when(opinion: Opinion) -> str:
-    wait = opinion.wait_seconds
-    return opinion.when if wait is None else f"{opinion.when}, in {duration(wait)}"
+def _when(said: Said) -> str:
+    wait = said.opinion.wait_seconds
+    return said.when if wait is None else f"{said.when}, in {duration(wait)}"
 
 
-def _because(opinion: Opinion) -> str:
-    return "; ".join(reason.message for reason in opinion.reasons)
+def _because(said: Said) -> str:
+    return "; ".join(reason.message for reason in said.opinion.reasons)
 
 
 def _change_lines(told: Told, target: str) -> list[str]:
     change = told.change
     if change is not None:
-        opinion, flags = change
-        return [f"{opinion.agent} would take: dstack run {target} {' '.join(flags)}"]
-    if any(one.when == "now" for one in told.opinions):
+        said, flags = change
+        return [f"{said.agent} would take: dstack run {target} {' '.join(flags)}"]
+    if any(one.when == "now" for one in told.said):
         return ["an agent can take it now; its driver asks again in a moment"]
-    if told.opinions and not any(one.when == "later" for one in told.opinions):
+    if told.said and not any(one.when == "later" for one in told.said):
         return ["no flag changes that; see who else is there: dstack agents"]
     return []

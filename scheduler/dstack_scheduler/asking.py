@@ -101,13 +101,21 @@ class Asking(Generic[E]):
         peer = agent.card.peer_id
         try:
             bid = await agent.ask(self._question)
-        except (Unreachable, TooLate) as error:
-            await self._events.put(auction.Silent(peer, round, str(error)))
-        except Busy as error:  # about this call, not about the job
-            busy = Bid(NotNow((refusal(error),)))
-            await self._events.put(auction.Answered(peer, round, busy))
         except MeshError as error:
-            never = Bid(Never((refusal(error),)))
-            await self._events.put(auction.Answered(peer, round, never))
-        else:
-            await self._events.put(auction.Answered(peer, round, bid))
+            refused = bid_of_error(error)
+            if refused is None:
+                await self._events.put(auction.Silent(peer, round, str(error)))
+                return
+            bid = refused
+        await self._events.put(auction.Answered(peer, round, bid))
+
+
+def bid_of_error(error: MeshError) -> Bid | None:
+    """What an error in answer to a question comes to; None if it is none: the agent is silent."""
+    match error:
+        case Unreachable() | TooLate():
+            return None
+        case Busy():  # about this call, not about the job
+            return Bid(NotNow((refusal(error),)))
+        case _:
+            return Bid(Never((refusal(error),)))
