@@ -10,6 +10,7 @@ from dstack_cli.output.port import Document, Json
 from dstack_cli.output.table import Column, Table, draw
 from dstack_cli.output.words import memory
 from dstack_cli.reach import Private, Reach, carry_out, reaching
+from dstack_cli.remotes.only_told import OnlyTold
 from dstack_cli.reusing import Taken, with_earlier_results
 from dstack_cli.run_words import Asked
 from dstack_cli.submitting import Order, submission
@@ -17,8 +18,7 @@ from dstack_mesh.faults import MeshError, Missing
 from dstack_mesh.home import Home
 from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.agent_port import Listing, Question, outside
-from dstack_scheduler.inputs import Elsewhere
-from dstack_scheduler.job import Input, JobKey
+from dstack_scheduler.job import JobKey
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.opinions import Opinion, opinions
 from dstack_scheduler.plan import Plan, PlannedJob, Reuse
@@ -26,19 +26,6 @@ from dstack_scheduler.resolve import resolve
 from dstack_scheduler.reuse import Hit
 
 SCHEMA = "dstack.plan/v1"
-
-
-class _Told:
-    """What is kept elsewhere as it is told: no byte of it is brought."""
-
-    def __init__(self, elsewhere: Elsewhere) -> None:
-        self._elsewhere = elsewhere
-
-    async def told(self) -> Sequence[Listing]:
-        return await self._elsewhere.told()
-
-    async def bring(self, what: Input, reached: bool) -> Input:
-        return what
 
 
 def show_plan(home: Home, order: Order, asked: Asked) -> int:
@@ -80,7 +67,7 @@ def show_plan(home: Home, order: Order, asked: Asked) -> int:
 async def _taken(reach: Reach, order: Order) -> Taken:
     """What is left of the run; all of it where an input is missing, which is told beside it."""
     run = await submission(order)
-    elsewhere = _Told(reach.elsewhere) if reach.has_elsewhere else None
+    elsewhere = OnlyTold(reach.elsewhere) if reach.has_elsewhere else None
     try:
         return await with_earlier_results(reach, order, run, elsewhere)
     except Missing:

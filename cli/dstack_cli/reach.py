@@ -124,6 +124,15 @@ class Reach:
             self._believe(await self.known(LISTING))
         return [self._clients.of(one) for one in self._found[1]]
 
+    async def takers(self) -> list[tuple[KnownAgent, Agent]]:
+        """Agents that answer and that work may go to, with what they said of themselves."""
+        await self.answering()
+        found = self._found[1]
+        may = await asyncio.gather(*(self._vetting.may_run(one) for one in found))
+        return [
+            (one, self._clients.of(one)) for one, allowed in zip(found, may, strict=True) if allowed
+        ]
+
     async def listings(self, runs: Sequence[str] = ()) -> list[tuple[PeerId, Listing]]:
         """What each agent that answers knows of runs and tags, and passes on of others.
 

@@ -1,10 +1,10 @@
-"""Which words of `dstack run …` are ours, and which belong to the workflow.
+"""Which words of `dstack run …` and of its kin are ours, and which belong to the workflow.
 
 Our flags are found before and after the name, up to a `--`; everything else after the name goes on
 to the workflow language unchanged and in order: variables, its own flags, arguments of the script.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from dstack_cli.misused import Misused
@@ -70,7 +70,22 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("-h", "--help"), "Tell about this verb, or about the workflow whose name comes before."),
 )
 
-_BY_SPELLING = {spelling: flag for flag in FLAGS for spelling in flag.spellings}
+
+@frozen
+class Grammar:
+    """What a verb takes beside a workflow and its words.
+
+    Attributes:
+        flags: The verb's own.
+        early: Flags of workflows that may come before the name too, or without one.
+    """
+
+    verb: str
+    flags: tuple[Flag, ...]
+    early: tuple[Flag, ...] = ()
+
+
+RUN = Grammar("run", FLAGS)
 
 _SET: dict[str, Callable[[Asked, str], Asked]] = {
     "-d": lambda asked, _: replace(asked, detach=True),
@@ -90,12 +105,13 @@ _SET: dict[str, Callable[[Asked, str], Asked]] = {
 }
 
 
-def read(args: Sequence[str]) -> Asked:
+def read(args: Sequence[str], grammar: Grammar = RUN) -> Asked:
     """What the words ask for.
 
     Raises:
         Misused: A flag lacks its value, or flags contradict each other.
     """
+    own = _by_spelling(grammar.flags)
     asked = Asked()
     words: list[str] = []
     rest = list(args)
@@ -104,17 +120,16 @@ def read(args: Sequence[str]) -> Asked:
         if word == "--" and asked.target:
             words += [word, *rest]
             break
-        if (letters := _together(word)) is not None:
+        if (letters := _together(word, own)) is not None:
             rest[:0] = letters
             continue
         name, equals, value = word.partition("=")
-        flag = _BY_SPELLING.get(name)
-        if flag is not None:
-            asked = _set(asked, flag, name, value if equals else None, rest)
+        if name in own:
+            asked = _set(asked, own[name], name, value if equals else None, rest)
         elif asked.target:
             words.append(word)
         elif word.startswith("-") and word != "--":
-            raise _not_ours(word)
+            words += _early(word, grammar, rest)
         elif word != "--":
             asked = replace(asked, target=word)
     if asked.reload and asked.detach:
@@ -127,25 +142,41 @@ def read(args: Sequence[str]) -> Asked:
     return replace(asked, words=tuple(words))
 
 
-def _together(word: str) -> list[str] | None:
+def _by_spelling(flags: Iterable[Flag]) -> dict[str, Flag]:
+    return {spelling: flag for flag in flags for spelling in flag.spellings}
+
+
+def _early(word: str, grammar: Grammar, rest: list[str]) -> list[str]:
+    """A workflow's flag that comes before its name, and its value. Raises Misused."""
+    name, equals, _ = word.partition("=")
+    flag = _by_spelling(grammar.early).get(name)
+    if flag is None:
+        raise _not_ours(word, grammar)
+    return [word, _value(flag, name, rest)] if flag.value and not equals else [word]
+
+
+def _together(word: str, own: Mapping[str, Flag]) -> list[str] | None:
     """The flags in "-dq", if all of them are ours and take no value."""
     letters = [f"-{letter}" for letter in word[1:]]
     if word[:1] != "-" or word[:2] == "--" or len(letters) < 2:
         return None
-    ours = all(one in _BY_SPELLING and not _BY_SPELLING[one].value for one in letters)
+    ours = all(one in own and not own[one].value for one in letters)
     return letters if ours else None
 
 
 def _set(asked: Asked, flag: Flag, spelling: str, value: str | None, rest: list[str]) -> Asked:
     if flag.value and value is None:
-        if not rest:
-            raise Misused(
-                f"{spelling} needs a value.", "", f"{spelling} {flag.value}", code="usage"
-            )
-        value = rest.pop(0)
+        value = _value(flag, spelling, rest)
     if value is not None and not flag.value and "--remote" not in flag.spellings:
         raise Misused(f"{spelling} takes no value.", f"It was given {value!r}.", code="usage")
     return _SET[flag.spellings[0]](asked, value or "")
+
+
+def _value(flag: Flag, spelling: str, rest: list[str]) -> str:
+    """The next word, which is the flag's."""
+    if not rest:
+        raise Misused(f"{spelling} needs a value.", "", f"{spelling} {flag.value}", code="usage")
+    return rest.pop(0)
 
 
 def _placed(asked: Asked, placement: str) -> Asked:
@@ -163,12 +194,13 @@ def _placed(asked: Asked, placement: str) -> Asked:
     return asked if asked.placement else replace(asked, placement=placement)
 
 
-def _not_ours(word: str) -> Misused:
+def _not_ours(word: str, grammar: Grammar) -> Misused:
     from dstack_cli.names import close_to  # only mistakes need it
 
     name = word.partition("=")[0]
-    known = [spelling for flag in FLAGS for spelling in flag.spellings if spelling[:2] == "--"]
-    hint = close_to(name, known) or f"dstack run WORKFLOW {word} …"
+    flags = _by_spelling((*grammar.flags, *grammar.early))
+    known = [spelling for spelling in flags if spelling[:2] == "--"]
+    hint = close_to(name, known) or f"dstack {grammar.verb} WORKFLOW {word} …"
     return Misused(
         f"No such option {name}.",
         "Flags of a workflow come after its name.",

@@ -22,6 +22,7 @@ from dstack_mesh.home import Home
 from dstack_scheduler.plan import Plan
 from dstack_scheduler.workflow.files import load_project
 from dstack_scheduler.workflow.planning import plan as make_plan
+from dstack_scheduler.workflow.project import Project
 
 if TYPE_CHECKING:
     from dstack_cli.code import Code
@@ -54,9 +55,7 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
     gc.disable()
     reading = in_thread(lambda: read_code(home, folder))
     project = load_project(folder)
-    target, words = asked.target, asked.words
-    if target == HELLO and HELLO not in project.workflows:
-        target, words = "bash", (*HELLO_ARGS, *words)
+    target, words = meant(project, asked)
     asked = _with_remote(home, asked)
     run_id, run_name = order_id(home), order_name(home)
     planned = partial(make_plan, project, target, words, run_name=run_name, run_id=run_id)
@@ -85,6 +84,13 @@ def run(home: Home, folder: Path, asked: Asked) -> int:
     gc.enable()
     order = Order(plan, run_id, run_name, reading, asked.placement, asked.tag, secrets, replan)
     return carry(home, order, asked, starting)
+
+
+def meant(project: Project, asked: Asked) -> tuple[str, tuple[str, ...]]:
+    """The target and its words; `hello` is ours where no workflow is called so."""
+    if asked.target == HELLO and HELLO not in project.workflows:
+        return "bash", (*HELLO_ARGS, *asked.words)
+    return asked.target, asked.words
 
 
 def _with_remote(home: Home, asked: Asked) -> Asked:

@@ -25,7 +25,7 @@ from dstack_scheduler.phrases import count, gigabytes, listing
 from dstack_scheduler.policy import Policy
 from dstack_scheduler.verdict import Later, Never, NotNow, Now, Reason, Verdict
 
-__all__ = ["Occasion", "Policy", "Taken", "fit", "occupied"]
+__all__ = ["Occasion", "Policy", "Taken", "cards_for", "fit", "occupied"]
 
 MIN_DISK_FREE_BYTES = 100 * 10**6
 """An agent with less free disk takes no jobs: code and logs would not fit."""
@@ -145,7 +145,7 @@ def _paused(occasion: Occasion) -> Reason:
 def _foreign(needs: Needs, place: _Place) -> list[Reason]:
     """Cards that no end of a job of ours brings back, where the job cannot do without them."""
     holders = place.holders
-    fitting = _fitting(needs, place.lent)
+    fitting = cards_for(needs, place.lent)
     strange = [gpu for gpu in fitting if not gpu.free and gpu.uuid not in holders]
     if len(fitting) - len(strange) >= needs.gpus:
         return []
@@ -197,7 +197,7 @@ def _lent_out(needs: Needs, place: _Place) -> list[Reason]:
 
 
 def _busy_cards(needs: Needs, place: _Place) -> list[Reason]:
-    fitting = _fitting(needs, place.lent)
+    fitting = cards_for(needs, place.lent)
     if sum(place.is_free(gpu) for gpu in fitting) >= needs.gpus:
         return []
     holders = place.holders
@@ -208,7 +208,8 @@ def _busy_cards(needs: Needs, place: _Place) -> list[Reason]:
     ]
 
 
-def _fitting(needs: Needs, cards: Iterable[Gpu]) -> list[Gpu]:
+def cards_for(needs: Needs, cards: Iterable[Gpu]) -> list[Gpu]:
+    """The cards of the model and the size that are wanted, whoever has them."""
     return [
         gpu
         for gpu in cards
@@ -221,7 +222,7 @@ def _tightest(needs: Needs, place: _Place) -> list[Gpu]:
     """The cards to give: of one model where one has enough, else the smallest of all."""
     if not needs.gpus:
         return []
-    free = _fitting(needs, place.free)
+    free = cards_for(needs, place.free)
     models: dict[tuple[int, str], list[Gpu]] = {}
     for gpu in free:
         models.setdefault((gpu.memory_bytes, gpu.name), []).append(gpu)

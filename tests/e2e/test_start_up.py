@@ -45,6 +45,7 @@ LIGHT = [
     (),
     ("run", "--help"),
     ("mesh", "--help"),
+    ("offers", "--help"),
     ("completion", "bash"),
     ("completion", "zsh"),
     ("completion", "fish"),

@@ -17,6 +17,9 @@ NAMING_RUNS = NAMING_KEPT | {
 NAMING_TAGS = frozenset(("untag", "tags"))
 """Verbs that take a tag as it is."""
 
+NAMING_WORKFLOWS = frozenset(("run", "offers"))
+"""Verbs that take the name of a workflow or a provider."""
+
 PROVIDERS = (
     *("bash", "code", "curl", "docker", "fastapi", "gradio", "lab", "notebook"),
     *("python", "ssh", "streamlit", "tensorboard", "torchrun"),
@@ -72,7 +75,7 @@ _dstack() {
         ?*:":"|":":*) [ "$word" = : ] && word=""; words="$(_dstack_kept tag-names 50)" ;;
         *:-*) ;;
         *)
-            case "$verb" in run) more="%(providers)s $(%(workflows)s)" ;; esac
+            case "$verb" in %(workflow_verbs)s) more="%(providers)s $(%(workflows)s)" ;; esac
             case "$verb" in %(runs)s) more="@ $(_dstack_kept run-names 50)" ;; esac
             case "$verb" in
                 %(kept)s) more="$more $(_dstack_kept tag-names 50 | sed 's/^/:/')" ;;
@@ -105,7 +108,7 @@ _dstack() {
 %(cases)s
     esac
     if [[ "$word" != -* ]]; then
-        case "$verb" in run) found+=(%(providers)s $(%(workflows)s)) ;; esac
+        case "$verb" in %(workflow_verbs)s) found+=(%(providers)s $(%(workflows)s)) ;; esac
         case "$verb" in %(runs)s) found+=(@ $(_dstack_kept run-names 50)) ;; esac
         case "$verb" in %(kept)s) found+=($(_dstack_kept tag-names 50 | sed 's/^/:/')) ;; esac
         case "$verb" in %(tags)s) found+=($(_dstack_kept tag-names 50)) ;; esac
@@ -177,6 +180,7 @@ def _parts() -> dict[str, str]:
         "verbs": " ".join(verb.name for verb in VERBS),
         "providers": " ".join(PROVIDERS),
         "workflows": WORKFLOW_NAMES,
+        "workflow_verbs": "|".join(_spelled(NAMING_WORKFLOWS)),
         "runs": "|".join(_spelled(NAMING_RUNS)),
         "kept": "|".join(_spelled(NAMING_KEPT)),
         "tags": "|".join(_spelled(NAMING_TAGS)),
@@ -202,7 +206,7 @@ def _fish() -> str:
             kind = f"-l {word[2:]}" if word.startswith("--") else f"-f -a {word}"
             lines.append(f"complete -c dstack {inside} {kind}")
     for naming, offered in (
-        (frozenset(("run",)), f"{' '.join(PROVIDERS)} (__dstack_workflows)"),
+        (NAMING_WORKFLOWS, f"{' '.join(PROVIDERS)} (__dstack_workflows)"),
         (NAMING_RUNS, "@ (__dstack_kept run-names)"),
         (NAMING_KEPT, ":(__dstack_kept tag-names)"),
         (NAMING_TAGS, "(__dstack_kept tag-names)"),

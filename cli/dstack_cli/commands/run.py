@@ -4,39 +4,17 @@ from pathlib import Path
 
 import click
 
-from dstack_cli.run_words import FLAGS, Asked, read
-from dstack_cli.tree import keep_home
+from dstack_cli.run_words import RUN, Asked
+from dstack_cli.words_command import WordsCommand, options_of
 from dstack_mesh.home import Home
 
 
-class RunCommand(click.Command):
-    """Takes its words as they are: what is not ours belongs to the workflow."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        asked = read(args)
-        if asked.home is not None:
-            keep_home(ctx, self.params[0], asked.home)
-        if asked.help and not asked.target:
-            click.echo(ctx.get_help())
-            ctx.exit()
-        ctx.params = {"asked": asked}
-        return []
-
-
 @click.command(
-    cls=RunCommand,
+    cls=WordsCommand,
+    grammar=RUN,
     options_metavar="[FLAGS]",
     params=[
-        *(
-            click.Option(
-                flag.spellings,
-                help=flag.help,
-                metavar=flag.value or None,
-                is_flag=not flag.value,
-            )
-            for flag in FLAGS
-            if "--help" not in flag.spellings
-        ),
+        *options_of(RUN),
         click.Argument(("target",), metavar="(WORKFLOW | PROVIDER)", required=False),
         click.Argument(("words",), metavar="[VARIABLES, FLAGS AND ARGUMENTS OF IT]...", nargs=-1),
     ],

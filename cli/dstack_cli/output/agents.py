@@ -94,7 +94,7 @@ def agent_item(agent: KnownAgent, heard_at: datetime | None = None) -> dict[str,
         "memory_bytes": machine.memory_bytes if machine is not None else None,
         "memory_free_bytes": machine.memory_free_bytes if machine is not None else None,
         "disk_free_bytes": machine.disk_free_bytes if machine is not None else None,
-        "gpus": [_gpu_item(gpu) for gpu in machine.gpus] if machine is not None else [],
+        "gpus": [gpu_item(gpu) for gpu in machine.gpus] if machine is not None else [],
         "running": _running(agent),
         "isolation": _isolation(machine),
         "heard_at": rfc3339(heard_at) if heard_at is not None else None,
@@ -111,7 +111,8 @@ def gpus_text(gpus: Sequence[Gpu]) -> str:
     )
 
 
-def _gpu_item(gpu: Gpu) -> dict[str, Json]:
+def gpu_item(gpu: Gpu) -> dict[str, Json]:
+    """A card for scripts."""
     return {
         "uuid": gpu.uuid,
         "name": gpu.name,

@@ -19,6 +19,8 @@ class HumanOutput:
         if not listing.items and listing.empty:
             self.talk(listing.empty)
             return
+        if listing.items and not listing.table.rows:  # nothing of it is for people
+            return
         self._stdout.write("".join(f"{line}\n" for line in draw(listing.table, self._width)))
         self._stdout.flush()
 

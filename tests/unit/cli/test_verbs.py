@@ -120,6 +120,7 @@ def test_bash_completes_verbs_flags_workflows_and_runs(tmp_path: Path) -> None:
     (home / "state" / "run-names").write_text("calm-ibex-1\nshy-owl-2\n")
     assert complete(tmp_path, ["dstack", "val"], home) == ["validate"]
     assert complete(tmp_path, ["dstack", "run", "tr"], home) == ["train"]
+    assert complete(tmp_path, ["dstack", "offers", "tr"], home) == ["train"]
     assert complete(tmp_path, ["dstack", "logs", "ca"], home) == ["calm-ibex-1"]
     assert complete(tmp_path, ["dstack", "logs", "--fol"], home) == ["--follow"]
     assert complete(tmp_path, ["dstack", "mesh", "inv"], home) == ["invite"]
