@@ -12,7 +12,7 @@ from dstack_mesh.card import PeerCard
 from dstack_mesh.discovery.interfaces import own_addresses
 from dstack_mesh.faults import MeshError
 from dstack_mesh.ids import Address, MeshId, PeerId
-from dstack_mesh.machine import Machine
+from dstack_mesh.machine import Load, Machine
 from dstack_scheduler.fit import occupied
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class SelfPortrait:
         port: Where members reach us; None for a private agent.
         listens_on: The interface; an unspecified address is all of them.
         roster: Digest of what is known of the mesh's members.
+        measure: What of the machine is used, given its processors; called in a thread.
     """
 
     peer_id: PeerId
@@ -40,7 +41,9 @@ class SelfPortrait:
     port: int | None = None
     listens_on: str = "0.0.0.0"
     roster: Callable[[], str] = str
+    measure: Callable[[int], Load | None] = lambda cpus: None
     _machine: Machine | None = None
+    _load: Load | None = None
     _addresses: tuple[Address, ...] = field(default=())
 
     async def run(self) -> None:
@@ -52,7 +55,8 @@ class SelfPortrait:
     async def look(self) -> None:
         """Looks now. A look that fails leaves what was seen before."""
         try:
-            self._machine = await asyncio.to_thread(self.inventory.read)
+            machine = self._machine = await asyncio.to_thread(self.inventory.read)
+            self._load = await asyncio.to_thread(self.measure, machine.cpus)
             if self.port is not None:
                 self._addresses = await asyncio.to_thread(reached_at, self.listens_on, self.port)
         except (OSError, MeshError) as error:  # of the machine, or of the ledger
@@ -78,6 +82,10 @@ class SelfPortrait:
     def host(self) -> str:
         """Under which other machines reach this one; our own name where nobody does."""
         return self._addresses[0].rpartition(":")[0] if self._addresses else self.name
+
+    def load(self) -> Load | None:
+        """What of the machine was used when it was looked at; None before that."""
+        return self._load
 
     def machine(self) -> Machine:
         """What the machine has and who has it."""

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Address, MeshId, PeerId
-from dstack_mesh.machine import AgentState, Machine, RunningJob
+from dstack_mesh.machine import AgentState, Load, Machine, RunningJob
 
 PROTOCOL = 1
 """Newest version of the protocol that this software speaks."""
@@ -37,7 +37,12 @@ class PeerHint:
 
 @frozen
 class HelloAnswer:
-    """What a peer answered to Hello. `now` is None if it did not say its time."""
+    """What a peer answered to Hello.
+
+    Attributes:
+        now: None if it did not say its time.
+        load: None if it did not say it, and in what it publishes.
+    """
 
     card: PeerCard
     state: AgentState
@@ -45,3 +50,4 @@ class HelloAnswer:
     running: tuple[RunningJob, ...]
     known: tuple[PeerHint, ...]
     now: datetime | None
+    load: Load | None = None

@@ -5,7 +5,7 @@ from dataclasses import field
 from enum import Enum
 
 from dstack_mesh.frozen import frozen
-from dstack_mesh.ids import RunName
+from dstack_mesh.ids import RunId, RunName
 
 
 class ExecutorKind(Enum):
@@ -99,3 +99,37 @@ class RunningJob:
     run_name: RunName
     job: int
     gpu_uuids: tuple[str, ...] = ()
+
+
+@frozen
+class JobLoad:
+    """What a job uses with all its processes; `cpus` is None before it was measured twice."""
+
+    run_id: RunId
+    job: int
+    cpus: float | None
+    memory_bytes: int
+
+
+@frozen
+class CardLoad:
+    """What is used of a card, by whomever; `busy_percent` is None where the driver says nothing."""
+
+    uuid: str
+    memory_bytes: int
+    busy_percent: int | None = None
+
+
+@frozen
+class Load:
+    """What of a machine was used a moment ago.
+
+    Attributes:
+        cpus: Processors that were busy, whatever kept them so; None before it was measured twice.
+        jobs: Those that run there, as far as they can be measured.
+        cards: Those whose driver says it.
+    """
+
+    cpus: float | None = None
+    jobs: tuple[JobLoad, ...] = ()
+    cards: tuple[CardLoad, ...] = ()

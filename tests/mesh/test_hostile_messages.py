@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError, Message
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.faults import MeshError
 from dstack_mesh.ids import HoldId, MeshId, RunName
-from dstack_mesh.machine import AgentState, RunningJob
+from dstack_mesh.machine import AgentState, CardLoad, JobLoad, Load, RunningJob
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import run_pb2
 from dstack_mesh.wire.membership import answer_from_wire, answer_to_wire
@@ -151,7 +151,9 @@ def answers() -> dict[str, tuple[Message, Callable[[Any], object]]]:
     card = PeerCard(PEER, MeshId(PEER), "ws-1", SOURCE.addresses, "0.1.0", True)
     machine = machines.machine(machines.gpu(0))
     running = (RunningJob(RunName("calm-ibex-1"), 0, ("GPU-0",)),)
-    hello = HelloAnswer(card, AgentState.ALIVE, machine, running, (PeerHint(PEER, ()),), AT)
+    load = Load(1.5, (JobLoad(RUN, 0, 0.5, 4096),), (CardLoad("GPU-0", 4096, 50),))
+    hints = (PeerHint(PEER, ()),)
+    hello = HelloAnswer(card, AgentState.ALIVE, machine, running, hints, AT, load)
     run = RunRecord(RUN, RunName("calm-ibex-1"), "train", "ana@laptop", AT, 1)
     tail = LogTail(job, 1, b"x", 1, b"y", AT)
     frame = LogFrame(job, LogStream.STDOUT, 0, b"hello", AT)

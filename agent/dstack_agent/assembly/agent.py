@@ -179,6 +179,7 @@ def answers_of(ground: Ground, company: Company, work: Work) -> Answers:
         known=company.roll.hints,
         heard=company.twins.heard,
         vigil=company.vigil,
+        load=company.portrait.load,
     )
 
 

@@ -13,6 +13,7 @@ from dstack_agent.inventory.docker_socket import docker_socket, docker_trouble
 from dstack_agent.inventory.isolation import isolation_of
 from dstack_agent.inventory.strangers import lockers
 from dstack_agent.jobs.places import folder_of
+from dstack_agent.meter import Meter
 from dstack_agent.peers import Peers
 from dstack_agent.real_cards import RealCards, pids_of_jobs
 from dstack_agent.self_portrait import SelfPortrait
@@ -25,6 +26,7 @@ from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.membership.vigil import Vigil
 from dstack_mesh.version import installed_version
 from dstack_mesh.wire.greeter import open_roll_call, open_vigil
+from dstack_scheduler.job import JobKey
 
 
 @frozen
@@ -61,8 +63,12 @@ def portrait_of(ground: Ground) -> SelfPortrait:
     start, ledger = ground.start, ground.memory.ledger
     settings, membership = start.settings, start.membership
 
+    def running() -> dict[JobKey, Path]:
+        keys = (lease.key for lease in ledger.leases())
+        return {key: folder_of(settings.home.jobs, key) for key in keys}
+
     def folders() -> list[Path]:
-        return [folder_of(settings.home.jobs, lease.key) for lease in ledger.leases()]
+        return list(running().values())
 
     identity = membership or Identity.load_or_make(settings.home)
     return SelfPortrait(
@@ -75,6 +81,7 @@ def portrait_of(ground: Ground) -> SelfPortrait:
         port=ground.port,
         listens_on=settings.host,
         roster=start.members.digest,
+        measure=Meter(running, start.clock).read,
     )
 
 

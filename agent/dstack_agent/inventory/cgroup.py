@@ -33,6 +33,10 @@ class Mount:
     controllers: frozenset[str]
 
 
+GroupFolder = tuple[Path, int, frozenset[str]]
+"""A group's folder, the version of its hierarchy, and the controllers that this has."""
+
+
 def read_limits(proc: Path = Path("/proc/self"), system: Path = Path("/")) -> Limits:
     """The limits that hold for this process; no limits where there are no control groups.
 
@@ -54,6 +58,41 @@ def read_limits(proc: Path = Path("/proc/self"), system: Path = Path("/")) -> Li
         memory_bytes=min((limit for limit, _ in memories), default=None),
         memory_left_bytes=min((max(0, limit - used) for limit, used in memories), default=None),
     )
+
+
+def group_folders(
+    container: str, proc: Path = Path("/proc/self"), system: Path = Path("/")
+) -> Iterator[GroupFolder]:
+    """The folders of a container's group, of version 2 or one for each controller.
+
+    Both ways in which engines name them are tried; a rootless engine keeps them elsewhere.
+    """
+    for mount in parse_mounts(_text(proc / "mountinfo")):
+        top = system / mount.point.relative_to("/")
+        for group in (f"system.slice/docker-{container}.scope", f"docker/{container}"):
+            if (top / group).is_dir():
+                yield top / group, mount.version, mount.controllers
+
+
+def number_in(path: Path, name: str = "") -> int | None:
+    """The number that a file holds, or the one after a name; None if there is none."""
+    if not name:
+        return _number(path)
+    text = _text(path)
+    return _field(text, name) if f"{name} " in text else None
+
+
+def used_memory(folder: Path, version: int) -> int | None:
+    """What a group uses; cached files do not count, they are given back."""
+    used_name, cache_name = (
+        ("memory.current", "inactive_file")
+        if version == 2
+        else ("memory.usage_in_bytes", "total_inactive_file")
+    )
+    used = _number(folder / used_name)
+    if used is None:
+        return None
+    return max(0, used - _field(_text(folder / "memory.stat"), cache_name))
 
 
 def parse_groups(text: str) -> dict[str, str]:
@@ -91,9 +130,7 @@ def parse_cpu_max(text: str) -> float | None:
     return int(quota) / int(period)
 
 
-def _folders(
-    groups: dict[str, str], mounts: list[Mount], system: Path
-) -> Iterator[tuple[Path, int, frozenset[str]]]:
+def _folders(groups: dict[str, str], mounts: list[Mount], system: Path) -> Iterator[GroupFolder]:
     """Each group's folder from the process's own up to the root of what is mounted."""
     for mount in mounts:
         group = groups.get("") if mount.version == 2 else _group_of(groups, mount)
@@ -127,17 +164,11 @@ def _cpus(folder: Path, version: int) -> float | None:
 
 
 def _memory(folder: Path, version: int) -> tuple[int, int] | None:
-    """The limit and what is used of it; cached files do not count, they are given back."""
-    limit_name, used_name, cache_name = (
-        ("memory.max", "memory.current", "inactive_file")
-        if version == 2
-        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    )
-    limit = _number(folder / limit_name)
+    """The limit and what is used of it."""
+    limit = _number(folder / ("memory.max" if version == 2 else "memory.limit_in_bytes"))
     if limit is None or limit >= _UNLIMITED:
         return None
-    used = _number(folder / used_name) or 0
-    return limit, max(0, used - _field(_text(folder / "memory.stat"), cache_name))
+    return limit, used_memory(folder, version) or 0
 
 
 def _field(text: str, name: str) -> int:

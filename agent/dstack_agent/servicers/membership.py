@@ -11,7 +11,7 @@ from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import PeerId
-from dstack_mesh.machine import AgentState, Machine, RunningJob
+from dstack_mesh.machine import AgentState, Load, Machine, RunningJob
 from dstack_mesh.membership.place import may_dial
 from dstack_mesh.membership.vigil import Vigil
 from dstack_mesh.v1 import membership_pb2 as pb
@@ -41,6 +41,7 @@ class Answers:
     known: Callable[[], Sequence[PeerHint]]
     heard: Callable[[PeerHint], None]
     vigil: Vigil | None = None
+    load: Callable[[], Load | None] = lambda: None
 
 
 class MembershipServicer(rpc.MembershipServiceServicer):
@@ -109,6 +110,7 @@ class MembershipServicer(rpc.MembershipServiceServicer):
             running=tuple(self._answers.running()),
             known=tuple(self._answers.known()),
             now=self._clock.now(),
+            load=self._answers.load(),
         )
 
 

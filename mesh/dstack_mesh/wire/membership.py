@@ -9,8 +9,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.faults import Invalid
 from dstack_mesh.identity import is_id
-from dstack_mesh.ids import Address, MeshId, PeerId, RunName
-from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Isolation, Machine, RunningJob
+from dstack_mesh.ids import Address, MeshId, PeerId, RunId, RunName
+from dstack_mesh.machine import (
+    AgentState,
+    CardLoad,
+    ExecutorKind,
+    Gpu,
+    Isolation,
+    JobLoad,
+    Load,
+    Machine,
+    RunningJob,
+)
 from dstack_mesh.own_name import printable
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.v1 import membership_pb2_grpc as rpc
@@ -20,6 +30,8 @@ MOST_HINTS = 256
 MOST_ADDRESSES = 64
 LONGEST_ADDRESS = 255
 MOST_GPUS = 256
+MOST_JOBS = 1024
+MOST_CPUS = 1e6
 LONGEST_NAME = 200
 
 _STATES = {
@@ -184,6 +196,45 @@ def running_from_wire(running: pb.RunningJob) -> RunningJob:
     return RunningJob(RunName(_name(running.run_name)), running.job, tuple(running.gpu_uuids))
 
 
+def load_to_wire(load: Load) -> pb.Load:
+    return pb.Load(
+        cpus=load.cpus,
+        jobs=[
+            pb.JobLoad(run_id=job.run_id, job=job.job, cpus=job.cpus, memory_bytes=job.memory_bytes)
+            for job in load.jobs[:MOST_JOBS]
+        ],
+        cards=[
+            pb.CardLoad(
+                uuid=card.uuid, memory_bytes=card.memory_bytes, busy_percent=card.busy_percent
+            )
+            for card in load.cards[:MOST_GPUS]
+        ],
+    )
+
+
+def load_from_wire(load: pb.Load) -> Load:
+    """Numbers that no machine has are left out."""
+    return Load(
+        cpus=_cpus(load),
+        jobs=tuple(
+            JobLoad(RunId(job.run_id), job.job, _cpus(job), job.memory_bytes)
+            for job in load.jobs[:MOST_JOBS]
+        ),
+        cards=tuple(
+            CardLoad(
+                card.uuid,
+                card.memory_bytes,
+                min(card.busy_percent, 100) if card.HasField("busy_percent") else None,
+            )
+            for card in load.cards[:MOST_GPUS]
+        ),
+    )
+
+
+def _cpus(load: pb.Load | pb.JobLoad) -> float | None:
+    return load.cpus if load.HasField("cpus") and 0 <= load.cpus <= MOST_CPUS else None
+
+
 def answer_to_wire(answer: HelloAnswer) -> pb.HelloResponse:
     response = pb.HelloResponse(
         answerer=card_to_wire(answer.card),
@@ -194,6 +245,8 @@ def answer_to_wire(answer: HelloAnswer) -> pb.HelloResponse:
     )
     if answer.now is not None:
         response.now.FromDatetime(answer.now)
+    if answer.load is not None:
+        response.load.CopyFrom(load_to_wire(answer.load))
     return response
 
 
@@ -215,6 +268,7 @@ def answer_from_wire(response: pb.HelloResponse) -> HelloAnswer:
         running=tuple(map(running_from_wire, response.running)),
         known=tuple(_each(hint_from_wire, response.known[:MOST_HINTS])),
         now=_moment(response.now) if response.HasField("now") else None,
+        load=load_from_wire(response.load) if response.HasField("load") else None,
     )
 
 

@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 
 from dstack_mesh.card import HelloAnswer, PeerCard, PeerHint
 from dstack_mesh.faults import Invalid
-from dstack_mesh.ids import Address, MeshId, PeerId, RunName
-from dstack_mesh.machine import AgentState, ExecutorKind, Gpu, Isolation, Machine, RunningJob
+from dstack_mesh.ids import Address, MeshId, PeerId, RunId, RunName
+from dstack_mesh.machine import (
+    AgentState,
+    CardLoad,
+    ExecutorKind,
+    Gpu,
+    Isolation,
+    JobLoad,
+    Load,
+    Machine,
+    RunningJob,
+)
 from dstack_mesh.v1 import membership_pb2 as pb
 from dstack_mesh.wire.membership import (
     answer_from_wire,
@@ -17,6 +27,7 @@ from dstack_mesh.wire.membership import (
     card_from_wire,
     executor_from_wire,
     executor_to_wire,
+    load_from_wire,
     machine_from_wire,
 )
 
@@ -52,6 +63,17 @@ machines = st.builds(
 running = st.builds(
     RunningJob, words.map(RunName), st.integers(0, 99), st.lists(words, max_size=2).map(tuple)
 )
+cpus = st.none() | st.floats(0, 1e6)
+loads = st.builds(
+    Load,
+    cpus,
+    st.lists(st.builds(JobLoad, words.map(RunId), st.integers(0, 99), cpus, sizes), max_size=3).map(
+        tuple
+    ),
+    st.lists(st.builds(CardLoad, words, sizes, st.none() | st.integers(0, 100)), max_size=3).map(
+        tuple
+    ),
+)
 answers = st.builds(
     HelloAnswer,
     cards,
@@ -61,6 +83,7 @@ answers = st.builds(
     st.lists(st.builds(PeerHint, ids.map(PeerId), addresses), max_size=3).map(tuple),
     st.none()
     | st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)).map(lambda d: d.replace(tzinfo=UTC)),
+    st.none() | loads,
 )
 
 
@@ -68,6 +91,15 @@ answers = st.builds(
 def test_an_answer_arrives_as_it_was_sent(answer: HelloAnswer) -> None:
     sent = answer_to_wire(answer).SerializeToString()
     assert answer_from_wire(pb.HelloResponse.FromString(sent)) == answer
+
+
+@pytest.mark.parametrize("cpus", [float("nan"), float("inf"), -1.0, 1e9])
+def test_a_load_that_no_machine_has_is_left_out(cpus: float) -> None:
+    job = pb.JobLoad(run_id="01A", cpus=cpus, memory_bytes=5)
+    card = pb.CardLoad(uuid="GPU-0", busy_percent=4000)
+    load = load_from_wire(pb.Load(cpus=cpus, jobs=[job], cards=[card]))
+    assert (load.cpus, load.jobs[0].cpus, load.jobs[0].memory_bytes) == (None, None, 5)
+    assert load.cards[0].busy_percent == 100
 
 
 @pytest.mark.parametrize("kind", list(ExecutorKind))
