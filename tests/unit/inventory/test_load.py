@@ -23,8 +23,9 @@ BURN = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() 
 FORKED = f"import os, sys\nif os.fork() == 0:\n exec({BURN!r})\n os._exit(0)\nos.wait()\n"
 THREADED = (
     "import subprocess, sys, threading\n"
-    "data = bytearray(50 << 20)\n"
-    "one = threading.Thread(target=lambda: subprocess.run([sys.executable, '-c', 'input()']))\n"
+    "data = b'x' * (50 << 20)\n"
+    "wait = [sys.executable, '-c', 'import sys; sys.stdin.read()']\n"
+    "one = threading.Thread(target=lambda: subprocess.run(wait))\n"
     "one.start(); print(flush=True); one.join()\n"
 )
 
@@ -34,14 +35,14 @@ def shim(program: str) -> Generator["subprocess.Popen[bytes]"]:
     """A process that starts another one with this program, says a line, and waits."""
     script = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {program!r}])\n"
     process = subprocess.Popen(
-        (sys.executable, "-c", script + "print(flush=True)\ninput()"),
+        (sys.executable, "-c", script + "print(flush=True)\nsys.stdin.read()"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     try:
         yield process
     finally:
-        process.communicate(b"\n\n")
+        process.communicate()
 
 
 def test_what_ended_below_a_shim_counts_for_its_job() -> None:
@@ -55,8 +56,8 @@ def test_memory_is_that_of_the_processes_and_not_of_the_shim() -> None:
     with shim(THREADED) as process:
         assert process.stdout is not None
         process.stdout.readline()  # the child's
-        eventually(lambda: of_tree(process.pid).memory_bytes > 60 << 20, within=10)
-        assert of_tree(process.pid).memory_bytes < 120 << 20
+        # While a process forks, its memory is there twice.
+        eventually(lambda: 55 < of_tree(process.pid).memory_bytes / 2**20 < 110, within=10)
 
 
 def test_what_is_gone_has_nothing() -> None:
