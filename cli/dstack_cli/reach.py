@@ -170,6 +170,7 @@ class Reach:
 
         search = Search(EVERYBODY, ask, lambda adverts: bool(adverts))
         await search.run(self._roll)
+        self._believe(tuple(search.found.values()))
         newest: dict[PeerId, Advert] = {}
         for advert in (one for adverts in search.answers.values() for one in adverts):
             held = newest.get(advert.said.card.peer_id)

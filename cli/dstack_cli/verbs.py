@@ -46,6 +46,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("logs", LOOK, "logs", "Show the log of a run; -f follows it", follows=True),
     Verb("verify", LOOK, "verify", "Check who signed a run and what happened to it"),
     Verb("agents", LOOK, "agents", "List the agents of the mesh and what is free", ("runners",)),
+    Verb("top", LOOK, "top", "Watch agents and running jobs: what they use, live"),
     Verb("offers", LOOK, "offers", "List who could take a job now, the best first"),
     Verb("ls", DATA, "ls", "List what a run or a :tag kept"),
     Verb("artifacts", DATA, "artifacts", "List or download artifacts, spelled as before"),

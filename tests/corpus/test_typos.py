@@ -90,6 +90,8 @@ lgos -> logs
 validat -> validate
 arifacts -> artifacts
 secret -> secrets
+ofers -> offers
+tpo -> top
 """
 FLAGS_OF_A_VERB = """
 --detatch -> --detach

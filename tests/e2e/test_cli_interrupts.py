@@ -1,9 +1,7 @@
 """Ctrl-C in front of a terminal and without one."""
 
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import time
@@ -15,6 +13,7 @@ import pytest
 from support.alone import alone
 from support.eventually import eventually
 from support.lab import DSTACK, Peer, join_mesh, make_peer, said
+from support.terminal import Terminal
 
 LOOP = "echo up; trap 'echo bye; exit 7' TERM; while true; do sleep 0.05; done"
 
@@ -24,61 +23,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     with alone(tmp_path_factory.mktemp("cli")) as peer:
         peer.dstack("run", "bash", "-c", "true", check=True)
         yield peer
-
-
-class Terminal:
-    """A command in a terminal of its own."""
-
-    def __init__(self, peer: Peer, *arguments: str) -> None:
-        self.seen = b""
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(peer.home)
-            os.execve(
-                DSTACK[0],
-                [*DSTACK, *arguments],
-                peer.environment | {"TERM": "xterm", "PYTHONPATH": os.pathsep.join(_paths())},
-            )
-
-    def read_until(self, text: str, within: float = 20) -> float:
-        """Reads until the text was shown; how many seconds that took."""
-        began = time.monotonic()
-        while text.encode() not in self.seen:
-            left = began + within - time.monotonic()
-            assert left > 0, f"{text!r} not within {within} s: {self.seen!r}"
-            if select.select([self._fd], [], [], left)[0]:
-                try:
-                    self.seen += os.read(self._fd, 65536)
-                except OSError:
-                    break
-        assert text.encode() in self.seen, self.seen
-        return time.monotonic() - began
-
-    def press(self, keys: bytes) -> None:
-        os.write(self._fd, keys)
-
-    def end(self, within: float = 20) -> int:
-        """The exit code, once it ended."""
-        deadline = time.monotonic() + within
-        while time.monotonic() < deadline:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                os.close(self._fd)
-                return os.waitstatus_to_exitcode(status)
-            if select.select([self._fd], [], [], 0.05)[0]:
-                try:
-                    self.seen += os.read(self._fd, 65536)
-                except OSError:
-                    time.sleep(0.01)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        raise AssertionError(f"it did not end: {self.seen!r}")
-
-
-def _paths() -> list[str]:
-    import sys
-
-    return [path for path in sys.path if path]
 
 
 def status(peer: Peer, name: str) -> str:

@@ -46,6 +46,7 @@ LIGHT = [
     ("run", "--help"),
     ("mesh", "--help"),
     ("offers", "--help"),
+    ("top", "--help"),
     ("completion", "bash"),
     ("completion", "zsh"),
     ("completion", "fish"),

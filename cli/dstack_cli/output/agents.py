@@ -38,13 +38,7 @@ def agents_listing(
     Args:
         verbose: Says how jobs are kept apart.
     """
-    answering = {one.card.peer_id for one in agents if one.answer is not None}
-    silent = {one.card.peer_id: one for one in agents if one.answer is None}
-    silent |= {peer: _last_known(advert, silent.get(peer)) for peer, advert in adverts.items()}
-    shown = [one for one in agents if one.answer is not None]
-    shown += [one for peer, one in silent.items() if peer not in answering]
-    ordered = sorted(shown, key=lambda one: (one.state == "gone", one.card.name, one.card.peer_id))
-    heard = {peer: one.heard_at for peer, one in adverts.items() if peer not in answering}
+    ordered, heard = in_order(agents, adverts)
     rows = [_row(agent, heard.get(agent.card.peer_id), now) for agent in ordered]
     return Listing(
         schema=SCHEMA,
@@ -53,6 +47,20 @@ def agents_listing(
         names=[agent.card.name for agent in ordered],
         empty="No agent is in reach. To make this machine one: dstack-runner start",
     )
+
+
+def in_order(
+    agents: Sequence[KnownAgent], adverts: Mapping[PeerId, Advert]
+) -> tuple[list[KnownAgent], dict[PeerId, datetime]]:
+    """All agents, those that are gone last, and when those that do not answer were last heard."""
+    answering = {one.card.peer_id for one in agents if one.answer is not None}
+    silent = {one.card.peer_id: one for one in agents if one.answer is None}
+    silent |= {peer: _last_known(advert, silent.get(peer)) for peer, advert in adverts.items()}
+    shown = [one for one in agents if one.answer is not None]
+    shown += [one for peer, one in silent.items() if peer not in answering]
+    ordered = sorted(shown, key=lambda one: (one.state == "gone", one.card.name, one.card.peer_id))
+    heard = {peer: one.heard_at for peer, one in adverts.items() if peer not in answering}
+    return ordered, heard
 
 
 def _with_isolation(agents: Sequence[KnownAgent], rows: Sequence[tuple[str, ...]]) -> Table:

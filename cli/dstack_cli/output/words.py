@@ -67,6 +67,11 @@ def memory(size_bytes: int) -> str:
     return f"{amount:.0f}GiB" if amount >= 9.95 else f"{amount:.1f}GiB".replace(".0G", "G")
 
 
+def used_memory(size_bytes: int) -> str:
+    """Memory that a job uses, in the units of machines: "312MiB", "1.9GiB"."""
+    return memory(size_bytes) if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f}MiB"
+
+
 def count(number: int, word: str) -> str:
     """A number of things: "1 file", "3 files"."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
