@@ -1,11 +1,12 @@
 """How much of this machine is used, by each job and in all: differences between two readings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dstack_agent.executor.watching import read_shim
 from dstack_agent.inventory.cgroup import group_folders
 from dstack_agent.inventory.spent import Shares, Spent, of_group, of_machine, of_tree
+from dstack_agent.jobs.places import key_of
 from dstack_agent.real_cards import container_of
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Damaged
@@ -28,21 +29,34 @@ class Meter:
 
     Args:
         folders: Of the jobs that run now.
+        changes: A number that is another one whenever they may be others.
         clock: For the time between two readings.
     """
 
-    def __init__(self, folders: Callable[[], Mapping[JobKey, Path]], clock: Clock) -> None:
+    def __init__(
+        self, folders: Callable[[], Sequence[Path]], changes: Callable[[], int], clock: Clock
+    ) -> None:
         self._folders = folders
+        self._changes = changes
         self._clock = clock
+        self._jobs: tuple[int, Mapping[JobKey, Path]] | None = None
         self._last: Reading | None = None
 
     def read(self, cpus: int) -> Load:
         """What is used since the last reading, of so many processors."""
-        spent = {key: of_job(folder) for key, folder in self._folders().items()}
+        spent = {key: of_job(folder) for key, folder in self._running().items()}
         known = {key: each for key, each in spent.items() if each is not None}
         now = Reading(self._clock.elapsed(), of_machine(), known)
         last, self._last = self._last, now
         return load_between(last, now, cpus)
+
+    def _running(self) -> Mapping[JobKey, Path]:
+        """The jobs that run; on an idle machine nobody is asked for them."""
+        changes = self._changes()
+        if self._jobs is None or self._jobs[0] != changes:
+            named = {key_of(folder): folder for folder in self._folders()}
+            self._jobs = changes, {key: folder for key, folder in named.items() if key is not None}
+        return self._jobs[1]
 
 
 def load_between(last: Reading | None, now: Reading, cpus: int) -> Load:

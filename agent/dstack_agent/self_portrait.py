@@ -55,12 +55,15 @@ class SelfPortrait:
     async def look(self) -> None:
         """Looks now. A look that fails leaves what was seen before."""
         try:
-            machine = self._machine = await asyncio.to_thread(self.inventory.read)
-            self._load = await asyncio.to_thread(self.measure, machine.cpus)
+            await asyncio.to_thread(self._look_at_machine)
             if self.port is not None:
                 self._addresses = await asyncio.to_thread(reached_at, self.listens_on, self.port)
         except (OSError, MeshError) as error:  # of the machine, or of the ledger
             log.warning("the machine could not be read: %s", error)
+
+    def _look_at_machine(self) -> None:
+        self._machine = self.inventory.read()
+        self._load = self.measure(self._machine.cpus)
 
     def card(self) -> PeerCard:
         """Who we are and where."""

@@ -26,7 +26,6 @@ from dstack_mesh.membership.roll import RollCall
 from dstack_mesh.membership.vigil import Vigil
 from dstack_mesh.version import installed_version
 from dstack_mesh.wire.greeter import open_roll_call, open_vigil
-from dstack_scheduler.job import JobKey
 
 
 @frozen
@@ -63,12 +62,8 @@ def portrait_of(ground: Ground) -> SelfPortrait:
     start, ledger = ground.start, ground.memory.ledger
     settings, membership = start.settings, start.membership
 
-    def running() -> dict[JobKey, Path]:
-        keys = (lease.key for lease in ledger.leases())
-        return {key: folder_of(settings.home.jobs, key) for key in keys}
-
     def folders() -> list[Path]:
-        return list(running().values())
+        return [folder_of(settings.home.jobs, lease.key) for lease in ledger.leases()]
 
     identity = membership or Identity.load_or_make(settings.home)
     return SelfPortrait(
@@ -81,7 +76,7 @@ def portrait_of(ground: Ground) -> SelfPortrait:
         port=ground.port,
         listens_on=settings.host,
         roster=start.members.digest,
-        measure=Meter(running, start.clock).read,
+        measure=Meter(folders, lambda: ledger.changes.strokes, start.clock).read,
     )
 
 

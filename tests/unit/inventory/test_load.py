@@ -122,7 +122,8 @@ def test_half_of_two_processors_is_one() -> None:
 
 def test_a_meter_reads_this_machine_and_skips_jobs_without_processes(tmp_path: Path) -> None:
     clock = SetClock()
-    meter = Meter(lambda: {KEY: tmp_path}, clock)
+    folder = tmp_path / "01A.0.1"
+    meter = Meter(lambda: [folder], lambda: 0, clock)
     assert meter.read(2).cpus is None
     before = of_machine()
     eventually(lambda: of_machine().total > before.total, within=5)
@@ -130,5 +131,23 @@ def test_a_meter_reads_this_machine_and_skips_jobs_without_processes(tmp_path: P
     load = meter.read(2)
     assert load.cpus is not None and 0 <= load.cpus <= 2
     assert load.jobs == ()
-    (tmp_path / "container.json").write_text('{"container": "no-such-container"}')
-    assert of_job(tmp_path) is None
+    folder.mkdir()
+    (folder / "container.json").write_text('{"container": "no-such-container"}')
+    assert of_job(folder) is None
+
+
+def test_who_runs_is_asked_only_when_that_may_have_changed() -> None:
+    asked, strokes = 0, 1
+
+    def folders() -> list[Path]:
+        nonlocal asked
+        asked += 1
+        return []
+
+    meter = Meter(folders, lambda: strokes, SetClock())
+    meter.read(2)
+    meter.read(2)
+    assert asked == 1
+    strokes = 2
+    meter.read(2)
+    assert asked == 2
