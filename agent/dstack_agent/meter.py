@@ -1,6 +1,7 @@
 """How much of this machine is used, by each job and in all: differences between two readings."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dstack_agent.executor.watching import read_shim
@@ -11,7 +12,7 @@ from dstack_agent.real_cards import container_of
 from dstack_mesh.clock import Clock
 from dstack_mesh.faults import Damaged
 from dstack_mesh.frozen import frozen
-from dstack_mesh.machine import JobLoad, Load
+from dstack_mesh.machine import CardLoad, JobLoad, Load
 from dstack_scheduler.job import JobKey
 
 
@@ -31,13 +32,19 @@ class Meter:
         folders: Of the jobs that run now.
         changes: A number that is another one whenever they may be others.
         clock: For the time between two readings.
+        cards: What was used of them when the machine was read, a moment ago.
     """
 
     def __init__(
-        self, folders: Callable[[], Sequence[Path]], changes: Callable[[], int], clock: Clock
+        self,
+        folders: Callable[[], Sequence[Path]],
+        changes: Callable[[], int],
+        clock: Clock,
+        cards: Callable[[], tuple[CardLoad, ...]] = tuple,
     ) -> None:
         self._folders = folders
         self._changes = changes
+        self._cards = cards
         self._clock = clock
         self._jobs: tuple[int, Mapping[JobKey, Path]] | None = None
         self._last: Reading | None = None
@@ -48,7 +55,7 @@ class Meter:
         known = {key: each for key, each in spent.items() if each is not None}
         now = Reading(self._clock.elapsed(), of_machine(), known)
         last, self._last = self._last, now
-        return load_between(last, now, cpus)
+        return replace(load_between(last, now, cpus), cards=self._cards())
 
     def _running(self) -> Mapping[JobKey, Path]:
         """The jobs that run; on an idle machine nobody is asked for them."""

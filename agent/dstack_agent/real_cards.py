@@ -9,7 +9,7 @@ from dstack_agent.executor.tree import descendants
 from dstack_agent.executor.watching import read_shim
 from dstack_agent.inventory.nvml import NvmlSource, installed_nvml
 from dstack_mesh.faults import Damaged
-from dstack_mesh.machine import Gpu
+from dstack_mesh.machine import CardLoad, Gpu
 
 
 class RealCards:
@@ -27,6 +27,10 @@ class RealCards:
         if self._source is None:
             self._source = NvmlSource(installed_nvml(), lambda: pids_of_jobs(self._folders()))
         return self._source.cards()
+
+    def loads(self) -> tuple[CardLoad, ...]:
+        """What was used of them when they were read last."""
+        return self._source.loads if self._source is not None else ()
 
 
 def pids_of_jobs(folders: Iterable[Path]) -> frozenset[int]:

@@ -35,6 +35,16 @@ def test_every_card_is_described_as_nvidia_names_things(cards: tuple[Gpu, ...]) 
         assert not card.simulated
 
 
+def test_what_is_used_of_a_card_is_told(cards: tuple[Gpu, ...]) -> None:
+    source = NvmlSource(installed_nvml())
+    source.cards()
+    assert [load.uuid for load in source.loads] == [card.uuid for card in cards]
+    for card, load in zip(cards, source.loads, strict=True):
+        print(load)
+        assert 0 <= load.memory_bytes <= card.memory_bytes
+        assert load.busy_percent is None or 0 <= load.busy_percent <= 100
+
+
 def test_a_card_is_found_by_each_word_of_its_name(cards: tuple[Gpu, ...]) -> None:
     for card in cards:
         for word in card.name.replace("-", " ").split():

@@ -37,6 +37,12 @@ class RecordedError(Exception):
 @dataclass
 class Memory:
     total: int
+    used: int
+
+
+@dataclass
+class Utilization:
+    gpu: int
 
 
 @dataclass
@@ -54,6 +60,8 @@ class Device:
     pids: list[int] | None = field(default_factory=list[int])
     mig: "list[Device | None] | None" = None
     lost: bool = False
+    used_mib: int = 0
+    busy: int | None = 0
 
 
 class RecordedNvml:
@@ -96,7 +104,12 @@ class RecordedNvml:
         return handle.uuid
 
     def nvmlDeviceGetMemoryInfo(self, handle: Device) -> Memory:
-        return Memory(handle.memory_mib * MIB)
+        return Memory(handle.memory_mib * MIB, handle.used_mib * MIB)
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Device) -> Utilization:
+        if handle.busy is None:
+            raise RecordedError(NOT_SUPPORTED)
+        return Utilization(handle.busy)
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Device) -> Sequence[Process]:
         if handle.pids is None:
@@ -132,9 +145,9 @@ def sliced_a100() -> RecordedNvml:
     """An A100 in MIG mode with two slices, numbered with a hole, beside a whole one."""
     name = "NVIDIA A100-SXM4-40GB"
     slices = [
-        Device("MIG-11d3", f"{name} MIG 1g.5gb", 4864),
+        Device("MIG-11d3", f"{name} MIG 1g.5gb", 4864, busy=None),
         None,
-        Device("MIG-90aa", f"{name} MIG 2g.10gb", 9856, [77]),
+        Device("MIG-90aa", f"{name} MIG 2g.10gb", 9856, [77], used_mib=900, busy=None),
     ]
     return RecordedNvml(
         Device("GPU-a1", name, 40960, mig=slices), Device("GPU-a2", name, 40960, mig=[])

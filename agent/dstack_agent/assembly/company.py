@@ -65,28 +65,29 @@ def portrait_of(ground: Ground) -> SelfPortrait:
     def folders() -> list[Path]:
         return [folder_of(settings.home.jobs, lease.key) for lease in ledger.leases()]
 
+    cards = RealCards(folders)
     identity = membership or Identity.load_or_make(settings.home)
     return SelfPortrait(
         peer_id=identity.peer_id,
         mesh_id=membership.mesh_id if membership else MeshId(""),
         name=settings.name,
         version=installed_version(),
-        inventory=inventory_of(start, folders),
+        inventory=inventory_of(start, folders, cards),
         ledger=ledger,
         port=ground.port,
         listens_on=settings.host,
         roster=start.members.digest,
-        measure=Meter(folders, lambda: ledger.changes.strokes, start.clock).read,
+        measure=Meter(folders, lambda: ledger.changes.strokes, start.clock, cards.loads).read,
     )
 
 
-def inventory_of(start: Start, folders: Callable[[], list[Path]]) -> Inventory:
+def inventory_of(start: Start, folders: Callable[[], list[Path]], cards: RealCards) -> Inventory:
     """What this machine has; `folders` are those of the jobs that run."""
     settings = start.settings
     return Inventory(
         settings.home.jobs,
         start.clock,
-        sources=(declared_of(settings, folders), RealCards(folders)),
+        sources=(declared_of(settings, folders), cards),
         docker=lambda: docker_trouble(docker_socket()),
         pythons=available,
         allow_process=settings.allow_process,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 from dstack_agent.inventory.strangers import stranger, user_of
-from dstack_mesh.machine import Gpu
+from dstack_mesh.machine import CardLoad, Gpu
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,13 @@ class Memory(Protocol):
     """What NVML says of a card's memory."""
 
     total: int
+    used: int
+
+
+class Utilization(Protocol):
+    """What NVML says of the last moments, in percent."""
+
+    gpu: int
 
 
 class Process(Protocol):
@@ -42,6 +49,7 @@ class Nvml(Protocol):
     def nvmlDeviceGetName(self, handle: Any) -> str: ...
     def nvmlDeviceGetUUID(self, handle: Any) -> str: ...
     def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Memory: ...
+    def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Utilization: ...
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> Sequence[Process]: ...
     def nvmlDeviceGetMigMode(self, handle: Any) -> Sequence[int]: ...
     def nvmlDeviceGetMaxMigDeviceCount(self, handle: Any) -> int: ...
@@ -76,13 +84,20 @@ class NvmlSource:
         self._ready = False
         self._problem = ""
         self._said: set[str] = set()
+        self._loads: tuple[CardLoad, ...] = ()
 
     @property
     def problem(self) -> str:
         """What is wrong with the driver, for people; empty if nothing is."""
         return self._problem
 
+    @property
+    def loads(self) -> tuple[CardLoad, ...]:
+        """What was used of the cards when they were read last."""
+        return self._loads
+
     def cards(self) -> tuple[Gpu, ...]:
+        self._loads = ()
         try:
             if not self._ready:
                 self._nvml.nvmlInit()
@@ -93,7 +108,9 @@ class NvmlSource:
             return ()
         self._problem = ""
         ours = self._our_pids()
-        return tuple(card for index in range(count) for card in self._card(index, ours))
+        found = [each for index in range(count) for each in self._card(index, ours)]
+        self._loads = tuple(load for _, load in found)
+        return tuple(card for card, _ in found)
 
     def _broken(self, error: Exception) -> None:
         if self._ready:
@@ -115,7 +132,7 @@ class NvmlSource:
             self._said.add(message)
             log.warning(message)
 
-    def _card(self, index: int, ours: frozenset[int]) -> Iterator[Gpu]:
+    def _card(self, index: int, ours: frozenset[int]) -> Iterator[tuple[Gpu, CardLoad]]:
         """The card, its slices in MIG mode, or nothing if it does not answer."""
         try:
             handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
@@ -145,14 +162,23 @@ class NvmlSource:
             except self._nvml.NVMLError:
                 continue  # Slices need not be numbered without holes.
 
-    def _gpu(self, handle: Any, index: int, ours: frozenset[int]) -> Gpu:
-        return Gpu(
-            uuid=self._nvml.nvmlDeviceGetUUID(handle),
+    def _gpu(self, handle: Any, index: int, ours: frozenset[int]) -> tuple[Gpu, CardLoad]:
+        uuid = self._nvml.nvmlDeviceGetUUID(handle)
+        memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+        card = Gpu(
+            uuid=uuid,
             name=self._nvml.nvmlDeviceGetName(handle),
-            memory_bytes=int(self._nvml.nvmlDeviceGetMemoryInfo(handle).total),
+            memory_bytes=int(memory.total),
             holder=self._stranger(handle, ours),
             number=index,
         )
+        return card, CardLoad(uuid, int(memory.used), self._busy(handle))
+
+    def _busy(self, handle: Any) -> int | None:
+        try:
+            return int(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+        except self._nvml.NVMLError:
+            return None  # Of slices no driver says it.
 
     def _stranger(self, handle: Any, ours: frozenset[int]) -> str:
         try:

@@ -9,7 +9,7 @@ import pytest
 from dstack_agent.inventory.declared import DeclaredSource
 from dstack_agent.inventory.nvml import NvmlSource, installed_nvml
 from dstack_agent.inventory.strangers import user_of
-from dstack_mesh.machine import Gpu
+from dstack_mesh.machine import CardLoad, Gpu
 from dstack_scheduler.gpus import parse_declared
 from support.recorded_nvml import (
     DRIVER_NOT_LOADED,
@@ -60,6 +60,24 @@ def test_a_card_in_mig_mode_is_its_slices() -> None:
         ("MIG-90aa", 9856, "pid 77 (ana)"),
         ("GPU-a2", 40960, ""),
     ]
+
+
+def test_what_is_used_of_cards_is_what_was_read_last() -> None:
+    driver = two_v100()
+    driver.devices[0].used_mib, driver.devices[0].busy = 12_000, 93
+    cards = source(driver)
+    assert cards.loads == ()
+    cards.cards()
+    assert cards.loads == (CardLoad("GPU-5f0a", 12_000 * MIB, 93), CardLoad("GPU-77c1", 0, 0))
+    driver.devices[0].lost = True
+    cards.cards()
+    assert [load.uuid for load in cards.loads] == ["GPU-77c1"]
+
+
+def test_of_slices_the_memory_is_known_and_no_more() -> None:
+    cards = source(sliced_a100())
+    cards.cards()
+    assert CardLoad("MIG-90aa", 900 * MIB, None) in cards.loads
 
 
 def test_a_lost_card_is_left_out_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
