@@ -1,13 +1,14 @@
 """What other agents published of their runs, of themselves and of their logs, for who asks us."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TypeVar
 
 from dstack_agent.named import Named
 from dstack_agent.pulse import Pulse
+from dstack_agent.sheets import joined, run_of
 from dstack_agent.wire import stored
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.clock import Clock
@@ -27,7 +28,7 @@ from dstack_scheduler.wire.evidence import unpack_evidence
 log = logging.getLogger(__name__)
 
 RUN, TAG, AGENT, LOG, EVIDENCE = "run", "tag", "agent", "log", "evidence"
-REMOVAL, COPIES = "removal", "copies"
+REMOVAL, COPIES, SHEET = "removal", "copies", "sheet"
 """Kinds of records that agents write."""
 
 MOST_RUNS = 1_000
@@ -142,7 +143,7 @@ class Hearsay:
         """What each writer tells, ours too; of who is believed no more the runs that were over."""
         for stream in list(self._book.streams.values()):
             yield Listing(
-                tuple(self._each(stream, RUN, stored.unpack_run)),
+                tuple(self._runs(stream, None)),
                 tuple(self._each(stream, TAG, stored.unpack_tag)),
                 removed=tuple(self._each(stream, REMOVAL, stored.unpack_removal)),
             )
@@ -154,14 +155,28 @@ class Hearsay:
         return ((w, stream) for w, stream in self._book.streams.items() if w != ours)
 
     def _said(self, stream: Stream, named: Named | None) -> Said:
-        runs = [
-            run
-            for run in self._each(stream, RUN, stored.unpack_run)
-            if (RUN, run.run_id) in stream.records
-            and (named is None or named.means(run.run_id, run.run_name))
-        ]
+        runs = [run for run in self._runs(stream, named) if (RUN, run.run_id) in stream.records]
         tags = sorted(self._each(stream, TAG, stored.unpack_tag), key=lambda tag: tag.at)
         return runs, tuple(tags[-MOST_TAGS:])
+
+    def _runs(self, stream: Stream, named: Named | None) -> Iterator[RunRecord]:
+        """Runs of a writer, with the jobs that have sheets of their own."""
+        sheets = self._sheets(stream)
+        for run in self._each(stream, RUN, stored.unpack_run):
+            if named is None or named.means(run.run_id, run.run_name):
+                beside = sheets.get(run.run_id)
+                yield run if beside is None else self._joined(run, stream.writer, beside)
+
+    def _sheets(self, stream: Stream) -> dict[str, list[Record]]:
+        """By run, in the order of their keys."""
+        found: dict[str, list[Record]] = {}
+        for sheet in sorted(shown(stream, SHEET, self._now_ms()), key=lambda one: one.entry.key):
+            found.setdefault(run_of(sheet.entry.key), []).append(sheet)
+        return found
+
+    def _joined(self, run: RunRecord, writer: PeerId, sheets: Sequence[Record]) -> RunRecord:
+        read = (self._value(writer, sheet, stored.unpack_sheet) for sheet in sheets)
+        return joined(run, (jobs for jobs in read if jobs is not None))
 
     def _over(self, stream: Stream, named: Named | None) -> list[RunRecord]:
         """Of a writer who is believed no more: the runs that were over by then."""
@@ -178,13 +193,23 @@ class Hearsay:
             (run.run_id in tagged, run.run_id, w) for w, (each, _) in said.items() for run in each
         ]
         kept: set[tuple[PeerId, RunId]] = set()
-        size = 0
+        sizes = {writer: self._sizes(self._stream(writer)) for writer in said}
+        room = MOST_BYTES
         for _, run_id, writer in sorted(runs, reverse=True)[:MOST_RUNS]:
-            size += len(self._stream(writer).records[RUN, run_id].entry.payload)
-            if size > MOST_BYTES:
-                break
-            kept.add((writer, run_id))
+            size = sizes[writer][run_id]
+            if size <= room:
+                kept.add((writer, run_id))
+                room -= size
         return kept
+
+    def _sizes(self, stream: Stream) -> dict[str, int]:
+        """Bytes of each run with its sheets."""
+        sizes: dict[str, int] = {}
+        for kind, key in stream.records:
+            if kind in (RUN, SHEET):
+                size = len(stream.records[kind, key].entry.payload)
+                sizes[run_of(key)] = sizes.get(run_of(key), 0) + size
+        return sizes
 
     def _telling(
         self,
@@ -231,8 +256,7 @@ class Hearsay:
     def _each(
         self, stream: Stream, kind: str, unpack: Callable[[bytes], T], begin: str = ""
     ) -> Iterator[T]:
-        now_ms = int(self._clock.now().timestamp() * 1000)
-        for record in shown(stream, kind, now_ms):
+        for record in shown(stream, kind, self._now_ms()):
             if record.entry.key.startswith(begin):
                 value = self._value(stream.writer, record, unpack)
                 if value is not None:
@@ -249,6 +273,9 @@ class Hearsay:
                 value = None
             self._read[place] = read = _Read(record.leaf, value)
         return read.value  # pyright: ignore[reportReturnType] - one kind, one type
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
 
     def prune(self) -> None:
         """Lets go of what was read of records that are not held any more."""

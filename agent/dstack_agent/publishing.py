@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dstack_agent import shares
-from dstack_agent.hearsay import AGENT, EVIDENCE, LOG, REMOVAL, RUN, TAG, Hearsay
+from dstack_agent.hearsay import AGENT, EVIDENCE, LOG, REMOVAL, RUN, SHEET, TAG, Hearsay
 from dstack_agent.listing import Listings
 from dstack_agent.logs.journal import Frame, JournalReader
 from dstack_agent.records import Accepted, Records
 from dstack_agent.removals import Removals
+from dstack_agent.sheets import run_of, written
 from dstack_agent.tags import Tags
 from dstack_agent.touched import Touched
 from dstack_agent.wire import stored
@@ -31,7 +32,7 @@ from dstack_mesh.machine import Machine
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import PAYLOAD_BYTES, Entry, Name
 from dstack_scheduler.evidence import Evidence
-from dstack_scheduler.job import JobKey, LogStream, LogTail, RunRecord, TagRecord
+from dstack_scheduler.job import JobKey, LogStream, LogTail, TagRecord
 from dstack_scheduler.wire.evidence import pack_evidence
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,8 @@ EXPIRES_SECONDS = 600.0
 AGAIN_SECONDS = 10.0
 """Before it is tried again where the disk is full."""
 
-KINDS = (RUN, TAG, LOG, EVIDENCE, REMOVAL)
-OF_RUNS = (RUN, LOG, EVIDENCE)
+KINDS = (RUN, SHEET, TAG, LOG, EVIDENCE, REMOVAL)
+OF_RUNS = (RUN, SHEET, LOG, EVIDENCE)
 """Kinds whose keys begin with the run's id."""
 
 REMOVED_DAYS = 90
@@ -157,14 +158,16 @@ class Publisher:
         said = {
             record.entry.name: record.entry for kind in KINDS for record in self._book.own(kind)
         }
-        new = {entry.name: entry for entry in entries if said.get(entry.name) != entry}
-        gone = {entry.name for entry in self._too_much({**said, **new}.values())}
+        new = {entry.name: entry for entry in entries}
+        gone = _superseded(said, new)
+        left = {**said, **new}.items()
+        gone |= {one.name for one in self._too_much(one for name, one in left if name not in gone)}
         gone |= self._hidden(said.keys() | new.keys())
-        written = [entry for name, entry in new.items() if name not in gone]
+        words = [one for name, one in new.items() if name not in gone and said.get(name) != one]
         # From the beginning of time: it is forgotten at once.
-        written += [Entry(*name, expires_ms=1) for name in sorted(gone & said.keys())]
-        if written:
-            await self._book.write(written)
+        words += [Entry(*name, expires_ms=1) for name in sorted(gone & said.keys())]
+        if words:
+            await self._book.write(words)
 
     async def _of_run(self, run_id: RunId) -> list[Entry]:
         """What is said of a run; a row that cannot be read holds up no other run."""
@@ -179,9 +182,10 @@ class Publisher:
 
     def _record(self, run_id: RunId) -> Iterator[Entry]:
         record = self._sources.listings.run(run_id)
-        payload = fitting(record) if record is not None else None
-        if payload is not None:
-            yield Entry(RUN, run_id, payload)
+        told = written(record) if record is not None else None
+        if told is not None:
+            yield from (Entry(SHEET, key, sheet) for key, sheet in told.sheets.items())
+            yield Entry(RUN, run_id, told.run)
 
     async def _logs(self, run_id: RunId) -> list[Entry]:
         entries: list[Entry] = []
@@ -232,7 +236,7 @@ class Publisher:
         return {
             (kind, key)
             for kind, key in (names if hidden else ())
-            if kind in OF_RUNS and key.partition("/")[0] in hidden
+            if kind in OF_RUNS and run_of(key) in hidden
         }
 
     def _tagged(self) -> Iterator[str]:
@@ -243,7 +247,7 @@ class Publisher:
         said: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
         for entry in sorted(entries, key=lambda entry: entry.key):
             said[entry.kind].append(entry)
-        yield from shares.runs_too_much(said[RUN], self._tagged())
+        yield from shares.runs_too_much([*said[RUN], *said[SHEET]], self._tagged())
         yield from shares.LOGS.too_much(said[LOG])
         yield from shares.EVIDENCES.too_much(said[EVIDENCE])
         yield from shares.REMOVALS.too_much(said[REMOVAL])
@@ -276,14 +280,11 @@ class Publisher:
         self._said = (now, answer)
 
 
-def fitting(record: RunRecord) -> bytes | None:
-    """A run as bytes, without what is long and lesser where it would not fit otherwise."""
-    lighter = replace(record, variables={})
-    bare = replace(
-        lighter, jobs=tuple(replace(job, artifacts=(), copies=()) for job in record.jobs[-100:])
-    )
-    packed = (stored.pack_run(each) for each in (record, lighter, bare))
-    return next((each for each in packed if len(each) <= PAYLOAD_BYTES), None)
+def _superseded(said: Iterable[Name], new: Iterable[Name]) -> set[Name]:
+    """Sheets that a run has no more which is told anew."""
+    kept = frozenset(new)
+    again = {key for kind, key in kept if kind == RUN}
+    return {name for name in said if name[0] == SHEET and run_of(name[1]) in again} - kept
 
 
 def tail_of(accepted: Accepted, journal: Path) -> LogTail | None:

@@ -7,6 +7,7 @@ was behind fetches everything again then.
 
 from collections.abc import Iterable, Sequence
 
+from dstack_agent.sheets import run_of
 from dstack_mesh.frozen import frozen
 from dstack_mesh.records.record import KEY_BYTES, KIND_BYTES, Entry
 
@@ -56,16 +57,23 @@ COPIES = Share(32, 0, 1 << 19)
 """What is said of copies is one record for many attempts: see `holdings`."""
 
 
-def runs_too_much(runs: Iterable[Entry], tagged: Iterable[str]) -> Sequence[Entry]:
-    """Those to let go. `tagged` is read only if there are many."""
-    by_age = sorted(runs, key=lambda run: run.key)
+def runs_too_much(told: Iterable[Entry], tagged: Iterable[str]) -> Sequence[Entry]:
+    """Those to let go, each run with all its sheets. `tagged` is read only if there are many."""
+    by_age = sorted(told, key=lambda one: one.key)
     if not RUNS.too_much(by_age):
         return ()
     kept = frozenset(tagged)
     return (
-        *RUNS.too_much([run for run in by_age if run.key not in kept]),
-        *TAGGED.too_much([run for run in by_age if run.key in kept]),
+        *_whole_runs(RUNS, [one for one in by_age if run_of(one.key) not in kept]),
+        *_whole_runs(TAGGED, [one for one in by_age if run_of(one.key) in kept]),
     )
+
+
+def _whole_runs(share: Share, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """What a share lets go, and what else there is of the last run of which something goes."""
+    gone = share.too_much(entries)
+    last = run_of(gone[-1].key) if gone else ""
+    return [one for one in entries if run_of(one.key) <= last]
 
 
 def _size(entry: Entry) -> int:

@@ -14,6 +14,7 @@ import pytest
 
 from support.eventually import eventually
 from support.lab import Daemon, Peer, join_mesh, make_peer, project
+from support.rounds import rounds
 
 NAMES = ("ws-1", "ws-2", "ws-3")
 
@@ -32,6 +33,32 @@ workflows:
     provider: bash
     commands: [echo small > out/file, echo more > more/file]
     artifacts: [out, more]
+  - name: many
+    provider: sweep
+"""
+
+PROVIDERS = """
+providers:
+  - name: sweep
+    commands: [python3 .dstack/sweep.py]
+"""
+
+JOBS = rounds(2)
+KEPT = max(560 // JOBS, 1)
+"""Of each job: in all more than the record of a run has room for. 500 jobs that keep one artifact
+each with DSTACK_CHAOS_ROUNDS=500."""
+
+SWEEP = f"""
+import json, os
+jobs = [
+    {{
+        "name": f"job-{{job}}", "provider": "bash", "resources": {{"cpu": 1, "memory": "10MB"}},
+        "commands": [f"for at in $(seq {KEPT}); do echo {{job}} > out/{{job}}-$at/file; done"],
+        "artifacts": [f"out/{{job}}-{{at + 1}}" for at in range({KEPT})],
+    }}
+    for job in range({JOBS})
+]
+json.dump({{"workflows": jobs}}, open(os.environ["DSTACK_JOBS_FILE"], "w"))
 """
 
 
@@ -48,12 +75,13 @@ class Lab:
         person = self.peers["ws-1"]
         words = ("run", workflow, "-d", "-q", "--agent", agent)
         run = person.dstack(*words, cwd=self.code, check=True).stdout.decode().strip()
-        person.dstack("wait", run, "--timeout", "120", check=True, timeout=130)
+        longest = 120 + 2 * JOBS
+        person.dstack("wait", run, "--timeout", str(longest), check=True, timeout=longest + 10)
         return run
 
-    def kept(self, run: str) -> list[dict[str, Any]]:
-        """Its artifacts, as a command in the first home sees them."""
-        ended = self.peers["ws-1"].dstack("ls", run, "-t", "--json")
+    def kept(self, run: str, home: str = "ws-1") -> list[dict[str, Any]]:
+        """Its artifacts, as a command in a home sees them."""
+        ended = self.peers[home].dstack("ls", run, "-t", "--json")
         return json.loads(ended.stdout)["items"] if ended.returncode == 0 else []
 
     def names(self, run: str) -> set[str]:
@@ -72,7 +100,8 @@ def running(folder: Path) -> Generator[Lab]:
     peers = {name: make_peer(folder, name, DSTACK_MDNS="0") for name in NAMES}
     first, *others = peers.values()
     join_mesh(first, *others)
-    lab = Lab(peers, {}, project(folder / "code", WORKFLOWS))
+    files = {".dstack__providers_DOT_yaml": PROVIDERS, ".dstack__sweep_DOT_py": SWEEP}
+    lab = Lab(peers, {}, project(folder / "code", WORKFLOWS, **files))
     with ExitStack() as stack:
         for name, peer in peers.items():
             seeds = [word for one in lab.daemons.values() for word in ("--seed", address(one))]
@@ -125,3 +154,20 @@ def test_what_a_killed_and_deleted_agent_kept_is_readable_and_twice_again(
         lab.peers["ws-1"].dstack("cp", run, ".", str(out), check=True, timeout=120)
         assert lab.digests(run) == digests[run]
     assert (tmp_path / runs[0] / "data").stat().st_size == SIZE_MIB * MIB
+
+
+def test_what_very_many_jobs_kept_is_told_and_read_when_who_ran_and_who_drove_them_are_dead(
+    lab: Lab, tmp_path: Path
+) -> None:
+    run = lab.run("many", "ws-1")
+    began = time.monotonic()
+    eventually(lambda: len(lab.names(run)) >= 2, within=60 + 2 * JOBS, every=1)
+    print(f"{JOBS * KEPT} artifacts are twice {time.monotonic() - began:.1f} s after their run")
+    lab.peers["ws-1"].dstack("tag", run, "best", cwd=lab.code, check=True)
+    left = lab.peers["ws-2"]
+    eventually(lambda: "best" in left.dstack("tags", cwd=lab.code).stdout.decode(), within=10)
+    lab.daemons["ws-1"].kill()
+    told = {one["path"] for one in lab.kept(run, "ws-2")}
+    assert told >= {f"out/{job}-{at + 1}" for job in range(JOBS) for at in range(KEPT)}
+    left.dstack("cp", ":best", ".", str(tmp_path / "out"), cwd=lab.code, check=True, timeout=300)
+    assert len({path.read_text() for path in (tmp_path / "out").rglob("file")}) == JOBS

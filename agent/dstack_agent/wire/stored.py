@@ -5,7 +5,7 @@ same rules by which peers understand each other.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -20,6 +20,7 @@ from dstack_scheduler.job import (
     ArtifactSaved,
     Fin,
     JobKey,
+    JobRecord,
     JobSpec,
     LogTail,
     RunRecord,
@@ -97,6 +98,15 @@ def pack_run(record: RunRecord) -> bytes:
 
 def unpack_run(stored: bytes) -> RunRecord:
     return convert.run_record_from_wire(_parsed(run_pb2.RunRecord, stored))
+
+
+def pack_sheet(jobs: Iterable[JobRecord]) -> bytes:
+    """The same bytes for the same jobs."""
+    return convert.sheet_to_wire(jobs).SerializeToString(deterministic=True)
+
+
+def unpack_sheet(stored: bytes) -> tuple[JobRecord, ...]:
+    return convert.sheet_from_wire(_parsed(records_pb2.Sheet, stored))
 
 
 def pack_signed(signed: Signed) -> bytes:

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_agent import publishing, shares
+from dstack_agent import hearsay, publishing, shares, sheets
 from dstack_agent.database import Database
 from dstack_agent.driven import DrivenRuns
-from dstack_agent.hearsay import AGENT, LOG, REMOVAL, RUN, TAG, Hearsay
+from dstack_agent.hearsay import AGENT, LOG, REMOVAL, RUN, SHEET, TAG, Hearsay
 from dstack_agent.listing import Listings
-from dstack_agent.publishing import Publisher, Sources, essence, fitting
+from dstack_agent.publishing import Publisher, Sources, essence
 from dstack_agent.pulse import Pulse
 from dstack_agent.records import Records
 from dstack_agent.removals import Removals
@@ -26,7 +26,7 @@ from dstack_agent.tags import Tags
 from dstack_agent.touched import Touched
 from dstack_mesh.card import HelloAnswer, PeerCard
 from dstack_mesh.clock import SystemClock
-from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId, RunName
+from dstack_mesh.ids import Address, Digest, MeshId, PeerId, RunId
 from dstack_mesh.machine import AgentState, Machine
 from dstack_mesh.membership.known import KnownAgent
 from dstack_mesh.records.book import RecordBook
@@ -40,7 +40,6 @@ from dstack_scheduler.job import (
     JobKey,
     JobSpec,
     JobState,
-    RunRecord,
     StateChange,
     TagRecord,
 )
@@ -398,6 +397,104 @@ def test_runs_that_a_tag_names_outlive_others_and_are_bounded_too() -> None:
     assert {run.key for run in shares.runs_too_much(runs, {run.key for run in runs})} >= {"000"}
 
 
+async def large_run(agent: Agent, jobs: int, number: int = 0) -> RunId:
+    """A run whose jobs each kept something."""
+    run_id = RunId(f"{number:026d}")
+    for index in range(jobs):
+        key = JobKey(run_id, index)
+        await agent.records.accept(replace(job(key), job_count=jobs), ())
+        await agent.records.save_artifact(ArtifactSaved(key, "out/model", DIGEST, 1, 5, True))
+        await agent.records.finish(Fin(key, change(key, JobState.DONE, 0), 0, DIGEST, 0, DIGEST))
+    return run_id
+
+
+def kept(agent: Agent, run_id: RunId) -> int:
+    """Of how many jobs others hear what they kept."""
+    runs = [run for one in agent.hearsay.tellings((run_id,)) for run in one.runs]
+    return sum(bool(one.artifacts and one.copies) for run in runs for one in run.jobs)
+
+
+async def test_what_five_hundred_jobs_kept_is_told_in_records_of_no_more_than_their_size(
+    ws_1: Agent, ws_2: Agent
+) -> None:
+    run_id = await large_run(ws_1, 500)
+
+    async def is_told() -> bool:
+        await tell(ws_1, ws_2)
+        return kept(ws_2, run_id) == 500
+
+    await eventually_async(is_told, within=30)
+    stream = ws_2.book.streams[ws_1.book.writer]
+    assert all(len(record.entry.payload) <= PAYLOAD_BYTES for record in stream.records.values())
+    [whole] = [run for one in ws_2.hearsay.everybody() for run in one.runs]
+    assert [one.key.job for one in whole.jobs] == list(range(500))
+    before = {record.entry.key: record.place for record in ws_1.book.own(SHEET)}
+    await ws_1.records.enter(change(JobKey(run_id, 70), JobState.FAILED, 1))
+
+    async def is_changed() -> bool:
+        return before != {record.entry.key: record.place for record in ws_1.book.own(SHEET)}
+
+    await eventually_async(is_changed, within=5)
+    after = {record.entry.key: record.place for record in ws_1.book.own(SHEET)}
+    assert sum(before[key] != place for key, place in after.items()) == 1  # one sheet, not all
+    await ws_1.removals.state(Removal(run_id, datetime.now(UTC), ws_1.book.writer, checked=True))
+    await shown(ws_1, SHEET, 0)
+    await shown(ws_1, RUN, 0)
+
+
+async def test_sheets_that_a_run_has_no_more_are_taken_back(
+    ws_1: Agent, ws_2: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheets, "PAYLOAD_BYTES", 600)
+    run_id = await large_run(ws_1, 6)
+
+    async def many() -> bool:
+        await tell(ws_1, ws_2)
+        return kept(ws_2, run_id) == 6
+
+    await eventually_async(many, within=5)
+    assert len(list(ws_1.book.own(SHEET))) > 1
+    monkeypatch.setattr(sheets, "PAYLOAD_BYTES", PAYLOAD_BYTES)
+    await ws_1.records.enter(change(JobKey(run_id, 0), JobState.FAILED, 1))
+    await shown(ws_1, SHEET, 0)
+    await tell(ws_1, ws_2)
+    assert kept(ws_2, run_id) == 6
+
+
+async def test_a_large_run_that_has_no_room_hides_no_other(
+    ws_1: Agent, ws_2: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearsay, "MOST_BYTES", 20_000)
+    small, large = await large_run(ws_1, 1, number=1), await large_run(ws_1, 200, number=2)
+
+    async def is_told() -> bool:
+        await tell(ws_1, ws_2)
+        [heard] = ws_2.hearsay.everybody()
+        return [len(run.jobs) for run in sorted(heard.runs, key=lambda r: r.run_id)] == [1, 200]
+
+    await eventually_async(is_told, within=5)
+    assert (kept(ws_2, small), kept(ws_2, large)) == (1, 0)
+    [telling] = ws_2.hearsay.tellings(())
+    assert [run.run_id for run in telling.runs] == [small]
+
+
+@given(st.lists(st.tuples(st.integers(0, PAYLOAD_BYTES), st.integers(0, 12)), max_size=30))
+def test_what_is_let_go_of_runs_are_whole_runs_the_oldest_first(
+    sizes: list[tuple[int, int]],
+) -> None:
+    runs = [
+        [Entry(RUN, f"{at:03d}", bytes(size))]
+        + [Entry(SHEET, f"{at:03d}/{part:03d}", bytes(PAYLOAD_BYTES)) for part in range(parts)]
+        for at, (size, parts) in enumerate(sizes)
+    ]
+    entries = [entry for run in runs for entry in run]
+    gone = shares.runs_too_much(reversed(entries), ())
+    left = entries[len(gone) :]
+    assert list(gone) == entries[: len(gone)]
+    assert not left or left[0].kind == RUN
+    assert sum(len(one.payload) for one in left) <= shares.RUNS.most_bytes
+
+
 async def test_of_very_many_tags_the_newest_are_told(
     ws_1: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,15 +508,6 @@ async def test_of_very_many_tags_the_newest_are_told(
 
         await eventually_async(is_told, within=5)
     assert len(list(ws_1.book.own(TAG))) <= 4
-
-
-def test_a_run_that_is_too_large_is_told_without_what_is_lesser() -> None:
-    run = RunRecord(
-        RunId("0" * 26), RunName("a-b-1"), "train", "ana", AT, 1, variables={"a": "x" * 60_000}
-    )
-    packed = fitting(run)
-    assert packed is not None and len(packed) <= PAYLOAD_BYTES
-    assert fitting(replace(run, variables={"a": "1"})) != packed
 
 
 def test_rough_steps_hide_what_changes_all_the_time() -> None:

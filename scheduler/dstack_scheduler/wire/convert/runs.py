@@ -230,6 +230,14 @@ def run_record_from_wire(wire: run_pb2.RunRecord) -> RunRecord:
     )
 
 
+def sheet_to_wire(jobs: Iterable[JobRecord]) -> records_pb2.Sheet:
+    return records_pb2.Sheet(jobs=[job_record_to_wire(job) for job in jobs])
+
+
+def sheet_from_wire(wire: records_pb2.Sheet) -> tuple[JobRecord, ...]:
+    return tuple(job_record_from_wire(job) for job in fields.items(wire.jobs, "Jobs"))
+
+
 def tag_to_wire(tag: TagRecord) -> run_pb2.TagRecord:
     return run_pb2.TagRecord(
         repo=tag.repo,
