@@ -9,8 +9,8 @@ the index.
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dstack_mesh.chunks.index import connect, marks, reported
 from dstack_mesh.chunks.sizes import shared
@@ -24,9 +24,9 @@ SETTLED_NS = 50_000_000
 _BATCH = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What tells whether a file is still the same."""
+class Stamp(NamedTuple):
+    """What tells whether a file is still the same. A tuple, which costs less to make and compare:
+    a tree has 100,000 files."""
 
     device: int
     inode: int
@@ -39,8 +39,7 @@ class Stamp:
         return max(self.mtime_ns, self.ctime_ns) + SETTLED_NS < now_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """The chunks of a file's content: sizes, and digests one after the other."""
 
     sizes: tuple[int, ...]
@@ -60,27 +59,22 @@ class FileCache:
         found: dict[Stamp, Cut] = {}
         with self._lock, reported(self._path):
             for begin in range(0, len(stamps), _BATCH):
-                batch = {
-                    (stamp.device, stamp.inode): stamp for stamp in stamps[begin : begin + _BATCH]
-                }
+                batch = {stamp[:2]: stamp for stamp in stamps[begin : begin + _BATCH]}
                 rows = self._database.execute(
                     "SELECT device, inode, size, mtime_ns, ctime_ns, chunks FROM files"
                     f" WHERE device IN ({marks(len({device for device, _ in batch}))})"
                     f" AND inode IN ({marks(len(batch))})",
                     [*{device for device, _ in batch}, *(inode for _, inode in batch)],
                 )
-                for *seen, chunks in rows:
-                    stamp = Stamp(*seen)
-                    if batch.get((stamp.device, stamp.inode)) == stamp:
-                        found[stamp] = _unpack(chunks)
+                for row in rows:
+                    stamp = batch.get(row[:2])
+                    if stamp is not None and stamp == row[:5]:
+                        found[stamp] = _unpack(row[5])
         return found
 
     def remember(self, files: Iterable[tuple[Stamp, Cut]]) -> None:
         """Writes files down; survives a crash of the process, not of the machine."""
-        rows = (
-            (at.device, at.inode, at.size, at.mtime_ns, at.ctime_ns, _pack(cut))
-            for at, cut in files
-        )
+        rows = ((*at, _pack(cut)) for at, cut in files)
         with self._lock, reported(self._path), self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(

@@ -229,8 +229,8 @@ def _chunks_fault(entry: FileEntry) -> str:
 
 def _check_order(entries: list[Entry]) -> None:
     """Raises Invalid unless sorted, each path once, and nothing is below a file or link."""
-    for before, after in pairwise(entries):
-        first, second = _order(before), _order(after)
+    orders = pairwise(map(_order, entries))
+    for (before, after), (first, second) in zip(pairwise(entries), orders, strict=True):
         if first == second:
             raise Invalid("A list of files is not allowed.", f"{after.path!r} comes twice.")
         if first > second:

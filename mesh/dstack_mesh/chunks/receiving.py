@@ -26,7 +26,7 @@ from dstack_mesh.chunks.paths import link_fault
 from dstack_mesh.chunks.reading import stamp_of
 from dstack_mesh.chunks.room import check_room, trouble
 from dstack_mesh.chunks.syncing import LARGE_BYTES, Syncer
-from dstack_mesh.chunks.unchanged import mark, unchanged
+from dstack_mesh.chunks.unchanged import lying, mark
 from dstack_mesh.chunks.uses import Use, Uses
 from dstack_mesh.faults import Damaged, MeshError, Missing, Refused
 from dstack_mesh.ids import Digest
@@ -36,6 +36,9 @@ OPEN_FILES = 32
 
 SYNC_BYTES = 64 << 20
 """A large file is synced each time this much of it was written."""
+
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = _OPEN | os.O_CREAT | os.O_EXCL
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +114,9 @@ class Receiver:
         except OSError as error:
             raise _in_words(error, self._root) from error
         try:
-            kept = unchanged(self._folders, files, cache) if cache else set[str]()
-            self._parts = [self._plan(entry) for entry in files if entry.path not in kept]
+            self._lying = lying(self._folders, files, cache)
+            same = self._lying.same
+            self._parts = [self._plan(entry) for entry in files if entry.path not in same]
             lacking = sum(part.missing_bytes for part in self._parts)
             self.kept_bytes = self._size - lacking
             check_room(self._root, lacking)
@@ -140,6 +144,8 @@ class Receiver:
         """
         for part in self._parts:
             path = part.entry.path
+            if path not in self._lying.others:
+                continue
             for digests, data in former_chunks(self._folders, path, self._cache, self._uses.claim):
                 self._uses.have(digests)
                 self._put([self._uses.of(digest) for digest in digests], data)
@@ -241,6 +247,9 @@ class Receiver:
         return part
 
     def _write(self, part: _Part, offset: int, piece: memoryview) -> None:
+        if not part.draft and len(piece) == part.entry.size_bytes and not part.direct:
+            self._write_whole(part, piece)
+            return
         file = self._opened(part)
         if part.direct:
             if not self._direct.writes(file):
@@ -256,18 +265,31 @@ class Receiver:
             self._syncer.begin(part.fd)
             part.unsynced_bytes = 0
 
+    def _write_whole(self, part: _Part, data: memoryview) -> None:
+        """The same of all of a file, which most files of most trees are."""
+        folder_path, name = split(part.entry.path)
+        folder = self._folders.enter(folder_path, make=True)
+        part.draft = draft_name()
+        file = os.open(part.draft, _CREATE, 0o600, dir_fd=folder)
+        try:
+            pwrite_all(file, data, 0)
+            part.missing_bytes = 0
+            self._give_name(part, file, folder, name)
+        finally:
+            os.close(file)
+
     def _opened(self, part: _Part) -> int:
         """The file, open for writing; the one used longest ago is closed instead."""
         path = part.entry.path
         if part.fd < 0:
             folder_path, _ = split(path)
             folder = self._folders.enter(folder_path, make=True)
-            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = _OPEN
             if not part.draft:
                 part.draft = draft_name()
-                flags |= os.O_CREAT | os.O_EXCL
+                flags = _CREATE
             part.fd = os.open(part.draft, flags, 0o600, dir_fd=folder)
-            if flags & os.O_CREAT and part.missing_bytes < part.entry.size_bytes:
+            if flags == _CREATE and part.missing_bytes < part.entry.size_bytes:
                 os.ftruncate(part.fd, part.entry.size_bytes)
             if len(self._open) >= OPEN_FILES:
                 _, oldest = self._open.popitem(last=False)
@@ -283,17 +305,19 @@ class Receiver:
         folder_path, name = split(part.entry.path)
         file = self._opened(part)
         self._let_go(file)
+        self._give_name(part, file, self._folders.enter(folder_path), name)
+        os.close(file)
+        part.fd = -1
+        del self._open[part.entry.path]
+
+    def _give_name(self, part: _Part, file: int, folder: int, name: str) -> None:
         os.fchmod(file, 0o755 if part.entry.executable else 0o644)
         mark(file)
-        folder = self._folders.enter(folder_path)
         os.rename(part.draft, name, src_dir_fd=folder, dst_dir_fd=folder)
         part.draft = ""
         self._laid.append((part.entry, stamp_of(os.fstat(file))))
         if part.entry.size_bytes >= LARGE_BYTES:
             self._syncer.begin(file)
-        os.close(file)
-        part.fd = -1
-        del self._open[part.entry.path]
 
     def _let_go(self, file: int) -> None:
         """Has what was written to an open file in the kernel."""
@@ -340,11 +364,13 @@ def _runs(uses: Sequence[Use[_Part]], data: memoryview) -> Iterator[tuple[_Part,
 
 def _choose(manifest: Manifest, prefix: str, target: Path) -> tuple[Path, Path, list[Entry]]:
     """The folder to write in, where the result is, and entries named from that folder."""
+    if not prefix:
+        return target, target, list(manifest.entries)
     for entry in manifest.entries:
         if entry.path == prefix and not isinstance(entry, FolderEntry):
             path = target / split(prefix)[1] if target.is_dir() else target
             return path.parent, path, [replace(entry, path=path.name)]
-    below = f"{prefix}/" if prefix else ""
+    below = f"{prefix}/"
     chosen = [
         replace(entry, path=entry.path.removeprefix(below))
         for entry in manifest.entries
