@@ -170,7 +170,8 @@ def _mounts(question: Question, policy: Policy) -> list[Reason]:
     if policy.mounts or question.executor is ExecutorKind.DOCKER or not question.outside_paths:
         return []
     paths = ", ".join(question.outside_paths)
-    message = f"The job keeps or gets {paths}; on {policy.lender} jobs stay in their own folder."
+    message = f"The job keeps, gets or starts in {paths};"
+    message += f" on {policy.lender} jobs stay in their own folder."
     return [Reason("policy-mounts", message, "a path relative to the working directory")]
 
 

@@ -17,6 +17,7 @@ from dstack_agent.executor.container import (
     SECRETS,
     Image,
     Mount,
+    behind,
     labels_of,
     limits,
     mounts,
@@ -273,7 +274,7 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
         "command": None if runs.command is None else list(runs.command),
         "user": f"{user[0]}:{user[1]}",
         "environment": dict(env.outer) | ours,
-        "working_dir": working_dir(spec),
+        "working_dir": str(working_dir(spec)),
         "labels": labels_of(spec, creation.agent, launch.folder),
         "stdin_open": secret,
         "ports": list(launch.ports),
@@ -334,9 +335,11 @@ def _make_folders(placed: list[Mount], launch: Launch, user: tuple[int, int]) ->
     """
     outside = launch.folder / OUTSIDE
     wanted = [each.source for each in placed if each.source.is_relative_to(outside)]
-    start = launch.work / launch.spec.working_dir
-    if start.resolve().is_relative_to(launch.work.resolve()):  # a link in the code may lead away
-        wanted.append(start)
+    start = behind(working_dir(launch.spec), placed)
+    if start is not None:
+        # A link in the code may lead away.
+        led, own = start.resolve(), (launch.work.resolve(), outside.resolve())
+        wanted += [start] if any(led.is_relative_to(each) for each in own) else []
     missing = {
         folder
         for path in wanted
