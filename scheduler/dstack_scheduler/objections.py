@@ -158,9 +158,10 @@ def _length(question: Question, policy: Policy) -> list[Reason]:
 
 def _network(question: Question, policy: Policy) -> list[Reason]:
     docker = question.executor is ExecutorKind.DOCKER
-    if policy.network is Network.BRIDGE or not (docker and question.ports):
+    if policy.network is Network.BRIDGE or not (docker and (question.ports or question.meets)):
         return []
-    message = f"The job listens on {count(question.ports, 'port')}; containers on"
+    does = f"listens on {count(question.ports, 'port')}" if question.ports else "has several nodes"
+    message = f"The job {does}; containers on"
     message += f" {policy.lender} have no network."
     return [Reason("policy-network", message)]
 

@@ -109,7 +109,7 @@ async def test_a_container_starts_in_a_folder_of_its_image_and_keeps_what_hangs_
     process: AgentProcess, busybox: str
 ) -> None:
     async with process.agent() as agent:
-        spec = spec_of(process, busybox, "pwd; cat /workflow/*; echo a > rel/a; exit 0")
+        spec = spec_of(process, busybox, "pwd; echo a > rel/a; exit 0")
         spec = replace(spec, artifacts=("rel",), working_dir="/srv/app")
         output = bytearray()
         fin = await read(agent, await award(agent, spec), output)
