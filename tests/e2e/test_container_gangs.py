@@ -24,7 +24,6 @@ workflows:
       - |
         mine="rank $NODE_RANK of $PET_NNODES"
         if [ "$NODE_RANK" = 0 ]; then
-          busybox grep -q "\\s$MASTER_ADDR$" /etc/hosts
           echo "$mine" | busybox nc -l -p "$MASTER_PORT" >theirs
         else
           until echo "$mine" | busybox nc "$MASTER_ADDR" "$MASTER_PORT" >theirs && [ -s theirs ]
@@ -81,6 +80,7 @@ def test_two_containers_of_two_agents_meet_at_the_masters_port_which_alone_is_op
     assert list(master["HostConfig"]["PortBindings"].values()) == [[place]]
     assert place["HostIp"] == worker["NetworkSettings"]["Networks"]["dstack-jobs"]["Gateway"]
     assert not worker["HostConfig"]["PortBindings"]
+    assert "MASTER_ADDR=0.0.0.0" in master["Config"]["Env"]
     for each in (master, worker):
         assert each["HostConfig"]["NetworkMode"] == "dstack-jobs"
         assert each["HostConfig"]["CapDrop"] == ["ALL"]

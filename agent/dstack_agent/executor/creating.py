@@ -282,7 +282,6 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
         "working_dir": str(working_dir(spec)),
         "labels": labels_of(spec, creation.agent, launch.folder),
         "stdin_open": secret,
-        "hostname": (meeting.hostname if meeting else "") or None,
         "ports": [*launch.ports, *([meeting.port] if meeting and meeting.published else [])],
         "host_config": _host_config(engine, launch, placed, user, network, meeting),
     }

@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dstack_mesh.frozen import frozen
 from dstack_scheduler.job import Node
 
-MASTER = "dstack-master"
-"""What the container of the master calls itself. There alone it is told this name instead of the
-machine's address, at which nothing in a container can listen."""
-
-_EVERY_ADDRESS = "0.0.0.0"
+EVERY_ADDRESS = "0.0.0.0"
+"""What the master's own container is told instead of the machine's address, at which nothing in a
+container can listen: whoever listens there is reached, and whoever dials it reaches itself. Its
+host name would not do, which is one of each of its networks."""
 
 
 @frozen
@@ -28,12 +27,10 @@ class Meeting:
     Attributes:
         node: With the master's address as this container has it.
         published: Address of the machine at which its engine leads the port to it; empty for none.
-        hostname: What the container calls itself; empty for what the engine calls it.
     """
 
     node: Node
     published: str = ""
-    hostname: str = ""
 
     @property
     def port(self) -> int:
@@ -51,8 +48,8 @@ def meet(node: Node, gateway: str, is_own: Callable[[str], bool] | None = None) 
     host = gateway if is_loopback(host) else host.strip("[]")
     if node.rank:
         return Meeting(_told(node, host, port))
-    published = host if (is_own or has_address)(host) else _EVERY_ADDRESS
-    return Meeting(_told(node, MASTER, port), published, MASTER)
+    published = host if (is_own or has_address)(host) else EVERY_ADDRESS
+    return Meeting(_told(node, EVERY_ADDRESS, port), published)
 
 
 def is_loopback(host: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_agent.executor.meeting import MASTER, Meeting, has_address, meet
+from dstack_agent.executor.meeting import EVERY_ADDRESS, Meeting, has_address, meet
 from dstack_scheduler.job import Node
 
 GATEWAY = "172.18.0.1"
@@ -24,7 +24,7 @@ def test_the_others_go_where_the_machine_leads_to_the_master(
     master: str, published: str, told: str
 ) -> None:
     own = meet(Node(0, 2, master), GATEWAY, lambda host: True)
-    assert own == Meeting(Node(0, 2, f"{MASTER}:29500"), published, MASTER)
+    assert own == Meeting(Node(0, 2, f"{EVERY_ADDRESS}:29500"), published)
     assert own.port == 29500
     assert meet(Node(1, 2, master), GATEWAY) == Meeting(Node(1, 2, told))
 
