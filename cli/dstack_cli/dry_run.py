@@ -17,8 +17,9 @@ from dstack_cli.submitting import Order, submission
 from dstack_mesh.faults import MeshError, Missing
 from dstack_mesh.home import Home
 from dstack_mesh.machine import ExecutorKind
-from dstack_scheduler.agent_port import Listing, Question, outside
+from dstack_scheduler.agent_port import Listing, Question
 from dstack_scheduler.job import JobKey
+from dstack_scheduler.job_paths import outside
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.opinions import Opinion, opinions
 from dstack_scheduler.plan import Plan, PlannedJob, Reuse
@@ -95,7 +96,7 @@ async def _opinions(reach: Reach, job: PlannedJob, order: Order) -> list[Opinion
         python=job.python,
         image=job.image,
         max_duration_seconds=job.max_duration_seconds,
-        outside_paths=outside(*job.artifacts),
+        outside_paths=outside(job.artifacts, job.working_dir),
         ports=len(job.ports),
         ssh=any(app.ssh for app in job.apps),
     )

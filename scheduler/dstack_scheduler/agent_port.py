@@ -30,6 +30,7 @@ from dstack_scheduler.job import (
     StateChange,
     TagRecord,
 )
+from dstack_scheduler.job_paths import outside
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.removal import Removal
 from dstack_scheduler.verdict import Bid
@@ -47,7 +48,7 @@ class Question:
         input_sizes_bytes: Bytes of the files of each, in the same order, as far as they are known.
         image: As the workflow says it; empty for a process, and of askers that do not say it.
         max_duration_seconds: None for no limit of the job's own.
-        outside_paths: Folders to keep or to get that are not below the job's own.
+        outside_paths: Folders to keep, to get or to start in that are not below the job's own.
         ports: Ports that the job listens on.
         ssh: The job is entered over SSH.
         meets: Wants to know with the hold where other nodes of its gang would reach the job.
@@ -80,16 +81,13 @@ def question_of(spec: JobSpec) -> Question:
         input_sizes_bytes=tuple(each.size_bytes for each in spec.inputs),
         image=spec.image,
         max_duration_seconds=spec.max_duration_seconds,
-        outside_paths=outside(*spec.artifacts, *(each.path for each in spec.inputs)),
+        outside_paths=outside(
+            (*spec.artifacts, *(each.path for each in spec.inputs)), spec.working_dir
+        ),
         ports=len(spec.ports),
         ssh=any(app.ssh for app in spec.apps),
         meets=spec.node is not None and spec.node.rank == 0,
     )
-
-
-def outside(*paths: str) -> tuple[str, ...]:
-    """Those of a job's paths that are absolute or below a person's home, each once."""
-    return tuple(dict.fromkeys(path for path in paths if path.startswith(("/", "~"))))
 
 
 @frozen

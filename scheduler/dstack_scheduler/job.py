@@ -103,7 +103,7 @@ class JobSpec:
             own command.
         image: Container image; empty for a process on the host.
         env: What the workflow asks for, values as written; secrets in them are placeholders.
-        working_dir: Relative to the root of the code; "" is the root.
+        working_dir: Relative to the root of the code, which "" is; or absolute.
         artifacts: Folders to keep: relative to the working directory, absolute, or below "~/".
         inputs: Laid into the work directory in order.
         code_digest: Manifest of the code.

@@ -158,9 +158,10 @@ def _length(question: Question, policy: Policy) -> list[Reason]:
 
 def _network(question: Question, policy: Policy) -> list[Reason]:
     docker = question.executor is ExecutorKind.DOCKER
-    if policy.network is Network.BRIDGE or not (docker and question.ports):
+    if policy.network is Network.BRIDGE or not (docker and (question.ports or question.meets)):
         return []
-    message = f"The job listens on {count(question.ports, 'port')}; containers on"
+    does = f"listens on {count(question.ports, 'port')}" if question.ports else "has several nodes"
+    message = f"The job {does}; containers on"
     message += f" {policy.lender} have no network."
     return [Reason("policy-network", message)]
 
@@ -170,7 +171,8 @@ def _mounts(question: Question, policy: Policy) -> list[Reason]:
     if policy.mounts or question.executor is ExecutorKind.DOCKER or not question.outside_paths:
         return []
     paths = ", ".join(question.outside_paths)
-    message = f"The job keeps or gets {paths}; on {policy.lender} jobs stay in their own folder."
+    message = f"The job keeps, gets or starts in {paths};"
+    message += f" on {policy.lender} jobs stay in their own folder."
     return [Reason("policy-mounts", message, "a path relative to the working directory")]
 
 

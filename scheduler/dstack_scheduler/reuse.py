@@ -7,8 +7,9 @@ a new field makes jobs differ until somebody decides otherwise.
 
 Only what is kept is a result: a job without artifacts always runs. So do a provider that is run
 directly, which somebody typed to see it run, a job with ports, which somebody wants to talk to, a
-job of several nodes or one that makes others, which is not all of its workflow, and a job with
-secrets, whose values nobody may compare.
+job of several nodes or one that makes others, which is not all of its workflow, a process that
+starts outside of its code, whose folder is not compared, and a job with secrets, whose values
+nobody may compare.
 
 Of the code counts the work tree and, of its git folder, everything but the objects and the index:
 the commit names those. Where a workflow says which files count, only those do; then other files of
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple, cast
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.ids import Digest, PeerId
+from dstack_mesh.machine import ExecutorKind
 from dstack_scheduler.job import (
     NOTHING,
     ArtifactSaved,
@@ -62,7 +64,8 @@ def is_reusable(spec: JobSpec) -> bool:
     """Whether a job has a result that may stand in for another one's, or could be stood in for."""
     secrets = spec.secret_names or named_in(spec.env.values())
     shared = spec.ports or spec.apps or spec.node or spec.makes
-    return bool(spec.workflow and spec.artifacts) and not (shared or secrets)
+    elsewhere = spec.executor is ExecutorKind.PROCESS and spec.working_dir.startswith("/")
+    return bool(spec.workflow and spec.artifacts) and not (shared or secrets or elsewhere)
 
 
 def reuse_key(spec: JobSpec, code: Manifest, by: PeerId) -> Digest:

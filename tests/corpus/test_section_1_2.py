@@ -202,6 +202,13 @@ def test_1_2_25_a_job_may_start_in_a_folder_of_the_project(written: str, path: s
     assert mistakes(f"{BASH}working_dir: ../x\n") == [Code.BAD_PATH]
 
 
+@pytest.mark.parametrize("workflow", [BASH, DOCKER])
+def test_1_2_25_a_job_may_start_in_a_folder_of_the_image_or_the_machine(workflow: str) -> None:
+    job = job_of(f"{workflow}working_dir: /app//src/\nartifacts: [out, /data]\n")
+    assert (job.working_dir, job.artifacts) == ("/app/src", ("out", "/data"))
+    assert mistakes(f"{workflow}working_dir: ~/x\n") == [Code.BAD_PATH]
+
+
 def test_1_2_26_the_home_of_an_image_is_where_the_tilde_leads() -> None:
     job = job_of(f"{DOCKER}home_dir: /home/app\nartifacts: [~/x, y]\n")
     assert job.artifacts == ("/home/app/x", "y")

@@ -1,7 +1,5 @@
 """Section 4.11 of the map, and the keys for it: several nodes."""
 
-import pytest
-
 from dstack_scheduler.job import MOST_NODES
 from dstack_scheduler.workflow.problem import Code
 from support.workflow_files import codes_of, plan_of, project_of
@@ -49,7 +47,13 @@ def test_trap_25_only_the_masters_artifacts_are_laid_into_who_depends_on_them() 
     assert [job.artifacts for job in jobs if job.index in jobs[2].after] == [("out",)]
 
 
-@pytest.mark.parametrize("image", ["image: alpine, commands: [a]"])
-def test_4_11_nodes_are_processes(image: str) -> None:
-    project = project_of(f"workflows: [{{name: x, {image}, nodes: 2}}]")
-    assert codes_of(project, "x") == [Code.NOT_SUPPORTED_YET]
+def test_4_11_nodes_may_be_containers() -> None:
+    project = project_of("workflows: [{name: x, image: alpine, commands: [a], nodes: 2}]")
+    jobs = plan_of(project, "x").jobs
+    assert [(job.image, job.node and job.node.count) for job in jobs] == [("alpine", 2)] * 2
+
+
+def test_4_11_torchrun_trains_in_processes() -> None:
+    """Gloo and NCCL connect every node with every other one; a container has one port for that."""
+    project = project_of("workflows: [{name: x, provider: torchrun, file: a.py, image: alpine}]")
+    assert codes_of(project, "x") == [Code.UNKNOWN_KEY]

@@ -105,6 +105,29 @@ async def test_artifacts_lie_where_the_container_has_them(
         assert bytes(output) == b"a\nb\nc\n"
 
 
+async def test_a_container_starts_in_a_folder_of_its_image_and_keeps_what_hangs_off_it(
+    process: AgentProcess, busybox: str
+) -> None:
+    async with process.agent() as agent:
+        spec = spec_of(process, busybox, "pwd; echo a > rel/a; exit 0")
+        spec = replace(spec, artifacts=("rel",), working_dir="/srv/app")
+        output = bytearray()
+        fin = await read(agent, await award(agent, spec), output)
+        assert fin is not None
+        assert (fin.state.state, fin.state.cause) == (JobState.DONE, "")
+        assert output.startswith(b"/srv/app\n")
+        (kept,) = fin.artifacts
+        assert (kept.path, kept.files) == ("rel", 1)
+        again = replace(
+            spec_of(process, busybox, "cat rel/a ../app/rel/a"),
+            inputs=(Input(kept.digest, "rel"),),
+            working_dir="/srv/app",
+        )
+        output = bytearray()
+        assert await read(agent, await award(agent, again), output)
+        assert bytes(output) == b"a\na\n"
+
+
 async def test_a_missing_image_is_told_by_name(process: AgentProcess) -> None:
     async with process.agent() as agent:
         key = await award(agent, spec_of(process, "dstack-lab/nothing:9", "true"))

@@ -44,6 +44,16 @@ async def test_files_belong_to_the_person(bench: Bench) -> None:
         assert (folder / path).stat().st_uid == person, path
 
 
+async def test_where_it_starts_below_a_folder_of_the_job_the_person_may_write(bench: Bench) -> None:
+    ended, folder = await bench.run(
+        "pwd", "touch here", artifacts=("/data/out",), working_dir="/data/out/deep"
+    )
+    assert ended == Ended(0)
+    assert written(folder)[0] == b"/data/out/deep\n"
+    person = PERSON if os.getuid() == 0 else os.getuid()
+    assert (folder / "outside/data/out/deep/here").stat().st_uid == person
+
+
 @pytest.mark.parametrize("code", [0, 3])
 async def test_the_exit_code_is_the_job_s_own(bench: Bench, code: int) -> None:
     ended, _ = await bench.run(f"exit {code}")

@@ -5,15 +5,17 @@ host, and nothing mounted but the job's own folders. It runs as the person whose
 that what it writes is theirs.
 """
 
+import posixpath
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from dstack_agent.executor.environment import CONTAINER_HOME
 from dstack_mesh.faults import Refused
 from dstack_scheduler.job import JobSpec
+from dstack_scheduler.job_paths import named
 
 WORK = PurePosixPath("/workflow")
 COMMANDS = PurePosixPath("/run/commands.sh")
@@ -171,30 +173,40 @@ def secrets_text(secrets: Mapping[str, str], filled: Mapping[str, str] | None = 
 
 
 def mounts(spec: JobSpec, folder: Path, work: Path) -> list[Mount]:
-    """The job's folders in the container: the code, the home, absolute artifacts and inputs.
+    """The job's folders in the container: the code, the home, absolute artifacts, inputs, caches.
+
+    A cache that would hide a part of the container is none.
 
     Raises:
         Refused: An absolute path would hide a part of the container that belongs to it.
     """
     outside = folder / OUTSIDE
-    absolute = sorted(
-        {
-            path
-            for path in (*spec.artifacts, *(each.path for each in spec.inputs))
-            if path.startswith("/")
-        }
-    )
-    home = PurePosixPath(CONTAINER_HOME)
-    targets = [home, *(_target(path) for path in absolute)]
+    kept = {_target(path) for path in _absolute(spec, spec.artifacts)}
+    given = {_target(path) for path in _absolute(spec, (each.path for each in spec.inputs))}
+    caches = {_plain(path) for path in _absolute(spec, spec.cache)}
+    free = {target for target in caches if not _hides(target)}
+    targets = [PurePosixPath(CONTAINER_HOME), *sorted(kept | given | free)]
     return [
         Mount(work, WORK),
         *(Mount(outside / target.relative_to("/"), target) for target in dict.fromkeys(targets)),
     ]
 
 
-def working_dir(spec: JobSpec) -> str:
-    """Where the commands start."""
-    return str(WORK / spec.working_dir.lstrip("/"))
+def working_dir(spec: JobSpec) -> PurePosixPath:
+    """Where the commands start: in the code, or where else the image has it."""
+    return WORK / posixpath.normpath(spec.working_dir)
+
+
+def behind(path: PurePosixPath, placed: Iterable[Mount]) -> Path | None:
+    """What the machine has of the job at a path of its container; None if it is the image's own.
+
+    A link on the way is not followed, so that it may lead anywhere.
+    """
+    over = [each for each in placed if path.is_relative_to(each.target)]
+    if not over:
+        return None
+    nearest = max(over, key=lambda mount: len(mount.target.parts))
+    return nearest.source / path.relative_to(nearest.target)
 
 
 def name_of(spec: JobSpec) -> str:
@@ -225,10 +237,24 @@ def limits(spec: JobSpec) -> dict[str, int]:
     return {"pids_limit": PIDS} | {name: value for name, value in asked.items() if value}
 
 
+def _absolute(spec: JobSpec, paths: Iterable[str]) -> Iterator[str]:
+    named_ones = (named(path, spec.working_dir) for path in paths)
+    return (path for path in named_ones if path.startswith("/"))
+
+
+def _plain(path: str) -> PurePosixPath:
+    return PurePosixPath("/" + path.lstrip("/"))  # two slashes would be another root
+
+
+def _hides(target: PurePosixPath) -> bool:
+    """Whether a mount there would hide a part of the container that belongs to it."""
+    kernel = any(target.is_relative_to(each) for each in _KERNEL)
+    return str(target) in _OWN or kernel or ".." in target.parts
+
+
 def _target(path: str) -> PurePosixPath:
-    target = PurePosixPath("/" + path.lstrip("/"))  # two slashes would be another root
-    hides = str(target) in _OWN or any(target.is_relative_to(each) for each in _KERNEL)
-    if hides or ".." in target.parts:
+    target = _plain(path)
+    if _hides(target):
         raise Refused(
             f"The path {path} cannot be kept or filled.",
             "It belongs to the container itself.",

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from dstack_agent.executor.container import (
     SECRETS,
     Image,
     Mount,
+    behind,
     labels_of,
     limits,
     mounts,
@@ -27,7 +28,9 @@ from dstack_agent.executor.container import (
     working_dir,
 )
 from dstack_agent.executor.guarding import guard
-from dstack_agent.executor.networks import network_of, shut_metadata
+from dstack_agent.executor.meeting import Meeting, meet
+from dstack_agent.executor.networks import NO_NETWORK, gateway_of, network_of, shut_metadata
+from dstack_agent.executor.nodes import LOOPBACK, node_names
 from dstack_agent.executor.port import Launch
 from dstack_agent.executor.starting import unprepared
 from dstack_mesh.faults import MeshError, Refused
@@ -103,7 +106,7 @@ def create(creation: Creation) -> tuple[str, str]:
         except OSError as error:
             raise unprepared(error) from error
         made = engine.create_container(**options)
-        if options["host_config"]["NetworkMode"] != "none":
+        if options["host_config"]["NetworkMode"] != NO_NETWORK:
             shut_metadata(engine, made["Id"])
     return str(made["Id"]), secrets_text(launch.given, launch.filled)
 
@@ -259,7 +262,10 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
         placed.append(_commands_file(launch.folder, commands))
         commands = f". {placed[-1].target}"
     held = launch.filled
-    env = variables({name: each for name, each in launch.env.items() if name not in held}, image)
+    network = network_of(engine) if launch.network else NO_NETWORK
+    meeting = _meeting(engine, launch, network)
+    seen = {**launch.env, **(_met(launch, meeting) if meeting else {})}
+    env = variables({name: each for name, each in seen.items() if name not in held}, image)
     secret = bool(held or launch.given)
     runs = started(spec, commands, image, secret, env.inner)
     _make_folders(placed, launch, user)
@@ -273,15 +279,51 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
         "command": None if runs.command is None else list(runs.command),
         "user": f"{user[0]}:{user[1]}",
         "environment": dict(env.outer) | ours,
-        "working_dir": working_dir(spec),
+        "working_dir": str(working_dir(spec)),
         "labels": labels_of(spec, creation.agent, launch.folder),
         "stdin_open": secret,
-        "ports": list(launch.ports),
-        "host_config": _host_config(engine, launch, placed, user),
+        "ports": [*launch.ports, *([meeting.port] if meeting and meeting.published else [])],
+        "host_config": _host_config(engine, launch, placed, user, network, meeting),
     }
 
 
-def _host_config(engine: Client, launch: Launch, placed: list[Mount], user: tuple[int, int]) -> Any:
+def _meeting(engine: Client, launch: Launch, network: str) -> Meeting | None:
+    """How the job meets the other nodes of its gang; None for a job of its own. Raises Refused."""
+    if launch.spec.node is None:
+        return None
+    if network == NO_NETWORK:
+        raise Refused(
+            "The job's nodes cannot meet in containers here.",
+            "Its containers have no network.",
+            "Start Docker with a bridge there, or run the nodes without `image:`.",
+            "no-network",
+        )
+    return meet(launch.spec.node, gateway_of(engine, network))
+
+
+def _met(launch: Launch, meeting: Meeting) -> dict[str, str]:
+    """What the job is told of the other nodes, but for what its workflow says itself."""
+    spec = replace(launch.spec, node=meeting.node)
+    told = node_names(spec, len(launch.gpus))
+    return {name: value for name, value in told.items() if name not in spec.env}
+
+
+def _bound(launch: Launch, meeting: Meeting | None) -> dict[int, Any]:
+    """Where the machine leads ports to the container: to its own loopback, but where nodes meet."""
+    bound: dict[int, Any] = {port: (LOOPBACK, None) for port in launch.ports if launch.network}
+    if meeting is not None and meeting.published:
+        bound[meeting.port] = (meeting.published, meeting.port)
+    return bound
+
+
+def _host_config(
+    engine: Client,
+    launch: Launch,
+    placed: list[Mount],
+    user: tuple[int, int],
+    network: str,
+    meeting: Meeting | None,
+) -> Any:
     from docker.types import LogConfig, Ulimit
     from docker.types import Mount as EngineMount
 
@@ -295,12 +337,12 @@ def _host_config(engine: Client, launch: Launch, placed: list[Mount], user: tupl
         init=True,
         ipc_mode="private",
         cgroupns="private",
-        network_mode=network_of(engine) if launch.network else "none",
+        network_mode=network,
         log_config=LogConfig(type="local", config=_LOG_SIZE),
         ulimits=[Ulimit(name="core", soft=0, hard=0)],
         tmpfs={str(SECRETS): f"size=1m,mode=0700,uid={user[0]},gid={user[1]}"},
         device_requests=_device_requests(launch.gpus),
-        port_bindings={port: ("127.0.0.1", None) for port in launch.ports if launch.network},
+        port_bindings=_bound(launch, meeting),
         **limits(launch.spec),
     )
 
@@ -334,9 +376,11 @@ def _make_folders(placed: list[Mount], launch: Launch, user: tuple[int, int]) ->
     """
     outside = launch.folder / OUTSIDE
     wanted = [each.source for each in placed if each.source.is_relative_to(outside)]
-    start = launch.work / launch.spec.working_dir
-    if start.resolve().is_relative_to(launch.work.resolve()):  # a link in the code may lead away
-        wanted.append(start)
+    start = behind(working_dir(launch.spec), placed)
+    if start is not None:
+        # A link in the code may lead away.
+        led, own = start.resolve(), (launch.work.resolve(), outside.resolve())
+        wanted += [start] if any(led.is_relative_to(each) for each in own) else []
     missing = {
         folder
         for path in wanted

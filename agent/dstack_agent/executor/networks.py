@@ -12,6 +12,9 @@ log = logging.getLogger(__name__)
 JOBS = "dstack-jobs"
 """A bridge whose containers do not reach each other."""
 
+NO_NETWORK = "none"
+"""What an engine calls it that a container has no network."""
+
 NO_METADATA = "dstack-no-metadata"
 """A bridge that leads nowhere, over the addresses at which clouds hand out credentials."""
 
@@ -34,8 +37,15 @@ class Networks(Protocol):
 def network_of(engine: Networks) -> str:
     """The network for a job: never the host's own; none where the engine has no bridge at all."""
     if not engine.networks(names=["bridge"]):
-        return "none"
+        return NO_NETWORK
     return JOBS if _made(engine, JOBS, driver="bridge", options=_ALONE) else "bridge"
+
+
+def gateway_of(engine: Networks, network: str) -> str:
+    """The machine's own address in a network; empty for one that has none."""
+    found = [each for each in engine.networks(names=[network]) if each["Name"] == network]
+    pools = [pool for each in found for pool in each["IPAM"]["Config"] or ()]
+    return next((str(pool["Gateway"]) for pool in pools if "Gateway" in pool), "")
 
 
 def shut_metadata(engine: Networks, container: str) -> None:

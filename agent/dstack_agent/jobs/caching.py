@@ -15,6 +15,7 @@ from dstack_mesh.clock import Clock
 from dstack_mesh.faults import MeshError, Missing
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import Digest
+from dstack_scheduler.job_paths import named
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Caching:
         return [(path, self.places.of(path)) for path in self.paths if self._is_own(path)]
 
     def _is_own(self, path: str) -> bool:
+        path = named(path, self.places.working_dir)
         if self.places.outside is not None or not path.startswith(("/", "~")):
             return True
         return path.startswith("~") and self.places.own_home

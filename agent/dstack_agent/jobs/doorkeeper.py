@@ -94,8 +94,7 @@ class Doorkeeper:
         return Doors(accepted.key, ports, spots, apps, token, hosts, on_machine, login)
 
     def _login(self, accepted: Accepted) -> Login:
-        folder = self.workshop.places(accepted).work / accepted.spec.working_dir
-        return Login(user_name(), str(folder))
+        return Login(user_name(), str(self.workshop.places(accepted).start))
 
     async def spot(self, key: JobKey, index: int) -> Spot:
         """Where one port of an attempt is reached now.

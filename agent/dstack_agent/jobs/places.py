@@ -1,8 +1,9 @@
 """Where the files of an attempt lie on this machine.
 
 A path of a workflow is relative to the job's working directory, below "~/", or absolute. A process
-sees the machine's own paths, so an absolute one must lie where the machine's owner allows it. A
-container sees its own: what it has at an absolute path lies below the job's folder here.
+sees the machine's own paths, so an absolute one must lie where the machine's owner allows it, the
+working directory too. A container sees its own: what it has at an absolute path lies below the
+job's folder here.
 """
 
 import os
@@ -12,6 +13,7 @@ from dstack_mesh.faults import Refused
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
 from dstack_scheduler.job import JobKey
+from dstack_scheduler.job_paths import named
 
 
 def folder_of(jobs: Path, key: JobKey) -> Path:
@@ -45,7 +47,7 @@ class Places:
 
     Attributes:
         work: Root of the code.
-        working_dir: Of the job, relative to `work`.
+        working_dir: Of the job, relative to `work` or absolute.
         home: What "~" is on this machine.
         outside: Absolute paths of a container lie below it; None for a process.
         allowed: Where a process may have absolute paths.
@@ -63,11 +65,31 @@ class Places:
 
     @property
     def start(self) -> Path:
-        """The job's working directory."""
-        return self.work / self.working_dir
+        """The job's working directory. Raises Refused if it may not start there."""
+        if not self.working_dir.startswith("/"):
+            return self.work / self.working_dir
+        path = PurePosixPath(os.path.normpath(self.working_dir))
+        if self.outside is not None:
+            return self.outside / path.relative_to(path.anchor)
+        start = Path(path)
+        if not any(start.is_relative_to(allowed) for allowed in self.allowed):
+            allowed = " or ".join(f"{each} and below" for each in self.allowed)
+            raise self._no_start(f"Absolute ones may be {allowed or 'in containers alone'}.")
+        if self.closed is not None and start.is_relative_to(self.closed):
+            raise self._no_start(f"The agent keeps its own files in {self.closed}.")
+        return start
+
+    def _no_start(self, why: str) -> Refused:
+        return Refused(
+            f"A process may not start in {self.working_dir} on this machine.",
+            why,
+            "Name a folder of the project, as src, or run it in a container with `image:`.",
+            "path-not-allowed",
+        )
 
     def of(self, path: str) -> Place:
         """Where a path of the workflow lies. Raises Refused if it must not be touched."""
+        path = named(path, self.working_dir)
         if path == "~" or path.startswith("~/"):
             place = Place(self.home / _inside(path[2:], path), self.outside or self.home)
             return place if self.outside or self.own_home else self._open(place)

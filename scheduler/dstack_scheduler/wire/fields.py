@@ -119,11 +119,11 @@ def path(value: str, field: str) -> str:
     return line(value, field, PATH)
 
 
-def inside(value: str, field: str) -> str:
-    """A relative path that stays where it starts; "" is the start itself."""
+def start(value: str, field: str) -> str:
+    """A folder: absolute, or one of the code; "" is the code's root."""
     line(value, field, PATH)
-    if value.startswith("/") or ".." in value.split("/"):
-        raise refuse(field, value, "it is relative and stays inside the code")
+    if ".." in value.split("/") or value.startswith("//"):
+        raise refuse(field, value, "it is absolute or stays inside the code")
     return value
 
 

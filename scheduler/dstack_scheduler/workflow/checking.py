@@ -14,7 +14,7 @@ from dstack_scheduler.workflow.plain import plain
 from dstack_scheduler.workflow.problem import MEANT, Code, did_you_mean, nearest, one_of
 from dstack_scheduler.workflow.project import Written
 from dstack_scheduler.workflow.scope import Scope
-from dstack_scheduler.workflow.tree import Node, ScalarNode, find, shorten
+from dstack_scheduler.workflow.tree import ScalarNode, shorten
 
 
 class Checked(NamedTuple):
@@ -55,9 +55,6 @@ def check(written: Written, scope: Scope, own: Mapping[str, Provider] = NO_PROVI
         if provider.any_key:
             keys_in_json = json.dumps(plain(written.node, scope))
             workflow = replace(workflow, options={**workflow.options, WRITTEN: keys_in_json})
-        if workflow.nodes > 1 and workflow.image:
-            image = find(written.node, ("image",)) or (written.node,)
-            _complain_of_nodes(image[0], scope.within("nodes"))
     return Checked(workflow, provider)
 
 
@@ -96,15 +93,6 @@ def _complain_of_twin(key: ScalarNode, first: str, scope: Scope) -> None:
         Code.SAID_TWICE,
         f'"{key.text}" says the same as "{first}", which is there already.',
         "keep one of them",
-    )
-
-
-def _complain_of_nodes(at: Node, scope: Scope) -> None:
-    scope.complain(
-        at,
-        Code.NOT_SUPPORTED_YET,
-        "Containers on different machines do not reach each other, so nodes run as processes.",
-        "remove image, or write nodes: 1",
     )
 
 

@@ -58,7 +58,10 @@ def read_folder(path: str, node: Node, scope: Scope) -> str:
 
 @shaped(Scalar.TEXT)
 def read_working_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
-    """`working_dir: src`, from the root of the repository, which may be written `/workflow`."""
+    """`working_dir: src`, from the root of the repository, which may be written `/workflow`.
+
+    Another absolute one is a folder of the image; for a process, of the machine that runs it.
+    """
     text = scope.text(node)
     if text is None:
         return workflow
@@ -70,15 +73,7 @@ def read_working_dir(workflow: Workflow, node: Node, scope: Scope) -> Workflow:
             node,
             Code.BAD_PATH,
             f'The working directory "{shorten(text)}" is outside of the repository.',
-            "name a folder of the repository, as src",
-        )
-        return workflow
-    if clean.startswith("/"):
-        scope.complain(
-            node,
-            Code.NOT_SUPPORTED_YET,
-            f'This version takes no absolute working directory such as "{shorten(text)}".',
-            "name a folder of the repository, as src",
+            "name a folder of the repository, as src, or an absolute one, as /app",
         )
         return workflow
     return replace(workflow, working_dir=clean)

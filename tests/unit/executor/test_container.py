@@ -74,6 +74,29 @@ def test_a_container_has_the_job_s_own_folders_and_nothing_else(tmp_path: Path) 
     ]
 
 
+def test_where_a_container_starts_in_its_image_its_relative_paths_are_mounted(
+    tmp_path: Path,
+) -> None:
+    spec = spec_of(working_dir="/app", artifacts=("out", "/data"), cache=("build", "/usr"))
+    placed = container.mounts(spec, tmp_path, tmp_path / "work")
+    targets = ["/workflow", "/home/dstack", "/app/build", "/app/out", "/data"]
+    assert [str(each.target) for each in placed] == targets
+    assert str(container.working_dir(spec)) == "/app"
+
+
+@pytest.mark.parametrize(
+    ("path", "lies"),
+    [("/workflow/a", "work/a"), ("/data/out/a", "outside/data/out/a"), ("/data", None)],
+)
+def test_what_lies_behind_a_path_of_a_container(
+    tmp_path: Path, path: str, lies: str | None
+) -> None:
+    spec = spec_of(artifacts=("/data/out",))
+    placed = container.mounts(spec, tmp_path, tmp_path / "work")
+    found = container.behind(container.PurePosixPath(path), placed)
+    assert found == (None if lies is None else tmp_path / lies)
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/proc/1", "/sys", "/dev/shm", "/etc", "/run/secrets", "/a/../etc", "/workflow"]
 )

@@ -43,13 +43,46 @@ def test_a_process_may_not_name_what_is_not_its_own(path: str) -> None:
     assert refused.value.hint
 
 
+@pytest.mark.parametrize(("start", "lies"), [("/app", "app"), ("/", ""), ("/app/../srv", "srv")])
+def test_a_container_may_start_anywhere_and_its_paths_hang_off_that(start: str, lies: str) -> None:
+    places = replace(CONTAINER, working_dir=start)
+    assert places.start == OUTSIDE / lies
+    assert places.of("out").path == OUTSIDE / lies / "out"
+    assert places.of("/data").path == OUTSIDE / "data"
+
+
+def test_a_process_may_start_where_its_absolute_paths_may_lie() -> None:
+    places = replace(PROCESS, working_dir="/home/ana/project", closed=Path("/home/ana/.dstack"))
+    assert places.start == Path("/home/ana/project")
+    assert places.of("out").path == Path("/home/ana/project/out")
+    assert replace(places, working_dir="/home/ana").start == Path("/home/ana")
+
+
+@pytest.mark.parametrize("start", ["/srv", "/home/ana/../bob", "/home/ana/.dstack/jobs", "/"])
+def test_a_process_starts_nowhere_else(start: str) -> None:
+    places = replace(PROCESS, working_dir=start, closed=Path("/home/ana/.dstack"))
+    with pytest.raises(Refused) as refused:
+        _ = places.start
+    assert refused.value.code == "path-not-allowed"
+    assert start in str(refused.value)
+    assert "image:" in refused.value.hint
+
+
+def test_a_process_of_somebody_else_starts_in_its_own_folder() -> None:
+    places = Places(WORK, "/home/ana", WORK.parent / "home", own_home=True)
+    with pytest.raises(Refused) as refused:
+        _ = places.start
+    assert "in containers alone" in str(refused.value)
+
+
 SEGMENTS = st.lists(st.sampled_from(["a", "b", "..", ".", "", "~"]), max_size=8)
 
 
 @given(st.sampled_from(["", "/", "~/", "./"]), SEGMENTS)
 def test_no_path_leads_out_of_the_folder_that_guards_it(start: str, segments: list[str]) -> None:
     path = start + "/".join(segments)
-    for places in (PROCESS, CONTAINER):
+    elsewhere = (replace(PROCESS, working_dir="/home/ana"), replace(CONTAINER, working_dir="/app"))
+    for places in (PROCESS, CONTAINER, *elsewhere):
         try:
             place = places.of(path)
         except Refused:

@@ -138,6 +138,8 @@ def test_only_allowed_executors_run() -> None:
 def test_a_container_without_network_listens_on_nothing() -> None:
     policy = replace(STATION, network=Network.NONE)
     assert why(ask(policy, container(ports=1)), Never).code == "policy-network"
+    gang = why(ask(policy, replace(container(), meets=True)), Never)
+    assert (gang.code, "several nodes" in gang.message) == ("policy-network", True)
     assert isinstance(ask(policy, container()), Now)
     assert isinstance(ask(policy, replace(ONE_GPU, ports=1)), Now), "processes are not contained"
 

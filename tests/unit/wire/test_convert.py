@@ -102,7 +102,7 @@ specs = st.builds(
     image=words,
     entrypoint=tuples(texts),
     env=mappings,
-    working_dir=st.sampled_from(["", "a", "a/b"]),
+    working_dir=st.sampled_from(["", "a", "a/b", "/app"]),
     artifacts=tuples(paths),
     inputs=tuples(inputs),
     python=st.sampled_from(["", "3.11"]),
@@ -288,7 +288,8 @@ def test_the_message_that_the_next_tests_spoil_is_valid() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"working_dir": "/etc"},
+        {"working_dir": "//etc"},
+        {"working_dir": "/app/../etc"},
         {"working_dir": "a/../../b"},
         {"env": {"A=B": "c"}},
         {"env": {"A": "c\0"}},

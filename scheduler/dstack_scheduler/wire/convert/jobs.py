@@ -261,7 +261,7 @@ def spec_from_wire(wire: job_pb2.JobSpec) -> JobSpec:
         image=fields.line(wire.image, "The image", fields.PATH),
         entrypoint=fields.texts(wire.entrypoint, "The entrypoint"),
         env=fields.mapping(wire.env, "The environment"),
-        working_dir=fields.inside(wire.working_dir, "The working directory"),
+        working_dir=fields.start(wire.working_dir, "The working directory"),
         artifacts=tuple(
             fields.path(each.path, "The artifact's path")
             for each in fields.items(wire.artifacts, "Artifacts")
