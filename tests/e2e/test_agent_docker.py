@@ -12,12 +12,14 @@ import pytest
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.ids import RunId, RunName
+from dstack_mesh.machine import JobLoad
 from dstack_scheduler.agent_port import Question
 from dstack_scheduler.job import Fin, Input, JobKey, JobSpec, JobState, LogFrame
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.wire.agent import GrpcAgent
 from support.agent_process import AgentProcess, agent_process
 from support.docker_lab import DockerLab, busybox, docker_lab
+from support.eventually import eventually_async
 
 __all__ = ["busybox", "docker_lab"]
 
@@ -168,3 +170,20 @@ async def test_a_stop_ends_a_container_within_its_grace(
             fin = await read(agent, key, output)
     assert fin is not None
     assert fin.state.state is JobState.STOPPED
+
+
+async def test_what_a_container_uses_is_told(process: AgentProcess, busybox: str) -> None:
+    async def measured() -> JobLoad | None:
+        load = (await process.hello()).load
+        jobs = load.jobs if load is not None else ()
+        return next((job for job in jobs if job.cpus), None)
+
+    async with process.agent() as agent:
+        key = await award(agent, spec_of(process, busybox, "echo up; while true; do :; done"))
+        await read(agent, key, bytearray(), until=b"up\n")
+        job = await eventually_async(measured, within=20, every=0.2)
+        assert job is not None and (job.run_id, job.job) == (key.run_id, key.job)
+        assert job.cpus is not None and 0 < job.cpus < 2
+        assert 10**4 < job.memory_bytes < 10**9
+        await agent.stop(key.run_id, None, True, "enough")
+        assert await read(agent, key, bytearray()) is not None

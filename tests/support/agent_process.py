@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dstack_mesh.card import PeerCard
+from dstack_mesh.card import HelloAnswer, PeerCard
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.home import Home
 from dstack_mesh.ids import MeshId, PeerId
@@ -110,10 +110,14 @@ class AgentProcess:
 
     async def card(self) -> PeerCard:
         """Who it says that it is."""
+        return (await self.hello()).card
+
+    async def hello(self) -> HelloAnswer:
+        """What it answers to Hello."""
         channels = Channels(self.home)
         try:
             client = MembershipClient(channels.to_local(self.home.agent_socket), "the agent")
-            return (await client.hello(command_card(self.home))).card
+            return await client.hello(command_card(self.home))
         finally:
             await channels.close()
 
