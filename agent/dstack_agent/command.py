@@ -294,13 +294,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong.show()
         return wrong.exit_code
     except Exception as error:  # the last place that can turn trouble into words
-        return _report(error, "--json" in args)
+        return report(error, "--json" in args)
     return code if isinstance(code, int) else 0
 
 
-def _report(error: Exception, as_json: bool) -> int:
+def report(error: Exception, as_json: bool) -> int:
+    """Tells about trouble, a bug by the error that a task group wrapped; returns the exit code."""
     from dstack_mesh.faults import EXIT_CODES
-    from dstack_mesh.trouble import render
+    from dstack_mesh.trouble import innermost, render
 
     if os.environ.get("DSTACK_DEBUG") == "1":
         import traceback
@@ -308,7 +309,8 @@ def _report(error: Exception, as_json: bool) -> int:
         traceback.print_exception(error, file=sys.stderr)
     known = _mesh_error(error)
     if known is None:
-        what = f"dstack-runner has a bug: {type(error).__name__}: {error}".rstrip(": ")
+        first = innermost(error)
+        what = f"dstack-runner has a bug: {type(first).__name__}: {first}".rstrip(": ")
         click.echo(f"{what}\n  fix: run it again with DSTACK_DEBUG=1 and report it", err=True)
         return BUG
     if as_json:

@@ -30,7 +30,8 @@ def _told(args: list[str]) -> int:
         print("\nInterrupted." if sys.stderr.isatty() else "Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        from dstack_cli.trouble import innermost, report
+        from dstack_cli.trouble import report
+        from dstack_mesh.trouble import innermost
 
         if isinstance(innermost(error), BrokenPipeError):
             return _reader_left()

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import cast
 
 import click
 
@@ -17,7 +16,7 @@ from dstack_cli.output.port import Json
 from dstack_cli.verbs import find
 from dstack_mesh.faults import EXIT_CODES, Fault, MeshError
 from dstack_mesh.frozen import frozen
-from dstack_mesh.trouble import of_the_machine, render
+from dstack_mesh.trouble import innermost, of_the_machine, render
 from dstack_scheduler.workflow.problem import WorkflowProblems
 
 
@@ -53,14 +52,6 @@ def _follows(args: Sequence[str]) -> bool:
     verbs = (find(word) for word in args)
     first = next((verb for verb in verbs if verb is not None), None)
     return first is not None and first.follows
-
-
-def innermost(error: BaseException) -> BaseException:
-    """The first piece of trouble within a group of a task group."""
-    while isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        error = group.exceptions[0]
-    return error
 
 
 def _told(error: BaseException, follows: bool) -> Told:

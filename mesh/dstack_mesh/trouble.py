@@ -24,6 +24,14 @@ def render(error: MeshError) -> str:
     return "\n".join(lines)
 
 
+def innermost(error: BaseException) -> BaseException:
+    """The first piece of trouble within a group of a task group."""
+    while isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        error = group.exceptions[0]
+    return error
+
+
 def of_the_machine(error: BaseException) -> MeshError | None:
     """What the operating system or the disk refuses, in words; None if it is something else."""
     if isinstance(error, OSError) and error.strerror:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from dstack_cli.checkup.finding import Finding, Topic, failed
-from dstack_cli.trouble import innermost
 from dstack_mesh.faults import MeshError
 from dstack_mesh.frozen import frozen
+from dstack_mesh.trouble import innermost
 
 SAY_EVERY_SECONDS = 1.5
 
