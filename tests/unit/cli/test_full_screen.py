@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import termios
 from collections.abc import Iterator
@@ -15,17 +16,17 @@ from dstack_cli.output.full_screen import ENTER, LEAVE, FullScreen
 def ends() -> Iterator[tuple[int, int]]:
     """Where somebody sits, and the command's end of it."""
     ours, theirs = pty.openpty()
-    os.set_blocking(ours, False)
     yield ours, theirs
     os.close(ours)
     os.close(theirs)
 
 
 def shown(ours: int) -> str:
-    try:
-        return os.read(ours, 65536).decode()
-    except BlockingIOError:
-        return ""
+    """What was drawn, until the terminal was left; the kernel passes it on a moment later."""
+    text = ""
+    while LEAVE not in text and select.select([ours], [], [], 10)[0]:
+        text += os.read(ours, 65536).decode()
+    return text
 
 
 def echoes(theirs: int) -> bool:
