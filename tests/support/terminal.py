@@ -46,7 +46,10 @@ class Terminal:
         """Reads what is there now; whether there was something."""
         if not select.select([self._fd], [], [], 0.05)[0]:
             return False
-        self.seen += os.read(self._fd, 65536)
+        try:
+            self.seen += os.read(self._fd, 65536)
+        except OSError:  # nobody is at the other end any more
+            return False
         return True
 
     def press(self, keys: bytes) -> None:
@@ -62,6 +65,8 @@ class Terminal:
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                while self.read():
+                    pass
                 os.close(self._fd)
                 return os.waitstatus_to_exitcode(status)
             if select.select([self._fd], [], [], 0.05)[0]:
