@@ -65,6 +65,7 @@ class Machine:
         interruptible: It may be taken away at any moment, and so may what runs there.
         no_sshd: Why no job can be entered over SSH; empty if it can. Never sent either.
         no_sshd_of_others: The same of jobs that somebody else submitted.
+        no_sshd_in_containers: The same of jobs in containers, whose image has the server.
         no_docker: Why no Docker engine answers; known on the machine itself only, never sent.
     """
 
@@ -82,6 +83,7 @@ class Machine:
     interruptible: bool = False
     no_sshd: str = ""
     no_sshd_of_others: str = ""
+    no_sshd_in_containers: str = ""
 
 
 class AgentState(Enum):

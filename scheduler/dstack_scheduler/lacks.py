@@ -54,8 +54,8 @@ def _ssh_lacks(question: Question, machine: Machine, asker: Asker) -> list[Reaso
     if not question.ssh:
         return []
     if question.executor is ExecutorKind.DOCKER:
-        why = "A container has no user whom an SSH server could let in."
-        return [Reason("no-ssh", why, 'run it without an "image", or with --no-ssh')]
+        why = machine.no_sshd_in_containers
+        return [Reason("no-ssh", why, 'run it without an "image", or with --no-ssh')] if why else []
     why = machine.no_sshd if asker.is_owner else machine.no_sshd_of_others
     install = "sudo apt install openssh-server   (there; it need not run)"
     return [Reason("no-ssh", why, install if "not installed" in why else "")] if why else []

@@ -262,6 +262,14 @@ def test_1_2_33_an_image_is_pulled_with_a_secret_that_stays_a_placeholder() -> N
     assert mistakes(DOCKER + plain) == [Code.BAD_SECRET]
 
 
+def test_1_2_34_a_container_is_entered_beside_its_commands_or_instead_of_the_images() -> None:
+    beside = job_of("image: a\ncommands: [x]\nssh: true\n")
+    assert (beside.apps[0].ssh, beside.commands[-1]) == (True, "x")
+    alone = job_of("provider: docker\nimage: a\nssh: true\n")
+    assert (alone.apps, alone.ports) == ((App("ssh", 0, ssh=True),), (0,))
+    assert [command.startswith("sh ") for command in alone.commands] == [True]
+
+
 def test_1_2_34_who_works_in_a_job_may_enter_it_over_ssh() -> None:
     for provider in ("bash\ncommands: [a]", "code", "lab", "notebook"):
         without = job_of(f"provider: {provider}")
@@ -272,7 +280,7 @@ def test_1_2_34_who_works_in_a_job_may_enter_it_over_ssh() -> None:
             assert job.commands[1:] == without.commands and "DSTACK_SSHD" in job.commands[0]
         assert job_of(f"provider: {provider}\nssh: false\n") == without
     assert mistakes(f"{BASH}ssh: maybe\n") == [Code.WRONG_TYPE]
-    assert mistakes(f"{DOCKER}ssh: true\n") == [Code.UNKNOWN_KEY]
+    assert mistakes(f"{DOCKER}ssh: maybe\n") == [Code.WRONG_TYPE]
     assert mistakes("provider: ssh\nssh: true\n") == [Code.UNKNOWN_KEY]
 
 

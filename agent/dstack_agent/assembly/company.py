@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dstack_agent.assembly.ground import Ground, Start
+from dstack_agent.executor.container_sshd import why_no_containers_sshd
 from dstack_agent.executor.pythons import available
 from dstack_agent.executor.sshd import why_no_sshd
 from dstack_agent.inventory import Inventory
@@ -93,7 +94,10 @@ def inventory_of(start: Start, folders: Callable[[], list[Path]], cards: RealCar
         allow_process=settings.allow_process,
         isolation=lambda: isolation_of(docker_socket()),
         interruptible=settings.interruptible,
-        sshd=lambda: (why_no_sshd(), why_no_sshd(walled=not settings.private)),
+        sshd=lambda: (
+            *(why_no_sshd(), why_no_sshd(walled=not settings.private)),
+            why_no_containers_sshd(),
+        ),
     )
 
 

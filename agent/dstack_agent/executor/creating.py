@@ -4,11 +4,12 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from dstack_agent.executor import container_sshd
 from dstack_agent.executor.conda import hook_of_image
 from dstack_agent.executor.container import (
     COMMANDS,
@@ -28,14 +29,15 @@ from dstack_agent.executor.container import (
     working_dir,
 )
 from dstack_agent.executor.guarding import guard
-from dstack_agent.executor.meeting import Meeting, meet
+from dstack_agent.executor.meeting import Meeting, meet, told
 from dstack_agent.executor.networks import NO_NETWORK, gateway_of, network_of, shut_metadata
-from dstack_agent.executor.nodes import LOOPBACK, node_names
+from dstack_agent.executor.nodes import LOOPBACK
 from dstack_agent.executor.port import Launch
 from dstack_agent.executor.starting import unprepared
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.machine import Gpu
 from dstack_scheduler.images import IMAGES, OURS, is_ours, own_image
+from dstack_scheduler.providers.sshd import START
 from dstack_scheduler.secret import filled
 from dstack_scheduler.shell import script
 
@@ -60,6 +62,8 @@ class Client(Protocol):
         self, repository: str, *, stream: bool, decode: bool, auth_config: dict[str, str] | None
     ) -> Iterator[dict[str, Any]]: ...
     def tag(self, image: str, repository: str, tag: str) -> object: ...
+    def get_archive(self, container: str, path: str) -> tuple[Iterable[bytes], Any]: ...
+    def put_archive(self, container: str, path: str, data: bytes) -> bool: ...
     def remove_container(self, container: str, *, force: bool, v: bool) -> None: ...
 
 
@@ -106,6 +110,8 @@ def create(creation: Creation) -> tuple[str, str]:
         except OSError as error:
             raise unprepared(error) from error
         made = engine.create_container(**options)
+        if launch.ssh:
+            container_sshd.give_account(engine, made["Id"], _owner(launch.work))
         if options["host_config"]["NetworkMode"] != NO_NETWORK:
             shut_metadata(engine, made["Id"])
     return str(made["Id"]), secrets_text(launch.given, launch.filled)
@@ -261,10 +267,12 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
     if len(commands.encode()) > _LONGEST_ARGUMENT:
         placed.append(_commands_file(launch.folder, commands))
         commands = f". {placed[-1].target}"
+    if launch.ssh:
+        placed.append(container_sshd.lay(launch, user))
     held = launch.filled
     network = network_of(engine) if launch.network else NO_NETWORK
     meeting = _meeting(engine, launch, network)
-    seen = {**launch.env, **(_met(launch, meeting) if meeting else {})}
+    seen = {**launch.env, **(told(launch.spec, meeting.node, len(launch.gpus)) if meeting else {})}
     env = variables({name: each for name, each in seen.items() if name not in held}, image)
     secret = bool(held or launch.given)
     runs = started(spec, commands, image, secret, env.inner)
@@ -272,6 +280,7 @@ def _options(engine: Client, creation: Creation, image: Image) -> dict[str, Any]
     guard(placed, launch.folder, (*creation.shut, creation.socket))
     ours = {"TINI_KILL_PROCESS_GROUP": "1"}
     ours |= {"DSTACK_SECRETS_DIR": str(SECRETS)} if launch.given else {}
+    ours |= {START: str(container_sshd.SCRIPT)} if launch.ssh else {}
     return {
         "image": creation.image,
         "name": name_of(spec),
@@ -299,13 +308,6 @@ def _meeting(engine: Client, launch: Launch, network: str) -> Meeting | None:
             "no-network",
         )
     return meet(launch.spec.node, gateway_of(engine, network))
-
-
-def _met(launch: Launch, meeting: Meeting) -> dict[str, str]:
-    """What the job is told of the other nodes, but for what its workflow says itself."""
-    spec = replace(launch.spec, node=meeting.node)
-    told = node_names(spec, len(launch.gpus))
-    return {name: value for name, value in told.items() if name not in spec.env}
 
 
 def _bound(launch: Launch, meeting: Meeting | None) -> dict[int, Any]:

@@ -10,9 +10,11 @@ which no other machine reaches.
 import ipaddress
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
+from dstack_agent.executor.nodes import node_names
 from dstack_mesh.frozen import frozen
-from dstack_scheduler.job import Node
+from dstack_scheduler.job import JobSpec, Node
 
 EVERY_ADDRESS = "0.0.0.0"
 """What the master's own container is told instead of the machine's address, at which nothing in a
@@ -50,6 +52,12 @@ def meet(node: Node, gateway: str, is_own: Callable[[str], bool] | None = None) 
         return Meeting(_told(node, host, port))
     published = host if (is_own or has_address)(host) else EVERY_ADDRESS
     return Meeting(_told(node, EVERY_ADDRESS, port), published)
+
+
+def told(spec: JobSpec, node: Node, gpus: int) -> dict[str, str]:
+    """What a container is told of the other nodes, but for what its workflow says itself."""
+    names = node_names(replace(spec, node=node), gpus)
+    return {name: value for name, value in names.items() if name not in spec.env}
 
 
 def is_loopback(host: str) -> bool:

@@ -12,6 +12,7 @@ import pwd
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,8 +30,8 @@ ENTER, KEY, LETS_IN, RC, SETTINGS, START = (
 _OF_ROOT = Path("/run/sshd")
 """Where a server of root shuts itself in. It is made by whatever starts the machine's own."""
 
-_BESIDE = "/usr/sbin:/usr/local/sbin:/sbin"
-_SFTP = (
+BESIDE = "/usr/sbin:/usr/local/sbin:/sbin"
+SFTP = (
     *("/usr/lib/openssh", "/usr/libexec/openssh", "/usr/lib/ssh", "/usr/libexec"),
     *("/usr/lib64/ssh", "/usr/local/libexec"),
 )
@@ -99,34 +100,52 @@ def lay(job: Path, port: int, token: str, shell: str, home: str) -> Path:
         ValueError: There is no token.
     """
     folder = job / FOLDER
-    folder.mkdir(mode=0o700, exist_ok=True)
+    keys = (str(folder / KEY), str(folder / LETS_IN))
+    settings = settings_of(f"127.0.0.1:{port}", *keys, user_name(), home)
+    sftp = shutil.which("sftp-server", path=os.pathsep.join(SFTP))
     texts = {
-        KEY: server_keys(token).private,
-        LETS_IN: f"{person_keys(token).public}\n",
-        SETTINGS: _settings(folder, port, home),
+        SETTINGS: settings + (f"Subsystem sftp {sftp}\n" if sftp else ""),
         ENTER: Path(entering.__file__).read_text(),
-        RC: _BASHRC,
         START: _start(folder, shell),
     }
-    for name, text in texts.items():
-        path = folder / name
-        path.touch(mode=0o600)
-        path.write_text(text)
+    own_files(job, token, texts)
     if os.getuid() == 0:
         _OF_ROOT.mkdir(mode=0o755, exist_ok=True)
     return folder / START
 
 
-def _settings(folder: Path, port: int, home: str) -> str:
-    sftp = shutil.which("sftp-server", path=os.pathsep.join(_SFTP))
+def own_files(job: Path, token: str, texts: Mapping[str, str]) -> None:
+    """Writes the files of a server, its keys among them, for its job's user alone.
+
+    Raises:
+        OSError: The disk does not take it.
+        ValueError: There is no token.
+    """
+    folder = job / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    keys = {KEY: server_keys(token).private, LETS_IN: f"{person_keys(token).public}\n"}
+    for name, text in {**keys, RC: _BASHRC, **texts}.items():
+        path = folder / name
+        path.touch(mode=0o600)
+        path.write_text(text)
+
+
+def settings_of(listens: str, key: str, lets_in: str, user: str, home: str) -> str:
+    """What a server is told that lets in one key.
+
+    Args:
+        key: File of its own key.
+        lets_in: File of the key that it lets in.
+        home: What "~" is in a session.
+    """
     return "".join(
         f"{line}\n"
         for line in (
-            f"ListenAddress 127.0.0.1:{port}",
-            f"HostKey {_quoted(folder / KEY)}",
-            f"AuthorizedKeysFile {_quoted(folder / LETS_IN, tokens=True)}",
+            f"ListenAddress {listens}",
+            f"HostKey {_quoted(key)}",
+            f"AuthorizedKeysFile {_quoted(lets_in, tokens=True)}",
             # What follows an @ would be a host; as a pattern, ? is any one character.
-            f"AllowUsers {user_name().replace('@', '?')}",
+            f"AllowUsers {user.replace('@', '?')}",
             "AuthenticationMethods publickey",
             "PasswordAuthentication no",
             "KbdInteractiveAuthentication no",
@@ -142,7 +161,6 @@ def _settings(folder: Path, port: int, home: str) -> str:
             "PrintLastLog no",
             "LogLevel ERROR",
             f"SetEnv {_quoted(f'HOME={home}')}",
-            *([f"Subsystem sftp {sftp}"] if sftp else []),
         )
     )
 
@@ -164,4 +182,4 @@ def _quoted(value: Path | str, tokens: bool = False) -> str:
 
 
 def _places() -> str:
-    return os.pathsep.join((_BESIDE, os.environ.get("PATH") or os.defpath))
+    return os.pathsep.join((BESIDE, os.environ.get("PATH") or os.defpath))

@@ -65,7 +65,8 @@ class Inventory:
         allow_process: Whether jobs may run as processes of the host.
         isolation: How jobs of each kind are kept from the machine.
         interruptible: Whether the machine may be taken away at any moment.
-        sshd: Why no job can be entered over SSH, and none of others; empty if it can.
+        sshd: Why no job can be entered over SSH, none of others, and none in a container; empty if
+            it can.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Inventory:
         allow_process: bool = True,
         isolation: Callable[[], Mapping[ExecutorKind, Isolation]] = dict,
         interruptible: bool = False,
-        sshd: Callable[[], tuple[str, str]] = lambda: ("", ""),
+        sshd: Callable[[], tuple[str, str, str]] = lambda: ("", "", ""),
     ) -> None:
         self._folder = folder
         self._sources = tuple(sources)
@@ -109,7 +110,7 @@ class Inventory:
     def _read_machine(self) -> Machine:
         part = self._cpu_memory()
         executors = self._executors()
-        own, others = self._sshd.get()
+        own, others, contained = self._sshd.get()
         return Machine(
             cpus=part.cpus,
             memory_bytes=part.memory_bytes,
@@ -120,6 +121,7 @@ class Inventory:
             no_docker=self._docker.get(),
             no_sshd=own,
             no_sshd_of_others=others,
+            no_sshd_in_containers=contained,
             pythons=self._pythons.get(),
             isolation={
                 kind: level for kind, level in self._isolation.get().items() if kind in executors

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from dstack_agent.executor import container_sshd
+from dstack_agent.executor.container import working_dir
 from dstack_agent.executor.listening import Spot
 from dstack_agent.executor.ports import noted_ports
 from dstack_agent.jobs.chronicle import Chronicle, Followed
@@ -94,6 +96,9 @@ class Doorkeeper:
         return Doors(accepted.key, ports, spots, apps, token, hosts, on_machine, login)
 
     def _login(self, accepted: Accepted) -> Login:
+        spec = accepted.spec
+        if spec.executor is ExecutorKind.DOCKER:
+            return Login(container_sshd.USER, str(working_dir(spec)))
         return Login(user_name(), str(self.workshop.places(accepted).start))
 
     async def spot(self, key: JobKey, index: int) -> Spot:

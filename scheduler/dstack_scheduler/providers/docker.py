@@ -12,6 +12,7 @@ from dstack_scheduler.providers.port import (
     one_job,
     with_run_args,
 )
+from dstack_scheduler.providers.sshd import app_of, foreground
 from dstack_scheduler.workflow.keys import (
     COMMANDS,
     ENTRYPOINT,
@@ -19,12 +20,16 @@ from dstack_scheduler.workflow.keys import (
     IMAGE,
     PORTS,
     REGISTRY_AUTH,
+    SSH,
 )
 from dstack_scheduler.workflow.model import Workflow
 
 
 def _jobs(workflow: Workflow, variables: Mapping[str, str]) -> tuple[PlannedJob, ...]:
     workflow = _at_home(workflow)
+    if workflow.ssh and not workflow.commands and not workflow.run_args:
+        entered = replace(workflow, ssh=False)
+        return one_job(entered, variables, (foreground(),), apps=(app_of(),))
     if workflow.commands:
         return one_job(workflow, variables, with_run_args(workflow))
     # `dstack run docker IMAGE COMMAND ARGS`; without any of them the image's own command runs.
@@ -50,6 +55,7 @@ _KEYS = {
     "home_dir": HOME_DIR,
     "ports": PORTS,
     "registry_auth": REGISTRY_AUTH,
+    "ssh": SSH,
 }
 
 DOCKER = Provider(

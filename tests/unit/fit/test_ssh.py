@@ -31,8 +31,11 @@ def test_a_machine_without_a_server_never_takes_it_and_says_how_to_get_one() -> 
     assert fit(ENTERED, machine(), occasion=BY_OTHERS) == Now()
 
 
-def test_no_machine_takes_it_with_an_image() -> None:
+def test_a_container_brings_its_own_server_but_root_lets_nobody_in() -> None:
     both = frozenset(ExecutorKind)
     within = replace(ENTERED, executor=ExecutorKind.DOCKER)
-    code, _, hint = why(fit(within, replace(machine(), executors=both)))
-    assert code == "no-ssh" and "--no-ssh" in hint
+    bare = replace(machine(), executors=both, no_sshd="sshd is not installed here.")
+    assert fit(within, bare) == fit(within, bare, occasion=BY_OTHERS) == Now()
+    code, said, hint = why(fit(within, replace(bare, no_sshd_in_containers="It is root.")))
+    assert (code, said) == ("no-ssh", "It is root.")
+    assert "--no-ssh" in hint
