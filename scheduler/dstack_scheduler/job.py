@@ -32,6 +32,9 @@ class JobKey:
     job: int
     attempt: int = 1
 
+    def __str__(self) -> str:
+        return f"{self.run_id}.{self.job}.{self.attempt}"
+
     def __lt__(self, other: "JobKey") -> bool:
         return (self.run_id, self.job, self.attempt) < (other.run_id, other.job, other.attempt)
 

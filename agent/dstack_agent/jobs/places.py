@@ -18,7 +18,7 @@ from dstack_scheduler.job_paths import named
 
 def folder_of(jobs: Path, key: JobKey) -> Path:
     """The folder of an attempt below the folder of all jobs."""
-    return jobs / f"{key.run_id}.{key.job}.{key.attempt}"
+    return jobs / str(key)
 
 
 def key_of(folder: Path) -> JobKey | None:
