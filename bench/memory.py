@@ -16,7 +16,7 @@ from parts import Pair, pair, table
 
 from support.lab import DSTACK, project
 
-MOST_MB = 200
+MOST_MIB = 200
 MAKE = """
 import os, sys
 from pathlib import Path
@@ -37,7 +37,7 @@ else:
 """
 
 
-def peak_mb(peers: Pair, *command: str, cwd: Path | None = None) -> tuple[float, float]:
+def peak_mib(peers: Pair, *command: str, cwd: Path | None = None) -> tuple[float, float]:
     """Of the agent and of a command of the laptop."""
     agent = Path(f"/proc/{peers.daemon.pid}")
     (agent / "clear_refs").write_text("5")
@@ -48,7 +48,7 @@ def peak_mb(peers: Pair, *command: str, cwd: Path | None = None) -> tuple[float,
     assert process.returncode == 0, command
     lines = (agent / "status").read_text().splitlines()
     [highest] = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(highest) * 1024 / 1e6, int(said.split()[-1]) * 1024 / 1e6
+    return int(highest) / 1024, int(said.split()[-1]) / 1024
 
 
 def watch(command: list[str]) -> int:
@@ -66,21 +66,21 @@ def compare(peers: Pair, kind: str, much: int) -> list[tuple[str, str, str]]:
         f"      - python3 make.py out {kind} {much}\n    artifacts:\n      - out\n",
     )
     (code / "make.py").write_text(MAKE)
-    rows = [("kept by a job", peak_mb(peers, "run", "make", "--remote", cwd=code))]
+    rows = [("kept by a job", peak_mib(peers, "run", "make", "--remote", cwd=code))]
     target = folder / "target"
     target.mkdir()
-    rows.append(("dstack cp", peak_mb(peers, "cp", "@", "out", str(target))))
-    rows.append(("dstack cp, nothing changed", peak_mb(peers, "cp", "@", "out", str(target))))
+    rows.append(("dstack cp", peak_mib(peers, "cp", "@", "out", str(target))))
+    rows.append(("dstack cp, nothing changed", peak_mib(peers, "cp", "@", "out", str(target))))
     if kind == "sparse":
         with (target / "out" / "blob").open("r+b") as file:
             file.write(os.urandom(100))
-        rows.append(("dstack cp, onto another", peak_mb(peers, "cp", "@", "out", str(target))))
+        rows.append(("dstack cp, onto another", peak_mib(peers, "cp", "@", "out", str(target))))
     shutil.rmtree(target)
     subprocess.run((sys.executable, code / "make.py", target, kind, str(much)), check=True)
-    rows.append(("dstack tags add", peak_mb(peers, "tags", "add", kind, str(target), cwd=code)))
+    rows.append(("dstack tags add", peak_mib(peers, "tags", "add", kind, str(target), cwd=code)))
     shutil.rmtree(target)
     return [
-        (what, f"agent {agent:.0f} MB, command {command:.0f} MB", f"target <= {MOST_MB}")
+        (what, f"agent {agent:.0f} MiB, command {command:.0f} MiB", f"target <= {MOST_MIB} MiB")
         for what, (agent, command) in rows
     ]
 

@@ -16,8 +16,12 @@ faulting in page by page, a fifth to a half of the time of a transfer. Trade-off
 stays with a process after its first large transfer; before that it costs nothing.
 """
 
-MAPPED_BYTES = 32 << 20
-"""Only larger buffers are mapped one by one; glibc takes no higher limit."""
+MAPPED_BYTES = 8 << 20
+"""Only larger buffers are mapped one by one and go back to the kernel at once.
+
+Lower: the buffers of packs, up to 4 MiB, would fault in page by page again. Higher: the list of a
+large tree, 17 MB for half a million chunks, leaves gaps in the heap, and what is around them stays.
+"""
 
 NEW_OBJECTS = 50_000
 """So many new objects before cycles are looked for; 700 by default.
