@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dstack_cli.searching import Patience, Search
     from dstack_mesh.remotes.port import TreeSource
     from dstack_scheduler.job import JobKey, LogTail
+    from dstack_scheduler.wire.errand import ErrandClient
     from dstack_scheduler.wire.evidence import Told
     from dstack_scheduler.wire.tunnel import TunnelClient
 
@@ -263,6 +264,11 @@ class Reach:
         """The way to what an agent's jobs listen on; None while it does not answer."""
         agent = await self.find(peer_id)
         return self._clients.tunnel(peer_id) if agent is not None else None
+
+    async def errands(self, peer_id: PeerId) -> "ErrandClient | None":
+        """Runs commands beside jobs of an agent; None while it does not answer."""
+        agent = await self.find(peer_id)
+        return self._clients.errands(peer_id) if agent is not None else None
 
     @property
     def refusal(self) -> MeshError | None:

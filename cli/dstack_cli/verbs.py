@@ -38,6 +38,11 @@ VERBS: tuple[Verb, ...] = (
     Verb("restart", RUN, "restart", "Run it again from what it kept", ("resume",), follows=True),
     Verb("wait", RUN, "wait", "Wait for a run to end; exits with its exit code", follows=True),
     Verb("attach", RUN, "attach", "Come back to a run: its log from the start, live", follows=True),
+    Verb(
+        *("exec", RUN, "exec", "Run a command beside a job, or a shell in it"),
+        function="run_beside",
+        follows=True,
+    ),
     Verb("app", RUN, "app", "Open the apps of a run in the browser, or print links"),
     Verb("validate", RUN, "validate", "Check the workflow files; nothing is started"),
     Verb("explain", RUN, "explain", "Say why a run waits, and what would change that"),

@@ -236,6 +236,9 @@ def test_nobody_else_gets_at_it(web: Attached, lab: Lab) -> None:
     name = web.said().split()[0]
     refused = lab.other.dstack("app", name, "--no-open", cwd=lab.code, timeout=20)
     assert refused.returncode != 0 and b"somebody else" in refused.stderr, said(refused)
+    refused = lab.other.dstack("exec", name, "--", "id", cwd=lab.code, timeout=20)
+    assert (refused.returncode, refused.stdout) == (125, b""), said(refused)
+    assert b"somebody else" in refused.stderr, said(refused)
 
 
 @pytest.fixture(scope="module")

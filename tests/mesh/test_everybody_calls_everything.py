@@ -76,6 +76,7 @@ TransferService/Missing                   x        x       x      x    x     x
 TransferService/Push                      -        x       x      x    x     x
 TunnelService/Apps                        -        x       x      x    x     x
 TunnelService/Carry                       -        x       x      x    x     x
+TunnelService/Exec                        -        x       x      x    x     x
 TransferService/Take                      -        -       x      x    x     x
 """
 

@@ -75,6 +75,12 @@ def carry(flooded: Flooded) -> list[Any]:
     return [tunnel_pb2.CarryRequest(begin=convert.key_to_wire(flooded.key))]
 
 
+def run_beside(flooded: Flooded) -> list[Any]:
+    """Wants to get in beside somebody else's job."""
+    command = tunnel_pb2.Command(key=convert.key_to_wire(flooded.key), words=["yes"])
+    return [tunnel_pb2.ExecRequest(begin=command)]
+
+
 def nothing(flooded: Flooded) -> list[Any]:
     return [b""]
 
@@ -87,6 +93,7 @@ ASKED: dict[str, Callable[[Flooded], list[Any]]] = {
     "/dstack_mesh.v1.TransferService/Manifest": manifest,
     "/dstack_mesh.v1.RecordService/Exchange": exchange,
     "/dstack_mesh.v1.TunnelService/Carry": carry,
+    "/dstack_mesh.v1.TunnelService/Exec": run_beside,
     "/grpc.health.v1.Health/Watch": nothing,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": nothing,
 }

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dstack_agent.environments.equipping import Equipper
 from dstack_agent.environments.keeping import KeptEnvironments
-from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.executor.port import Ended, Launch, Visit
 from dstack_agent.jobs.bringing import Bringer
 from dstack_agent.jobs.chronicle import Followed
 from dstack_agent.jobs.folders import KEEPING, Keeping
@@ -20,9 +20,11 @@ from dstack_agent.logs.wake import Wake
 from dstack_agent.memory import Memory, open_memory
 from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Refused
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
 from dstack_mesh.machine import ExecutorKind, Machine
+from dstack_scheduler.errand import Errand
 from dstack_scheduler.job import Fin, Input, JobKey, JobSpec, JobState, Source
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.verdict import Now
@@ -52,6 +54,9 @@ class Puppet:
 
     async def spots(self, folder: Path, ports: Sequence[int]) -> tuple[None, ...]:
         return tuple(None for _ in ports)
+
+    def visit(self, folder: Path, errand: Errand) -> AbstractAsyncContextManager[Visit]:
+        raise Refused("A puppet has nothing beside it.")
 
     async def stop(self, folder: Path, abort: bool) -> None:
         self.stops.append(abort)

@@ -254,7 +254,9 @@ def _roster(home: Home) -> dict[str, Sequence[Message]]:
 
 def _tunnel() -> dict[str, Sequence[Message]]:
     key = convert.key_to_wire(machines.key())
-    carry = tunnel_pb2.CarryRequest
+    carry, beside = tunnel_pb2.CarryRequest, tunnel_pb2.ExecRequest
+    window = tunnel_pb2.Window(rows=24, columns=80)
+    command = tunnel_pb2.Command(key=key, words=["id", "-u"], terminal="xterm", window=window)
     return {
         "TunnelService/Apps": [tunnel_pb2.AppsRequest(key=key)],
         "TunnelService/Carry": [
@@ -264,6 +266,15 @@ def _tunnel() -> dict[str, Sequence[Message]]:
             carry(frame=tunnel_pb2.Frame(connection=1, credit_bytes=5)),
             carry(frame=tunnel_pb2.Frame(connection=1, end=tunnel_pb2.End())),
             carry(frame=tunnel_pb2.Frame(connection=1, broken="gone")),
+        ],
+        "TunnelService/Exec": [
+            beside(begin=command),
+            beside(frame=tunnel_pb2.Frame(connection=0, data=b"hello")),
+            beside(frame=tunnel_pb2.Frame(connection=0, end=tunnel_pb2.End())),
+            beside(frame=tunnel_pb2.Frame(connection=1, credit_bytes=5)),
+            beside(frame=tunnel_pb2.Frame(connection=2, broken="gone")),
+            beside(window=window),
+            beside(interrupt=tunnel_pb2.Interrupt()),
         ],
     }
 

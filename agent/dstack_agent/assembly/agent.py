@@ -30,6 +30,7 @@ from dstack_agent.servicers.registration import (
     add_servicers,
 )
 from dstack_agent.servicers.run import Runs
+from dstack_agent.servicers.tunnel import Hearing
 from dstack_agent.tidying import Tidying, tidy_containers
 from dstack_agent.vouching import Vouching
 from dstack_agent.witness import Diary, Witness
@@ -248,7 +249,7 @@ def served_of(
         testimony=testimony,
         clock=ground.start.clock,
         doorkeeper=doorkeeper,
-        opened=ground.auditor.opened,
+        hearing=Hearing(ground.auditor.opened, ground.auditor.entered),
         gossiping=chorus.gossiping if chorus is not None else None,
     )
 

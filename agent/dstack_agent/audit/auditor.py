@@ -22,7 +22,7 @@ from dstack_scheduler.job import JobKey, TagRecord
 
 log = logging.getLogger(__name__)
 
-OFTEN = (What.REFUSED, What.GIVEN, What.OPENED)
+OFTEN = (What.REFUSED, What.GIVEN, What.OPENED, What.ENTERED)
 """What may happen without end, and is counted after the first lines."""
 
 LOOK_SECONDS = 1.0
@@ -107,10 +107,17 @@ class Auditor:
 
     def opened(self, who: Caller, key: JobKey) -> None:
         """Somebody gets at what a job listens on; written if it is another peer."""
+        self._came(What.OPENED, who, key)
+
+    def entered(self, who: Caller, key: JobKey) -> None:
+        """Somebody runs a command beside a job; likewise. Its words are not written."""
+        self._came(What.ENTERED, who, key)
+
+    def _came(self, what: What, who: Caller, key: JobKey) -> None:
         if isinstance(who, Member):
             word, name, role = self._told(who)
             about = f"job {key.job}, attempt {key.attempt} of run {key.run_id}"
-            self._often(Entry(What.OPENED, word, about, name, role))
+            self._often(Entry(what, word, about, name, role))
 
     def note(self, entry: Entry) -> None:
         """Writes what somebody else found worth a line."""

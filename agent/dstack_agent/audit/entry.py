@@ -23,6 +23,7 @@ class What(Enum):
     DELETED = "deleted"
     GIVEN = "given"
     OPENED = "opened"
+    ENTERED = "entered"
     POLICY = "policy"
     LENDING = "lending"
     REFUSED = "refused"

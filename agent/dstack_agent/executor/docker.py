@@ -11,6 +11,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from dstack_agent.executor import halves
@@ -18,7 +19,7 @@ from dstack_agent.executor.container_task import ContainerTask
 from dstack_agent.executor.creating import Creation, create, remove_of
 from dstack_agent.executor.engine import Engine, EngineError
 from dstack_agent.executor.listening import Spot, listens_beyond_itself
-from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.executor.port import Ended, Launch, Visit
 from dstack_agent.executor.record import ABORTED, STOPPED, note_request, write_durably
 from dstack_agent.executor.starting import start_shim
 from dstack_agent.executor.watching import (
@@ -31,6 +32,7 @@ from dstack_agent.executor.watching import (
 )
 from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.errand import Errand
 
 CONTAINER = "container.json"
 """In a job's folder: its container, and what the next shim needs to know of it."""
@@ -141,6 +143,10 @@ class DockerExecutor:
     async def spots(self, folder: Path, ports: Sequence[int]) -> tuple[Spot | None, ...]:
         """Where the engine has put what the container listens on."""
         return await asyncio.to_thread(_spots, folder, tuple(ports))
+
+    def visit(self, folder: Path, errand: Errand) -> AbstractAsyncContextManager[Visit]:
+        """A command in the container, as `docker exec` runs one."""
+        raise Refused("A job in a container takes no command beside it yet.", code="no-way-in")
 
     def _task(self, launch: Launch, container: str, given: str) -> ContainerTask:
         spec = launch.spec

@@ -12,14 +12,15 @@ import contextlib
 import errno
 import fcntl
 import os
-import resource
 import select
 import signal
 import sys
 import time
 
-from dstack_agent.executor import ending, landlock, masks, record, tree, vault
+from dstack_agent.executor import ending, record, tree, vault
+from dstack_agent.executor.becoming import NOT_FOUND, NOT_STARTED, settle, wall_in
 from dstack_agent.executor.detaching import Refusal, detach, hold, refuse, say_ok, take
+from dstack_agent.executor.guests import Guests
 from dstack_agent.executor.output import Output
 from dstack_agent.executor.signals import ABORT, signal_pipe, signals_in
 from dstack_agent.executor.task import Task
@@ -47,7 +48,7 @@ def own(folder: str, told: bytes) -> int:
     output = Output(folder, task.wake, task.log_bytes, task.hidden)
     _lay_secrets(folder, task)
     before = ending.oom_kills()
-    job = Job(task, output, signals)
+    job = Job(task, output, signals, Guests(folder, task))
     say_ok()
     output.start()
     try:
@@ -65,10 +66,11 @@ def own(folder: str, told: bytes) -> int:
 class Job:
     """A job that runs. Making one starts it."""
 
-    def __init__(self, task: Task, output: Output, signals: int) -> None:
+    def __init__(self, task: Task, output: Output, signals: int, guests: Guests) -> None:
         self._task = task
         self._output = output
         self._signals = signals
+        self._guests = guests
         self._status: int | None = None
         self._ended_by = ""
         self._childless = False
@@ -77,12 +79,15 @@ class Job:
         self._pipes: dict[int, int] = {}
         self._poll = select.poll()
         self._poll.register(signals, select.POLLIN)
-        self._pid = self._start()
+        self._pid, self._started = self._start()
+        if guests.hatch >= 0:
+            self._poll.register(guests.hatch, select.POLLIN)
 
     def supervise(self) -> None:
         """Copies what the job writes until it ended, and leaves nothing of it running."""
         while not self._is_over():
             self._turn(self._seconds_left())
+        self._guests.shut()
         self._kill_tree()
         self._drain()
 
@@ -102,18 +107,21 @@ class Job:
             "ended_at_ns": time.time_ns(),
         }
 
-    def _start(self) -> int:
+    def _start(self) -> tuple[int, int]:
+        """The job's process, and a descriptor that ends once its walls are up and it runs."""
         pipes = (_large_pipe(), _large_pipe())
+        started, starts = os.pipe2(os.O_CLOEXEC)
         shim = os.getpid()
         pid = os.fork()
         if pid == 0:
             _become(self._task, shim, pipes[0][1], pipes[1][1])
+        os.close(starts)
         for stream, (reader, writer) in enumerate(pipes):
             os.close(writer)
             os.set_blocking(reader, False)
             self._pipes[reader] = stream
             self._poll.register(reader, select.POLLIN)
-        return pid
+        return pid, started
 
     def _is_over(self) -> bool:
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
@@ -131,6 +139,8 @@ class Job:
         for descriptor, _ in events:
             if descriptor == self._signals:
                 self._heed(signals_in(self._signals))
+            elif descriptor == self._guests.hatch:
+                self._guests.let_in(self._pid, self._started)
             else:
                 copied += self._copy(descriptor)
         if self._output.trouble:
@@ -162,8 +172,10 @@ class Job:
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                self._guests.left(ended[0])
                 if ended[0] == self._pid:
                     self._status = ended[1]
+                    self._guests.end()
             return
         self._childless = True
 
@@ -222,22 +234,11 @@ def _large_pipe() -> tuple[int, int]:
 def _become(task: Task, shim: int, stdout: int, stderr: int) -> None:
     """Turns the forked process into the job; never returns."""
     try:
-        tree.die_with(shim)
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        os.umask(0o077)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if task.masks:
-            masks.put_up(task.masks, [*task.writable, *task.readable])
-        if task.walled:
-            landlock.restrict(task.writable, task.readable)
+        settle(shim, (os.open(os.devnull, os.O_RDONLY), stdout, stderr))
+        wall_in(task)
         os.makedirs(task.cwd, exist_ok=True)  # an installer may have led it elsewhere by a link
         os.chdir(task.cwd)
         os.execve(task.argv[0], task.argv, task.env)
     except OSError as error:
         os.write(2, f"cannot start {task.argv[0]}: {error}\n".encode())
-        os._exit(127 if error.errno == errno.ENOENT else 126)
+        os._exit(NOT_FOUND if error.errno == errno.ENOENT else NOT_STARTED)

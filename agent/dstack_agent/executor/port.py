@@ -6,12 +6,14 @@ shim; only the executor package knows its files.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from dstack_agent.executor.listening import Spot
 from dstack_mesh.machine import ExecutorKind, Gpu
+from dstack_scheduler.errand import Errand, Outcome, Window
 from dstack_scheduler.job import JobSpec
 from dstack_scheduler.secret import filled, named_in
 
@@ -75,6 +77,34 @@ class Ended:
     cause: str = ""
 
 
+class Visit(Protocol):
+    """A command that runs beside a job.
+
+    Attributes:
+        stdin: Descriptor of what it reads; it does not block.
+        outputs: Those of what it writes: output and error, or both together on its terminal.
+    """
+
+    stdin: int
+    outputs: tuple[int, ...]
+
+    def end_input(self) -> None:
+        """It has read all that there is, where it reads from no terminal."""
+        ...
+
+    async def interrupt(self) -> None:
+        """Sends it what Ctrl-C sends."""
+        ...
+
+    async def resize(self, window: Window) -> None:
+        """Tells its terminal a new size."""
+        ...
+
+    async def outcome(self) -> Outcome:
+        """Waits for its end. All that it started has ended then."""
+        ...
+
+
 class Executor(Protocol):
     """One way to run jobs."""
 
@@ -95,4 +125,13 @@ class Executor(Protocol):
 
     async def spots(self, folder: Path, ports: Sequence[int]) -> tuple[Spot | None, ...]:
         """Where each port of a job is reached from this machine; None if it does not listen."""
+        ...
+
+    def visit(self, folder: Path, errand: Errand) -> AbstractAsyncContextManager[Visit]:
+        """Runs a command beside a job; at the end of the block nothing of it is left.
+
+        Raises:
+            Refused: Nobody gets in.
+            Invalid: It cannot be a command.
+        """
         ...

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from dstack_agent.executor import sshd, tree, vault
 from dstack_agent.executor.conda import hook
 from dstack_agent.executor.environment import HOME, TMP, VIRTUAL_ENVIRONMENT, python_of
 from dstack_agent.executor.listening import Spot, own_spot
-from dstack_agent.executor.port import Ended, Launch
+from dstack_agent.executor.port import Ended, Launch, Visit
 from dstack_agent.executor.pythons import Interpreter
 from dstack_agent.executor.starting import Spare, start_shim, unprepared
 from dstack_agent.executor.task import Task
 from dstack_agent.executor.virtualenv import is_conda, layer_of, make_virtual_environment
+from dstack_agent.executor.visiting import visited
 from dstack_agent.executor.walls import Walls, outside, walls_of
 from dstack_agent.executor.watching import (
     Shim,
@@ -28,6 +30,7 @@ from dstack_agent.executor.watching import (
 )
 from dstack_mesh.faults import Invalid, Refused
 from dstack_mesh.machine import ExecutorKind
+from dstack_scheduler.errand import Errand
 from dstack_scheduler.providers.sshd import START
 from dstack_scheduler.shell import script
 
@@ -91,6 +94,10 @@ class ProcessExecutor:
         """Where the job's own processes listen, and nobody else's."""
         return await asyncio.to_thread(_spots, folder, tuple(ports))
 
+    def visit(self, folder: Path, errand: Errand) -> AbstractAsyncContextManager[Visit]:
+        """A command beside the job, started by its shim as the job was."""
+        return visited(folder, errand, errand.words or _shell_words(bool(errand.terminal)))
+
 
 def shell() -> str:
     """The shell that runs commands here: bash, or sh where there is none. Raises Refused."""
@@ -98,6 +105,14 @@ def shell() -> str:
     if found is None:
         raise Refused("There is no shell on this machine.", hint="Install bash.", code="no-shell")
     return found
+
+
+def _shell_words(terminal: bool) -> tuple[str, ...]:
+    """A shell for a person, or for what is written to it. Raises Refused."""
+    found = shell()
+    if not terminal or not found.endswith("bash"):
+        return (found,)
+    return (found, "-c", 'exec "$0" --rcfile <(printf %s "$1") -i', found, sshd.BASHRC)
 
 
 def _spots(folder: Path, ports: tuple[int, ...]) -> tuple[Spot | None, ...]:

@@ -37,12 +37,13 @@ SFTP = (
 )
 _NO_SHELLS = ("nologin", "false")
 
-_BASHRC = """# What the person sets for all her shells does not go over the job's environment.
+BASHRC = """# What the person sets for all her shells does not go over the job's environment.
 __dstack=$(export -p)
 [ ! -r ~/.bashrc ] || . ~/.bashrc
 eval "$__dstack"
 unset __dstack
 """
+"""What a person's shell in a job reads first."""
 
 
 def why_no_sshd(walled: bool = False, search: str | None = None) -> str:
@@ -124,7 +125,7 @@ def own_files(job: Path, token: str, texts: Mapping[str, str]) -> None:
     folder = job / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     keys = {KEY: server_keys(token).private, LETS_IN: f"{person_keys(token).public}\n"}
-    for name, text in {**keys, RC: _BASHRC, **texts}.items():
+    for name, text in {**keys, RC: BASHRC, **texts}.items():
         path = folder / name
         path.touch(mode=0o600)
         path.write_text(text)

@@ -1,12 +1,13 @@
-"""Lets whoever submitted a job to what it listens on, and nobody else."""
+"""Lets whoever submitted a job to what it listens on, and in beside it, and nobody else."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 
 from dstack_agent.executor import container_sshd
 from dstack_agent.executor.container import working_dir
 from dstack_agent.executor.listening import Spot
+from dstack_agent.executor.port import Visit
 from dstack_agent.executor.ports import noted_ports
 from dstack_agent.jobs.chronicle import Chronicle, Followed
 from dstack_agent.jobs.workshop import Workshop
@@ -18,6 +19,7 @@ from dstack_mesh.machine import ExecutorKind
 from dstack_mesh.user import user_name
 from dstack_scheduler.app import App, Login
 from dstack_scheduler.asker import Asker
+from dstack_scheduler.errand import Errand
 from dstack_scheduler.job import JobKey, JobState
 
 _OPEN = frozenset({JobState.RUNNING, JobState.STOPPING})
@@ -72,13 +74,27 @@ class Doorkeeper:
         if asker.peer_id not in persons_of(accepted):
             raise Forbidden(
                 "This job is somebody else's.",
-                "Only whoever submitted a job gets at what it listens on.",
+                "Only whoever submitted a job gets in, and at what it listens on.",
                 code="not-your-run",
             )
         chronicle = self.follow(accepted.key).chronicle
         if not is_open(chronicle):
-            raise Refused("The job does not run.", "Its apps are there while it does.", "", "shut")
+            why = "Its apps are there, and it is entered, while it does."
+            raise Refused("The job does not run.", why, "", "shut")
         return accepted.key, chronicle
+
+    @asynccontextmanager
+    async def visit(self, key: JobKey, errand: Errand) -> AsyncGenerator[Visit]:
+        """A command beside an attempt; nothing is left of it at the end of the block.
+
+        Raises:
+            Refused: Nobody gets in.
+        """
+        accepted = self.workshop.records.find(key)
+        executor = self.workshop.executors[accepted.spec.executor]
+        with self.connected(key):
+            async with executor.visit(self.workshop.folder(accepted), errand) as visit:
+                yield visit
 
     async def doors(self, key: JobKey) -> Doors:
         """What an attempt has that may be opened now."""

@@ -18,7 +18,7 @@ from dstack_agent.servicers.resting import Rests
 from dstack_agent.servicers.roster import RosterServicer
 from dstack_agent.servicers.run import Runs, RunServicer
 from dstack_agent.servicers.transfer import TransferServicer, add_transfer
-from dstack_agent.servicers.tunnel import TunnelServicer
+from dstack_agent.servicers.tunnel import Hearing, TunnelServicer
 from dstack_mesh.clock import Clock
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
@@ -34,8 +34,6 @@ from dstack_mesh.v1 import (
     run_pb2_grpc,
     tunnel_pb2_grpc,
 )
-from dstack_mesh.wire.caller import Caller
-from dstack_scheduler.job import JobKey
 
 Server = grpc.aio.Server
 """What services are added to, for whoever need not know more of it."""
@@ -52,7 +50,7 @@ class Served:
     """What the services of an agent speak for. A private agent gossips with nobody.
 
     Attributes:
-        opened: Hears who gets at what a job listens on.
+        hearing: Hears who gets at what a job listens on, and who runs commands beside it.
     """
 
     answers: Answers
@@ -63,7 +61,7 @@ class Served:
     testimony: Testimony
     clock: Clock
     doorkeeper: Doorkeeper
-    opened: Callable[[Caller, JobKey], None]
+    hearing: Hearing
     gossiping: Gossiping | None = None
 
 
@@ -82,7 +80,7 @@ def add_servicers(server: Server, served: Served) -> None:
         EvidenceServicer(served.testimony, rests), server
     )
     add_transfer(TransferServicer(served.wishes.store), server)
-    tunnels = TunnelServicer(served.doorkeeper, served.opened)
+    tunnels = TunnelServicer(served.doorkeeper, served.hearing)
     tunnel_pb2_grpc.add_TunnelServiceServicer_to_server(tunnels, server)
     if served.gossiping is not None:
         records_pb2_grpc.add_RecordServiceServicer_to_server(

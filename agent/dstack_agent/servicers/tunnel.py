@@ -1,4 +1,4 @@
-"""TunnelService of an agent: the ways to what its jobs listen on."""
+"""TunnelService of an agent: the ways to what its jobs listen on, and commands beside them."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,9 @@ import grpc
 from dstack_agent.jobs.chronicle import Chronicle
 from dstack_agent.jobs.doorkeeper import Doorkeeper, Doors, is_open
 from dstack_agent.servicers.auction import asker_of
+from dstack_agent.servicers.exec import Attendant
 from dstack_mesh.faults import Busy, Invalid, MeshError
+from dstack_mesh.frozen import frozen
 from dstack_mesh.tunnel.ferry import Ferry
 from dstack_mesh.tunnel.frame import Broken, Frame, Made
 from dstack_mesh.v1 import tunnel_pb2 as pb
@@ -21,6 +23,7 @@ from dstack_mesh.wire.caller import Caller, caller
 from dstack_mesh.wire.tunnel import frame_from_wire, frame_to_wire
 from dstack_scheduler.job import JobKey
 from dstack_scheduler.wire import convert, fields
+from dstack_scheduler.wire.errand import errand_from_wire
 
 MOST_STREAMS = 16
 """Open streams of one peer: one for each command that forwards something."""
@@ -34,6 +37,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Write = Callable[[pb.CarryResponse], Awaitable[None]]
 
 
+@frozen
+class Hearing:
+    """Who hears of it.
+
+    Attributes:
+        opened: Somebody gets at what a job listens on.
+        entered: Somebody runs a command beside a job.
+    """
+
+    opened: Callable[[Caller, JobKey], None]
+    entered: Callable[[Caller, JobKey], None]
+
+
 @dataclass(slots=True)
 class Load:
     """What the streams of one peer take together."""
@@ -43,11 +59,11 @@ class Load:
 
 
 class TunnelServicer(rpc.TunnelServiceServicer):
-    """Lets those who submitted jobs reach what these serve."""
+    """Lets those who submitted jobs reach what these serve, and run commands beside them."""
 
-    def __init__(self, doorkeeper: Doorkeeper, opened: Callable[[Caller, JobKey], None]) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, hearing: Hearing) -> None:
         self._doorkeeper = doorkeeper
-        self._opened = opened
+        self._hearing = hearing
         # As many entries as there are members.
         self._loads: defaultdict[Caller, Load] = defaultdict(Load)
 
@@ -69,10 +85,27 @@ class TunnelServicer(rpc.TunnelServiceServicer):
         wanted = convert.key_from_wire(begin.begin, newest=True)
         key, chronicle = self._doorkeeper.admit(wanted, asker_of(context))
         with _one_more(load):
-            self._opened(caller(context), key)
+            self._hearing.opened(caller(context), key)
             await context.write(pb.CarryResponse(begun=pb.Begun()))
             tunnel = Tunnel(self._doorkeeper, key, context.write, load)
             await tunnel.serve(request_iterator, chronicle)
+
+    async def Exec(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request_iterator: AsyncIterator[pb.ExecRequest], context: Context
+    ) -> None:
+        load = self._loads[caller(context)]
+        begin = await anext(request_iterator, None)
+        if begin is None:
+            return
+        if begin.WhichOneof("kind") != "begin":
+            raise Invalid("The stream does not begin with a command.", code="no-begin")
+        wanted, errand = errand_from_wire(begin.begin)
+        key, _ = self._doorkeeper.admit(wanted, asker_of(context))
+        with _one_more(load):
+            self._hearing.entered(caller(context), key)
+            async with self._doorkeeper.visit(key, errand) as visit:
+                await context.write(pb.ExecResponse(begun=pb.Begun()))
+                await Attendant(visit, context.write).serve(request_iterator)
 
 
 @contextlib.contextmanager

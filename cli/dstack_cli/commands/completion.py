@@ -9,7 +9,7 @@ NAMING_KEPT = frozenset(("ls", "artifacts", "cp", "push", "pull", "export"))
 """Verbs that take the name of a run or a :TAG."""
 
 NAMING_RUNS = NAMING_KEPT | {
-    *("stop", "restart", "explain", "app", "wait", "attach"),
+    *("stop", "restart", "explain", "app", "wait", "attach", "exec"),
     *("ps", "status", "logs", "verify", "tag", "untag", "rm"),
 }
 """Verbs that take the name of a run."""

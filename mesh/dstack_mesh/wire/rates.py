@@ -46,6 +46,7 @@ _KINDS: dict[str, Kind] = {
     f"{_PACKAGE}.TransferService/": Kind.BYTES,
     f"{_PACKAGE}.RunService/Attach": Kind.BYTES,
     f"{_PACKAGE}.TunnelService/Carry": Kind.BYTES,
+    f"{_PACKAGE}.TunnelService/Exec": Kind.BYTES,
 }
 """By a method, or by its whole service."""
 

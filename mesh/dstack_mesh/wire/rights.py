@@ -82,6 +82,7 @@ RIGHTS: dict[str, Audience] = {
     f"/{_PACKAGE}.TransferService/Manifest": Audience.MEMBERS,
     f"/{_PACKAGE}.TunnelService/Apps": Audience.SUBMITTERS,
     f"/{_PACKAGE}.TunnelService/Carry": Audience.SUBMITTERS,
+    f"/{_PACKAGE}.TunnelService/Exec": Audience.SUBMITTERS,
     f"/{_PACKAGE}.TransferService/Take": Audience.RUNNERS,
     "/grpc.health.v1.Health/Check": Audience.ANYBODY,
     "/grpc.health.v1.Health/List": Audience.ANYBODY,

@@ -31,6 +31,7 @@ from dstack_scheduler.wire.attachment import GrpcAttachment, Requests
 from dstack_scheduler.wire.behalf import behalf_to_wire
 
 if TYPE_CHECKING:
+    from dstack_scheduler.wire.errand import ErrandClient
     from dstack_scheduler.wire.tunnel import TunnelClient
 
 ASK_SECONDS = 2.0
@@ -174,6 +175,12 @@ class GrpcAgent:
         from dstack_scheduler.wire.tunnel import TunnelClient  # most runs have no apps
 
         return TunnelClient(self._channel, self._card.name)
+
+    def errands(self) -> "ErrandClient":
+        """Runs commands beside its jobs."""
+        from dstack_scheduler.wire.errand import ErrandClient  # most commands run none
+
+        return ErrandClient(self._channel, self._card.name)
 
     async def send_tree(self, digest: Digest) -> int:
         return await self._transfer.send_tree(digest)

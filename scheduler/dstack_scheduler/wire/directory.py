@@ -18,6 +18,7 @@ from dstack_scheduler.agent_port import Agent
 from dstack_scheduler.wire.agent import GrpcAgent
 
 if TYPE_CHECKING:
+    from dstack_scheduler.wire.errand import ErrandClient
     from dstack_scheduler.wire.evidence import EvidenceClient
     from dstack_scheduler.wire.hearsay import HearsayClient
     from dstack_scheduler.wire.tunnel import TunnelClient
@@ -77,6 +78,11 @@ class Clients:
         """The way to what the jobs of an agent listen on; None for one that was never found."""
         made = self._made.get(peer_id)
         return made and made[1].tunnel()
+
+    def errands(self, peer_id: PeerId) -> "ErrandClient | None":
+        """Runs commands beside jobs of an agent; None for one that was never found."""
+        made = self._made.get(peer_id)
+        return made and made[1].errands()
 
     def _channel(self, known: KnownAgent) -> grpc.aio.Channel:
         if known.local:
