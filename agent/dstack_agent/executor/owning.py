@@ -80,11 +80,12 @@ class Job:
         self._poll = select.poll()
         self._poll.register(signals, select.POLLIN)
         self._pid, self._started = self._start()
-        if guests.hatch >= 0:
-            self._poll.register(guests.hatch, select.POLLIN)
 
     def supervise(self) -> None:
         """Copies what the job writes until it ended, and leaves nothing of it running."""
+        self._guests.open()
+        if self._guests.hatch >= 0:
+            self._poll.register(self._guests.hatch, select.POLLIN)
         while not self._is_over():
             self._turn(self._seconds_left())
         self._guests.shut()

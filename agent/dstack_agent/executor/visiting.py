@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import termios
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,10 @@ from dstack_scheduler.errand import Errand, Outcome, Window
 KILLED = 128 + 9
 
 _START_SECONDS = 30.0
+_OPEN_SECONDS = 1.0
+"""A job that has just begun has its hatch within so long."""
+
+_LOOK_SECONDS = 0.02
 
 
 class ProcessVisit:
@@ -109,19 +114,32 @@ def _packet(folder: Path, asked: Asked) -> bytes:
 
 def _dialled(folder: Path) -> socket.socket:
     """A way to the job's shim. Raises Refused."""
+    until = time.monotonic() + _OPEN_SECONDS
+    while True:
+        try:
+            return _connected(folder)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if time.monotonic() >= until:
+                raise _shut(error) from error
+            time.sleep(_LOOK_SECONDS)
+        except OSError as error:
+            raise _shut(error) from error
+
+
+def _connected(folder: Path) -> socket.socket:
+    """Raises OSError."""
+    address, held = socket_address(str(folder / asking.HATCH))
     hatch = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         hatch.settimeout(_START_SECONDS)
-        address, held = socket_address(str(folder / asking.HATCH))
-        try:
-            hatch.connect(address)
-        finally:
-            if held is not None:
-                os.close(held)
+        hatch.connect(address)
         hatch.setblocking(False)
-    except OSError as error:
+    except OSError:
         hatch.close()
-        raise _shut(error) from error
+        raise
+    finally:
+        if held is not None:
+            os.close(held)
     return hatch
 
 
