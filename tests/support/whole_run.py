@@ -25,6 +25,7 @@ TOGETHER = {
         "tests/e2e/test_container_ssh.py",
         "tests/e2e/test_container_survival.py",
         "tests/e2e/test_container_walls.py",
+        "tests/e2e/test_docker_exec.py",
         "tests/e2e/test_docker_executor.py",
         "tests/e2e/test_docker_runs.py",
         "tests/e2e/test_images.py",

@@ -8,7 +8,7 @@ that what it writes is theirs.
 import posixpath
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -37,8 +37,22 @@ _OF_HOOKS = re.compile(r"(LD|NVIDIA)_\w*")
 _FOR_US = ("NVIDIA_VISIBLE_DEVICES",)
 _FROM_IMAGES = ("LD_LIBRARY_PATH",)
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAME = "dstack"
+"""What our shell in a container calls itself."""
+
 _SECRETS_WHOLE = "DSTACK_SECRETS_WHOLE"
 _NO_SECRETS = 125
+
+ENVIRONMENT = SECRETS / ".environment"
+"""What a container's job has for variables, in memory, for a command beside it to read."""
+
+_KEEP = f"(umask 077; export -p >{ENVIRONMENT}) 2>/dev/null || :\n"
+
+_READ_KEPT = f"""if [ -r {ENVIRONMENT} ]; then . {ENVIRONMENT}; fi
+exec "$@"
+"""
+
+_ANY_SHELL = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi"
 
 _READ_SECRETS = f"""given=
 while IFS= read -r line; do given="$given$line
@@ -136,6 +150,7 @@ def started(
     commands as its last argument. Without either the image runs what it runs.
     """
     begin = _exports(inner or {}) + (_READ_SECRETS if secrets else "")
+    begin += _KEEP if begin else ""
     if script and not spec.entrypoint:
         return _wrapped(begin + _CHOOSE_SHELL + _RUN, (script,))
     own = spec.entrypoint or image.entrypoint
@@ -153,7 +168,19 @@ def _exports(values: Mapping[str, str]) -> str:
 
 
 def _wrapped(wrapper: str, argv: tuple[str, ...]) -> Started:
-    return Started(("/bin/sh", "-c", wrapper, "dstack"), argv)
+    return Started(("/bin/sh", "-c", wrapper, _NAME), argv)
+
+
+def beside(words: Sequence[str], entrypoint: Sequence[str]) -> list[str]:
+    """What runs beside the job of a container, with the job's variables.
+
+    Args:
+        words: Program and arguments; none for a shell.
+        entrypoint: What the container runs.
+    """
+    argv = list(words) or ["/bin/sh", "-c", _ANY_SHELL]
+    kept = list(entrypoint[-1:]) == [_NAME]
+    return ["/bin/sh", "-c", _READ_KEPT, _NAME, *argv] if kept else argv
 
 
 def secrets_text(secrets: Mapping[str, str], filled: Mapping[str, str] | None = None) -> str:

@@ -51,14 +51,17 @@ class Engine:
     def __init__(self, path: str) -> None:
         self._address, _ = socket_address(path)
 
-    def call(self, method: str, path: str) -> bytes:
+    def call(self, method: str, path: str, told: "dict[str, object] | None" = None) -> bytes:
         """The body of what the engine answers.
+
+        Args:
+            told: What it is told, as the fields of its document.
 
         Raises:
             EngineError: It refused.
             OSError: It is not there.
         """
-        with self.open(method, path, _CALL_SECONDS) as connection:
+        with self.open(method, path, _CALL_SECONDS, told) as connection:
             return answer_body(read_all(connection))
 
     def state(self, container: str) -> "State":
@@ -82,17 +85,33 @@ class Engine:
         }
         return Published(int(fields["State"]["Pid"]), ports)
 
-    def open(self, method: str, path: str, seconds: float | None) -> socket.socket:
+    def open(
+        self,
+        method: str,
+        path: str,
+        seconds: float | None,
+        told: "dict[str, object] | None" = None,
+    ) -> socket.socket:
         """A connection on which an answer will come. Raises OSError."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(seconds)
             connection.connect(self._address)
-            connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+            connection.sendall(
+                f"{method} {path} HTTP/1.0\r\nHost: docker\r\n".encode() + _body(told)
+            )
         except OSError:
             connection.close()
             raise
         return connection
+
+
+def _body(told: "dict[str, object] | None") -> bytes:
+    """The end of the head of a request, and its body."""
+    if told is None:
+        return b"\r\n"
+    body = json.dumps(told).encode()
+    return b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -124,10 +143,12 @@ class OutputStream:
 
     Args:
         connection: Its answer is being awaited; read by this from now on.
+        framed: What comes says of which stream it is, as it does where there is no terminal.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, framed: bool = True) -> None:
         self._connection = connection
+        self.framed = framed
         self._held = b""
         while b"\r\n\r\n" not in self._held:
             self._fill()
@@ -148,7 +169,7 @@ class OutputStream:
         except ConnectionError:
             return None
         if not data:
-            return None
+            return self._take_apart() or None  # what came with the head of the answer
         self._held += data
         return self._take_apart()
 
@@ -156,6 +177,9 @@ class OutputStream:
         self._connection.close()
 
     def _take_apart(self) -> list[tuple[int, bytes]]:
+        if not self.framed:
+            data, self._held = self._held, b""
+            return [(0, data)] if data else []
         pieces: list[tuple[int, list[bytes]]] = []
         start = 0
         held = self._held

@@ -46,11 +46,11 @@ async def write_all(descriptor: int, data: bytes) -> None:
 async def _ready(descriptor: int, over: asyncio.Event | None) -> None:
     """Returns when something can be read, or once it is over."""
     if over is None:
-        await _readable(descriptor)
+        await readable(descriptor)
         return
     if over.is_set():
         return
-    reading = asyncio.ensure_future(_readable(descriptor))
+    reading = asyncio.ensure_future(readable(descriptor))
     ending = asyncio.ensure_future(over.wait())
     try:
         await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -65,7 +65,8 @@ def _can_be_read(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
-async def _readable(descriptor: int) -> None:
+async def readable(descriptor: int) -> None:
+    """Returns when something can be read, or its end was reached."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(descriptor, ready.set)
