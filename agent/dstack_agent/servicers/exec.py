@@ -19,6 +19,9 @@ from dstack_scheduler.wire.errand import outcome_to_wire, window_from_wire
 
 Write = Callable[[pb.ExecResponse], Awaitable[None]]
 
+LEAVE_SECONDS = 5.0
+"""For the client to go, once it was told of the end."""
+
 
 @dataclass(slots=True)
 class Attendant:
@@ -43,6 +46,9 @@ class Attendant:
             reading = tasks.create_task(self._read(requests))
             carrying = tasks.create_task(self._carry())
             await asyncio.wait((reading, carrying), return_when=asyncio.FIRST_COMPLETED)
+            if carrying.done() and carrying.exception() is None:
+                # Who writes to a call at the moment of its end loses what it was told.
+                await asyncio.wait((reading,), timeout=LEAVE_SECONDS)
             reading.cancel()
             carrying.cancel()
 
