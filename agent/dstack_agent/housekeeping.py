@@ -110,6 +110,8 @@ class Housekeeping:
         return 0.0
 
     async def _collect(self) -> None:
+        if drafts := await self._in_thread(self._store.drafts.sweep):
+            log.info("%d files that were never whole are removed", drafts)
         roots = await self._roots()
         collector = Collector(self._store, lambda: roots, self._rules, _Pace(self._stopping))
         found = await self._in_thread(collector.collect)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dstack_cli.choosing import meant
 from dstack_cli.kept import (
@@ -29,6 +30,9 @@ from dstack_mesh.faults import Damaged, MeshError, Missing, TooLate, Unreachable
 from dstack_mesh.frozen import frozen
 from dstack_mesh.home import Home
 from dstack_mesh.ids import PeerId
+
+if TYPE_CHECKING:
+    from dstack_mesh.chunks.fetched import Fetched
 
 TICK_SECONDS = 0.2
 
@@ -91,6 +95,7 @@ def fetch(home: Home, run: str, path: str, dest: Path, workflow: str = "") -> No
             found = wanted(path, artifacts, source.picture.record.run_name)
             screen = Screen(Terminal.of_process())
             await _Fetching(reach, screen).fetch(found, dest, is_folder)
+            await asyncio.to_thread(reach.store.drafts.sweep)
 
     carry_out(bring())
 
@@ -108,23 +113,27 @@ class _Fetching:
         now = asyncio.get_running_loop().time
         began = now()
         self._total = sum(one.artifact.size_bytes for one in found)
-        files = written = 0
+        files = written = came = 0
         async with asyncio.TaskGroup() as tasks:
             ticking = tasks.create_task(self._tick())
             for one in found:
                 # Several artifacts, or one as a whole into a folder that exists, keep their names.
-                several = len(found) > 1 or (not one.inside and is_folder)
+                # A folder that one made which broke off is not one that existed.
+                begun = self._reach.store.drafts.of(one.artifact.digest).broke_off(dest)
+                several = len(found) > 1 or (not one.inside and is_folder and not begun)
                 target = dest / below(one.artifact.path) if several else dest
                 fetched = await self._one(one, target)
-                files, written = files + fetched[0], written + fetched[1]
+                files, written = files + fetched.files, written + fetched.size_bytes
+                came += fetched.received_bytes
             ticking.cancel()
         self._screen.live("", now())
         took = duration(now() - began)
-        self._screen.say(f"{count(files, 'file')}, {size(written)} in {took}: {dest}")
+        here = f", {size(written - came)} of it was here" if came < written else ""
+        self._screen.say(f"{count(files, 'file')}, {size(written)} in {took}{here}: {dest}")
         for line in partial_lines([one.artifact for one in found], datetime.now(UTC)):
             self._screen.say(line)
 
-    async def _one(self, one: Wanted, target: Path) -> tuple[int, int]:
+    async def _one(self, one: Wanted, target: Path) -> "Fetched":
         trouble: MeshError | None = None
         for holder in self._reach.nearest(one.artifact.holders):
             away = self._reach.away(holder) is not None
@@ -138,7 +147,7 @@ class _Fetching:
                 if fetched.left_out:
                     links = f"{count(len(fetched.left_out), 'link')} out of it left out"
                     self._screen.say(f"{target}: {links}, as {fetched.left_out[0]}")
-                return fetched.files, fetched.size_bytes
+                return fetched
             except ANOTHER_MAY as error:
                 trouble = error
         raise trouble or nobody_has(one.artifact, self._reach)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from dstack_agent.executor import pythons
 from dstack_agent.jobs.places import Place
+from dstack_mesh.chunks.drafts import draft_name
 from dstack_mesh.chunks.folders import Folders
-from dstack_mesh.chunks.laying import draft_name, lay_link
+from dstack_mesh.chunks.laying import lay_link
 from dstack_mesh.chunks.manifest import FileEntry, LinkEntry, Manifest
 from dstack_mesh.chunks.tree import Skipped
 from dstack_mesh.faults import Refused

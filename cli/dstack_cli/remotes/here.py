@@ -20,7 +20,7 @@ from dstack_scheduler.pushed import PushedRun
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from dstack_mesh.chunks.receiving import Fetched
+    from dstack_mesh.chunks.fetched import Fetched
 
 
 class Pulled:

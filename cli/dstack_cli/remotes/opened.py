@@ -18,7 +18,7 @@ from dstack_mesh.remotes.known import Known
 from dstack_mesh.remotes.tally import Tally
 
 if TYPE_CHECKING:
-    from dstack_mesh.chunks.receiving import Fetched
+    from dstack_mesh.chunks.fetched import Fetched
 
 LEAVE_SECONDS = 2.0
 """So long a transfer that nobody wants any more may take to end."""

@@ -21,11 +21,12 @@ DIRECT_BYTES = 32 << 20
 DIRECT_FLAG: int = getattr(os, "O_DIRECT", 0)
 """0 where the system has no such thing, as macOS."""
 
-BUFFER_BYTES = 4 << 20
-"""One write. Larger: fewer waits for the disk; smaller: less memory."""
+BUFFER_BYTES = 384 << 10
+"""One write. Larger: fewer waits for the disk; smaller: a kill takes less, and what it takes
+travels again."""
 
-BUFFERS = 3
-"""One fills, one is written, one waits."""
+BUFFERS = 2
+"""One fills, one is written."""
 
 BLOCK_BYTES = 4096
 """Direct writes begin and end at multiples of this, which every disk takes."""

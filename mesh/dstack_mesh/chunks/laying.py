@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from dstack_mesh.chunks.drafts import draft_name
 from dstack_mesh.chunks.folders import Folders, split
 from dstack_mesh.chunks.holes import is_hole
 from dstack_mesh.chunks.manifest import FileEntry, FolderEntry, LinkEntry, Manifest
@@ -188,8 +189,3 @@ def pwrite_all(file: int, data: memoryview, offset: int) -> None:
     done = os.pwrite(file, data, offset)
     while done < len(data):
         done += os.pwrite(file, data[done:], offset + done)
-
-
-def draft_name() -> str:
-    """A name for what is not whole yet."""
-    return f".{os.urandom(8).hex()}.new"

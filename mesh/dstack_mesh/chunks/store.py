@@ -22,6 +22,7 @@ from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.cache import FileCache
 from dstack_mesh.chunks.checking import check_chunks
 from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.drafts import Drafts
 from dstack_mesh.chunks.healing import Presence, open_index
 from dstack_mesh.chunks.index import MANY, batches
 from dstack_mesh.chunks.manifest import FileEntry, Manifest
@@ -88,6 +89,7 @@ class ChunkStore:
         self._writing = threading.Lock()
         self._mending = threading.Lock()
         self.cache = FileCache(folder / "index.sqlite")
+        self.drafts = Drafts(folder / "drafts")
         self.source: Source = NoSource()
         self.most_bytes: int | None = None
         self._weighed = (-math.inf, 0)

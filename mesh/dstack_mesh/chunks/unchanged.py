@@ -14,9 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from dstack_mesh.chunks.cache import FileCache, Stamp
+from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.folders import Folders, split
+from dstack_mesh.chunks.holes import hole_at, is_hole
 from dstack_mesh.chunks.manifest import FileEntry
-from dstack_mesh.chunks.reading import executable, stamp_of
+from dstack_mesh.chunks.reading import OPEN_TO_READ, executable, stamp_of
 from dstack_mesh.frozen import frozen
 
 _BATCH = 500
@@ -53,6 +55,51 @@ def lying(folders: Folders, entries: Sequence[FileEntry], cache: FileCache | Non
             kept = same and may_run == entry.executable
             (found.same if kept else found.others).add(entry.path)
     return found
+
+
+def verified(folders: Folders, entry: FileEntry) -> Stamp | None:
+    """The stamp of the file that lies at an entry's path, if every byte of it is as it should be.
+
+    It was laid by one that was killed before it could write that down, or by somebody else.
+    """
+    folder, name = split(entry.path)
+    try:
+        handle = folders.enter(folder)
+        # A device is not even opened: opening a tape or a watchdog does things.
+        if not _could_be(os.stat(name, dir_fd=handle, follow_symlinks=False), entry):
+            return None
+        file = os.open(name, OPEN_TO_READ, dir_fd=handle)
+    except OSError:
+        return None
+    try:
+        before = os.fstat(file)
+        if _could_be(before, entry) and _has_all(file, entry):
+            stamp = stamp_of(os.fstat(file))
+            return stamp if stamp == stamp_of(before) else None
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+    return None
+
+
+def _could_be(state: os.stat_result, entry: FileEntry) -> bool:
+    return (
+        stat.S_ISREG(state.st_mode)
+        and state.st_size == entry.size_bytes
+        and executable(state) == entry.executable
+    )
+
+
+def _has_all(file: int, entry: FileEntry) -> bool:
+    offset = 0
+    for digest, size in entry.chunks():
+        if is_hole(digest, size) and hole_at(file, offset, entry.size_bytes) >= size:
+            pass
+        elif digest_of(os.pread(file, size, offset)) != digest:
+            return False
+        offset += size
+    return True
 
 
 def _seen(

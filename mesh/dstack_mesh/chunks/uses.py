@@ -1,14 +1,14 @@
 """Where each chunk of some files is used first, in little memory: 4 GiB have 220,000 chunks."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from dstack_mesh.ids import Digest
 
 T = TypeVar("T")
 
-_WANTED, _CLAIMED, _HAD = 0, 1, 2
+_WANTED, _CLAIMED, _FOUND, _HAD = 0, 1, 2, 3
 
 
 class Use(NamedTuple, Generic[T]):
@@ -68,7 +68,32 @@ class Uses(Generic[T]):
         for digest in digests:
             self._states[self._numbers[digest]] = _HAD
 
+    def found(self, digest: Digest) -> None:
+        """One is not wanted any more: it was written where it belongs before."""
+        self._states[self._numbers[digest]] = _FOUND
+
     @property
     def wanted(self) -> list[Digest]:
         """Those that nobody has brought."""
-        return [digest for digest, number in self._numbers.items() if self._states[number] != _HAD]
+        states = self._states
+        return [digest for digest, number in self._numbers.items() if states[number] < _FOUND]
+
+    @property
+    def perhaps_written(self) -> Iterator[Digest]:
+        """Those that are nowhere else."""
+        states = self._states
+        return (digest for digest, number in self._numbers.items() if states[number] != _HAD)
+
+
+def runs(uses: Sequence[Use[T]], data: memoryview) -> Iterator[tuple[T, int, memoryview]]:
+    """Pieces of chunks side by side, as long as they lie so in one file."""
+    part: T | None = None
+    offset = begin = at = 0
+    for use in uses:
+        if use.part is not part or use.offset != offset + (at - begin):
+            if part:
+                yield part, offset, data[begin:at]
+            part, offset, begin = use.part, use.offset, at
+        at += use.size
+    if part:
+        yield part, offset, data[begin:at]

@@ -23,7 +23,7 @@ from dstack_mesh.remotes.port import NO_OBJECT, ObjectStore
 from dstack_mesh.remotes.tally import Tally
 
 if TYPE_CHECKING:
-    from dstack_mesh.chunks.receiving import Fetched
+    from dstack_mesh.chunks.fetched import Fetched
 
 SPAN_BYTES = 4 << 20
 """So much of a pack is read at once."""

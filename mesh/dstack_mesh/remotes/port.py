@@ -15,7 +15,7 @@ from dstack_mesh.chunks.manifest import Manifest
 from dstack_mesh.ids import Digest
 
 if TYPE_CHECKING:
-    from dstack_mesh.chunks.receiving import Fetched
+    from dstack_mesh.chunks.fetched import Fetched
 
 NO_OBJECT = "no-object"
 """Code of the Missing that says that there is nothing of that key."""

@@ -39,7 +39,8 @@ from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, open_pack, pack_ch
 from dstack_mesh.wire.stream import IDLE_SECONDS, Stream
 
 if TYPE_CHECKING:
-    from dstack_mesh.chunks.receiving import Fetched, Receiver
+    from dstack_mesh.chunks.fetched import Fetched
+    from dstack_mesh.chunks.receiving import Receiver
 
 FetchStream = Stream[FetchRequest, FlatPack]
 PushStream = Stream[PushRequest | Flat, PushResponse]
@@ -184,7 +185,8 @@ class TransferClient:
         told = on_bytes or _nobody
         hand = Hand()
         try:
-            receiver = await hand.do(Receiver, manifest, target, prefix, self._store.cache)
+            keeping = self._store.cache, self._store.drafts.of(digest)
+            receiver = await hand.do(Receiver, manifest, target, prefix, *keeping)
         except BaseException:
             hand.close()
             raise
