@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dstack_cli.beside import job_meant
+from dstack_cli.commands.exec import run_beside
 from dstack_cli.misused import Misused
 from dstack_cli.picture import RunPicture
 from dstack_mesh.faults import Missing, Refused
@@ -22,6 +23,25 @@ def run(*states: JobState, count: int = 0) -> RunPicture:
     many = count or len(states)
     name, revision = RunName("calm-ibex-1"), Revision("lab")
     return RunPicture(RunRecord(RUN, name, "x", "ana", AT, many, revision, jobs=jobs))
+
+
+@pytest.mark.parametrize(
+    ("line", "means"),
+    [
+        ("", ("@", (), None, False)),
+        ("calm", ("calm", (), None, False)),
+        ("@ ls -l --job 3", ("@", ("ls", "-l", "--job", "3"), None, False)),
+        ("@ -- ls -l", ("@", ("ls", "-l"), None, False)),
+        ("@ --job 1 ls -t", ("@", ("ls", "-t"), 1, False)),
+        ("--job 1 -t @ sh -i", ("@", ("sh", "-i"), 1, True)),
+        ("--job=1 @ -t -- -x", ("@", ("-x",), 1, True)),
+        ("@ tar c - --", ("@", ("tar", "c", "-", "--"), None, False)),
+    ],
+)
+def test_what_follows_the_run_is_the_command(line: str, means: tuple[object, ...]) -> None:
+    context = run_beside.make_context("exec", line.split())
+    told = context.params
+    assert (told["run"], told["command"], told["job"], told["tty"]) == means
 
 
 R, D, W = JobState.RUNNING, JobState.DONE, JobState.WAITING
