@@ -129,15 +129,19 @@ def give_account(engine: Archives, container: str, user: tuple[int, int]) -> Non
 
 
 def _accounts(engine: Archives, container: str) -> bytes:
-    """The accounts of the image; none where it has no list of them that can be read."""
+    """The accounts of the image; none where it has no list of them, or an enormous one."""
     from docker.errors import NotFound
 
     try:
         parts, _ = engine.get_archive(container, f"/{_ACCOUNTS}")
-        packed = b"".join(parts)
+        packed = bytearray()
+        for part in parts:
+            packed += part
+            if len(packed) > _MOST_BYTES:
+                return b""
         with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
             entry = tar.next()
             file = tar.extractfile(entry) if entry is not None and entry.isfile() else None
-            return file.read(_MOST_BYTES) if file is not None else b""
+            return file.read() if file is not None else b""
     except (NotFound, tarfile.TarError):
         return b""
