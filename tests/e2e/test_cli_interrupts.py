@@ -15,7 +15,7 @@ from support.eventually import eventually
 from support.lab import DSTACK, Peer, join_mesh, make_peer, said
 from support.terminal import Terminal
 
-LOOP = "echo up; trap 'echo bye; exit 7' TERM; while true; do sleep 0.05; done"
+LOOP = "trap 'echo bye; exit 7' TERM; echo up; while true; do sleep 0.05; done"
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_second_press_stops_gracefully(home: Peer) -> None:
 
 
 def test_a_third_press_aborts(home: Peer) -> None:
-    stubborn = "echo up; trap '' TERM; while true; do sleep 0.05; done"
+    stubborn = "trap '' TERM; echo up; while true; do sleep 0.05; done"
     terminal = Terminal(home, "run", "bash", "-c", stubborn)
     terminal.read_until("up\r\n")
     for said_ in ("Detached.", "Stopping", "Aborting"):

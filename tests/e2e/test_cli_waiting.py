@@ -9,7 +9,7 @@ from support.alone import alone
 from support.eventually import eventually
 from support.lab import DSTACK, Peer, said
 
-HOLD = "echo up; trap 'exit 0' TERM; while true; do sleep 0.05; done"
+HOLD = "trap 'exit 0' TERM; echo up; while true; do sleep 0.05; done"
 
 
 @pytest.fixture(scope="module")

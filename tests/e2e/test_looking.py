@@ -11,7 +11,7 @@ from support.eventually import eventually
 from support.lab import Peer, project
 from support.terminal import Terminal
 
-HOLD = "echo up; trap 'exit 0' TERM; while true; do sleep 0.05; done"
+HOLD = "trap 'exit 0' TERM; echo up; while true; do sleep 0.05; done"
 
 
 @pytest.fixture(scope="module")
