@@ -22,6 +22,7 @@ TOGETHER = {
         "tests/e2e/test_agent_docker.py",
         "tests/e2e/test_docker_apps.py",
         "tests/e2e/test_container_gangs.py",
+        "tests/e2e/test_container_networks.py",
         "tests/e2e/test_container_ssh.py",
         "tests/e2e/test_container_survival.py",
         "tests/e2e/test_container_walls.py",

@@ -4,7 +4,9 @@ Everything here blocks: call it in a thread.
 """
 
 import logging
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ _METADATA_GATEWAY = "169.254.169.1"
 _BRIDGE = "com.docker.network.bridge"
 _ALONE = {f"{_BRIDGE}.enable_icc": "false"}
 _RESOLVERS = Path("/etc/resolv.conf")
+_MAKING = Lock()
 
 
 class Networks(Protocol):
@@ -31,6 +34,7 @@ class Networks(Protocol):
 
     def networks(self, names: list[str]) -> list[dict[str, Any]]: ...
     def create_network(self, name: str, **options: Any) -> dict[str, Any]: ...
+    def remove_network(self, net_id: str) -> None: ...
     def connect_container_to_network(self, container: str, net_id: str) -> None: ...
 
 
@@ -75,20 +79,28 @@ def _made(engine: Networks, name: str, **options: Any) -> bool:
     """Whether there is a network of this name, which is made if it is not there."""
     from docker.errors import APIError
 
-    if _is_there(engine, name):
-        return True
-    try:
-        engine.create_network(name, labels={"run.dstack.network": name}, **options)
-    except APIError as error:
-        if _is_there(engine, name):  # another agent of this engine was faster
-            return True
-        log.warning("the network %s cannot be made: %s", name, error)
-        return False
+    with _MAKING:
+        found = _named(engine, name)
+        if not found:
+            labels = {"run.dstack.network": name}
+            try:
+                engine.create_network(name, check_duplicate=True, labels=labels, **options)
+            except APIError as error:
+                if not _named(engine, name):  # or another agent of this engine was faster
+                    log.warning("the network %s cannot be made: %s", name, error)
+                    return False
+            found = _named(engine, name)
+        # An engine takes a name twice if two ask at once, and then starts no container by it.
+        for twin in found[1:]:
+            with suppress(APIError):  # another agent removes it too
+                engine.remove_network(twin)
     return True
 
 
-def _is_there(engine: Networks, name: str) -> bool:
-    return any(each["Name"] == name for each in engine.networks(names=[name]))
+def _named(engine: Networks, name: str) -> list[str]:
+    """The ids of the networks of this name, the one that was made first before others."""
+    found = [each for each in engine.networks(names=[name]) if each["Name"] == name]
+    return [each["Id"] for each in sorted(found, key=lambda one: (one["Created"], one["Id"]))]
 
 
 def _resolvers() -> str:
