@@ -83,7 +83,7 @@ class Guests:
 
     def end(self) -> None:
         """Ends every command that goes on, at once: the job is over."""
-        tree.send(self._hosts, signal.SIGSTOP)  # else one may tell of an end that looks like its own
+        tree.send(self._hosts, signal.SIGSTOP)  # or it tells of an end that looks like its own
         for host in self._hosts:
             tree.kill_below(host)
         tree.send(self._hosts, signal.SIGKILL)
