@@ -218,9 +218,10 @@ def test_what_a_change_costs_a_peer_does_not_grow_with_the_mesh() -> None:
         changes = 10
         for n in range(changes):
             seconds_to_everybody(sim, f"run {n}")
+            sim.run(5)  # what is still sent of it counts too
         cost.append((sim.sent - before) / many / changes)
     print(f"messages a peer and change: {cost[0]:.1f} of 20, {cost[1]:.1f} of 60")
-    assert cost[1] <= 1.1 * cost[0]
+    assert cost[1] <= 1.05 * cost[0]
 
 
 def test_two_partitions_that_heal_are_alike_within_ten_seconds() -> None:
