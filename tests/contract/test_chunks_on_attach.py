@@ -19,7 +19,7 @@ from dstack_scheduler.progress import Progress
 from dstack_scheduler.wire.agent import GrpcAgent
 from support.agent_process import UNKNOWN, AgentProcess, agent_process
 from support.eventually import eventually_async
-from support.fake_agent import FakeDirectory
+from support.fake_directory import FakeDirectory
 from support.submissions import planned, submission
 
 SIZE = 300_000

@@ -1,8 +1,6 @@
 """Admins that invite: whom they let in, over real TLS, and what is left when they may no more."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from dstack_mesh.faults import Forbidden, MeshError, Refused, Unreachable
+from dstack_mesh.faults import Forbidden, Refused, Unreachable
 from dstack_mesh.home import Home
-from dstack_mesh.identity import Identity, id_of_key, public_der, read_private_key
-from dstack_mesh.ids import PeerId
-from dstack_mesh.trust.authority import (
-    LEAF_LIFE,
-    Authority,
-    make_request,
-    sign_issuer,
-    sign_leaf,
-    to_pem,
-)
+from dstack_mesh.identity import Identity
+from dstack_mesh.trust.authority import LEAF_LIFE, Authority, make_request, sign_issuer, sign_leaf
 from dstack_mesh.trust.membership import (
     Role,
     can_invite,
@@ -43,12 +33,24 @@ from dstack_mesh.v1.roster_pb2 import RenewRequest
 from dstack_mesh.wire.caller import Member
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
-from dstack_mesh.wire.membership import MembershipClient
 from dstack_mesh.wire.renewal import Renewal, ask_to_renew, renew
 from dstack_mesh.wire.roster import RosterClient, open_book, open_keeper
 from support.inviting import admin_of, invited
-from support.mesh_agent import MeshAgent, mesh_agent
-from support.meshes import Mesh, OffClock, card_of, member
+from support.issuing import (
+    channel_to,
+    error_in,
+    hello,
+    issuer_certificate,
+    issuer_id,
+    issuer_key,
+    learn,
+    looks,
+    refused,
+    shows,
+    with_leaf,
+)
+from support.mesh_agent import mesh_agent
+from support.meshes import Mesh, OffClock, member
 from support.saying import say
 
 pytestmark = pytest.mark.usefixtures("no_multicast")
@@ -57,53 +59,6 @@ pytestmark = pytest.mark.usefixtures("no_multicast")
 @pytest.fixture
 def mesh(tmp_path: Path) -> Mesh:
     return Mesh.founded(tmp_path / "root")
-
-
-def issuer_key(home: Home) -> ec.EllipticCurvePrivateKey:
-    return read_private_key(issuer_key_path(home))
-
-
-def issuer_id(home: Home) -> PeerId:
-    return PeerId(id_of_key(public_der(issuer_key(home).public_key())))
-
-
-def issuer_certificate(home: Home) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(issuer_path(home).read_bytes())
-
-
-def with_leaf(mesh: Mesh, admin: Home, folder: Path, role: Role = Role.RUNNER) -> Home:
-    """A home of which no roster speaks, with a certificate that the admin's key signed."""
-    home = mesh.admit(folder)
-    key, certificate = issuer_key(admin), issuer_certificate(admin)
-    public = Identity.load_or_make(home).private_key().public_key()
-    leaf = sign_leaf(key, certificate, public, datetime.now(UTC), timedelta(days=1), role=role)
-    shows(home, leaf, certificate)
-    return home
-
-
-def shows(home: Home, *certificates: x509.Certificate) -> None:
-    member(home).certificate_path.write_bytes(b"".join(map(to_pem, certificates)))
-
-
-async def hello(home: Home, agent: MeshAgent) -> str:
-    channels = Channels(home)
-    try:
-        channel = channels.to_peer(agent.card.peer_id, agent.address)
-        card = card_of(home, "caller", (), agent=False)
-        return (await MembershipClient(channel, "agent").hello(card)).card.name
-    finally:
-        await channels.close()
-
-
-async def looks(agent: MeshAgent) -> None:
-    assert agent.members.keeper is not None
-    await agent.members.keeper.look()
-
-
-async def refused(home: Home, agent: MeshAgent) -> str:
-    with pytest.raises(Forbidden) as failed:
-        await hello(home, agent)
-    return failed.value.code
 
 
 async def test_an_admin_that_the_root_invites_gets_a_key_to_sign_with(
@@ -163,13 +118,6 @@ async def test_an_admin_invites_no_admin_and_who_was_one_invites_nobody(
     assert error_in(group.value).code == "was-an-admin"
 
 
-def error_in(group: BaseException) -> MeshError:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    assert isinstance(group, MeshError)
-    return group
-
-
 async def test_a_leaf_of_a_live_issuer_is_heard_though_its_admission_is_not_known(
     mesh: Mesh, tmp_path: Path
 ) -> None:
@@ -194,12 +142,6 @@ async def test_a_leaf_of_a_removed_issuer_is_refused_whoever_shows_it(
         await looks(root)
         for home in (unknown, known):
             assert await refused(home, root) == "issuer-removed"
-
-
-def learn(mesh: Mesh, of: Home) -> None:
-    """The root's home learns what another one knows."""
-    mesh_id = mesh.membership.mesh_id
-    open_book(mesh.root, mesh_id).add(open_book(of, mesh_id).read().statements.values())
 
 
 async def test_what_an_issuer_signed_past_its_admins_limit_is_refused_and_before_it_stands(
@@ -370,13 +312,6 @@ async def test_open_calls_of_a_removed_issuers_leaf_end_at_once(mesh: Mesh, tmp_
                 await watch.read()
         assert ended.value.code == "issuer-removed"
         await channels.close()
-
-
-@asynccontextmanager
-async def channel_to(agent: MeshAgent, home: Home) -> AsyncGenerator[grpc.aio.Channel]:
-    channels = Channels(home)
-    yield channels.to_peer(agent.card.peer_id, agent.address)
-    await channels.close()
 
 
 async def test_certificates_are_renewed_at_an_admins_agent_and_by_itself(

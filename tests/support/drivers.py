@@ -10,7 +10,8 @@ from dstack_scheduler.driver import Driver
 from dstack_scheduler.job import StateChange
 from dstack_scheduler.submission import Submission
 from support.eventually import eventually_async
-from support.fake_agent import FakeDirectory, FakeMachine
+from support.fake_agent import FakeMachine
+from support.fake_directory import FakeDirectory
 from support.fake_job import FakeJob
 from support.fake_store import FakeStore
 from support.submissions import CODE, Remembering

@@ -15,15 +15,7 @@ from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.faults import Busy, Conflict, Missing, Refused, Unreachable
 from dstack_mesh.ids import Address, Digest, HoldId, MeshId, PeerId, RunId
 from dstack_mesh.signing import Signed
-from dstack_scheduler.agent_port import (
-    Agent,
-    AttachEvent,
-    Attachment,
-    DrivenJob,
-    Hold,
-    Listing,
-    Question,
-)
+from dstack_scheduler.agent_port import AttachEvent, Attachment, DrivenJob, Hold, Listing, Question
 from dstack_scheduler.job import (
     EndOfLog,
     JobKey,
@@ -391,17 +383,3 @@ class FakeAttachment:
             async with job.changed:
                 if not news(job, offsets, told):
                     await job.changed.wait()
-
-
-class FakeDirectory:
-    """Agents in the order in which they are to be found."""
-
-    def __init__(self, *agents: Agent) -> None:
-        self.known = list(agents)
-
-    async def agents(self) -> AsyncGenerator[Agent, None]:
-        for agent in self.known:
-            yield agent
-
-    async def find(self, peer_id: PeerId) -> Agent | None:
-        return next((agent for agent in self.known if agent.card.peer_id == peer_id), None)

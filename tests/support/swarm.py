@@ -6,7 +6,7 @@ believes is judged against what is so. The same seed gives the same history.
 
 import heapq
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
 from typing import assert_never
 
@@ -31,37 +31,13 @@ from dstack_mesh.membership.signs import (
     Told,
 )
 from dstack_mesh.membership.swim import Swim
+from support.swarming import Departure, Peer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 RUMOUR_BYTES = 110
 """About what one takes on the wire: id, number, name and one address."""
 
 MakeSwim = Callable[[Rumour, Random, float, Pace | None], Swim]
-
-
-@dataclass(slots=True)
-class Peer:
-    """A simulated one."""
-
-    peer_id: PeerId
-    swim: Swim
-    side: int = 0
-    frozen: bool = False
-    tick_at: float = float("inf")
-    waiting: list[tuple[Event, Callable[[], None] | None]] = field(
-        default_factory=list[tuple[Event, Callable[[], None] | None]]
-    )
-
-
-@dataclass(slots=True)
-class Departure:
-    """A crash or a leave, and who does not know of it yet."""
-
-    peer_id: PeerId
-    at: float
-    left: bool
-    unaware: set[PeerId]
-    known_at: float | None = None
 
 
 class Swarm:

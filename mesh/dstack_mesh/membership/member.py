@@ -42,6 +42,12 @@ class Suspicion:
         seconds = suspicion_seconds(members, max(len(self.accusers) - 1, 0), pace)
         return self.since + seconds * self.slowness
 
+    def called(self, number: int, again_at: float) -> None:
+        """A last call was made; when the next one is due."""
+        self.tries += 1
+        self.calling.add(number)
+        self.call_at = again_at
+
     def begin_again(self, now: float) -> None:
         """It gave a sign, or we were not there to hear one."""
         self.since, self.tries, self.calling = now, 0, set()

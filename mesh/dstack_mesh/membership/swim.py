@@ -230,10 +230,9 @@ class Swim:
         if suspicion.tries >= self.pace.calls:
             self._bury(member, suspicion.verdict)
             return
-        suspicion.tries += 1
-        suspicion.call_at = self._now + self.pace.patience
         patience = self.pace.patience * self.health.slowness
-        suspicion.calling.add(self._out.call(member, Purpose.LAST, patience))
+        number = self._out.call(member, Purpose.LAST, patience)
+        suspicion.called(number, self._now + self.pace.patience)
 
     def _bury(self, member: Member, condition: Condition) -> None:
         said = "it said that it goes" if condition is Condition.LEFT else "nobody reaches it"

@@ -1,140 +1,27 @@
 """What an agent answers in an auction, and when a job is its own."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dstack_agent.bids import BidDesk, spec_digest
 from dstack_agent.ledger import HOLD_SECONDS, Ledger
-from dstack_agent.owner.terms import Terms
-from dstack_agent.records import Given
-from dstack_mesh.clock import Clock, SystemClock
-from dstack_mesh.faults import Busy, Conflict, Forbidden, Invalid, Missing, Refused
-from dstack_mesh.ids import Address, Digest, HoldId, PeerId
-from dstack_mesh.machine import AgentState, ExecutorKind, Machine, RunningJob
-from dstack_mesh.run_ids import run_id
-from dstack_scheduler.asker import OWNER, Asker
+from dstack_mesh.clock import SystemClock
+from dstack_mesh.faults import Busy, Conflict, Invalid, Missing, Refused
+from dstack_mesh.ids import Address, Digest
+from dstack_mesh.machine import AgentState, ExecutorKind, RunningJob
 from dstack_scheduler.fit import Policy
-from dstack_scheduler.job import Input, JobKey, JobSpec, Source
+from dstack_scheduler.job import Input, Source
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.prebuild import Prebuild
 from dstack_scheduler.verdict import Later, Never, NotNow, Now
+from support.bidding import ANA, BO, HERE, ONE, Agent, lab
 from support.eventually import eventually_async
 from support.machines import SetClock, gpu, key, machine, question, spec
 
-ANA, BO = Asker(PeerId("a" * 32), "submitter"), Asker(PeerId("b" * 32), "runner")
-MEG = Asker(PeerId("d" * 32), "submitter")
-NAMES = {ANA.peer_id: "ana-laptop", BO.peer_id: "", MEG.peer_id: "meg-laptop"}
-HERE, ABSENT = Digest(b"h" * 32), Digest(b"a" * 32)
-ONE = question(Needs(gpus=1), JobKey(run_id(1, 0, ANA.peer_id), 0))
-
-
-@dataclass
-class Agent:
-    """A desk with a store that knows some manifests, and a place where accepted jobs land."""
-
-    ledger: Ledger
-    machine: Machine
-    state: AgentState = AgentState.ALIVE
-    policy: Policy = field(default_factory=Policy)
-    accepted: list[tuple[JobSpec, tuple[str, ...], Mapping[str, str]]] = field(
-        default_factory=list[tuple[JobSpec, tuple[str, ...], Mapping[str, str]]]
-    )
-    trouble: Exception | None = None
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def missing_manifest(self, digest: Digest) -> bool:
-        return digest != HERE
-
-    async def what_was_accepted(self) -> list[JobSpec]:
-        return [spec for spec, _, _ in self.accepted]
-
-    async def accept(
-        self, spec: JobSpec, gpu_uuids: tuple[str, ...], secrets: Mapping[str, str], given: Given
-    ) -> None:
-        await self.gate.wait()
-        if self.trouble is not None:
-            raise self.trouble
-        self.accepted.append((spec, gpu_uuids, secrets))
-
-
-@dataclass
-class Lab:
-    agent: Agent
-    desk: BidDesk
-    told: list[str]
-
-
-@asynccontextmanager
-async def lab(folder: Path, clock: Clock, policy: Policy | None = None) -> AsyncGenerator[Lab]:
-    ledger = Ledger(folder / "ledger.db", clock)
-    agent = Agent(ledger, machine(gpu(0)), policy=policy or Policy())
-    agent.gate.set()
-    told: list[str] = []
-    desk = BidDesk(
-        lambda: agent.machine,
-        ledger,
-        agent,
-        agent.accept,
-        lambda: Terms(agent.state, agent.policy),
-        lambda peer: NAMES[peer],
-        lambda key, sentence: told.append(sentence),
-    )
-    runner = asyncio.create_task(desk.run())
-    try:
-        async with asyncio.timeout(20):
-            await desk.ask(ONE)
-            yield Lab(agent, desk, told)
-    finally:
-        runner.cancel()
-        await asyncio.gather(runner, return_exceptions=True)
-        ledger.close()
-
-
-async def test_a_runner_that_drives_for_somebody_takes_over_only_their_runs(tmp_path: Path) -> None:
-    """Else whoever hands a run of others to a runner would have it fence their driver out."""
-    for_meg, for_ana = replace(BO, behind=MEG), replace(BO, behind=ANA)
-    job = spec(ONE, code=HERE)
-    async with lab(tmp_path, SetClock()) as here:
-        hold = await here.desk.reserve(ONE, 1, ANA)
-        for act in (
-            lambda: here.desk.reserve(ONE, 99, for_meg),
-            lambda: here.desk.reserve(replace(ONE, key=replace(ONE.key, job=7)), 99, for_meg),
-            lambda: here.desk.commit(hold.hold_id, 99, job, {}, for_meg),
-        ):
-            with pytest.raises(Forbidden) as refused:
-                await act()
-            assert refused.value.code == "not-your-run"
-        assert await here.desk.reserve(ONE, 1, ANA) == hold
-        assert await here.desk.reserve(ONE, 2, for_ana) == hold
-        await here.desk.commit(hold.hold_id, 2, job, {}, for_ana)
-        assert len(here.agent.accepted) == 1
-
-
-async def test_whoever_a_job_was_given_for_goes_on_with_its_run(tmp_path: Path) -> None:
-    theirs = replace(ONE, key=replace(ONE.key, attempt=2))
-    async with lab(tmp_path, SetClock()) as here:
-        hold = await here.desk.reserve(ONE, 1, replace(BO, behind=ANA))
-        await here.desk.release(hold.hold_id)
-        hold = await here.desk.reserve(ONE, 1, replace(BO, behind=ANA))
-        await here.desk.commit(hold.hold_id, 1, spec(ONE, code=HERE), {}, replace(BO, behind=ANA))
-        with pytest.raises(Forbidden):
-            await here.desk.reserve(theirs, 2, MEG)
-        with pytest.raises(Busy):  # one card, and it has it
-            await here.desk.reserve(theirs, 2, ANA)
-
-
-async def test_what_is_lent_to_one_is_not_lent_to_whom_they_drive_for(tmp_path: Path) -> None:
-    async with lab(tmp_path, SetClock(), Policy(who=("role:runner", "ana-laptop"))) as here:
-        assert isinstance((await here.desk.ask(ONE, BO)).verdict, Now)
-        assert isinstance((await here.desk.ask(ONE, replace(BO, behind=ANA))).verdict, Now)
-        verdict = (await here.desk.ask(ONE, replace(BO, behind=MEG))).verdict
-        assert isinstance(verdict, Never)
-        assert "is not lent to meg-laptop" in verdict.reasons[0].message
+ABSENT = Digest(b"a" * 32)
 
 
 async def test_a_job_goes_from_ask_to_award(tmp_path: Path) -> None:
@@ -374,32 +261,6 @@ def test_a_specification_is_named_by_what_it_says() -> None:
         replace(job, inputs=(Input(ABSENT, "data"),)),
     ):
         assert spec_digest(job) != spec_digest(other)
-
-
-async def test_nobody_is_first_under_the_id_of_another_s_run(tmp_path: Path) -> None:
-    """Ids are made by whoever submits: the first to use one may be somebody who read it."""
-    for_meg = replace(BO, behind=MEG)
-    job = spec(ONE, code=HERE)
-    async with lab(tmp_path, SetClock()) as here:
-        for squatter in (MEG, for_meg):
-            with pytest.raises(Forbidden) as refused:
-                await here.desk.reserve(ONE, 99, squatter)
-            assert refused.value.code == "not-your-run"
-            with pytest.raises(Forbidden):
-                await here.desk.commit(HoldId("any"), 99, job, {}, squatter)
-        hold = await here.desk.reserve(ONE, 1, ANA)
-        await here.desk.commit(hold.hold_id, 1, job, {}, ANA)
-        assert len(here.agent.accepted) == 1
-
-
-@pytest.mark.parametrize("who", [OWNER, BO, replace(BO, behind=ANA)])
-async def test_owners_drivers_and_who_drives_for_its_submitter_take_a_run_up(
-    tmp_path: Path, who: Asker
-) -> None:
-    async with lab(tmp_path, SetClock()) as here:
-        hold = await here.desk.reserve(ONE, 1, who)
-        await here.desk.commit(hold.hold_id, 1, spec(ONE, code=HERE), {}, who)
-        assert len(here.agent.accepted) == 1
 
 
 async def test_a_full_disk_ends_no_desk(tmp_path: Path) -> None:

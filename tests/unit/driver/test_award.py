@@ -12,7 +12,8 @@ from dstack_scheduler.agent_port import Hold, Listing, Question
 from dstack_scheduler.award import Carrier, Confirmation, Parcel, can_fetch, commit, renewed
 from dstack_scheduler.job import Input, JobSpec, JobState, Source
 from support.eventually import eventually_async
-from support.fake_agent import FakeAgent, FakeDirectory, FakeMachine
+from support.fake_agent import FakeAgent, FakeMachine
+from support.fake_directory import FakeDirectory
 from support.fake_job import FakeJob
 from support.fake_store import FakeStore
 from support.submissions import CODE, Remembering, planned, submission

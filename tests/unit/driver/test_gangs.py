@@ -16,7 +16,8 @@ from dstack_scheduler.job import JobSpec, JobState, Node, StateChange
 from dstack_scheduler.plan import PlannedJob
 from dstack_scheduler.progress import Waiting
 from support.eventually import eventually_async
-from support.fake_agent import FakeAgent, FakeDirectory, FakeMachine
+from support.fake_agent import FakeAgent, FakeMachine
+from support.fake_directory import FakeDirectory
 from support.fake_job import FakeJob, play_nothing
 from support.fake_store import FakeStore
 from support.rounds import rounds

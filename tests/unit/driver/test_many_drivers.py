@@ -9,7 +9,8 @@ import pytest
 from dstack_mesh.clock import SystemClock
 from dstack_scheduler.driver import Driver
 from dstack_scheduler.job import JobState, StateChange
-from support.fake_agent import FakeDirectory, FakeMachine
+from support.fake_agent import FakeMachine
+from support.fake_directory import FakeDirectory
 from support.fake_job import FakeJob, play_nothing
 from support.fake_store import FakeStore
 from support.submissions import CODE, Remembering, planned, submission

@@ -25,7 +25,8 @@ from dstack_scheduler.job import (
 )
 from dstack_scheduler.progress import Unheard
 from support.eventually import eventually_async
-from support.fake_agent import FakeAgent, FakeAttachment, FakeDirectory, FakeMachine
+from support.fake_agent import FakeAgent, FakeAttachment, FakeMachine
+from support.fake_directory import FakeDirectory
 from support.fake_job import FakeJob
 from support.fake_store import FakeStore
 from support.submissions import CODE, Remembering, planned, submission

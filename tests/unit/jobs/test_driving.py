@@ -39,7 +39,8 @@ from dstack_scheduler.progress import (
 )
 from dstack_scheduler.submission import Submission
 from support.eventually import eventually_async
-from support.fake_agent import FakeDirectory, FakeMachine
+from support.fake_agent import FakeMachine
+from support.fake_directory import FakeDirectory
 from support.fake_job import play_nothing
 from support.fake_store import FakeStore
 from support.submissions import CODE, Remembering, planned, submission

@@ -23,7 +23,8 @@ from dstack_scheduler.job import (
 from dstack_scheduler.resolve import inputs_of
 from dstack_scheduler.reuse import Hit, clash, reuse_key
 from dstack_scheduler.reusing import OWNER, Results, with_results
-from support.fake_agent import FakeAgent, FakeDirectory, FakeMachine
+from support.fake_agent import FakeAgent, FakeMachine
+from support.fake_directory import FakeDirectory
 from support.fake_job import NOW
 from support.fake_store import FakeStore
 from support.submissions import planned, submission
