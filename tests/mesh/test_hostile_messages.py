@@ -68,7 +68,7 @@ ENDLESS = "/grpc.health.v1.Health/Watch"
 """Ends when its caller goes, by design; whoever is slow there is another test's."""
 
 ABSENT = "AdmissionService"
-"""Served by the listener of an invitation, not by an agent."""
+"""Served by the listener of an invitation, not by an agent: see `test_hostile_newcomers.py`."""
 
 
 class Storm:

@@ -17,49 +17,19 @@ from random import Random
 
 import pytest
 
-from dstack_mesh.clock import SystemClock
 from dstack_mesh.faults import Fault, Forbidden, MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.ids import MeshId
-from dstack_mesh.trust.authority import Authority
 from dstack_mesh.trust.desk import Desk
-from dstack_mesh.trust.invite import Code, Invite, Live, Transcript, derive_key, make_code
-from dstack_mesh.trust.invites import InviteBook
+from dstack_mesh.trust.invite import Code, Transcript, derive_key, make_code
 from dstack_mesh.trust.joining import Agreement, Greeting, Newcomer, Reply
 from dstack_mesh.trust.membership import Membership, Role
-from dstack_mesh.trust.roster.enrolment import Enrolment
 from dstack_mesh.wire.admission import Invitation, serve_invitation
 from dstack_mesh.wire.newcomer import join_mesh
-from dstack_mesh.wire.roster import open_keeper, scribe_of
+from support.desks import CLOCK, LISTENER, desk_of
 from support.meshes import Mesh
 from support.relay import relay
 from support.rounds import rounds, seeded
-
-CLOCK = SystemClock()
-LISTENER = b"l" * 32
-"""Hash of the listener's certificate."""
-
-
-def desk_of(mesh: Mesh, code: Code, tries: int = 5) -> Desk:
-    """The inviter's side of an invitation."""
-    membership = mesh.membership
-    enrolment = Enrolment(open_keeper(mesh.root, membership), scribe_of(mesh.root, membership))
-    invite = Invite(
-        code.invite_id, membership.mesh_id, Role.RUNNER, CLOCK.elapsed() + 86_400, Live(tries)
-    )
-    book = InviteBook(mesh.root)
-    book.write(invite, CLOCK.now())
-    return Desk(
-        Authority(mesh.root),
-        enrolment,
-        book,
-        code,
-        invite,
-        LISTENER,
-        CLOCK,
-        lambda: (),
-        lambda event: None,
-    )
 
 
 @dataclass(slots=True)
