@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from dstack_agent.executor.container_visit import MARK
-from dstack_agent.executor.port import Visit
 from dstack_mesh.tunnel.descriptors import read_some, write_all
 from dstack_scheduler.errand import Errand, Outcome, Window
 from support.container_bench import Bench
 from support.eventually import eventually
 from support.launches import written
+from support.visits import does, spoken
 
 pytestmark = pytest.mark.docker
 
@@ -33,40 +33,15 @@ async def job(bench: Bench, **changes: object) -> AsyncGenerator[Path]:
         await bench.end(folder)
 
 
-async def spoken(visit: Visit, given: bytes = b"") -> tuple[Outcome, list[bytes]]:
-    async def all_of(descriptor: int) -> bytes:
-        found = b""
-        while data := await read_some(descriptor, 1 << 16):
-            found += data
-        return found
-
-    async def feed() -> None:
-        await write_all(visit.stdin, given)
-        visit.end_input()
-
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
-        reading = [tasks.create_task(all_of(each)) for each in visit.outputs]
-        tasks.create_task(feed())
-        outcome = await visit.outcome()
-        return outcome, [await each for each in reading]
-
-
-async def does(
-    bench: Bench, folder: Path, *words: str, given: bytes = b""
-) -> tuple[Outcome, list[bytes]]:
-    async with bench.executor.visit(folder, Errand(words)) as visit:
-        return await spoken(visit, given)
-
-
 async def test_a_command_has_what_the_job_has_and_its_own_streams(bench: Bench) -> None:
     given = os.urandom(1 << 20)
     filled = {"URL": "https://${{ secrets.TOKEN }}@host"}
     secrets = {"TOKEN": SECRET}
     changes = {"secrets": secrets, "secret_names": ("TOKEN",), "env": filled}
     async with job(bench, **changes) as folder:
-        assert await does(bench, folder, "cat", given=given) == (Outcome(0), [given, b""])
+        assert await does(bench.executor, folder, "cat", given=given) == (Outcome(0), [given, b""])
         look = 'printf %s "$TOKEN$URL$RUN_NAME" | cat; id -u >&2; exit 7'
-        outcome, (out, err) = await does(bench, folder, "sh", "-c", look)
+        outcome, (out, err) = await does(bench.executor, folder, "sh", "-c", look)
         url = filled["URL"].replace("${{ secrets.TOKEN }}", SECRET)
         assert (outcome, out) == (Outcome(7), f"{SECRET}{url}lazy-bobcat-1".encode())
         assert int(err) == (folder / "work").stat().st_uid
@@ -80,8 +55,8 @@ async def test_what_is_not_there_is_127_and_without_a_command_there_is_a_shell(
     bench: Bench,
 ) -> None:
     async with job(bench) as folder:
-        assert (await does(bench, folder, "no-such-thing"))[0].exit_code == 127
-        assert await does(bench, folder, given=b"pwd; exit 4") == (
+        assert (await does(bench.executor, folder, "no-such-thing"))[0].exit_code == 127
+        assert await does(bench.executor, folder, given=b"pwd; exit 4") == (
             Outcome(4),
             [b"/workflow\n", b""],
         )
@@ -105,7 +80,7 @@ async def test_nothing_is_left_of_it(how: str, bench: Bench) -> None:
             if how == "it ended":
                 assert (await spoken(visit, b"\n"))[0] == Outcome(3)
         assert marked() == before
-        assert (await does(bench, folder, "true"))[0] == Outcome(0)
+        assert (await does(bench.executor, folder, "true"))[0] == Outcome(0)
 
 
 def _environment(pid: str) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import select
+from collections.abc import Callable
 
 _WRITE_BYTES = 4096
 """A pipe that can be written takes so much at once, though it blocks for more."""
@@ -67,24 +68,26 @@ def _can_be_read(descriptor: int) -> bool:
 
 async def readable(descriptor: int) -> None:
     """Returns when something can be read, or its end was reached."""
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    try:
-        loop.add_reader(descriptor, ready.set)
-    except PermissionError:  # a file can always be read
-        return
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
+    loop = asyncio.get_running_loop()
+    await _until(descriptor, loop.add_reader, loop.remove_reader)
 
 
 async def _writable(descriptor: int) -> None:
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    await _until(descriptor, loop.add_writer, loop.remove_writer)
+
+
+async def _until(
+    descriptor: int,
+    watch: Callable[[int, Callable[[], None]], object],
+    leave: Callable[[int], object],
+) -> None:
+    ready = asyncio.Event()
     try:
-        loop.add_writer(descriptor, ready.set)
-    except PermissionError:  # a file can always be written
+        watch(descriptor, ready.set)
+    except PermissionError:  # a file never has anybody wait
         return
     try:
         await ready.wait()
     finally:
-        loop.remove_writer(descriptor)
+        leave(descriptor)

@@ -15,6 +15,7 @@ from dstack_mesh.v1 import tunnel_pb2 as pb
 from dstack_mesh.v1.tunnel_pb2_grpc import TunnelServiceStub
 from dstack_mesh.wire.ending import Ending
 from dstack_mesh.wire.tunnel import frame_from_wire, frame_to_wire
+from dstack_mesh.wire.writing import Writing
 from dstack_scheduler.errand import (
     MOST_CHARACTERS,
     STDERR,
@@ -26,6 +27,8 @@ from dstack_scheduler.errand import (
 )
 from dstack_scheduler.job import JobKey
 from dstack_scheduler.wire import convert, fields
+
+ENDED = "command-ended"
 
 BEGIN_SECONDS = 40.0
 """An agent lets a command in or not within so long."""
@@ -70,7 +73,8 @@ class Session:
         self._call = call
         self._peer = peer
         self._ending = Ending(call, peer)
-        self._writing = asyncio.Lock()
+        self._over = f"{peer} ended the command."
+        self._writing = Writing(call, self._ending, self._over, ENDED)
         self._stdin = Outgoing(partial(self._say, STDIN))
         self._outputs = {
             number: Incoming(partial(self._say, number)) for number in (STDOUT, STDERR)
@@ -78,7 +82,7 @@ class Session:
 
     async def begin(self, key: JobKey, errand: Errand) -> None:
         """Returns once the agent let the command in. Raises MeshError."""
-        await self._write(pb.ExecRequest(begin=errand_to_wire(key, errand)))
+        await self._writing.write(pb.ExecRequest(begin=errand_to_wire(key, errand)))
         try:
             async with asyncio.timeout(BEGIN_SECONDS):
                 response = await self._read()
@@ -112,12 +116,12 @@ class Session:
     async def interrupt(self) -> None:
         """Sends it what Ctrl-C sends."""
         with suppress(MeshError):  # it ended meanwhile, and reading says how
-            await self._write(pb.ExecRequest(interrupt=pb.Interrupt()))
+            await self._writing.write(pb.ExecRequest(interrupt=pb.Interrupt()))
 
     async def resize(self, window: Window) -> None:
         """Tells its terminal a new size."""
         with suppress(MeshError):
-            await self._write(pb.ExecRequest(window=window_to_wire(window)))
+            await self._writing.write(pb.ExecRequest(window=window_to_wire(window)))
 
     async def _heard(self) -> Outcome:
         """Hands on what comes, until the end."""
@@ -129,7 +133,7 @@ class Session:
                     return outcome_from_wire(response.ended)
                 case _:
                     continue
-        raise Unreachable(f"{self._peer} ended the command.", code="command-ended")
+        raise Unreachable(self._over, code=ENDED)
 
     async def _read(self) -> pb.ExecResponse | None:
         """What comes next; None at the end."""
@@ -150,16 +154,7 @@ class Session:
 
     async def _say(self, number: int, frame: Frame) -> None:
         with suppress(Unreachable):  # it ended meanwhile, and reading says how
-            await self._write(pb.ExecRequest(frame=frame_to_wire(number, frame)))
-
-    async def _write(self, request: pb.ExecRequest) -> None:
-        try:
-            async with self._writing:
-                await self._call.write(request)
-        except grpc.aio.AioRpcError as failed:
-            raise await self._ending.why(failed) from failed
-        except asyncio.InvalidStateError as error:
-            raise Unreachable(f"{self._peer} ended the command.", code="command-ended") from error
+            await self._writing.write(pb.ExecRequest(frame=frame_to_wire(number, frame)))
 
 
 async def _nothing(most: int) -> bytes:

@@ -16,9 +16,12 @@ from dstack_mesh.v1.tunnel_pb2_grpc import TunnelServiceStub
 from dstack_mesh.wire.ending import Ending
 from dstack_mesh.wire.errors import translated
 from dstack_mesh.wire.tunnel import frame_from_wire, frame_to_wire
+from dstack_mesh.wire.writing import Writing
 from dstack_scheduler.app import App, Login
 from dstack_scheduler.job import MOST_PORTS, JobKey
 from dstack_scheduler.wire import convert, fields
+
+ENDED = "tunnel-ended"
 
 ASK_SECONDS = 5.0
 
@@ -87,7 +90,8 @@ class Carriage:
         self._peer = peer
         self._made_seconds = made_seconds
         self._ending = Ending(call, peer)
-        self._writing = asyncio.Lock()
+        self._over = f"{peer} ended the tunnel."
+        self._writing = Writing(call, self._ending, self._over, ENDED)
         self._ferry = Ferry(self._send)
         self._next = 0
 
@@ -98,7 +102,7 @@ class Carriage:
             begun: Is called once the agent let us in.
         """
         try:
-            await self._write(pb.CarryRequest(begin=convert.key_to_wire(self._key)))
+            await self._writing.write(pb.CarryRequest(begin=convert.key_to_wire(self._key)))
             async for response in self._call:
                 if response.WhichOneof("kind") == "begun":
                     begun()
@@ -108,7 +112,7 @@ class Carriage:
             raise await self._ending.why(failed) from failed
         finally:
             self._ferry.break_off()
-        raise Unreachable(f"{self._peer} ended the tunnel.", code="tunnel-ended")
+        raise Unreachable(self._over, code=ENDED)
 
     async def carry(
         self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -122,7 +126,7 @@ class Carriage:
         self._next = number = self._next + 1
         self._ferry.expect(number)
         try:
-            await self._write(pb.CarryRequest(open=pb.Open(connection=number, port=port)))
+            await self._writing.write(pb.CarryRequest(open=pb.Open(connection=number, port=port)))
             async with asyncio.timeout(self._made_seconds):
                 await self._ferry.made(number)
         except TimeoutError as error:
@@ -136,16 +140,7 @@ class Carriage:
         await self._ferry.carry(number, reader, writer)
 
     async def _send(self, number: int, frame: Frame) -> None:
-        await self._write(pb.CarryRequest(frame=frame_to_wire(number, frame)))
-
-    async def _write(self, request: pb.CarryRequest) -> None:
-        try:
-            async with self._writing:
-                await self._call.write(request)
-        except grpc.aio.AioRpcError as failed:
-            raise await self._ending.why(failed) from failed
-        except asyncio.InvalidStateError as error:
-            raise Unreachable(f"{self._peer} ended the tunnel.", code="tunnel-ended") from error
+        await self._writing.write(pb.CarryRequest(frame=frame_to_wire(number, frame)))
 
 
 def offered_from_wire(wire: pb.AppsResponse) -> Offered:

@@ -14,7 +14,6 @@ import pytest
 from dstack_agent.executor import asking, landlock
 from dstack_agent.executor.asking import Asked
 from dstack_agent.executor.masking import why_no_masks
-from dstack_agent.executor.port import Visit
 from dstack_agent.executor.process import ProcessExecutor
 from dstack_agent.executor.walls import WORK
 from dstack_mesh.faults import Invalid, Refused
@@ -24,6 +23,7 @@ from support.eventually import eventually
 from support.launches import launch_of, spec_of, written
 from support.processes import alive
 from support.processes import folder as folder
+from support.visits import does, spoken
 
 WAITS = "echo up; cd /; trap 'exit 3' TERM; while [ ! -e $OVER ]; do sleep 0.05; done"
 SECRET = "canary-4711"
@@ -47,34 +47,6 @@ async def job(folder: Path, *commands: str, **changes: object) -> AsyncGenerator
     finally:
         await executor.stop(folder, abort=True)
         await executor.wait(folder)
-
-
-async def spoken(visit: Visit, given: bytes = b"") -> tuple[Outcome, list[bytes]]:
-    """How a command ended that got some input, and what it wrote on each stream."""
-
-    async def all_of(descriptor: int) -> bytes:
-        found = b""
-        while data := await read_some(descriptor, 1 << 16):
-            found += data
-        return found
-
-    async def feed() -> None:
-        with contextlib.suppress(BrokenPipeError):
-            await write_all(visit.stdin, given)
-        visit.end_input()
-
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
-        reading = [tasks.create_task(all_of(each)) for each in visit.outputs]
-        tasks.create_task(feed())
-        outcome = await visit.outcome()
-        return outcome, [await each for each in reading]
-
-
-async def does(
-    executor: ProcessExecutor, folder: Path, *words: str, given: bytes = b""
-) -> tuple[Outcome, list[bytes]]:
-    async with executor.visit(folder, Errand(words)) as visit:
-        return await spoken(visit, given)
 
 
 async def test_a_command_has_what_the_job_has_and_its_own_streams(folder: Path) -> None:
