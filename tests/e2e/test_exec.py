@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.alone import alone
+from support.alone import agent_pid, alone
 from support.eventually import eventually
 from support.lab import DSTACK, Peer, project, said
 
@@ -97,6 +97,23 @@ def test_a_killed_command_line_leaves_nothing(by: signal.Signals, home: Peer, co
     started.send_signal(by)
     assert started.wait(20) == (143 if by is signal.SIGTERM else -signal.SIGKILL)
     eventually(lambda: not of_the_job(), within=20)
+
+
+def test_an_agent_that_is_killed_takes_it_along_and_the_job_goes_on(home: Peer, code: Path) -> None:
+    started = home.popen(
+        (*DSTACK, "exec", "@", "sleep", MARK),
+        cwd=code,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    eventually(lambda: of_the_job(), within=20)
+    agent = agent_pid(home)
+    assert agent is not None
+    os.kill(agent, signal.SIGKILL)
+    _, err = started.communicate(timeout=20)
+    assert started.returncode == 125 and b"went away, and the command with it" in err
+    eventually(lambda: not of_the_job(), within=20)
+    assert exec_(home, code, "@", "echo", "again").stdout == b"again\n"
 
 
 def test_ctrl_c_is_the_commands_to_obey(home: Peer, code: Path) -> None:

@@ -140,7 +140,11 @@ class Session:
         try:
             response = await self._call.read()
         except grpc.aio.AioRpcError as failed:
-            raise await self._ending.why(failed) from failed
+            why = await self._ending.why(failed)
+            if isinstance(why, Unreachable):
+                gone = f"{self._peer} went away, and the command with it."
+                raise Unreachable(gone, why.why, "dstack agents", "agent-away") from failed
+            raise why from failed
         return response if isinstance(response, pb.ExecResponse) else None
 
     def _take(self, wire: pb.Frame) -> None:
