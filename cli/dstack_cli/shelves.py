@@ -113,7 +113,7 @@ class _Fetching:
         now = asyncio.get_running_loop().time
         began = now()
         self._total = sum(one.artifact.size_bytes for one in found)
-        files = written = came = 0
+        files = written = here = 0
         async with asyncio.TaskGroup() as tasks:
             ticking = tasks.create_task(self._tick())
             for one in found:
@@ -124,12 +124,12 @@ class _Fetching:
                 target = dest / below(one.artifact.path) if several else dest
                 fetched = await self._one(one, target)
                 files, written = files + fetched.files, written + fetched.size_bytes
-                came += fetched.received_bytes
+                here += fetched.here_bytes
             ticking.cancel()
         self._screen.live("", now())
         took = duration(now() - began)
-        here = f", {size(written - came)} of it was here" if came < written else ""
-        self._screen.say(f"{count(files, 'file')}, {size(written)} in {took}{here}: {dest}")
+        lay = f", {size(here)} of it was here" if here else ""
+        self._screen.say(f"{count(files, 'file')}, {size(written)} in {took}{lay}: {dest}")
         for line in partial_lines([one.artifact for one in found], datetime.now(UTC)):
             self._screen.say(line)
 

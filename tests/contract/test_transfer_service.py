@@ -48,8 +48,19 @@ async def test_what_lies_at_the_target_is_not_fetched_again(two: Two) -> None:
     again = await two.client.fetch_into(saved.digest, two.folder / "out", on_bytes=told.append)
     assert (first.received_bytes, again.received_bytes) == (4 * MIB, 0)
     assert (again.files, again.size_bytes, sum(told)) == (2, 4 * MIB, 4 * MIB)
+    assert (first.here_bytes, again.here_bytes) == (0, 4 * MIB)
     (two.folder / "out" / "b" / "c").write_bytes(b"mine")
     assert (await two.client.fetch_into(saved.digest, two.folder / "out")).received_bytes == MIB
+    assert same(root, two.folder / "out")
+
+
+async def test_holes_neither_travel_nor_were_they_here(two: Two) -> None:
+    root = two.tree("in", {"a": noise(MIB)})
+    os.truncate(root / "a", 64 * MIB)
+    saved = save_tree(two.theirs, root)
+    fetched = await two.client.fetch_into(saved.digest, two.folder / "out")
+    assert (fetched.size_bytes, fetched.here_bytes) == (64 * MIB, 0)
+    assert MIB <= fetched.received_bytes < 2 * MIB
     assert same(root, two.folder / "out")
 
 

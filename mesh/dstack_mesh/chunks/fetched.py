@@ -10,6 +10,7 @@ class Fetched:
 
     Attributes:
         received_bytes: How much of it came over the network.
+        here_bytes: How much of it lay at the target already.
         path: Where it is: the folder, or the file if one was asked for.
         left_out: Links that lead out of what was asked for.
     """
@@ -17,5 +18,6 @@ class Fetched:
     files: int
     size_bytes: int
     received_bytes: int
+    here_bytes: int
     path: Path
     left_out: tuple[str, ...] = ()

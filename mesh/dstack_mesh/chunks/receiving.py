@@ -83,8 +83,7 @@ class Receiver:
         rest = [entry for entry in entries if not isinstance(entry, FileEntry)]
         self._rest = [entry for entry in rest if not leads_out(entry)]
         self._left_out = tuple(entry.path for entry in rest if leads_out(entry))
-        self._files = len(files)
-        self._size = sum(entry.size_bytes for entry in files)
+        self._files, self._size = len(files), sum(entry.size_bytes for entry in files)
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             self._folders = Folders(self._root)
@@ -94,6 +93,7 @@ class Receiver:
             self._lying = lying(self._folders, files, cache)
             same = self._lying.same
             self._parts = [self._plan(entry) for entry in files if entry.path not in same]
+            self._here = sum(entry.size_bytes for entry in files if entry.path in same)
             lacking = sum(part.missing_bytes for part in self._parts)
             self.kept_bytes = self._size - lacking
             self._goes_on = drafts is not None and drafts.broke_off(self._path)
@@ -116,25 +116,30 @@ class Receiver:
         return sum(map(self._uses.size, digests))
 
     def reuse(self, told: Callable[[int], None]) -> None:
-        """Takes what lies there: files that are whole, drafts of who was killed, and what files
-        that are about to be replaced have of the new ones. It is not wanted any more.
+        """Takes what lies there and is not wanted any more then: files that are whole, drafts of
+        who was killed, and what files that are to be replaced have of the new ones.
 
         Args:
             told: Called with the bytes written each time some were.
         """
+
+        def found(size_bytes: int) -> None:
+            self._here += size_bytes
+            told(size_bytes)
+
         for part in self._parts:
             path = part.entry.path
             lies = path in self._lying.others
-            if part.blank or (lies and self._found_whole(part, told)):
+            if part.blank or (lies and self._found_whole(part, found)):
                 continue
             if self._goes_on:
-                self._go_on_with(part, told)
+                self._go_on_with(part, found)
             if not lies:
                 continue
             for digests, data in former_chunks(self._folders, path, self._cache, self._uses.claim):
                 self._uses.have(digests)
                 self._put([self._uses.of(digest) for digest in digests], data)
-                told(len(data))
+                found(len(data))
 
     def take(self, digests: Sequence[Digest], data: memoryview) -> None:
         """Verifies and writes chunks that lie side by side in `data`.
@@ -177,7 +182,8 @@ class Receiver:
         self.settle()
         if self._journal:
             self._journal.finish()
-        return Fetched(self._files, self._size, received_bytes, self._path, self._left_out)
+        how_much = (self._files, self._size, received_bytes, self._here)
+        return Fetched(*how_much, self._path, self._left_out)
 
     def settle(self) -> None:
         """Makes the files that are whole by now durable, and known to who comes again."""
