@@ -124,7 +124,7 @@ def be_host(host: Host, shim: int, job: int, started: int) -> None:
         tree.adopt_orphans()
         _let_go(host.descriptor, started)
         host.serve(signal_pipe(), job, started)
-    except Exception as error:
+    except Exception as error:  # whatever it is, this must not go on as the shim that it was
         print(f"a command beside the job: {error!r}", file=sys.stderr)
     finally:
         os._exit(0)
