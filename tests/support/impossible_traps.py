@@ -7,7 +7,7 @@ CANNOT: dict[int, str] = {
     "asked for: unit/resolve/test_resolve.py::"
     "test_a_tag_without_a_workflow_takes_what_was_asked_for",
     6: "A tag names a run and keeps its artifacts reachable, also where the run's record is old: "
-    "unit/publishing/test_publishing.py::"
+    "unit/publishing/test_bounds.py::"
     "test_runs_that_a_tag_names_outlive_others_and_are_bounded_too",
     7: "A tag counts once its run ended; until then whoever depends on it is told which run it is: "
     "unit/resolve/test_resolve.py::test_a_tag_of_a_run_that_goes_on_is_refused_in_words",
