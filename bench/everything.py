@@ -16,6 +16,7 @@ SMALLEST = {
     "bulk.py": "4",
     "deltas.py": "16",
     "many_files.py": "100",
+    "slow_network.py": "1",
 }
 
 

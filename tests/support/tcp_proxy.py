@@ -22,7 +22,7 @@ class TcpProxy:
         passed: Bytes that went to the service.
         returned: Bytes that came from it.
         cut_after: Once so many went there, every connection is reset and none is taken.
-        bytes_per_second: How fast bytes go to the service; 0 is as fast as they come.
+        bytes_per_second: How fast bytes go, each way; 0 is as fast as they come.
         silent: Takes connections and bytes and passes nothing on.
         without: A header that is taken out of every request.
     """
@@ -73,8 +73,7 @@ class TcpProxy:
         while data := client.recv(PIECE):
             if self.silent:
                 continue
-            if self.bytes_per_second:
-                time.sleep(len(data) / self.bytes_per_second)
+            self._pass_time(data)
             self.passed += len(data)
             if self.is_cut:
                 self._reset()
@@ -83,8 +82,13 @@ class TcpProxy:
 
     def _back(self, service: socket.socket, client: socket.socket) -> None:
         while data := service.recv(PIECE):
+            self._pass_time(data)
             self.returned += len(data)
             client.sendall(data)
+
+    def _pass_time(self, data: bytes) -> None:
+        if self.bytes_per_second:
+            time.sleep(len(data) / self.bytes_per_second)
 
     def _changed(self, data: bytes) -> bytes:
         """Heads of requests are small and come in one piece here."""

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,9 @@ async def serving(
     tmp_path: Path,
     check_room: Callable[[Path], None] = check_reserve,
     store: Callable[[Path], ChunkStore] = ChunkStore,
+    way: Callable[[int], AbstractContextManager[int]] = nullcontext,
 ) -> AsyncGenerator[Two]:
-    """Both, connected."""
+    """Both, connected; `way` gives the port by which the port of the agent is reached."""
     mesh = Mesh.make(tmp_path / "root")
     ours, theirs = ChunkStore(tmp_path / "ours"), store(tmp_path / "theirs")
     server = make_server()
@@ -55,12 +56,15 @@ async def serving(
     port = listen_tcp(server, mesh.membership, "127.0.0.1", 0)
     await server.start()
     channels = Channels(mesh.admit(tmp_path / "laptop"))
-    channel = channels.to_unknown(Address(f"127.0.0.1:{port}"))
-    yield Two(ours, theirs, TransferClient(channel, ours, "ws"), channel, server, tmp_path)
-    await channels.close()
-    await server.stop(None)
-    ours.close()
-    theirs.close()
+    try:
+        with way(port) as reached:
+            channel = channels.to_unknown(Address(f"127.0.0.1:{reached}"))
+            yield Two(ours, theirs, TransferClient(channel, ours, "ws"), channel, server, tmp_path)
+    finally:
+        await channels.close()
+        await server.stop(None)
+        ours.close()
+        theirs.close()
 
 
 @pytest_asyncio.fixture

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from zstandard import ZstdCompressor
 
 from dstack_mesh.card import PeerHint
 from dstack_mesh.chunks.digest import digest_of
@@ -206,13 +207,16 @@ def _runs() -> dict[str, Sequence[Message]]:
 
 def _transfer() -> dict[str, Sequence[Message]]:
     pack = transfer_pb2.Pack(digests=DIGEST, sizes_bytes=[5], data=b"hello")
+    small = transfer_pb2.Pack(
+        digests=DIGEST, sizes_bytes=[5], zstd=ZstdCompressor().compress(b"hello")
+    )
     piece = transfer_pb2.ManifestPiece(digest=DIGEST, offset_bytes=0, data=b"hello", last=True)
-    push, want = transfer_pb2.PushRequest, transfer_pb2.Want(digests=DIGEST)
+    push, want = transfer_pb2.PushRequest, transfer_pb2.Want(digests=DIGEST, zstd=True)
     return {
         "TransferService/Missing": [
             transfer_pb2.MissingRequest(chunk_digests=DIGEST * 3, manifest_digests=DIGEST)
         ],
-        "TransferService/Push": [push(pack=pack), push(manifest=piece)],
+        "TransferService/Push": [push(pack=pack), push(pack=small), push(manifest=piece)],
         "TransferService/Fetch": [transfer_pb2.FetchRequest(want=want, credit_bytes=1 << 20)],
         "TransferService/Manifest": [transfer_pb2.ManifestRequest(digest=DIGEST)],
         "TransferService/Take": [transfer_pb2.TakeRequest(digest=DIGEST)],

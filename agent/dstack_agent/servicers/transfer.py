@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
@@ -41,6 +41,7 @@ from dstack_mesh.wire.caller import Caller, Member, caller
 from dstack_mesh.wire.flat import SERVICE, FlatPack, read_push, write_fetched
 from dstack_mesh.wire.overlap import read_ahead
 from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, unpack
+from dstack_mesh.wire.squeezing import Squeeze
 
 if TYPE_CHECKING:
     # Generic only in the stubs.
@@ -135,9 +136,10 @@ class TransferServicer(TransferServiceServicer):
         wishes = _Wishes()
         async with self._fetching[caller(context)], asyncio.TaskGroup() as group:
             group.create_task(wishes.listen(request_iterator))
-            while digests := await wishes.next():
-                made = flat_packs(self._store, digests)
-                async with aclosing(read_ahead(made)) as responses:
+            squeeze = Squeeze()
+            while wish := await wishes.next():
+                made = flat_packs(self._store, wish.digests, squeeze if wish.zstd else None)
+                async with aclosing(read_ahead(made, ready=squeeze.ready)) as responses:
                     async for response in responses:
                         await wishes.spend(response.size_bytes, response.chunks)
                         await context.write(response)
@@ -164,6 +166,7 @@ class TransferServicer(TransferServiceServicer):
         return MissingResponse(
             chunk_digests=b"".join(self._store.missing(chunks)),
             manifest_digests=b"".join(lacking),
+            zstd=True,
         )
 
 
@@ -198,11 +201,18 @@ class _Generated:
         self.methods = methods
 
 
+class _Wish(NamedTuple):
+    """Chunks that a reader wants, and whether they may come compressed."""
+
+    digests: list[Digest]
+    zstd: bool
+
+
 class _Wishes:
     """What a reader wants and how much it may be sent."""
 
     def __init__(self) -> None:
-        self._wanted: deque[list[Digest]] = deque()
+        self._wanted: deque[_Wish] = deque()
         self._open = 0
         self._credit = 0
         self._ended = False
@@ -216,17 +226,17 @@ class _Wishes:
             if self._open > MOST_WANTED:
                 raise Invalid("Too many chunks are wanted at once.", f"{self._open:,} are open.")
             if digests:
-                self._wanted.append(digests)
+                self._wanted.append(_Wish(digests, request.want.zstd))
             self._credit = min(self._credit + request.credit_bytes, MOST_CREDIT_BYTES)
             self._changed.set()
         self._ended = True
         self._changed.set()
 
-    async def next(self) -> list[Digest]:
-        """The chunks wanted next; nothing once the reader wants no more."""
+    async def next(self) -> _Wish | None:
+        """What is wanted next; None once the reader wants no more."""
         while not self._wanted:
             if self._ended:
-                return []
+                return None
             await self._change()
         return self._wanted.popleft()
 

@@ -304,3 +304,8 @@ def _take_text(encoded: bytes, at: int, length: int) -> tuple[str, int]:
 
 def _invalid(why: str, at: int) -> Invalid:
     return Invalid("This is not a list of files.", f"At byte {at}, {why}.")
+
+
+def chunk_sizes_of(encoded: bytes) -> dict[Digest, int]:
+    """Each chunk of an encoded manifest once, with its size. Raises Invalid."""
+    return Manifest.decode(encoded).chunk_sizes()

@@ -16,8 +16,8 @@ from dstack_mesh.v1.transfer_pb2 import FetchResponse, Pack, PushRequest
 SERVICE = "dstack_mesh.v1.TransferService"
 """Whose two streams carry packs: `Fetch` and `Push`."""
 
-_PACK, _DIGESTS, _SIZES, _DATA = 0x0A, 0x0A, 0x12, 0x1A
-"""Tags: field 1 of both messages; fields 1 to 3 of a pack. All are followed by a length."""
+_PACK, _DIGESTS, _SIZES, _DATA, _ZSTD = 0x0A, 0x0A, 0x12, 0x1A, 0x22
+"""Tags: field 1 of both messages; fields 1 to 4 of a pack. All are followed by a length."""
 
 _LONGEST_NUMBER = 5
 """Bytes of a length below 32 bits."""
@@ -30,6 +30,8 @@ class FlatPack:
     digests: bytes
     sizes_bytes: Sequence[int]
     data: memoryview
+    zstd: bool = False
+    """Whether `data` is compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +41,25 @@ class Flat:
     encoded: bytes
     chunks: int
     size_bytes: int
+    """Of the chunks, however they travel."""
 
 
-def flat(chunks: Sequence[tuple[Digest, int]], pieces: Sequence[bytes]) -> Flat:
-    """A message with these chunks, whose bytes are the pieces one after the other."""
-    size = sum(map(len, pieces))
+def flat(
+    chunks: Sequence[tuple[Digest, int]], pieces: Sequence[bytes], frame: bytes | None = None
+) -> Flat:
+    """A message with these chunks, whose bytes are the pieces one after the other; `frame` is the
+    same compressed, and travels in their place."""
+    total = sum(map(len, pieces))
+    tag, sent = (_DATA, pieces) if frame is None else (_ZSTD, (frame,))
+    size = total if frame is None else len(frame)
     head = Pack(
         digests=b"".join([digest for digest, _ in chunks]),
         sizes_bytes=[length for _, length in chunks],
     ).SerializeToString()
     # Protobuf leaves out a field that is empty.
-    label = bytes((_DATA,)) + _number(size) if size else b""
+    label = bytes((tag,)) + _number(size) if size else b""
     begin = bytes((_PACK,)) + _number(len(head) + len(label) + size)
-    return Flat(b"".join([begin, head, label, *pieces]), len(chunks), size)
+    return Flat(b"".join([begin, head, label, *sent]), len(chunks), total)
 
 
 def write_push(request: PushRequest | Flat) -> bytes:
@@ -79,7 +87,10 @@ def read_fetched(encoded: bytes) -> FlatPack:
 
 
 def _copied(pack: Pack) -> FlatPack:
-    return FlatPack(pack.digests, pack.sizes_bytes, memoryview(pack.data))
+    zstd = bool(pack.zstd)
+    return FlatPack(
+        pack.digests, pack.sizes_bytes, memoryview(pack.zstd if zstd else pack.data), zstd
+    )
 
 
 def _cut(encoded: bytes) -> FlatPack | None:
@@ -87,11 +98,12 @@ def _cut(encoded: bytes) -> FlatPack | None:
     begin = _field(encoded, 0, _PACK)
     digests = _field(encoded, begin[0], _DIGESTS) if begin and begin[1] == len(encoded) else None
     sizes = _field(encoded, digests[1], _SIZES) if digests else None
-    data = _field(encoded, sizes[1], _DATA) if sizes else None
+    zstd = sizes is not None and encoded[sizes[1] : sizes[1] + 1] == bytes((_ZSTD,))
+    data = _field(encoded, sizes[1], _ZSTD if zstd else _DATA) if sizes else None
     if not (begin and digests and sizes and data and data[1] == len(encoded)):
         return None
     head = Pack.FromString(encoded[begin[0] : sizes[1]])
-    return FlatPack(head.digests, head.sizes_bytes, memoryview(encoded)[data[0] :])
+    return FlatPack(head.digests, head.sizes_bytes, memoryview(encoded)[data[0] :], zstd)
 
 
 def _field(encoded: bytes, at: int, tag: int) -> tuple[int, int] | None:

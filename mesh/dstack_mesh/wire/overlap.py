@@ -39,10 +39,13 @@ class Hand:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def read_ahead(items: Iterator[T], ahead: int = AHEAD) -> AsyncGenerator[T]:
+async def read_ahead(
+    items: Iterator[T], ahead: int = AHEAD, ready: Callable[[bool], None] | None = None
+) -> AsyncGenerator[T]:
     """The items of a blocking iterator, made in a thread while earlier ones are used.
 
-    Close it (`aclosing`): that ends the thread.
+    Close it (`aclosing`): that ends the thread. `ready` is told, whenever one but the first is
+    wanted, whether it lies ready.
     """
     loop = asyncio.get_running_loop()
     pool = ThreadPoolExecutor(1, "bytes")
@@ -55,6 +58,8 @@ async def read_ahead(items: Iterator[T], ahead: int = AHEAD) -> AsyncGenerator[T
 
     try:
         while True:
+            if ready is not None and waiting:
+                ready(waiting[0].done())
             while len(waiting) < ahead:
                 waiting.append(loop.run_in_executor(pool, step))
             made = await waiting.popleft()

@@ -8,6 +8,7 @@ from dstack_mesh.faults import Invalid
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1.transfer_pb2 import Pack
 from dstack_mesh.wire.flat import Flat, FlatPack, flat
+from dstack_mesh.wire.squeezing import Squeeze, unsqueezed
 
 PACK_BYTES = 2 << 20
 """Data of a full pack. Larger: fewer messages, each of which costs both loops some work;
@@ -37,10 +38,12 @@ def pack_chunks(store: ChunkStore, digests: Sequence[Digest]) -> Iterator[Pack]:
         )
 
 
-def flat_packs(store: ChunkStore, digests: Sequence[Digest]) -> Iterator[Flat]:
-    """The same, each as a message that is ready to be sent."""
+def flat_packs(
+    store: ChunkStore, digests: Sequence[Digest], squeeze: Squeeze | None = None
+) -> Iterator[Flat]:
+    """The same, each as a message that is ready to be sent, compressed if `squeeze` says so."""
     for chunks, pieces in _gather(store, digests):
-        yield flat(chunks, pieces)
+        yield flat(chunks, pieces, squeeze.squeezed(pieces) if squeeze else None)
 
 
 def unpack(pack: Pack | FlatPack) -> list[tuple[Digest, memoryview]]:
@@ -60,10 +63,14 @@ def unpack(pack: Pack | FlatPack) -> list[tuple[Digest, memoryview]]:
 
 def open_pack(pack: Pack | FlatPack) -> tuple[list[Digest], memoryview]:
     """Digests and bytes of a pack whose sizes are right; raises Invalid as `unpack` does."""
-    joined, data = pack.digests, memoryview(pack.data)
+    joined, data, total = pack.digests, memoryview(pack.data), sum(pack.sizes_bytes)
     if len(joined) != DIGEST_BYTES * len(pack.sizes_bytes):
         raise Invalid("A pack has not one size for each digest.")
-    if sum(pack.sizes_bytes) != len(data) or len(data) > LARGEST_PACK_BYTES:
+    if total > LARGEST_PACK_BYTES:
+        raise Invalid("A pack is too large.", f"{total:,} bytes of data.")
+    if isinstance(pack, FlatPack) and pack.zstd:
+        data = unsqueezed(data, total)
+    if total != len(data):
         raise Invalid("A pack has not the size that it says.", f"{len(data):,} bytes of data.")
     return split_digests(joined), data
 

@@ -7,8 +7,8 @@ wait between them, never more than `WINDOW_BYTES`.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,26 +16,24 @@ from typing import TYPE_CHECKING, cast
 import grpc
 
 from dstack_mesh.chunks.batch import Batch
-from dstack_mesh.chunks.digest import digest_of, split_digests
-from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest
+from dstack_mesh.chunks.digest import digest_of
+from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest, chunk_sizes_of
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.faults import Damaged, MeshError, TooLate
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import transfer_pb2_grpc
 from dstack_mesh.v1.transfer_pb2 import (
     FetchRequest,
-    ManifestPiece,
     ManifestRequest,
     ManifestResponse,
-    MissingRequest,
-    PushRequest,
-    PushResponse,
     Want,
 )
+from dstack_mesh.wire.bounds import WINDOW_BYTES, deadline
 from dstack_mesh.wire.errors import translated
-from dstack_mesh.wire.flat import SERVICE, Flat, FlatPack, read_fetched, write_push
-from dstack_mesh.wire.overlap import Hand, one_error, read_ahead
-from dstack_mesh.wire.packing import PIECE_BYTES, flat_packs, open_pack, pack_chunks, unpack
+from dstack_mesh.wire.flat import SERVICE, FlatPack, read_fetched
+from dstack_mesh.wire.overlap import Hand, one_error
+from dstack_mesh.wire.packing import open_pack, unpack
+from dstack_mesh.wire.sending import Sender
 from dstack_mesh.wire.stream import IDLE_SECONDS, Stream
 
 if TYPE_CHECKING:
@@ -43,24 +41,9 @@ if TYPE_CHECKING:
     from dstack_mesh.chunks.receiving import Receiver
 
 FetchStream = Stream[FetchRequest, FlatPack]
-PushStream = Stream[PushRequest | Flat, PushResponse]
-
-__all__ = ["TransferClient", "pack_chunks", "unpack"]
-
-ASK_SECONDS = 60.0
-"""Deadline of a question about many digests."""
-
-SLOWEST_BYTES_PER_SECOND = 64 << 10
-"""A stream's deadline is what it would take at this speed."""
-
-MISSING_DIGESTS = 65_536
-"""Digests in one question."""
 
 WANT_DIGESTS = 16_384
 """Digests in one wish; two wishes are out at a time."""
-
-WINDOW_BYTES = 16 << 20
-"""Bytes that may be under way or unwritten. More than the fastest network holds, little memory."""
 
 CREDIT_BYTES = WINDOW_BYTES // 4
 """Credit is given in steps of this: a message costs as much as half a megabyte of data."""
@@ -89,9 +72,7 @@ class TransferClient:
         self._fetches = channel.stream_stream(
             f"/{SERVICE}/Fetch", FetchRequest.SerializeToString, read_fetched
         )
-        self._pushes = channel.stream_stream(
-            f"/{SERVICE}/Push", write_push, PushResponse.FromString
-        )
+        self._sender = Sender(channel, store, peer, idle_seconds)
         self._store = store
         self._peer = peer
         self._idle = idle_seconds
@@ -106,15 +87,7 @@ class TransferClient:
             Missing: Our store has not the tree.
             Unreachable: The peer went away; what it acknowledged stays there.
         """
-        encoded = await asyncio.to_thread(self._store.get_encoded, digest)
-        sizes = await asyncio.to_thread(_chunk_sizes, encoded)
-        lacking = await self._lacking_there(digest, list(sizes))
-        if lacking is None:
-            return 0
-        total = sum(sizes[chunk] for chunk in lacking)
-        del sizes  # of a large tree it takes 30 MB
-        await self._push(lacking, digest, encoded, total)
-        return total
+        return await self._sender.send_tree(digest)
 
     async def fetch_tree(self, digest: Digest) -> int:
         """Brings a tree from the peer to our store, where it is durable on return.
@@ -130,7 +103,7 @@ class TransferClient:
         if not await asyncio.to_thread(self._store.missing_manifest, digest):
             return 0
         encoded = await self.fetch_encoded(digest)
-        sizes = await asyncio.to_thread(_chunk_sizes, encoded)
+        sizes = await asyncio.to_thread(chunk_sizes_of, encoded)
         lacking = await asyncio.to_thread(self._store.missing, sizes)
         total = sum(sizes[chunk] for chunk in lacking)
         del sizes  # of a large tree it takes 30 MB
@@ -213,27 +186,12 @@ class TransferClient:
             # On the same thread, so after a write that is still going on.
             await hand.end(receiver.close)
 
-    async def _lacking_there(self, digest: Digest, chunks: Sequence[Digest]) -> list[Digest] | None:
-        """Chunks that the peer lacks; None if it has the manifest and so everything."""
-        lacking: list[Digest] = []
-        for begin in range(0, max(len(chunks), 1), MISSING_DIGESTS):
-            request = MissingRequest(
-                chunk_digests=b"".join(chunks[begin : begin + MISSING_DIGESTS]),
-                manifest_digests=digest,
-            )
-            with translated(self._peer):
-                response = await self._stub.Missing(request, timeout=ASK_SECONDS)
-            if not response.manifest_digests:
-                return None
-            lacking.extend(split_digests(response.chunk_digests))
-        return lacking
-
     async def fetch_encoded(self, digest: Digest) -> bytes:
         """A manifest's encoding, verified. Raises Missing, Damaged, Unreachable."""
         encoded = bytearray()
         request = ManifestRequest(digest=digest)
         with translated(self._peer):
-            call = self._stub.Manifest(request, timeout=_deadline(MANIFEST_BYTES))
+            call = self._stub.Manifest(request, timeout=deadline(MANIFEST_BYTES))
             try:
                 while len(encoded) <= MANIFEST_BYTES:
                     async with asyncio.timeout(self._idle):
@@ -260,7 +218,7 @@ class TransferClient:
         `hand`, and says how many bytes they were. Errors as `fetch_tree`."""
         if not digests:
             return
-        stream = Stream(self._fetches(timeout=_deadline(total)), self._peer, self._idle)
+        stream = Stream(self._fetches(timeout=deadline(total)), self._peer, self._idle)
         arrived: asyncio.Queue[FlatPack | None] = asyncio.Queue(BATCH_PACKS)
         try:
             with one_error():
@@ -300,7 +258,7 @@ class TransferClient:
         asked, taken, credit = 0, 0, WINDOW_BYTES
         while True:
             if asked < len(digests) and asked - taken < WANT_DIGESTS:
-                want = Want(digests=b"".join(digests[asked : asked + WANT_DIGESTS]))
+                want = Want(digests=b"".join(digests[asked : asked + WANT_DIGESTS]), zstd=True)
                 await stream.write(FetchRequest(want=want, credit_bytes=credit))
                 asked, credit = asked + WANT_DIGESTS, 0
                 continue
@@ -314,29 +272,6 @@ class TransferClient:
             if len(packs) == 0 or taken == len(digests):
                 await stream.done_writing()
                 return
-
-    async def _push(
-        self, digests: Sequence[Digest], digest: Digest, encoded: bytes, total: int
-    ) -> None:
-        call = self._pushes(timeout=_deadline(total + len(encoded)))
-        stream: PushStream = Stream(call, self._peer, self._idle)
-        under_way = 0
-        durable = 0
-        try:
-            made = flat_packs(self._store, digests)
-            async with aclosing(read_ahead(made)) as requests:
-                async for request in requests:
-                    await stream.write(request)
-                    under_way += request.size_bytes
-                    while under_way - durable > WINDOW_BYTES:
-                        durable = (await stream.read()).durable_bytes
-            for piece in _pieces(digest, encoded):
-                await stream.write(PushRequest(manifest=piece))
-            await stream.done_writing()
-            while (await stream.read()).manifests == 0:
-                pass
-        finally:
-            stream.close()
 
 
 async def _waiting(arrived: "asyncio.Queue[FlatPack | None]") -> list[FlatPack]:
@@ -375,24 +310,5 @@ def _rescue(receiver: "Receiver", store: ChunkStore) -> None:
         store.put(takewhile(lambda _: time.monotonic() < until, receiver.rescued()))
 
 
-def _chunk_sizes(encoded: bytes) -> dict[Digest, int]:
-    return Manifest.decode(encoded).chunk_sizes()
-
-
 def _nobody(_: int) -> None:
     """Tells nobody how far it is."""
-
-
-def _pieces(digest: Digest, encoded: bytes) -> Iterator[ManifestPiece]:
-    for begin in range(0, len(encoded), PIECE_BYTES):
-        end = begin + PIECE_BYTES
-        yield ManifestPiece(
-            digest=digest,
-            offset_bytes=begin,
-            data=encoded[begin:end],
-            last=end >= len(encoded),
-        )
-
-
-def _deadline(size: int) -> float:
-    return ASK_SECONDS + size / SLOWEST_BYTES_PER_SECOND

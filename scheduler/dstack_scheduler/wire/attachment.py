@@ -10,7 +10,7 @@ from dstack_mesh.faults import Unreachable
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import run_pb2, transfer_pb2
 from dstack_mesh.wire.ending import Ending
-from dstack_mesh.wire.transfer import unpack
+from dstack_mesh.wire.packing import unpack
 from dstack_scheduler.agent_port import AttachEvent
 from dstack_scheduler.job import JobKey
 from dstack_scheduler.wire import convert

@@ -23,8 +23,11 @@ def of_protobuf(chunks: Sequence[tuple[Digest, bytes]]) -> Pack:
     )
 
 
-def parts(pack: Pack | FlatPack) -> tuple[bytes, list[int], bytes]:
-    return pack.digests, list(pack.sizes_bytes), bytes(pack.data)
+def parts(pack: Pack | FlatPack) -> tuple[bytes, list[int], bytes, bool]:
+    """As they are read: of a pack that has both, what is compressed counts."""
+    zstd = pack.zstd if isinstance(pack, FlatPack) else bool(pack.zstd)
+    data = pack.zstd if isinstance(pack, Pack) and zstd else pack.data
+    return pack.digests, list(pack.sizes_bytes), bytes(data), zstd
 
 
 @given(CHUNKS)
@@ -34,6 +37,20 @@ def test_what_is_written_is_what_protobuf_writes(chunks: list[tuple[Digest, byte
     assert write_push(made) == PushRequest(pack=pack).SerializeToString()
     assert write_push(made) == FetchResponse(pack=pack).SerializeToString()
     assert (made.chunks, made.size_bytes) == (len(chunks), len(pack.data))
+
+
+@given(CHUNKS, st.binary(min_size=1))
+def test_what_is_compressed_travels_in_place_of_the_data(
+    chunks: list[tuple[Digest, bytes]], frame: bytes
+) -> None:
+    pieces = [data for _, data in chunks]
+    made = flat([(name, len(data)) for name, data in chunks], pieces, frame)
+    pack = of_protobuf(chunks)
+    pack.ClearField("data")
+    pack.zstd = frame
+    assert write_push(made) == PushRequest(pack=pack).SerializeToString()
+    assert (made.chunks, made.size_bytes) == (len(chunks), sum(map(len, pieces)))
+    assert parts(read_fetched(made.encoded)) == parts(pack)
 
 
 @given(CHUNKS)
@@ -65,11 +82,13 @@ def test_a_piece_of_a_manifest_stays_what_it_is() -> None:
     assert read_push(write_push(request)) == request
 
 
-@given(st.binary(max_size=200), CHUNKS, st.integers(0, 300))
+@given(st.binary(max_size=200), CHUNKS, st.binary(), st.integers(0, 300))
 def test_nothing_is_read_that_protobuf_does_not_read(
-    noise: bytes, chunks: list[tuple[Digest, bytes]], cut: int
+    noise: bytes, chunks: list[tuple[Digest, bytes]], frame: bytes, cut: int
 ) -> None:
-    whole = FetchResponse(pack=of_protobuf(chunks)).SerializeToString()
+    pack = of_protobuf(chunks)
+    pack.zstd = frame
+    whole = FetchResponse(pack=pack).SerializeToString()
     for encoded in (noise, whole[:cut], whole[:cut] + noise):
         try:
             expected = parts(FetchResponse.FromString(encoded).pack)

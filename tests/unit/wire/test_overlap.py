@@ -1,11 +1,13 @@
-"""The last thing a thread has to do is done, whoever waits for it."""
+"""A thread is asked in time, and the last thing it has to do is done, whoever waits for it."""
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import aclosing
 
 import pytest
 
-from dstack_mesh.wire.overlap import Hand
+from dstack_mesh.wire.overlap import Hand, read_ahead
 
 
 @pytest.mark.parametrize("cancels", [0, 1, 2])
@@ -48,3 +50,24 @@ async def test_a_last_thing_that_fails_says_so() -> None:
 
     with pytest.raises(OSError, match="full"):
         await Hand().end(fail)
+
+
+async def test_it_is_told_who_waits_for_whom() -> None:
+    may_go = threading.Event()
+    told: list[bool] = []
+
+    def items() -> Iterator[int]:
+        yield 0
+        may_go.wait(10)
+        yield from range(1, 1000)
+
+    async with aclosing(read_ahead(items(), ready=told.append)) as numbers:
+        assert await anext(numbers) == 0
+        asyncio.get_running_loop().call_soon(may_go.set)
+        assert await anext(numbers) == 1
+        assert told == [False]
+        async for _ in numbers:
+            if told[-1]:
+                return
+            await asyncio.sleep(0.01)
+    pytest.fail("It was never said that one lay ready.")
