@@ -2,115 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dstack_agent.jobs.chronicle import Followed
-from dstack_agent.servicers.attach import Wishes
-from dstack_agent.servicers.resting import Rests
-from dstack_agent.servicers.run import Runs, RunServicer
-from dstack_mesh.chunks.replacing import Replaced
-from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Forbidden, MeshError, Missing
-from dstack_mesh.ids import Address, Digest, PeerId, RunId, RunName
-from dstack_mesh.run_ids import run_id
+from dstack_mesh.faults import Forbidden, MeshError
+from dstack_mesh.ids import PeerId, RunId, RunName
 from dstack_mesh.trust.membership import Role
 from dstack_mesh.v1 import job_pb2
 from dstack_mesh.v1 import run_pb2 as pb
 from dstack_mesh.v1 import run_pb2_grpc as rpc
-from dstack_mesh.wire.caller import Caller
-from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.errors import translated
-from dstack_mesh.wire.server import listen_tcp, make_server
-from dstack_scheduler.agent_port import DrivenJob, Listing
 from dstack_scheduler.asker import Asker
-from dstack_scheduler.job import JobKey, RunRecord, TagRecord
+from dstack_scheduler.job import RunRecord
 from dstack_scheduler.wire import convert
 from dstack_scheduler.wire.behalf import behalf_to_wire
-from support.meshes import Mesh, member
+from support.asked_runs import SUBMITTER, asked_by
 
-SUBMITTER = PeerId("o" * 32)
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 Stop = Callable[[Any, RunId], Awaitable[None]]
-
-
-class Told:
-    """What an agent was asked to do, and the run that it was about."""
-
-    def __init__(self, run: RunId) -> None:
-        self.run = run
-        self.stopped: list[RunId] = []
-        self.driven: list[PeerId] = []
-        self.edited: list[PeerId] = []
-
-    async def givers(self, run_id: RunId) -> frozenset[PeerId]:
-        return frozenset()
-
-    def follow(self, key: JobKey) -> Followed:
-        raise Missing("There is no such job.", str(key))
-
-    async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
-        self.stopped.append(run_id)
-        return 1
-
-    async def drive(
-        self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker
-    ) -> None:
-        self.driven.append(behalf.peer_id)
-
-    def heard(self, *said: object) -> None:
-        """Who did what goes into the audit log, which other tests read."""
-
-    async def tag(self, tag: TagRecord, by: PeerId) -> None:
-        raise AssertionError("nobody names")
-
-    async def remove(self, run_id: RunId, who: Caller) -> None:
-        raise AssertionError("nobody removes")
-
-    async def reload(self, key: JobKey, code: Digest, peer: PeerId) -> Replaced:
-        self.edited.append(peer)
-        return Replaced(1, 2)
-
-    async def forget(self, peer: PeerId, repo: str, workflow: str) -> int:
-        raise AssertionError("nobody has caches")
-
-
-@asynccontextmanager
-async def asked_by(
-    role: Role, folder: Path, *, own: bool = True
-) -> AsyncGenerator[tuple[rpc.RunServiceAsyncStub, Told]]:
-    mesh = Mesh.make(folder / "root")
-    home = mesh.admit(folder / "member", role=role)
-    told = Told(run_id(1, 0, member(home).peer_id if own else SUBMITTER))
-    store = ChunkStore(folder / "chunks")
-    wishes = Wishes(told.follow, told.stop, store, told.givers)
-    runs = Runs(
-        lambda names, keys: Listing((), ()),
-        told.drive,
-        told.tag,
-        told.heard,
-        told.heard,
-        told.remove,
-        told.heard,
-        told.forget,
-        told.reload,
-    )
-    server, channels = make_server(), Channels(home)
-    rpc.add_RunServiceServicer_to_server(RunServicer(wishes, runs, Rests()), server)
-    port = listen_tcp(server, member(mesh.root), "127.0.0.1", 0)
-    await server.start()
-    try:
-        yield rpc.RunServiceStub(channels.to_unknown(Address(f"127.0.0.1:{port}"))), told
-    finally:
-        await channels.close()
-        await server.stop(0)
-        store.close()
 
 
 async def stop_by_call(stub: rpc.RunServiceAsyncStub, run: RunId) -> None:
@@ -128,7 +42,7 @@ async def stop_by_stream(stub: rpc.RunServiceAsyncStub, run: RunId) -> None:
 
 @pytest.mark.parametrize("stop", [stop_by_call, stop_by_stream])
 async def test_a_reader_lists_runs_and_stops_none(tmp_path: Path, stop: Stop) -> None:
-    async with asked_by(Role.READER, tmp_path) as (stub, told):
+    async with asked_by(Role.READER, tmp_path) as (stub, told, _):
         await stub.List(pb.ListRequest(), timeout=5)
         with pytest.raises(Forbidden):
             await stop(stub, told.run)
@@ -137,7 +51,7 @@ async def test_a_reader_lists_runs_and_stops_none(tmp_path: Path, stop: Stop) ->
 
 async def test_edits_are_asked_for_under_one_s_own_name_alone(tmp_path: Path) -> None:
     behalf = behalf_to_wire(Asker(SUBMITTER, Role.SUBMITTER.value))
-    async with asked_by(Role.RUNNER, tmp_path, own=False) as (stub, told):
+    async with asked_by(Role.RUNNER, tmp_path, own=False) as (stub, told, _):
         key = job_pb2.JobKey(run_id=told.run, job=0, attempt=1)
         request = pb.ReloadRequest(key=key, code_digest=b"c" * 32)
         done = await stub.Reload(request, timeout=5, metadata=behalf)
@@ -148,7 +62,7 @@ async def test_edits_are_asked_for_under_one_s_own_name_alone(tmp_path: Path) ->
 @pytest.mark.parametrize("role", [Role.SUBMITTER, Role.RUNNER])
 @pytest.mark.parametrize("stop", [stop_by_call, stop_by_stream])
 async def test_who_may_submit_may_stop(tmp_path: Path, role: Role, stop: Stop) -> None:
-    async with asked_by(role, tmp_path) as (stub, told):
+    async with asked_by(role, tmp_path) as (stub, told, _):
         await stop(stub, told.run)
     assert told.stopped == [told.run]
 
@@ -173,7 +87,7 @@ async def test_a_submitter_stops_and_takes_over_its_own_runs_only(
     Also where nothing of it goes on: its jobs there were not tried again, and it was blocked.
     """
     may = role in {Role.RUNNER, Role.ADMIN, Role.ROOT}
-    async with asked_by(role, tmp_path, own=False) as (stub, told):
+    async with asked_by(role, tmp_path, own=False) as (stub, told, _):
         if may:
             await act(stub, told.run)
         else:
@@ -203,7 +117,7 @@ async def test_a_runner_that_drives_for_somebody_may_no_more_than_they(
             request = pb.StopRequest(run_id=run)
             await stub.Stop(request, timeout=5, metadata=behalf_to_wire(behind))
 
-    async with asked_by(Role.RUNNER, tmp_path, own=False) as (stub, told):
+    async with asked_by(Role.RUNNER, tmp_path, own=False) as (stub, told, _):
         if refusal:
             with pytest.raises(MeshError) as refused:
                 await stop(stub, told.run)

@@ -9,6 +9,7 @@ import grpc
 
 from dstack_agent.servicers.attach import Attachment, Wishes, stop_from_wire
 from dstack_agent.servicers.auction import asker_of, behind, role_of
+from dstack_agent.servicers.pages import page_of
 from dstack_agent.servicers.resting import Rests
 from dstack_agent.servicers.share import Share
 from dstack_mesh.chunks.replacing import Replaced
@@ -85,7 +86,7 @@ class RunServicer(rpc.RunServiceServicer):
         asked = fields.items(request.reuse_keys, "Reuse keys", MOST_KEYS)
         keys = tuple(fields.digest(each, "The reuse key") for each in asked)
         async with self._rests.turn(context):
-            return convert.listing_to_wire(self._runs.listing(names, keys))
+            return page_of(self._runs.listing(names, keys), request.before)
 
     async def Stop(
         self, request: pb.StopRequest, context: "grpc.aio.ServicerContext[Any, Any]"

@@ -6,6 +6,7 @@ the agent is gone.
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -42,6 +43,9 @@ QUICK_SECONDS = 5.0
 
 WRITE_SECONDS = 15.0
 """For what must be on the other side's disk."""
+
+MOST_PAGES = 64
+"""Answers, of a mebibyte of runs or more each, that one agent's runs are read from."""
 
 
 class GrpcAgent:
@@ -124,9 +128,21 @@ class GrpcAgent:
         self, runs: Sequence[str] = (), reuse_keys: Sequence[Digest] = ()
     ) -> Listing:
         request = run_pb2.ListRequest(runs=runs, reuse_keys=reuse_keys)
+        listing, more = await self._page(request)
+        runs_told = list(listing.runs)
+        for _ in range(MOST_PAGES):
+            if not more or not runs_told:
+                break
+            request.before = runs_told[-1].run_id
+            older, more = await self._page(request)
+            runs_told += older.runs
+        return replace(listing, runs=tuple(runs_told))
+
+    async def _page(self, request: run_pb2.ListRequest) -> tuple[Listing, bool]:
+        """One answer, and whether there are older runs."""
         with translated(self._card.name):
-            listed = await self._runs.List(request, timeout=QUICK_SECONDS)
-        return convert.listing_from_wire(listed)
+            page = await self._runs.List(request, timeout=QUICK_SECONDS)
+        return convert.listing_from_wire(page), page.more
 
     async def stop(self, run_id: RunId, job: int | None, abort: bool, cause: str) -> int:
         request = run_pb2.StopRequest(run_id=run_id, job=job, abort=abort, cause=cause)
