@@ -39,6 +39,7 @@ from support.meshes import Mesh, card_of, member
 from support.rosters import admit, governed, peer
 from support.rounds import rounds
 from support.saying import say
+from support.unused_runs import Unused
 
 WITHIN = 5.0
 """What is promised."""
@@ -294,28 +295,6 @@ async def test_the_old_roster_of_a_stale_peer_restores_nobody(tmp_path: Path) ->
         assert (await client.exchange(old)).learned == 1
         assert old.picture.belonging(member(lost).peer_id) is Belonging.REVOKED
         await channels.close()
-
-
-class Unused(rpc.RunServiceServicer):
-    """Methods that nobody calls here."""
-
-    async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:
-        raise AssertionError
-
-    async def Stop(self, request: pb.StopRequest, context: Any) -> pb.StopResponse:
-        raise AssertionError
-
-    async def Drive(self, request: pb.DriveRequest, context: Any) -> pb.DriveResponse:
-        raise AssertionError
-
-    async def Remove(self, request: pb.RemoveRequest, context: Any) -> pb.RemoveResponse:
-        raise AssertionError
-
-    async def Reload(self, request: pb.ReloadRequest, context: Any) -> pb.ReloadResponse:
-        raise AssertionError
-
-    async def Tag(self, request: pb.TagRequest, context: Any) -> pb.TagResponse:
-        raise AssertionError
 
 
 async def test_a_revoked_reader_that_reads_nothing_is_cut_too(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from dstack_mesh.faults import Broken, Forbidden, Invalid, Unreachable
 from dstack_mesh.trouble import full_disk_in
 from dstack_mesh.wire.caller import Caller, certified, judge
 from dstack_mesh.wire.errors import STATUS, mesh_error_in, status_text, to_metadata
+from dstack_mesh.wire.last_word import LastWord
 from dstack_mesh.wire.protocol import check_protocol, protocol_of
 from dstack_mesh.wire.rates import Pacing, kind_of
 from dstack_mesh.wire.rights import NEW_WORK, check_right
@@ -50,7 +51,8 @@ class GuardInterceptor(Wrapping):
         standings, pacing, kind = self._standings, self._pacing, kind_of(method)
         is_new_work = method in NEW_WORK
 
-        async def run(request: Any, context: Any) -> Any:
+        async def run(request: Any, given: Any) -> Any:
+            context: Any = LastWord(given)
             call: Call | None = None
             try:
                 with standings.during(certified(context)) as call:
@@ -62,7 +64,10 @@ class GuardInterceptor(Wrapping):
                         check_protocol(standings.protocol, protocol_of(context))
                     several = hasattr(request, "__aiter__")
                     readable = _Requests(request) if several else _readable(request)
-                    return await inner(readable, context)
+                    try:
+                        return await inner(readable, context)
+                    finally:
+                        await context.over()
             except grpc.aio.AbortError:
                 raise
             except asyncio.CancelledError:
