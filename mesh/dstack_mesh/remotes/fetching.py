@@ -97,7 +97,8 @@ class Fetcher:
     def fetch_into(
         self, digest: Digest, target: Path, prefix: str, told: Callable[[int], None], tally: Tally
     ) -> "Fetched":
-        """Brings a tree, or what is below `prefix`, straight into files; durable on return.
+        """Brings a tree, or what is below `prefix`, straight into files; durable on return. What
+        one that broke off brought, or that was killed, need not come again.
 
         Args:
             target: The folder to lay a folder out in. For a file, its new path or a folder for it.
@@ -107,10 +108,14 @@ class Fetcher:
             Missing: It is not there, or has nothing of that name.
             Damaged: A pack is missing there or damaged; it is named.
         """
-        from dstack_mesh.chunks.receiving import Receiver  # a push lays nothing out
+        # Here, because a push lays nothing out.
+        from dstack_mesh.chunks.receiving import Receiver
+        from dstack_mesh.chunks.rescuing import rescue
 
-        receiver = Receiver(self.manifest(digest), target, prefix)
+        keeping = self._store.cache, self._store.drafts.of(digest)
+        receiver = Receiver(self.manifest(digest), target, prefix, *keeping)
         try:
+            told(receiver.kept_bytes)
             receiver.reuse(told)
             wanted = receiver.wanted
             lacking = self._store.missing(wanted)
@@ -123,6 +128,9 @@ class Fetcher:
                 receiver.take([chunk for chunk, _ in chunks], view)
                 told(len(view))
             return receiver.finish(receiver.wanted_bytes(lacking))
+        except BaseException:
+            rescue(receiver, self._store)
+            raise
         finally:
             receiver.close()
 

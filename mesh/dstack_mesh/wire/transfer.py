@@ -6,10 +6,7 @@ wait between them, never more than `WINDOW_BYTES`.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,7 +16,7 @@ from dstack_mesh.chunks.batch import Batch
 from dstack_mesh.chunks.digest import digest_of
 from dstack_mesh.chunks.manifest import MANIFEST_BYTES, Manifest, chunk_sizes_of
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Damaged, MeshError, TooLate
+from dstack_mesh.faults import Damaged, TooLate
 from dstack_mesh.ids import Digest
 from dstack_mesh.v1 import transfer_pb2_grpc
 from dstack_mesh.v1.transfer_pb2 import (
@@ -47,10 +44,6 @@ WANT_DIGESTS = 16_384
 
 CREDIT_BYTES = WINDOW_BYTES // 4
 """Credit is given in steps of this: a message costs as much as half a megabyte of data."""
-
-RESCUE_SECONDS = 5.0
-"""What came of files that are not whole is kept for so long after a failure. Longer: less travels
-again; shorter: who broke it off waits less."""
 
 BATCH_PACKS = 16
 """Packs that are made durable together, if so many wait."""
@@ -153,6 +146,7 @@ class TransferClient:
         """
         # Here, because `dstack run`, which starts faster without it, fetches no files.
         from dstack_mesh.chunks.receiving import Receiver
+        from dstack_mesh.chunks.rescuing import rescue
 
         manifest = await self.fetch_manifest(digest)
         told = on_bytes or _nobody
@@ -180,7 +174,7 @@ class TransferClient:
             await self.fetch_chunks(lacking, total, write, hand)
             return await hand.do(receiver.finish, total)
         except BaseException:
-            await hand.do(_rescue, receiver, self._store)
+            await hand.do(rescue, receiver, self._store)
             raise
         finally:
             # On the same thread, so after a write that is still going on.
@@ -300,14 +294,6 @@ def _copy(
     for run, data in store.read_runs(digests):
         receiver.take([digest for digest, _ in run], memoryview(data))
         told(len(data))
-
-
-def _rescue(receiver: "Receiver", store: ChunkStore) -> None:
-    """Has whole files stay, and takes into our store what others have already."""
-    until = time.monotonic() + RESCUE_SECONDS
-    with suppress(MeshError):  # a full disk, most likely: it travels again
-        receiver.settle()
-        store.put(takewhile(lambda _: time.monotonic() < until, receiver.rescued()))
 
 
 def _nobody(_: int) -> None:

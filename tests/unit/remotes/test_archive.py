@@ -1,6 +1,8 @@
 """Trees that were sent come back, only what is missing travels, and nothing is ever half there."""
 
+import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +73,11 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {name: one.read_bytes() for name, one in found.items() if one.is_file()}
 
 
+def size_of(folder: Path) -> int:
+    files = [one for one in folder.rglob("*") if one.is_file() and not one.is_symlink()]
+    return sum(one.stat().st_size for one in files)
+
+
 def saved(people: People, name: str, folder: Path) -> Digest:
     people.archive(name)
     return save_tree(people.stores[name], folder).digest
@@ -101,6 +108,53 @@ def test_files_are_written_without_a_store_of_their_bytes(people: People, tmp_pa
     assert people.stores["bea"].missing_manifest(digest)
     one = fetcher.fetch_into(digest, tmp_path / "one", "deep/small", told.append, Tally())
     assert one.path.read_bytes() == b"small"
+
+
+def test_files_that_break_off_need_not_come_again(people: People, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "work", large=24 << 20)
+    people.send("ana", digest := saved(people, "ana", folder))
+    size = size_of(folder)
+    out, seen = tmp_path / "out", [0]
+
+    def break_off(written: int) -> None:
+        seen[0] += written
+        if seen[0] > size / 2:
+            raise Unreachable("The network is gone.")
+
+    with pytest.raises(Unreachable):
+        people.archive("bea").fetcher.fetch_into(digest, out, "", break_off, Tally())
+    assert not (out / "model").exists()
+    told: list[int] = []
+    again = people.archive("bea").fetcher.fetch_into(digest, out, "", told.append, Tally())
+    assert again.received_bytes < size / 2
+    assert sum(told) == size
+    assert files_in(out) == files_in(folder)
+
+
+def test_files_of_a_command_that_is_killed_need_not_come_again(
+    people: People, tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path / "work", large=24 << 20)
+    people.send("ana", digest := saved(people, "ana", folder))
+    size = size_of(folder)
+    out = tmp_path / "out"
+    if (child := os.fork()) == 0:
+        seen = [0]
+
+        def die(written: int) -> None:
+            seen[0] += written
+            if seen[0] > size / 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        people.archive("bea").fetcher.fetch_into(digest, out, "", die, Tally())
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not (out / "model").exists()
+    told: list[int] = []
+    again = people.archive("bea").fetcher.fetch_into(digest, out, "", told.append, Tally())
+    assert again.received_bytes < size / 2 + (5 << 20)
+    assert sum(told) == size
+    assert files_in(out) == files_in(folder)
 
 
 def test_only_packs_with_missing_chunks_are_sent(people: People, tmp_path: Path) -> None:
