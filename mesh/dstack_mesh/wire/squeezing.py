@@ -12,16 +12,14 @@ from dstack_mesh.faults import Invalid
 LEVEL = 1
 """Of zstd. Higher levels shrink text by some per cent more and take twice as long and longer."""
 
-SAMPLES = 3
 SAMPLE_BYTES = 8 << 10
-"""Parts of a pack that are compressed to see what would come of it: begin, middle and end."""
+"""Of begin, middle and end of a pack: compressed first, to see what would come of the rest."""
 
 WORTH = 0.9
 """A pack travels compressed if it takes at most this part of its size."""
 
 LEAST_BYTES = 64 << 10
 """Smaller packs are sent as they are: loading zstd takes longer than they do."""
-
 
 MOST_LATE = 8
 """So many packs in a row may be late for being compressed before that is given up. It costs some
@@ -32,8 +30,7 @@ MOST_PATIENCE = 256
 
 
 class Squeeze:
-    """Decides for the packs of one stream, and compresses; of two threads each may do one of
-    these."""
+    """Decides for the packs of one stream, in its task, and compresses them, in a thread."""
 
     def __init__(self) -> None:
         # On while nothing is known: a pack too much costs milliseconds, one too few on a slow
@@ -94,16 +91,15 @@ def _compressed(pieces: Sequence[bytes]) -> bytes | None:
     from zstandard import ZstdCompressor
 
     compressor = ZstdCompressor(LEVEL)
-    data = b"".join(pieces)
-    sample = _sample(data)
+    sample = _sample(pieces)
     if len(compressor.compress(sample)) > WORTH * len(sample):
         return None
-    frame = compressor.compress(data)
+    frame = compressor.compress(b"".join(pieces))
     return frame if len(frame) <= WORTH * size else None
 
 
-def _sample(data: bytes) -> bytes:
-    if len(data) <= SAMPLES * SAMPLE_BYTES:
-        return data
-    step = (len(data) - SAMPLE_BYTES) // (SAMPLES - 1)
-    return b"".join(data[step * at : step * at + SAMPLE_BYTES] for at in range(SAMPLES))
+def _sample(pieces: Sequence[bytes]) -> bytes:
+    middle = pieces[len(pieces) // 2]
+    at = max(len(middle) - SAMPLE_BYTES, 0) // 2
+    parts = pieces[0][:SAMPLE_BYTES], middle[at : at + SAMPLE_BYTES], pieces[-1][-SAMPLE_BYTES:]
+    return b"".join(parts)
