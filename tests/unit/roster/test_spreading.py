@@ -92,6 +92,20 @@ def test_two_who_cannot_agree_do_not_exchange_for_ever() -> None:
     assert begun <= 2
 
 
+def test_what_an_agent_said_before_an_exchange_is_no_reason_for_another() -> None:
+    agents = live("a", "b", "c")
+    core = calm(agents)
+    core.changed("new")
+    begun = 0
+    for tenth in range(1, 100):  # of seconds: so long they say what they said before
+        for peer in core.due(agents, tenth / 10):
+            core.done(peer, "new", tenth / 10)
+            begun += 1
+    assert begun == 3
+    assert core.due([*live("a", "b", digest="new"), *live("c")], 10.0) == ()
+    assert core.due(live("a", "b", "c", digest="newer"), 10.1) == ("a", "b", "c")
+
+
 def test_who_went_away_is_forgotten_and_new_when_it_is_back() -> None:
     core = calm(live("a"))
     assert core.due([], 1.0) == ()

@@ -35,7 +35,10 @@ class Pace:
 
 @frozen
 class Live:
-    """An agent that answers, and the digest of its roster as it said last; "" if it did not."""
+    """An agent that answers, and the digest of its roster as it said last; "" if it did not.
+
+    What it said may be older than an exchange, and then is no news.
+    """
 
     peer_id: PeerId
     digest: str = ""
@@ -43,9 +46,10 @@ class Live:
 
 @dataclass(slots=True)
 class _Kept:
-    """What is remembered of one agent."""
+    """What is remembered of one agent: what it knows, as far as we know, and what it said last."""
 
     digest: str | None = None
+    said: str = ""
     owed: bool = True
     going_on: bool = False
     not_before: float = float("-inf")
@@ -112,8 +116,9 @@ class Spreading:
                 del self._agents[peer_id]
         for peer_id, digest in said.items():
             kept = self._agents.setdefault(peer_id, _Kept())
-            if digest:
-                kept.digest = digest
+            if digest != kept.said:
+                kept.said = digest
+                kept.digest = digest or kept.digest
 
     def _is_due(self, kept: _Kept, now: float) -> bool:
         if kept.going_on or now < kept.not_before:
