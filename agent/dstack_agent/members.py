@@ -15,7 +15,7 @@ from dstack_mesh.faults import MeshError
 from dstack_mesh.home import Home
 from dstack_mesh.ids import MeshId, PeerId
 from dstack_mesh.membership.known import KnownAgent
-from dstack_mesh.trust.membership import Membership
+from dstack_mesh.trust.membership import Membership, Role
 from dstack_mesh.trust.roster.keeper import Keeper
 from dstack_mesh.trust.roster.picture import Belonging, Picture, empty
 from dstack_mesh.wire.channels import Channels
@@ -65,6 +65,11 @@ class Members:
         """What the roster calls a member; empty if it does not speak of it."""
         one = self.picture().members.get(peer_id)
         return one.name if one is not None else ""
+
+    def role(self, peer_id: PeerId) -> Role | None:
+        """The role of a member; None if the roster does not speak of it."""
+        one = self.picture().members.get(peer_id)
+        return one.role if one is not None else None
 
     def revoked(self, peer_id: PeerId) -> bool:
         """Whether a peer was shut out for ever."""

@@ -14,9 +14,9 @@ class Reason:
     Attributes:
         code: Stable word: gpu-busy, gpu-foreign, gpu-too-few, gpu-name, gpu-memory, cpu-too-few,
             cpu-busy, memory-too-small, memory-busy, disk-full, no-docker, no-process, no-python,
-            paused, draining, too-many-jobs, no-answer, excluded, protocol-too-old; policy-who,
-            policy-executors, policy-images, policy-gpus, policy-cpus, policy-memory, policy-disk,
-            policy-longest, policy-hours, policy-network, policy-mounts.
+            paused, draining, no-runner, too-many-jobs, no-answer, excluded, protocol-too-old;
+            policy-who, policy-executors, policy-images, policy-gpus, policy-cpus, policy-memory,
+            policy-disk, policy-longest, policy-hours, policy-network, policy-mounts.
         message: A sentence for people, with the value seen.
         hint: What would change the answer; may be empty.
     """

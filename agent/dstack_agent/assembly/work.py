@@ -18,6 +18,7 @@ from dstack_agent.jobs.workshop import Workshop
 from dstack_agent.owner.desk import OwnersDesk
 from dstack_agent.owner.reclaim import Reclaim
 from dstack_agent.owner.reclaiming import Reclaiming
+from dstack_agent.owner.terms import Terms
 from dstack_agent.peers import Peers
 from dstack_agent.records import Given
 from dstack_agent.steering import Steering
@@ -86,12 +87,16 @@ def desk_of(ground: Ground, company: Company, supervisor: Supervisor) -> BidDesk
         await supervisor.accept(spec, gpu_uuids, secrets, given)
         ground.auditor.given(spec.key.run_id, given.peer)
 
+    def terms() -> Terms:
+        start = ground.start
+        return replace(start.word.terms(), role=start.members.role(company.portrait.peer_id))
+
     return BidDesk(
         company.portrait.inventory.read,
         ground.memory.ledger,
         ground.memory.store,
         accept,
-        terms=ground.start.word.terms,
+        terms=terms,
         name_of=company.peers.name,
         note=supervisor.note,
         meeting_point=lambda: meeting_point(company.portrait.addresses()),

@@ -7,6 +7,8 @@ from datetime import datetime
 
 from dstack_mesh.frozen import frozen
 from dstack_mesh.machine import AgentState, ExecutorKind, Machine
+from dstack_mesh.trust.membership import Role
+from dstack_mesh.trust.roster.picture import RUNNING
 from dstack_scheduler.agent_port import Question
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.fit import Occasion, Taken, fit
@@ -14,20 +16,22 @@ from dstack_scheduler.job import JobSpec
 from dstack_scheduler.needs import Needs
 from dstack_scheduler.objections import NEVER, duration
 from dstack_scheduler.policy import Network, Policy
-from dstack_scheduler.verdict import Verdict
+from dstack_scheduler.verdict import Never, Reason, Verdict
 
 EVERYTHING = Policy()
 
 
 @frozen
 class Terms:
-    """Attributes are those of `fit` and of its `Occasion`."""
+    """Attributes are those of `fit` and of its `Occasion`; `role` is the machine's in its mesh,
+    None where that is not known."""
 
     state: AgentState = AgentState.ALIVE
     policy: Policy = EVERYTHING
     at: datetime = NEVER
     paused_until: datetime | None = None
     disk_used_bytes: int = 0
+    role: Role | None = None
 
     @property
     def room_bytes(self) -> float:
@@ -39,6 +43,9 @@ class Terms:
         self, question: Question, machine: Machine, taken: Sequence[Taken], asker: Asker
     ) -> Verdict:
         """The one rule behind an ask, a hold and an award."""
+        if self.role is not None and self.role not in RUNNING and not asker.is_owner:
+            # Whoever asks may not have heard of it yet.
+            return Never((_no_runner(self.role),))
         occasion = Occasion(asker, self.at, self.paused_until, self.disk_used_bytes)
         return fit(question, machine, taken, self.state, self.policy, occasion)
 
@@ -58,6 +65,11 @@ class Terms:
                 limits.append("containers have no network")
         told = " and ".join(limits)
         return spec, f"On {policy.lender} {told}, says its owner." if told else ""
+
+
+def _no_runner(role: Role) -> Reason:
+    message = f"In its mesh the machine is a {role.value}, so it takes jobs of its owner alone."
+    return Reason("no-runner", message, "an admin's `dstack mesh role NAME runner`")
 
 
 def _contained(spec: JobSpec, policy: Policy) -> Needs:
