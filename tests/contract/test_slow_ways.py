@@ -22,7 +22,7 @@ from dstack_mesh.v1.transfer_pb2 import (
     Want,
 )
 from dstack_mesh.v1.transfer_pb2_grpc import TransferServiceStub
-from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.stream import Stream
 from support import two_stores
 from support.tcp_proxy import TcpProxy, tcp_proxy
 from support.two_stores import MIB, Two, noise, same, serving
@@ -132,9 +132,9 @@ async def test_a_compressed_pack_that_is_wrong_is_refused(
 ) -> None:
     if pack.zstd == b"FRAME":
         pack.zstd = ZstdCompressor().compress(b"a")
-    call = TransferServiceStub(two.channel).Push(timeout=20)
-    with pytest.raises(error), translated("ws"):
-        await call.write(PushRequest(pack=pack))
-        await call.done_writing()
-        await call.read()
+    stream = Stream(TransferServiceStub(two.channel).Push(timeout=20), "ws")
+    with pytest.raises(error):
+        await stream.write(PushRequest(pack=pack))
+        await stream.done_writing()
+        await stream.read()
     assert two.theirs.missing([digest_of(b"a")]) == [digest_of(b"a")]

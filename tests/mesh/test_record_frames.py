@@ -7,7 +7,7 @@ import pytest
 
 from dstack_mesh.faults import Damaged, Invalid, MeshError
 from dstack_mesh.v1 import records_pb2 as pb
-from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.ending import answer_of
 from dstack_mesh.wire.records import FRAME_BYTES, frames
 from support.gossiping import Agent, push, stub, whole, word
 
@@ -111,7 +111,7 @@ async def test_a_stream_that_never_ends_is_broken_off_and_costs_bounded_memory(
             frame.part, frame.last = part, False
             yield pb.RecordServicePushRequest(frame=frame)
 
-    with pytest.raises(Invalid), translated("ws"):
-        await stub(writer, quiet).Push(endless(), timeout=30)
+    with pytest.raises(Invalid):
+        await answer_of(stub(writer, quiet).Push(endless(), timeout=30), "ws")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
     assert not quiet.shown()

@@ -30,7 +30,7 @@ from dstack_mesh.signing import Signer
 from dstack_mesh.v1 import records_pb2 as pb
 from dstack_mesh.v1 import records_pb2_grpc as rpc
 from dstack_mesh.wire.channels import Channels
-from dstack_mesh.wire.errors import translated
+from dstack_mesh.wire.ending import answer_of
 from dstack_mesh.wire.records import GrpcRecordPeer
 from dstack_mesh.wire.server import listen_tcp, make_server
 from support.meshes import Mesh, card_of, member
@@ -126,9 +126,8 @@ def client(caller: Agent, called: Agent) -> GrpcRecordPeer:
 
 
 async def push(caller: Agent, called: Agent, *sent: pb.RecordFrame) -> pb.RecordServicePushResponse:
-    with translated("ws"):
-        requests = [pb.RecordServicePushRequest(frame=frame) for frame in sent]
-        return await stub(caller, called).Push(iter(requests), timeout=10)
+    requests = [pb.RecordServicePushRequest(frame=frame) for frame in sent]
+    return await answer_of(stub(caller, called).Push(iter(requests), timeout=10), "ws")
 
 
 def whole(of: Agent) -> Delta:

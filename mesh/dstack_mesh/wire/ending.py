@@ -17,7 +17,7 @@ from dstack_mesh.wire.errors import from_rpc_error
 
 if TYPE_CHECKING:
     # Generic only in the stubs.
-    from grpc.aio import StreamStreamCall
+    from grpc.aio import StreamStreamCall, StreamUnaryCall
 
 STATUS_SECONDS = 1.0
 """How long the true status may come after a write that failed."""
@@ -28,7 +28,9 @@ T = TypeVar("T")
 class Ending:
     """How one call ends. Make it before anything is read or written."""
 
-    def __init__(self, call: "StreamStreamCall[Any, Any]", peer: str) -> None:
+    def __init__(
+        self, call: "StreamStreamCall[Any, Any] | StreamUnaryCall[Any, Any]", peer: str
+    ) -> None:
         """`peer` is what errors call the other side."""
         self._peer = peer
         self._status: grpc.aio.AioRpcError | None = None
@@ -55,6 +57,15 @@ class Ending:
         if not _lost(status):
             self._status = status
             self._ended.set()
+
+
+async def answer_of(call: "StreamUnaryCall[Any, T]", peer: str) -> T:
+    """What a peer answers to a stream of requests. Raises what it ended the call with."""
+    ending = Ending(call, peer)
+    try:
+        return await call
+    except grpc.aio.AioRpcError as failed:
+        raise await ending.why(failed) from failed
 
 
 def _lost(failed: "grpc.aio.AioRpcError") -> bool:

@@ -13,6 +13,7 @@ from dstack_mesh.records.replica import BOUNDS
 from dstack_mesh.signing import LONGEST_KEY_BYTES, LONGEST_SIGNATURE_BYTES, Signed
 from dstack_mesh.v1 import records_pb2 as pb
 from dstack_mesh.v1 import records_pb2_grpc as rpc
+from dstack_mesh.wire.ending import answer_of
 from dstack_mesh.wire.errors import translated
 
 FRAME_BYTES = 64 * 1024
@@ -166,6 +167,6 @@ class GrpcRecordPeer:
                 for frame in frames(delta):
                     yield pb.RecordServicePushRequest(frame=frame)
 
-        with translated(self._name):
-            response = await self._stub.Push(requests(), timeout=PUSH_SECONDS)
+        call = self._stub.Push(requests(), timeout=PUSH_SECONDS)
+        response = await answer_of(call, self._name)
         return Received(response.news, response.behind)
