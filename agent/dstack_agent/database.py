@@ -74,6 +74,10 @@ CREATE TABLE IF NOT EXISTS rival_tag (
     PRIMARY KEY (repo, tag, run_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS driven_over ON driven (over, run_id);
+CREATE TABLE IF NOT EXISTS driven_job (
+    run_id TEXT NOT NULL, job INTEGER NOT NULL, driven BLOB, told BLOB,
+    PRIMARY KEY (run_id, job)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS removal (
     run_id TEXT PRIMARY KEY, at TEXT NOT NULL, checked INTEGER NOT NULL, statement BLOB NOT NULL
 ) WITHOUT ROWID;

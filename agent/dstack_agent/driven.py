@@ -5,7 +5,9 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dstack_agent import driven_jobs
 from dstack_agent.database import Database
+from dstack_agent.driven_jobs import Jobs, changes
 from dstack_agent.named import MEANT, Named
 from dstack_agent.touched import Touched
 from dstack_mesh.faults import Conflict, MeshError
@@ -55,6 +57,7 @@ class DrivenRuns:
         self._database = database
         self._touched = touched or Touched()
         self._most_over = most_over
+        self._written: dict[RunId, Jobs] = {}
 
     async def take(
         self, record: RunRecord, jobs: tuple[DrivenJob, ...], epoch: int, behalf: Asker = OWNER
@@ -66,7 +69,8 @@ class DrivenRuns:
         Raises:
             Conflict: A higher epoch was seen.
         """
-        request = pack_drive(record, jobs, epoch)
+        request, now = _packed(record, epoch), Jobs(jobs, record.jobs)
+        rows = changes(Jobs(), now)
 
         def change(connection: sqlite3.Connection) -> bool:
             row = connection.execute(
@@ -88,46 +92,58 @@ class DrivenRuns:
                 " request = excluded.request, behalf = excluded.behalf, over = 0",
                 (record.run_id, record.run_name, epoch, request, behalf_text(behalf)),
             )
-            connection.execute(
-                "DELETE FROM driven WHERE run_id IN (SELECT run_id FROM driven WHERE over = 1"
-                " ORDER BY run_id DESC LIMIT -1 OFFSET ?)",
-                (self._most_over,),
-            )
+            connection.execute("DELETE FROM driven_job WHERE run_id = ?", (record.run_id,))
+            driven_jobs.write(connection, record.run_id, rows)
+            old = "SELECT run_id FROM driven WHERE over = 1 ORDER BY run_id DESC LIMIT -1 OFFSET ?"
+            for table in ("driven_job", "driven"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE run_id IN ({old})", (self._most_over,)
+                )
             return True
 
         new = await self._database.write(change, durable=True)
+        if new:
+            self._written[record.run_id] = now
         self._touched.run(record.run_id)
         return new
 
     async def inherit(self, record: RunRecord, behalf: Asker) -> None:
         """Remembers a run that others drove, as one that is over; durable on return. One that is
         known here stays as it is."""
-        row = (record.run_id, record.run_name, pack_drive(record, ()), behalf_text(behalf))
-        await self._database.write(
-            lambda db: db.execute(
+        head = (record.run_id, record.run_name, _packed(record), behalf_text(behalf))
+        rows = changes(Jobs(), Jobs(told=record.jobs))
+
+        def change(connection: sqlite3.Connection) -> None:
+            made = connection.execute(
                 "INSERT INTO driven (run_id, run_name, epoch, request, behalf, over)"
                 " VALUES (?, ?, 0, ?, ?, 1) ON CONFLICT (run_id) DO NOTHING",
-                row,
-            ),
-            durable=True,
-        )
+                head,
+            )
+            if made.rowcount:
+                driven_jobs.write(connection, record.run_id, rows)
+
+        await self._database.write(change, durable=True)
         self._touched.run(record.run_id)
 
     async def progress(self, run: DrivenRun) -> None:
         """Writes down how far the run has come."""
-        row = (
-            pack_drive(run.record, run.jobs, run.epoch),
-            int(run.over),
-            run.record.run_id,
-            run.epoch,
-        )
-        await self._database.write(
-            lambda db: db.execute(
-                "UPDATE driven SET request = ?, over = ? WHERE run_id = ? AND epoch = ?", row
-            ),
-            durable=True,
-        )
-        self._touched.run(run.record.run_id)
+        run_id, now = run.record.run_id, Jobs(run.jobs, run.record.jobs)
+        head = (_packed(run.record, run.epoch), int(run.over), run_id, run.epoch)
+        rows = changes(self._written.get(run_id, Jobs()), now)
+
+        def change(connection: sqlite3.Connection) -> bool:
+            done = connection.execute(
+                "UPDATE driven SET request = ?, over = ? WHERE run_id = ? AND epoch = ?", head
+            )
+            if done.rowcount:
+                driven_jobs.write(connection, run_id, rows)
+            return bool(done.rowcount)
+
+        if await self._database.write(change, durable=True):
+            self._written[run_id] = now
+        if run.over:
+            self._written.pop(run_id, None)
+        self._touched.run(run_id)
 
     async def order_stop(self, run_id: RunId, abort: bool, cause: str) -> None:
         """Writes down durably that a person wants the run to end; an abort is never softened."""
@@ -141,9 +157,13 @@ class DrivenRuns:
 
     async def forget(self, run_id: RunId) -> None:
         """Removes what is written down of a run."""
-        await self._database.write(
-            lambda db: db.execute("DELETE FROM driven WHERE run_id = ? AND over = 1", (run_id,))
-        )
+
+        def change(connection: sqlite3.Connection) -> None:
+            over = "SELECT run_id FROM driven WHERE run_id = ? AND over = 1"
+            for table in ("driven_job", "driven"):
+                connection.execute(f"DELETE FROM {table} WHERE run_id IN ({over})", (run_id,))
+
+        await self._database.write(change)
 
     def unfinished(self) -> list[DrivenRun]:
         """Runs that are still to be driven."""
@@ -179,16 +199,25 @@ class DrivenRuns:
         found: list[DrivenRun] = []
         for run_id, *row in rows:
             try:
-                found.append(_driven(row))
+                found.append(self._driven(str(run_id), row))
             except MeshError as error:
                 log.warning("what is driven of run %s cannot be read: %s", run_id, error)
         return found
 
+    def _driven(self, run_id: str, row: Sequence[object]) -> DrivenRun:
+        request, behalf, stop_cause, abort, over = row
+        assert isinstance(request, bytes)
+        rows = self._database.read(
+            "SELECT job, driven, told FROM driven_job WHERE run_id = ? ORDER BY job", (run_id,)
+        )
+        jobs = driven_jobs.read(rows)
+        record, _, epoch = unpack_drive(request)
+        record = replace(record, jobs=jobs.told)
+        cause = None if stop_cause is None else str(stop_cause)
+        asker = behalf_of_text(str(behalf or ""))
+        return DrivenRun(record, jobs.driven, epoch, asker, cause, bool(abort), bool(over))
 
-def _driven(row: Sequence[object]) -> DrivenRun:
-    request, behalf, stop_cause, abort, over = row
-    assert isinstance(request, bytes)
-    record, jobs, epoch = unpack_drive(request)
-    cause = None if stop_cause is None else str(stop_cause)
-    asker = behalf_of_text(str(behalf or ""))
-    return DrivenRun(record, jobs, epoch, asker, cause, bool(abort), bool(over))
+
+def _packed(record: RunRecord, epoch: int = 0) -> bytes:
+    """A run without its jobs."""
+    return pack_drive(replace(record, jobs=()), (), epoch)

@@ -16,6 +16,7 @@ from dstack_mesh.faults import Invalid
 from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import job_pb2, membership_pb2, records_pb2, run_pb2
 from dstack_mesh.wire.membership import answer_from_wire, answer_to_wire
+from dstack_scheduler.agent_port import DrivenJob
 from dstack_scheduler.job import (
     ArtifactSaved,
     Fin,
@@ -107,6 +108,22 @@ def pack_sheet(jobs: Iterable[JobRecord]) -> bytes:
 
 def unpack_sheet(stored: bytes) -> tuple[JobRecord, ...]:
     return convert.sheet_from_wire(_parsed(records_pb2.Sheet, stored))
+
+
+def pack_job(job: JobRecord) -> bytes:
+    return convert.job_record_to_wire(job).SerializeToString()
+
+
+def unpack_job(stored: bytes) -> JobRecord:
+    return convert.job_record_from_wire(_parsed(run_pb2.JobRecord, stored))
+
+
+def pack_driven(job: DrivenJob) -> bytes:
+    return convert.driven_to_wire(job).SerializeToString()
+
+
+def unpack_driven(stored: bytes) -> DrivenJob:
+    return convert.driven_from_wire(_parsed(run_pb2.DrivenJob, stored))
 
 
 def pack_signed(signed: Signed) -> bytes:
