@@ -13,6 +13,7 @@ from dstack_scheduler.agent_port import Directory
 from dstack_scheduler.award import Carrier, Confirmation, Parcel, commit, release
 from dstack_scheduler.job import JobKey, JobState, Source, StateChange
 from dstack_scheduler.progress import Awarded, Awarding, Declined, Tell
+from dstack_scheduler.queues import Queues
 from dstack_scheduler.search import Won
 from dstack_scheduler.submission import Submission
 from dstack_scheduler.track import Place, Track
@@ -20,7 +21,7 @@ from dstack_scheduler.track import Place, Track
 
 @frozen
 class Means:
-    """What the parts of a driver share."""
+    """What the parts of a driver share; `queues` has who asks now."""
 
     submission: Submission
     directory: Directory
@@ -29,6 +30,7 @@ class Means:
     tell: Tell
     clock: Clock
     chance: Callable[[], float]
+    queues: Queues
 
     def absent_secrets(self, parcels: Sequence[Parcel]) -> Refused | None:
         """The error if secrets of the jobs are not here."""

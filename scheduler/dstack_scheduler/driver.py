@@ -26,6 +26,7 @@ from dstack_scheduler.keep import KEEP_BYTES, KEEP_SECONDS, keep
 from dstack_scheduler.parts import is_given_up, part_of
 from dstack_scheduler.placing import Outcome, Placing
 from dstack_scheduler.progress import Grown, Progress, RunEnded, TriedAgain, Unheard, Watcher
+from dstack_scheduler.queues import Queues
 from dstack_scheduler.refusal import gang_broken
 from dstack_scheduler.run import Run
 from dstack_scheduler.submission import HandOver, Submission
@@ -76,7 +77,8 @@ class Driver:
         self._keep_bytes_limit = keep_bytes_limit
         self._track = Track(submission)
         carrier = Carrier(directory, store, self._tell)
-        self._means = Means(submission, directory, carrier, self._track, self._tell, clock, random)
+        shared = submission, directory, carrier, self._track, self._tell, clock, random
+        self._means = Means(*shared, Queues())
         self._run = Run([part_of(job, submission.secrets) for job in submission.jobs])
         self._telling = asyncio.Lock()
         self._tasks: asyncio.TaskGroup | None = None

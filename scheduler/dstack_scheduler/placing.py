@@ -36,6 +36,7 @@ class Placing:
         self._rest_seconds = rest_seconds
         self._parcel = Parcel(means.track.spec(key), means.submission.code_bytes)
         self._question = question_of(self._parcel.spec)
+        self._turn = means.queues.turn(self._question, means.track.jobs[key.job].placement)
         self._finding: Abandonable[Won | MeshError] = Abandonable(tasks)
         self._awarding: asyncio.Task[MeshError | None] | None = None
 
@@ -80,7 +81,8 @@ class Placing:
         await asyncio.sleep(self._rest_seconds)
         self._rest_seconds = 0.0
         while True:
-            won = await search.next()
+            async with self._turn:
+                won = await search.next()
             if isinstance(won, MeshError):
                 return won
             bringing = self._means.carrier.bring(won.agent, self._parcel)
