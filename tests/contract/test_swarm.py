@@ -162,6 +162,7 @@ async def returned(node: Node, size: float) -> None:
     await eventually_async(look, within=20)
 
 
+@pytest.mark.timed
 async def test_five_at_once_take_one_copy_from_its_origin(tmp_path: Path) -> None:
     async with lab_of(6, tmp_path) as lab:
         origin, *takers = lab.nodes

@@ -61,7 +61,7 @@ def test_a_page_of_a_container_is_led_to_and_open_to_no_network(
         name = out.read_text().split()[0]
         with urllib.request.urlopen(found[1], timeout=20) as answer:
             assert answer.read().decode() == f"hello from {name}\n"
-        assert f"at {found[1]}index.html\n" in out.read_text()
+        eventually(lambda: f"at {found[1]}index.html\n" in out.read_text(), within=20)
         (container,) = lab.containers("run.dstack.job=0")
         bound = lab.docker("port", container).stdout.decode()
         assert re.fullmatch(r"8000/tcp -> 127\.0\.0\.1:\d+\n", bound), bound

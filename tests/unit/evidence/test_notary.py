@@ -13,7 +13,7 @@ from dstack_agent.records import Given, Records
 from dstack_agent.touched import Touched
 from dstack_agent.vouching import Vouching
 from dstack_mesh.faults import Conflict, Damaged, Forbidden, Missing
-from dstack_mesh.ids import PeerId
+from dstack_mesh.ids import PeerId, RunId
 from dstack_mesh.signing import Signed
 from dstack_scheduler.asker import OWNER, Asker
 from dstack_scheduler.evidence import Evidence, Vouched
@@ -120,11 +120,16 @@ async def test_what_an_agent_had_not_signed_when_it_died_is_signed_when_it_is_ba
     back = Desk(database)
     running = asyncio.create_task(back.notary.run())
     await eventually_async(back.is_sealed, within=10)
+    told: set[RunId] = set()
+
+    async def all_told() -> bool:
+        told.update(back.touched.take()[0])
+        return told == {RUN}
+
+    await eventually_async(all_told, within=10)
     running.cancel()
     assert kinds(await back.walked()) == WHOLE
     assert back.records.unsigned() == []
-    runs, _ = back.touched.take()
-    assert runs == {RUN}
     database.close()
 
 
