@@ -57,6 +57,7 @@ class DrivenRuns:
         self._database = database
         self._touched = touched or Touched()
         self._most_over = most_over
+        # Of runs that go on, so that a change is seen without reading. Without, all is written.
         self._written: dict[RunId, Jobs] = {}
 
     async def take(
@@ -139,9 +140,9 @@ class DrivenRuns:
                 driven_jobs.write(connection, run_id, rows)
             return bool(done.rowcount)
 
-        if await self._database.write(change, durable=True):
+        if await self._database.write(change, durable=True) and not run.over:
             self._written[run_id] = now
-        if run.over:
+        else:
             self._written.pop(run_id, None)
         self._touched.run(run_id)
 
