@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -249,6 +250,39 @@ def test_a_thousand_fakes_with_a_victims_name_are_told_nothing_and_work_lands_at
     assert len(items) >= count
     assert last["connections"] > 0
     assert (last["handshakes"], last["application_bytes"]) == (0, 0)
+
+
+SILENT = """import socket, sys, time
+held = [socket.create_server((sys.argv[1], int(port))) for port in sys.argv[2:]]
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def silent(host: netns.Host, ports: list[str]) -> Generator[None]:
+    """Listeners on a machine that take every connection."""
+    command = [sys.executable, "-c", SILENT, host.address, *ports]
+    with host.popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            process.kill()
+
+
+def test_seeds_that_take_a_connection_and_say_nothing_keep_nobody_from_being_found(
+    lab: dict[str, Peer], hosts: dict[str, netns.Host], tmp_path: Path
+) -> None:
+    code = project(tmp_path / FOLDER, WORKFLOWS, **{FILE.replace(".", "_DOT_"): TICKS})
+    evil, ports = hosts["neighbour"], [str(FIRST_PORT + number) for number in range(8)]
+    seeds = ",".join(f"{evil.address}:{port}" for port in ports)
+    lab["laptop"].env = {**lab["laptop"].env, "DSTACK_SEEDS": seeds}
+    with lab["ws-1"].runner(), silent(evil, ports):
+        lab["ws-1"].dstack("run", FLOW, "0", cwd=code, check=True)
+        eventually(lambda: lab["laptop"].json("ps", "-a")["items"], within=20)
+        lab["laptop"].dstack("run", FLOW, "--remote", "0", cwd=code, check=True)
 
 
 def fresh(stats: Path, told: dict[str, int]) -> dict[str, int]:

@@ -34,7 +34,7 @@ async def test_after_sleep_an_agent_is_announced_again() -> None:
     told = Announcement.of_agent(KEY, 7420)
     async with asyncio.TaskGroup() as tasks:
         agent = Multicast(told, lambda _: None, clock=clock, look=loopback)
-        other = Multicast(Announcement.of_agent(KEY, 1), heard.append, look=loopback)
+        other = Multicast(None, heard.append, look=loopback, mesh=KEY)
         running = [tasks.create_task(one.run()) for one in (agent, other)]
 
         async def sightings() -> int:

@@ -138,7 +138,7 @@ async def test_a_command_may_stop_as_soon_as_it_has_what_it_needs(tmp_path: Path
         roll_of(laptop, a.address, nobody, mdns=True) as roll,
     ):
         began = time.monotonic()
-        async with aclosing(roll.gather(within=60, browse=True)) as gathered:
+        async with aclosing(roll.gather(within=60)) as gathered:
             async for agent in gathered:
                 assert agent.card.name == "a"
                 break

@@ -44,21 +44,19 @@ class Announcement:
 
     Attributes:
         host: The address that is listened on; unspecified is all of them. Others are not announced.
-        discovery_key: Of the mesh whose other agents are looked for meanwhile; empty for none.
     """
 
     port: int
     instance: str
     text: tuple[tuple[str, str], ...]
     host: str = "0.0.0.0"
-    discovery_key: bytes = field(default=b"", repr=False)
 
     @classmethod
     def of_agent(cls, discovery_key: bytes, port: int, host: str = "0.0.0.0") -> "Announcement":
         """An agent of a mesh; only members can tell which mesh."""
         instance = secrets.token_hex(8)
         text = (("v", "1"), ("t", tag_of(discovery_key, instance)))
-        return cls(port, instance, text, host, discovery_key)
+        return cls(port, instance, text, host)
 
     @classmethod
     def of_invite(cls, invite_id: str, port: int) -> "Announcement":

@@ -44,6 +44,8 @@ class Multicast:
         on_trouble: Called with a sentence when multicast does not work, once until it changes.
         clock: To notice that the machine slept.
         look: Which networks there are.
+        mesh: Discovery key of the mesh whose agents are looked for. Without it everybody is, or
+            nobody by who announces something.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Multicast:
         on_trouble: Callable[[str], None] = log.warning,
         clock: Clock | None = None,
         look: Callable[[], tuple[Interface, ...]] = networks,
+        mesh: bytes | None = None,
     ) -> None:
         self._announcement = announcement
         self._on_sighting = on_sighting
         self._on_trouble = on_trouble
         self._clock = clock or SystemClock()
         self._look = look
+        self._mesh = mesh
         self._said: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -77,7 +81,7 @@ class Multicast:
                     await _end(running.pop(one))
                 for one in found:
                     if one not in running:
-                        sieves[one] = Sieve(_interest(self._announcement))
+                        sieves[one] = Sieve(self._interest())
                         running[one] = tasks.create_task(self._stay(one, sieves[one]))
                     sieves[one].elsewhere = _elsewhere(one, found)
                 if not found:
@@ -104,6 +108,11 @@ class Multicast:
                 self._trouble(on.name, what)
                 await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
+    def _interest(self) -> Interest:
+        if self._mesh is not None:
+            return Members(self._mesh)
+        return Nobody() if self._announcement is not None else Everybody()
+
     def _heard(self, sighting: Sighting) -> None:
         if self._announcement is None or sighting.instance != self._announcement.instance:
             self._on_sighting(sighting)
@@ -112,13 +121,6 @@ class Multicast:
         if sentence != self._said.get(name):
             self._said[name] = sentence
             self._on_trouble(f"{sentence} Agents are found by seeds and memory only.")
-
-
-def _interest(announcement: Announcement | None) -> Interest:
-    if announcement is None:
-        return Everybody()
-    key = announcement.discovery_key
-    return Members(key) if key else Nobody()
 
 
 def _elsewhere(on: Interface, all_of_them: tuple[Interface, ...]) -> tuple[IPv4Network, ...]:

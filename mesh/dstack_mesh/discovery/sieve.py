@@ -16,7 +16,7 @@ from dstack_mesh.discovery.announcement import is_tag
 LONGEST_PACKET = 9000
 QUERIES_A_SECOND = 50.0
 ADVERTS_A_SECOND = 200.0
-"""Of packets that cannot be told apart: by a command that looks for a few seconds."""
+"""Of packets that cannot be told apart, by who looks for a few seconds."""
 
 OF_AN_INSTANCE_A_SECOND = 5.0
 MOST_INSTANCES = 1024
@@ -60,7 +60,7 @@ class Nobody:
 
 
 class Everybody:
-    """Of a command that looks for a few seconds: so many, whoever they are."""
+    """Of who looks for a few seconds for members and strangers: so many, whoever they are."""
 
     def __init__(self) -> None:
         self._bucket = Bucket(ADVERTS_A_SECOND)
@@ -70,7 +70,7 @@ class Everybody:
 
 
 class Members:
-    """Of an agent: adverts with a tag of its mesh, and what else those instances send."""
+    """Of who looks for a mesh: adverts with its tag, and what else those instances send."""
 
     def __init__(self, discovery_key: bytes) -> None:
         self._key = discovery_key

@@ -1,6 +1,15 @@
-"""One call of the roll for a command: greets each agent once, and those that it names once."""
+"""One call of the roll for a command: greets each agent that was heard of, and whom those name.
+
+Whom a person or this home's memory names is greeted at once. What the network says may come from
+anybody: so many at a time are greeted, drawn by lot, and who says nothing makes room. Thousands of
+fakes cost time, and shut nobody out.
+"""
 
 import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from random import Random
+from typing import Any
 
 from dstack_mesh.card import HelloAnswer
 from dstack_mesh.faults import MeshError
@@ -13,8 +22,14 @@ from dstack_mesh.membership.view import Heard
 NO_MEMBER = frozenset({"revoked", "left-the-mesh", "issuer-removed"})
 """Codes with which an agent says that whoever calls is heard no more."""
 
-MOST_ASKED = 512
-"""Addresses that one command greets; whoever floods the network with hints is cut off here."""
+MOST_AT_ONCE = 256
+"""Hints that are greeted at a time."""
+
+MOST_ASKED = 4096
+"""Whom one command greets in all; whoever floods the network with more hints is cut off here."""
+
+HINT_SECONDS = 1.0
+"""A hint that has not answered for so long gives its place away, and is greeted again last."""
 
 
 class Gathering:
@@ -25,19 +40,25 @@ class Gathering:
     Args:
         greeter: Says Hello.
         own: Who we are: found on the network, we are not an agent of others.
+        random: Draws whom to greet next.
 
     Attributes:
         refusal: Why agents do not speak to us any more; None while none said so.
     """
 
-    def __init__(self, greeter: Greeter, own: PeerId) -> None:
+    def __init__(self, greeter: Greeter, own: PeerId, random: Random | None = None) -> None:
         self.results: asyncio.Queue[KnownAgent | None] = asyncio.Queue()
         self._greeter = greeter
         self._own = own
+        self._random = random or Random()
         self._asked: dict[Target, Heard] = {}
         self._answered: dict[PeerId, KnownAgent] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._within = 0.0
+        self._greeting: set[asyncio.Task[None]] = set()
+        self._hints: list[Heard] = []
+        self._slow: list[Heard] = []
+        self._at_once = 0
         self._news = asyncio.Event()
         self.refusal: MeshError | None = None
 
@@ -52,21 +73,28 @@ class Gathering:
         return all(agent.local for agent in self._answered.values())
 
     def start(self, tasks: asyncio.TaskGroup, within: float) -> None:
-        """From now on `ask` greets in this group, each time for at most so many seconds."""
+        """From now on `ask` greets in this group, nobody for longer than so many seconds."""
         self._tasks, self._within = tasks, within
 
     def ask(self, heard: Heard) -> None:
         """Greets somebody who was heard of, unless that was done or makes no sense."""
-        target = heard.target
-        trusted = heard.found_by in ("seed", "saved", "local")
-        known = target.peer_id is not None and target.peer_id in self._answered
-        ourselves = target.peer_id == self._own and heard.found_by != "local"
-        if known or ourselves or target in self._asked or len(self._asked) >= MOST_ASKED:
-            return
-        if self._tasks is not None and (trusted or may_dial(target.address)):
+        target, trusted = heard.target, heard.found_by in ("seed", "saved", "local")
+        allowed = trusted or (len(self._asked) < MOST_ASKED and may_dial(target.address))
+        if self._is_new(target) and allowed:
             self._asked[target] = heard
             self._news.set()
-            self._tasks.create_task(self._greet(heard))
+            if trusted:
+                self._begin(self._greet(heard, self._within))
+            else:
+                self._hints.append(heard)
+                self._greet_hints()
+
+    async def until_settled(self, pause: float) -> None:
+        """Waits until all that were asked answered or failed, at most so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                while self._greeting:
+                    await asyncio.wait(self._greeting)
 
     async def until_quiet(self, pause: float) -> None:
         """Waits until somebody answered from afar and then nothing was heard for so long."""
@@ -91,17 +119,47 @@ class Gathering:
             self.results.put_nowait(agent)
         self.results.put_nowait(None)
 
-    async def _greet(self, heard: Heard) -> None:
-        target = heard.target
+    def _is_new(self, target: Target) -> bool:
+        return target not in self._asked and target.peer_id not in self._answered
+
+    def _begin(self, greeting: Coroutine[Any, Any, None]) -> None:
+        assert self._tasks is not None, "nobody is asked before `start`"
+        task = self._tasks.create_task(greeting)
+        self._greeting.add(task)
+        task.add_done_callback(self._greeting.discard)
+
+    def _greet_hints(self) -> None:
+        while (waiting := self._hints or self._slow) and self._at_once < MOST_AT_ONCE:
+            drawn = self._random.randrange(len(waiting))
+            waiting[drawn], waiting[-1] = waiting[-1], waiting[drawn]
+            self._at_once += 1
+            self._begin(self._greet_hint(waiting.pop()))
+
+    async def _greet_hint(self, heard: Heard) -> None:
         try:
-            answer = await self._greeter.hello(target, self._within)
+            async with asyncio.timeout(HINT_SECONDS):
+                await self._greet(heard, self._within)
+        except TimeoutError:
+            self._slow.append(heard)
+        self._at_once -= 1
+        self._greet_hints()
+
+    async def _greet(self, heard: Heard, within: float) -> None:
+        target = heard.target
+        if target.peer_id == self._own and heard.found_by != "local":
+            return
+        try:
+            answer = await self._greeter.hello(target, within)
         except MeshError as failed:
             self.refusal = failed if failed.code in NO_MEMBER else self.refusal
             return
         peer_id = answer.card.peer_id
         if target.peer_id is None and heard.found_by != "local":
             # Any member could have said that; now it has to prove it.
-            self.ask(Heard(Target(target.address, peer_id), heard.found_by))
+            named = Heard(Target(target.address, peer_id), heard.found_by)
+            if self._is_new(named.target):
+                self._asked[named.target] = named
+                await self._greet(named, within)
         elif peer_id == (target.peer_id or peer_id) and answer.card.agent:
             self._take(heard, answer)
 

@@ -3,7 +3,7 @@
 A daemon runs it for ever (`run`); a command asks once (`gather`). Whom to greet is decided by
 `membership.view`; here it is done. In a daemon, who answered is handed to `membership.vigil`, which
 keeps watch over it from then on. A warm command never imports zeroconf: agents are searched by
-multicast only if that is asked for, or if nobody of those remembered answers.
+multicast only if nobody of those remembered answers soon.
 """
 
 import asyncio
@@ -49,6 +49,9 @@ HELLO_SECONDS = 2.0
 
 MOST_EVENTS = 1024
 """Events that wait for the view; hints beyond that are dropped and come again."""
+
+SILENT_SECONDS = 0.3
+"""A command whose known agents say nothing for so long searches by multicast besides."""
 
 QUIET_SECONDS = 0.4
 """A command that found its first agents by multicast waits this long for another one."""
@@ -158,17 +161,15 @@ class RollCall:
         self,
         within: float,
         need: Callable[[Sequence[KnownAgent]], bool] | None = None,
-        browse: bool = False,
     ) -> AsyncGenerator[KnownAgent]:
         """Agents as they answer; remembered ones that do not answer come last, as "gone".
 
-        Stop early by breaking out of the loop. The home's own agent is among them.
+        Stop early by breaking out of the loop. The home's own agent is among them. Multicast is
+        searched if nobody known answers soon, and until nothing new is heard.
 
         Args:
             within: Seconds until it ends, whoever has not answered.
             need: Ends it as soon as this holds of those found.
-            browse: Search by multicast for all that time. Otherwise that is done only if nobody
-                answers, and until nothing new is heard.
 
         Raises:
             Refused: This home's certificate is not valid now.
@@ -177,7 +178,7 @@ class RollCall:
             self._membership.check_valid(self._clock.now())
         gathering = Gathering(self._greeter, self._own)
         async with asyncio.TaskGroup() as tasks:
-            search = tasks.create_task(self._search(gathering, within, browse))
+            search = tasks.create_task(self._search(gathering, within))
             found: list[KnownAgent] = []
             try:
                 while (agent := await gathering.results.get()) is not None:
@@ -190,10 +191,10 @@ class RollCall:
                 pass
             search.cancel()
 
-    async def _search(self, gathering: Gathering, within: float, browse: bool) -> None:
+    async def _search(self, gathering: Gathering, within: float) -> None:
         try:
             async with asyncio.timeout(within):
-                await self._search_everywhere(gathering, within, browse)
+                await self._search_everywhere(gathering, within)
         except TimeoutError:
             pass
         finally:
@@ -201,10 +202,10 @@ class RollCall:
             self._remember(gathering.answered)
         gathering.finish()
 
-    async def _search_everywhere(self, gathering: Gathering, within: float, browse: bool) -> None:
-        membership, multicast = self._membership, self._sources.mdns
-        async with asyncio.TaskGroup() as tasks:
-            gathering.start(tasks, within)
+    async def _search_everywhere(self, gathering: Gathering, within: float) -> None:
+        membership = self._membership
+        async with asyncio.TaskGroup() as greetings:
+            gathering.start(greetings, within)
             if self._home.agent_socket.exists():
                 socket = Address(f"unix:{self._home.agent_socket}")
                 gathering.ask(Heard(Target(socket), "local"))
@@ -212,14 +213,13 @@ class RollCall:
                 return
             for event in self._first_events(membership):
                 gathering.ask(event)
-            if browse and multicast:
-                tasks.create_task(self._multicast(membership, gathering.ask))
-        if multicast and not browse and gathering.lonely:
-            async with asyncio.TaskGroup() as tasks:
-                gathering.start(tasks, within)
-                browsing = tasks.create_task(self._multicast(membership, gathering.ask))
-                await gathering.until_quiet(QUIET_SECONDS)
-                browsing.cancel()
+            await gathering.until_settled(SILENT_SECONDS)
+            if self._sources.mdns and gathering.lonely:
+                # In a group of its own, which ends first: later nobody can be asked any more.
+                async with asyncio.TaskGroup() as listening:
+                    browsing = listening.create_task(self._multicast(membership, gathering.ask))
+                    await gathering.until_quiet(QUIET_SECONDS)
+                    browsing.cancel()
 
     # Both
 
@@ -240,18 +240,17 @@ class RollCall:
         # Here, because a command that remembers its agents never needs it.
         from dstack_mesh.discovery import mdns
 
-        put = ask or self._put_hint
+        put, mesh = ask or self._put_hint, membership.discovery_key
 
         def sighted(sighting: mdns.Sighting) -> None:
-            if sighting.of_mesh(membership.discovery_key):
+            if sighting.of_mesh(mesh):
                 for address in sighting.addresses:
                     put(Heard(Target(address), "mdns", fresh=True))
 
         announcement = None
         if self._sources.port is not None:
-            key = membership.discovery_key
-            announcement = mdns.Announcement.of_agent(key, self._sources.port)
-        await mdns.Multicast(announcement, sighted, self._note_trouble).run()
+            announcement = mdns.Announcement.of_agent(mesh, self._sources.port)
+        await mdns.Multicast(announcement, sighted, self._note_trouble, mesh=mesh).run()
 
     def _note_trouble(self, sentence: str) -> None:
         self.multicast_trouble = sentence
