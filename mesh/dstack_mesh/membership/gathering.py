@@ -22,6 +22,9 @@ from dstack_mesh.membership.view import Heard
 NO_MEMBER = frozenset({"revoked", "left-the-mesh", "issuer-removed"})
 """Codes with which an agent says that whoever calls is heard no more."""
 
+TRUSTED = frozenset({"seed", "saved", "local"})
+"""How those were heard of whom a person or this home's memory names."""
+
 MOST_AT_ONCE = 256
 """Hints that are greeted at a time."""
 
@@ -78,7 +81,7 @@ class Gathering:
 
     def ask(self, heard: Heard) -> None:
         """Greets somebody who was heard of, unless that was done or makes no sense."""
-        target, trusted = heard.target, heard.found_by in ("seed", "saved", "local")
+        target, trusted = heard.target, heard.found_by in TRUSTED
         allowed = trusted or (len(self._asked) < MOST_ASKED and may_dial(target.address))
         if self._is_new(target) and allowed:
             self._asked[target] = heard
@@ -97,8 +100,9 @@ class Gathering:
                     await asyncio.wait(self._greeting)
 
     async def until_quiet(self, pause: float) -> None:
-        """Waits until somebody answered from afar and then nothing was heard for so long."""
-        while True:
+        """Waits until somebody trusted answered from afar, or anybody, and then nothing was heard
+        for so long."""
+        while not any(one.found_by in TRUSTED and not one.local for one in self.answered):
             self._news.clear()
             try:
                 async with asyncio.timeout(pause):

@@ -121,3 +121,15 @@ async def test_more_than_so_many_are_not_greeted() -> None:
         for one in fakes(MOST_ASKED + 100):
             gathering.ask(one)
     assert greeter.asked == MOST_ASKED
+
+
+async def test_a_seed_that_answers_late_ends_the_search_at_once() -> None:
+    greeter = Answering(lambda number: 60.0)
+    gathering = Gathering(greeter, OWN)
+    async with asyncio.TaskGroup() as tasks:
+        gathering.start(tasks, 60)
+        quiet = asyncio.create_task(gathering.until_quiet(60.0))
+        await asyncio.sleep(0)
+        assert not quiet.done()
+        gathering.ask(Heard(Target(AT_ANA), "seed"))
+        await quiet
