@@ -51,7 +51,7 @@ class _Root(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Root)
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version)
 def root() -> None:
     """Runs jobs on this machine for the members of its mesh."""
@@ -112,6 +112,7 @@ def join(code: str, address: str | None, home: str | None, yes: bool) -> None:
     import asyncio
 
     from dstack_mesh.home import Home
+    from dstack_mesh.trust.roster.picture import RUNNING
     from dstack_mesh.wire.newcomer import Words, join_mesh
 
     def confirm(words: Words) -> bool:
@@ -123,7 +124,14 @@ def join(code: str, address: str | None, home: str | None, yes: bool) -> None:
     membership = asyncio.run(join_mesh(where, text, address, confirm))
     click.echo(f"Joined the mesh {membership.mesh_name} as {membership.role.value}.")
     again = f" --home {where.root}" if home else ""
-    click.echo(f"Start serving it with: dstack-runner start{again}", err=True)
+    if membership.role in RUNNING:
+        click.echo(f"Start serving it with: dstack-runner start{again}", err=True)
+    else:
+        click.echo(
+            f"As {membership.role.value} it gets no jobs of others. To take some, join again with a"
+            " code of `dstack mesh invite` without --role.",
+            err=True,
+        )
 
 
 @root.command()

@@ -42,11 +42,6 @@ class DrivenRun:
     abort: bool = False
     over: bool = False
 
-    @property
-    def told(self) -> RunRecord:
-        """The run as others are told of it."""
-        return replace(self.record, given_by=self.behalf.peer_id)
-
 
 class DrivenRuns:
     """Runs that were handed over, with how far they have come. `touched` hears which change."""
@@ -170,26 +165,41 @@ class DrivenRuns:
         """Runs that are still to be driven."""
         return self._select("over = 0", ())
 
-    def run_ids(self, most: int) -> list[RunId]:
-        """Runs that are or were driven here, newest first and at most so many."""
-        rows = self._database.read(
-            "SELECT run_id FROM driven ORDER BY run_id DESC LIMIT ?", (most,)
-        )
-        return [RunId(str(row[0])) for row in rows]
-
-    def find(self, run_id: RunId) -> DrivenRun | None:
-        """A run that is or was driven here."""
-        return next(iter(self._select("run_id = ?", (run_id,))), None)
-
-    def records(self, names: tuple[str, ...] = (), most: int = -1) -> list[RunRecord]:
-        """What is known of the runs, newest first and at most so many: all, or those named.
+    def run_ids(self, names: tuple[str, ...] = (), most: int = -1) -> list[RunId]:
+        """Runs that are or were driven here, newest first and at most so many: all, or those named.
 
         They are named by their id or by a beginning of their name.
         """
         chosen = MEANT.format(table="driven") if names else "1"
         values = Named.of(names).values if names else ()
-        rows = self._select(f"{chosen} ORDER BY run_id DESC LIMIT ?", (*values, most))
-        return [run.told for run in rows]
+        rows = self._database.read(
+            f"SELECT run_id FROM driven WHERE {chosen} ORDER BY run_id DESC LIMIT ?",
+            (*values, most),
+        )
+        return [RunId(str(row[0])) for row in rows]
+
+    def knows(self, run_id: RunId) -> bool:
+        """Whether a run is or was driven here."""
+        return bool(self._database.read("SELECT 1 FROM driven WHERE run_id = ?", (run_id,)))
+
+    def told(self, run_id: RunId) -> RunRecord | None:
+        """A run that is or was driven here as others are told of it, which is a small part of what
+        is written of it."""
+        rows = self._database.read("SELECT request, behalf FROM driven WHERE run_id = ?", (run_id,))
+        for request, behalf in rows:
+            assert isinstance(request, bytes)
+            try:
+                record, _, _ = unpack_drive(request)
+                jobs = driven_jobs.read_told(self._database, run_id)
+                given_by = behalf_of_text(str(behalf or "")).peer_id
+                return replace(record, jobs=jobs, given_by=given_by)
+            except MeshError as error:
+                log.warning("what is driven of run %s cannot be read: %s", run_id, error)
+        return None
+
+    def find(self, run_id: RunId) -> DrivenRun | None:
+        """A run that is or was driven here."""
+        return next(iter(self._select("run_id = ?", (run_id,))), None)
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[DrivenRun]:
         """What can be read of them: a row that cannot holds up no other run."""
@@ -208,10 +218,7 @@ class DrivenRuns:
     def _driven(self, run_id: str, row: Sequence[object]) -> DrivenRun:
         request, behalf, stop_cause, abort, over = row
         assert isinstance(request, bytes)
-        rows = self._database.read(
-            "SELECT job, driven, told FROM driven_job WHERE run_id = ? ORDER BY job", (run_id,)
-        )
-        jobs = driven_jobs.read(rows)
+        jobs = driven_jobs.read(self._database, RunId(run_id))
         record, _, epoch = unpack_drive(request)
         record = replace(record, jobs=jobs.told)
         cause = None if stop_cause is None else str(stop_cause)

@@ -1,8 +1,9 @@
 """The jobs of a run that is driven here, a row each: of a large run little changes at a time."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from dstack_agent.database import Database
 from dstack_agent.wire.stored import pack_driven, pack_job, unpack_driven, unpack_job
 from dstack_mesh.frozen import frozen
 from dstack_mesh.ids import RunId
@@ -44,12 +45,17 @@ def write(database: sqlite3.Connection, run_id: RunId, rows: Iterable[Row]) -> N
     )
 
 
-def read(rows: Sequence[Sequence[object]]) -> Jobs:
-    """The jobs of a run's rows, in the order of their indexes. Raises Invalid."""
-    return Jobs(
-        tuple(unpack_driven(driven) for _, driven, _ in rows if isinstance(driven, bytes)),
-        tuple(unpack_job(told) for _, _, told in rows if isinstance(told, bytes)),
-    )
+def read(database: Database, run_id: RunId) -> Jobs:
+    """The jobs of a run, in the order of their indexes. Raises Invalid."""
+    rows = database.read("SELECT driven FROM driven_job WHERE run_id = ? ORDER BY job", (run_id,))
+    driven = tuple(unpack_driven(row[0]) for row in rows if isinstance(row[0], bytes))
+    return Jobs(driven, read_told(database, run_id))
+
+
+def read_told(database: Database, run_id: RunId) -> tuple[JobRecord, ...]:
+    """What is told of the jobs of a run, in the order of their indexes. Raises Invalid."""
+    rows = database.read("SELECT told FROM driven_job WHERE run_id = ? ORDER BY job", (run_id,))
+    return tuple(unpack_job(row[0]) for row in rows if isinstance(row[0], bytes))
 
 
 _Both = tuple[DrivenJob | None, JobRecord | None]

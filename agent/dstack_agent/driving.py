@@ -125,7 +125,9 @@ class Driving:
             earlier = self._drives.pop(record.run_id, None)
             if earlier is not None:
                 earlier.give_way()
-            self._begin(self.runs.find(record.run_id) or DrivenRun(record, jobs, epoch, behalf))
+            found = self.runs.find(record.run_id) or DrivenRun(record, jobs, epoch, behalf)
+            # The same values as were written: what changes is told from them by identity.
+            self._begin(replace(found, record=record, jobs=jobs))
 
     def _check_room(self, behalf: Asker) -> None:
         """Raises Busy."""

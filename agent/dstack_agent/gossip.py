@@ -32,7 +32,6 @@ from dstack_mesh.records.store import RecordStore
 from dstack_mesh.signing import Signer
 from dstack_mesh.wire.channels import Channels
 from dstack_mesh.wire.records import GrpcRecordPeer
-from dstack_scheduler.agent_port import Telling
 
 
 @frozen
@@ -93,11 +92,17 @@ async def open_chorus(
 def listings_of(
     memory: Memory,
     answers: Answers,
-    others: Callable[[tuple[str, ...]], tuple[Telling, ...]] | None = None,
+    chorus: Chorus | None = None,
 ) -> Listings:
-    """What this agent knows of runs; `others` is what it passes on."""
+    """What this agent knows of runs, and passes on of what others know."""
     return Listings(
-        memory.records, memory.driven, memory.tags, answers.card, others, memory.removals
+        memory.records,
+        memory.driven,
+        memory.tags,
+        answers.card,
+        chorus.hearsay.tellings if chorus is not None else None,
+        memory.removals,
+        chorus.holdings.told if chorus is not None else None,
     )
 
 

@@ -5,7 +5,7 @@ It says so in a few records that share them out by job: thousands of copies are 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -17,7 +17,6 @@ from dstack_mesh.faults import Busy
 from dstack_mesh.ids import Address, PeerId
 from dstack_mesh.records.book import RecordBook
 from dstack_mesh.records.record import Entry
-from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.job import JobKey, JobRecord, RunRecord, Source
 
 RECORDS = 32
@@ -75,17 +74,10 @@ class Holdings:
                 if gone.intersection(told):
                     await self._say(place, [key for key in told if key not in gone])
 
-    def told(self, listing: Listing) -> Listing:
-        """A listing in which each job says who has copies, whoever told of it."""
+    def told(self, runs: Iterable[RunRecord]) -> Iterator[RunRecord]:
+        """Runs in which each job says who has copies, whoever told of it."""
         held = self._hearsay.copies()
-        return replace(
-            listing,
-            runs=tuple(self._run(run, held) for run in listing.runs),
-            others=tuple(
-                replace(one, runs=tuple(self._run(run, held) for run in one.runs))
-                for one in listing.others
-            ),
-        )
+        return (self._run(run, held) for run in runs)
 
     def _run(self, run: RunRecord, held: Mapping[JobKey, set[PeerId]]) -> RunRecord:
         if not any(job.key in held for job in run.jobs):

@@ -4,7 +4,7 @@ Beside them it passes on what other agents published, each under its own name.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 
@@ -42,6 +42,7 @@ class Listings:
         card: Who we are.
         others: What others published, as `names` choose; None where nobody tells us.
         removals: Which runs are removed; None where none can be.
+        held: Adds to runs who has copies of what their jobs kept; None where nobody else has any.
     """
 
     records: Records
@@ -50,34 +51,39 @@ class Listings:
     card: Callable[[], PeerCard]
     others: Callable[[tuple[str, ...]], tuple[Telling, ...]] | None = None
     removals: Removals | None = None
+    held: Callable[[Iterable[RunRecord]], Iterator[RunRecord]] | None = None
 
-    def listing(self, names: tuple[str, ...], reuse_keys: tuple[Digest, ...] = ()) -> Listing:
-        """Runs newest first: those named by id or by the beginning of their name.
+    def runs(
+        self, names: tuple[str, ...], reuse_keys: tuple[Digest, ...] = (), before: str = ""
+    ) -> Iterator[RunRecord]:
+        """Runs newest first, each put together when it is taken: those named by id or by the
+        beginning of their name.
 
         Without names the newest ones and those that a tag names: an answer has a bounded size. With
         reuse keys nothing but the runs that have jobs with one of them here.
+
+        Args:
+            before: Only runs with ids before this one; "" for all.
         """
-        if reuse_keys:
-            hidden, run_ids = self.hidden(), self.records.reusable(reuse_keys, MOST_RUNS)
-            found = (self._readable(run_id) for run_id in run_ids if run_id not in hidden)
-            return Listing(tuple(run for run in found if run is not None), ())
-        tags = self.tags.all()
-        if not names:
-            newest = sorted(tags, key=lambda tag: tag.at)[-MOST_RUNS:]
-            tagged = [tag.run_id for tag in newest if tag.run_id]
-            executed = {*self.records.run_ids(most=MOST_RUNS), *self.records.among(tagged)}
-        else:
-            executed = set(self.records.run_ids(names, MOST_RUNS))
-        driven = {record.run_id: record for record in self.driven.records(names, MOST_RUNS)}
+        executed, driven = self._meant(names, reuse_keys)
         known = sorted({*executed, *driven} - self.hidden(), reverse=True)
         told = (
-            _merged(driven.get(run_id), self._readable(run_id) if run_id in executed else None)
+            _merged(
+                self.driven.told(run_id) if run_id in driven else None,
+                self._readable(run_id) if run_id in executed else None,
+            )
             for run_id in known
+            if not before or run_id < before
         )
-        runs = tuple(run for run in told if run is not None)
-        others = self.others(names) if self.others is not None else ()
+        return self._held(run for run in told if run is not None)
+
+    def beside(self, names: tuple[str, ...]) -> Listing:
+        """All else that is told."""
+        tellings = self.others(names) if self.others is not None else ()
+        others = tuple(replace(one, runs=tuple(self._held(one.runs))) for one in tellings)
         removed = self.removals.all(MOST_RUNS) if self.removals is not None else ()
-        return Listing(runs, tags, others, for_all=self.others is not None, removed=removed)
+        tags = self.tags.all()
+        return Listing((), tags, others, for_all=self.others is not None, removed=removed)
 
     def hidden(self) -> frozenset[RunId]:
         """Runs of which nothing is told any more."""
@@ -85,14 +91,29 @@ class Listings:
 
     def run(self, run_id: RunId) -> RunRecord | None:
         """A run as far as it is known here first-hand, a hidden one too."""
-        driven = self.driven.find(run_id)
+        driven = self.driven.told(run_id)
         executed = self._executed(run_id) if self.records.among([run_id]) else None
-        return _merged(driven.told if driven is not None else None, executed)
+        return _merged(driven, executed)
 
     def run_ids(self) -> list[RunId]:
         """The newest runs that are known here first-hand."""
-        known = {*self.records.run_ids(most=MOST_RUNS), *self.driven.run_ids(MOST_RUNS)}
+        known = {*self.records.run_ids(most=MOST_RUNS), *self.driven.run_ids(most=MOST_RUNS)}
         return sorted(known, reverse=True)[:MOST_RUNS]
+
+    def _held(self, runs: Iterable[RunRecord]) -> Iterator[RunRecord]:
+        return self.held(runs) if self.held is not None else iter(runs)
+
+    def _meant(
+        self, names: tuple[str, ...], reuse_keys: tuple[Digest, ...]
+    ) -> tuple[set[RunId], set[RunId]]:
+        """Runs that were executed here, and those that were driven here."""
+        if reuse_keys:
+            return set(self.records.reusable(reuse_keys, MOST_RUNS)), set()
+        executed = set(self.records.run_ids(names, MOST_RUNS))
+        if not names:
+            newest = sorted(self.tags.all(), key=lambda tag: tag.at)[-MOST_RUNS:]
+            executed |= set(self.records.among([tag.run_id for tag in newest if tag.run_id]))
+        return executed, set(self.driven.run_ids(names, MOST_RUNS))
 
     def _readable(self, run_id: RunId) -> RunRecord | None:
         """A run as it runs here; None if a row of it cannot be read, which hides no other run."""

@@ -114,14 +114,14 @@ class Removing:
         """Those of the runs of which something is here."""
         if not runs:  # as in most homes
             return runs
-        driven = {run_id for run_id in runs if self._left.driven.find(run_id) is not None}
+        driven = {run_id for run_id in runs if self._left.driven.knows(run_id)}
         kept = runs & await asyncio.to_thread(self._left.store.shelf.owners)
         return frozenset({*self._left.records.among(list(runs)), *driven, *kept})
 
     async def _take(self, removal: Removal) -> None:
         """Does what another agent was told, if whoever said it may."""
         mine = bool(self._left.records.among([removal.run_id])) or (
-            self._left.driven.find(removal.run_id) is not None
+            self._left.driven.knows(removal.run_id)
         )
         if not mine or removal.run_id in self._removals.checked():
             return

@@ -21,7 +21,7 @@ async def roots_of(records: Records, driven: DrivenRuns, caches: Caches) -> set[
     for run_id in records.run_ids():
         roots.update(_of_run(records, run_id))
         await asyncio.sleep(0)
-    for run_id in driven.run_ids(-1):
+    for run_id in driven.run_ids():
         run = driven.find(run_id)
         if run is not None:
             roots.update(_of_driven(run))

@@ -68,4 +68,4 @@ class Steering:
         return frozenset[PeerId]().union(*gave, () if driven is None else (driven,))
 
     def _knows(self, run_id: RunId) -> bool:
-        return bool(self.records.run_ids((run_id,))) or self.driving.runs.find(run_id) is not None
+        return bool(self.records.run_ids((run_id,))) or self.driving.runs.knows(run_id)

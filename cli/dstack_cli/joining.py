@@ -23,6 +23,7 @@ from dstack_mesh.own_name import own_name
 from dstack_mesh.trust.invite import Burned, Expired, Live, State, Used, why_not
 from dstack_mesh.trust.membership import Membership, Role, holds_root
 from dstack_mesh.trust.membership import leave as forget
+from dstack_mesh.trust.roster.picture import RUNNING
 
 if TYPE_CHECKING:
     from dstack_mesh.trust.desk import DeskEvent
@@ -112,7 +113,9 @@ def join_one(
     if renewed and embedded.answers(home):
         output.talk("An agent of this home still uses the old certificate: restart it.")
     elif not as_json:
-        output.talk("Next: dstack agents   ·   to take jobs here: dstack-runner start")
+        takes = membership.role in RUNNING
+        then = "to take jobs here: dstack-runner start" if takes else "dstack ps"
+        output.talk(f"Next: dstack agents   ·   {then}")
 
 
 def leave_mesh(home: Home, yes: bool, new_key: bool = False) -> None:
@@ -213,7 +216,8 @@ def _tell_invitation(invitation: "Invitation", role: str, as_json: bool) -> None
     if not as_json:
         until = invitation.expires_at.astimezone()
         output.talk(f"Works once, until {until:%H:%M}. On the other machine:")
-        output.talk(f"  dstack-runner join {invitation.code} {address}".rstrip())
+        join = "dstack-runner join" if Role(role) in RUNNING else "dstack mesh join"
+        output.talk(f"  {join} {invitation.code} {address}".rstrip())
 
 
 def _tell_event(event: "DeskEvent") -> None:

@@ -60,7 +60,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--dry-run",), "Show what would run and who would take it; start nothing."),
     Flag(("--json",), "Print JSON; the output of the job goes to standard error."),
     Flag(("-l", "--local"), "Run on this machine only."),
-    Flag(("--remote",), "Run on another machine only (--remote=NAME: on that one) and push it."),
+    Flag(
+        ("--remote",), "Run on another machine only (--remote=NAME: that one); remotes get a copy."
+    ),
     Flag(("--agent",), "Run on this agent only.", "NAME"),
     Flag(("--no-open",), "Print links of apps; open none in a browser."),
     Flag(("-f", "--follow"), "Follow the run; that is what happens anyway."),

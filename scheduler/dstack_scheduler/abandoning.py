@@ -17,6 +17,8 @@ class Abandonable(Generic[T]):
 
     def stop(self) -> None:
         """Gives up what goes on, and whatever comes later."""
+        if self._over:  # what is given up may be putting things in order
+            return
         self._over = True
         if self._working is not None:
             self._working.cancel()

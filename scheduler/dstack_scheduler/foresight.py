@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 from dstack_mesh.faults import MeshError
 from dstack_scheduler.agent_port import Agent, Directory, DrivenJob, Question, question_of
+from dstack_scheduler.queues import alike
 from dstack_scheduler.refusal import no_agent_fits
 from dstack_scheduler.verdict import Never
 
@@ -19,9 +20,13 @@ ASK_SECONDS = 1.0
 
 async def refuse_hopeless(jobs: Sequence[DrivenJob], directory: Directory) -> None:
     """Raises NoAgentFits if every agent says that a later job can never run there."""
+    asked: set[tuple[Question, str]] = set()
     for job in jobs:
         if job.after and job.awarded is None and job.placement in ("", "local", "remote"):
-            await _refuse_hopeless(job, directory)
+            kind = alike(question_of(job.spec), job.placement)
+            if kind not in asked:
+                asked.add(kind)
+                await _refuse_hopeless(job, directory)
 
 
 async def _refuse_hopeless(job: DrivenJob, directory: Directory) -> None:

@@ -58,7 +58,7 @@ class Declined:
 
 @frozen
 class Awarded:
-    """The job is the agent's. `why` is one clause for people: "only free GPU"."""
+    """The job is the agent's. `why` is one clause for people: "only agent with a free GPU"."""
 
     job: int
     attempt: int

@@ -23,5 +23,10 @@ class Queues:
 
     def turn(self, question: Question, placement: str) -> asyncio.Semaphore:
         """To be held while agents are asked for a job; in the order of those who want it."""
-        alike = replace(question, key=replace(question.key, job=0, attempt=1)), placement
-        return self._turns.setdefault(alike, asyncio.Semaphore(self._most))
+        return self._turns.setdefault(alike(question, placement), asyncio.Semaphore(self._most))
+
+
+def alike(question: Question, placement: str) -> tuple[Question, str]:
+    """The same of all jobs of a run that the same agents can take. Inputs only say where best."""
+    key = replace(question.key, job=0, attempt=1)
+    return replace(question, key=key, input_digests=(), input_sizes_bytes=()), placement

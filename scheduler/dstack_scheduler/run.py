@@ -82,6 +82,7 @@ class Run:
         self._states: list[_Blocked | _Placing | _There | _Ended] = [_Blocked() for _ in parts]
         self._stop: StopAsked | None = None
         self._asked: dict[int, bool] = {}
+        self._given_up: set[int] = set()
         self._searches: Counter[int] = Counter()
         self._decided: StateChange | None = None
         self._over = False
@@ -244,13 +245,14 @@ class Run:
             if self._asked.get(index, False) or (index in self._asked and not abort):
                 continue
             match state:
-                case _Placing():
+                case _Placing() if index not in self._given_up:
+                    self._given_up.add(index)
                     effects.append(StopPlacing(index))
                 case _There():
                     self._asked[index] = abort
                     patience = 0.0 if self._stop is not None else self._patience(index)
                     effects.append(StopJob(self._parts[index].key, abort, cause, patience))
-                case _Blocked() | _Ended():
+                case _Placing() | _Blocked() | _Ended():
                     pass
         return effects
 

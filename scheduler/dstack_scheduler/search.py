@@ -49,7 +49,7 @@ class Search:
         self._clock = clock
         self._auction = Auction(lot, chance)
         self._asking: Asking[auction.Event] = Asking(question, directory, clock)
-        self._effects = self._auction.start(clock.elapsed())
+        self._effects: list[auction.Effect] | None = None
 
     def declined(self, won: Won, error: MeshError) -> None:
         """Says that the job does not run at the winner after all; `next` goes on from there."""
@@ -59,6 +59,10 @@ class Search:
     async def next(self) -> Won | MeshError:
         """The next agent that holds for the job, or why there will be none."""
         async with self._asking.open():
+            if (
+                self._effects is None
+            ):  # its clock runs from now on, not while the job waits its turn
+                self._effects = self._auction.start(self._clock.elapsed())
             while True:
                 for effect in self._effects:
                     over = await self._carry_out(effect)

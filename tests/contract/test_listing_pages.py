@@ -70,7 +70,10 @@ async def listed(channel: grpc.aio.Channel, folder: Path) -> Listing:
         store.close()
 
 
-async def test_all_runs_are_told_however_large_they_are(tmp_path: Path) -> None:
+async def test_all_runs_are_told_however_large_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "OLDER_SECONDS", 60.0)  # others run beside
     known = much()
     assert convert.listing_to_wire(known).ByteSize() > GRPC_BYTES
     async with asked_by(Role.READER, tmp_path, listing=known) as (stub, _, channel):
@@ -79,10 +82,10 @@ async def test_all_runs_are_told_however_large_they_are(tmp_path: Path) -> None:
         assert await listed(channel, tmp_path) == known
 
 
-async def test_pages_without_end_are_given_up(
+async def test_of_a_long_history_the_newest_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent, "MOST_PAGES", 2)
+    monkeypatch.setattr(agent, "OLDER_SECONDS", 0.0)
     known = much()
     async with asked_by(Role.READER, tmp_path, listing=known) as (_, _, channel):
         told = (await listed(channel, tmp_path)).runs
@@ -98,7 +101,10 @@ def test_pages_have_each_run_once_and_all_else_once(jobs: list[int], small: int)
     more = True
     while more:
         before = told[-1] if told else ""
-        page = page_of(known, before, SMALL_BYTES)
+        beside = Listing((), ()) if before else replace(known, runs=())
+        left = iter([one for one in runs if not before or one.run_id < before])
+        page = page_of(beside, left, SMALL_BYTES)
+        assert not page.more or len(list(left)) >= len(runs) - len(told) - len(page.runs) - 1
         assert bool(page.tags and page.others and page.for_all) == (not before)
         sizes = [one.ByteSize() for one in page.runs]
         assert len(sizes) < 2 or sum(sizes) <= SMALL_BYTES

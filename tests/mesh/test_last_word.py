@@ -145,3 +145,27 @@ async def test_who_never_reads_has_a_call_open_until_they_leave(
                 call.cancel()
 
         await eventually_async(is_free, within=10)
+
+
+async def test_a_message_waits_for_one_that_was_left_before(mesh: Mesh, lost: Home) -> None:
+    sent, left = 0, asyncio.Event()
+
+    async def behave(context: Any) -> None:
+        nonlocal sent
+        while not left.is_set():
+            sent += 1
+            try:
+                async with asyncio.timeout(0.2):
+                    await context.write(MESSAGE)
+            except TimeoutError:
+                left.set()
+        await context.write(MESSAGE)
+        sent += 1
+
+    async with attached(mesh, lost, standings.of_nobody(), behave) as attach:
+        call, read = attach(), 0
+        await asyncio.wait_for(left.wait(), 10)
+        async with asyncio.timeout(10):
+            while await call.read() is not grpc.aio.EOF:
+                read += 1
+    assert read == sent

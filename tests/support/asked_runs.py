@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +93,10 @@ async def asked_by(
     store = ChunkStore(folder / "chunks")
     wishes = Wishes(told.follow, told.stop, store, told.givers)
     runs = Runs(
-        lambda names, keys: listing,
+        lambda names, keys, before: (
+            run for run in listing.runs if not before or run.run_id < before
+        ),
+        lambda names: replace(listing, runs=()),
         told.drive,
         told.tag,
         told.heard,

@@ -40,7 +40,6 @@ from dstack_mesh.identity import Identity
 from dstack_mesh.ids import PeerId
 from dstack_mesh.signing import Signer
 from dstack_mesh.trust.roster.keeper import Keeper
-from dstack_scheduler.agent_port import Listing
 from dstack_scheduler.asker import Asker
 from dstack_scheduler.job import RunRecord
 
@@ -223,8 +222,7 @@ def served_of(
 ) -> Served:
     """What the services speak for."""
     memory, steering = ground.memory, work.steering
-    listings = listings_of(memory, answers, chorus.hearsay.tellings if chorus is not None else None)
-    told = chorus.holdings.told if chorus is not None else _as_it_is
+    listings = listings_of(memory, answers, chorus)
     return Served(
         answers=answers,
         desk=work.desk,
@@ -235,7 +233,8 @@ def served_of(
             givers=steering.givers,
         ),
         runs=Runs(
-            listing=lambda names, keys: told(listings.listing(names, keys)),
+            runs=listings.runs,
+            beside=listings.beside,
             drive=steering.drive,
             tag=memory.tags.state,
             stopped=ground.auditor.stopped,
@@ -260,11 +259,6 @@ def witness_of(ground: Ground, chorus: Chorus) -> Witness:
     diary = Diary(lambda: auditor.head, auditor.note)
     kept = start.home.state / "witnessed.json"
     return Witness(chorus.book, diary, start.members.name, kept, start.clock)
-
-
-def _as_it_is(listing: Listing) -> Listing:
-    """Nobody else has copies of what a private agent's jobs kept."""
-    return listing
 
 
 def copying_of(ground: Ground, company: Company, chorus: Chorus) -> Copying:

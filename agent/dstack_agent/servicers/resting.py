@@ -43,18 +43,27 @@ class Rests:
         self._turns: defaultdict[Caller, _Turn] = defaultdict(_Turn)
 
     @asynccontextmanager
-    async def turn(self, context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncGenerator[None]:
-        """To be held while an answer to this call is put together. Its owner never waits."""
+    async def turn(
+        self, context: "grpc.aio.ServicerContext[Any, Any]", further: bool = False
+    ) -> AsyncGenerator[None]:
+        """To be held while an answer to this call is put together. The owner never waits.
+
+        Args:
+            further: It goes on from the answer before: the rest between them may be taken later, as
+                long as it is no longer than the longest one.
+        """
         who = caller(context)
         if not isinstance(who, Member):
             yield
             return
         turn = self._turns[who]
         async with turn.lock:
-            await asyncio.sleep(max(0.0, turn.rested_at - self._elapsed()))
+            lent = LONGEST_REST_SECONDS if further else 0.0
+            await asyncio.sleep(max(0.0, turn.rested_at - self._elapsed() - lent))
             began = self._elapsed()
             try:
                 yield
             finally:
                 ended = self._elapsed()
-                turn.rested_at = ended + min(REST * (ended - began), LONGEST_REST_SECONDS)
+                rest = min(REST * (ended - began), LONGEST_REST_SECONDS)
+                turn.rested_at = max(turn.rested_at, ended) + rest

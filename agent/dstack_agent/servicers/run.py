@@ -1,7 +1,7 @@
 """RunService of an agent: watching and steering the runs it executes or drives."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,9 @@ class Runs:
     """What the agent can do with runs beyond following them.
 
     Attributes:
-        listing: Those among the names, those with one of the reuse keys, or all.
+        runs: Those among the names, those with one of the reuse keys, or all, newest first; only
+            those with ids before the last argument, if it is not empty.
+        beside: What is told beside runs of such names.
         drive: Takes a run over from whoever calls. Raises Conflict.
         tag: Writes a statement of a peer down. Raises Busy.
         stopped: Hears who ended a run, for whom, whether at once, and who gave it to this agent.
@@ -47,7 +49,8 @@ class Runs:
         reload: Lays newer code into a running job of a peer. Raises Missing, Refused, Forbidden.
     """
 
-    listing: Callable[[tuple[str, ...], tuple[Digest, ...]], Listing]
+    runs: Callable[[tuple[str, ...], tuple[Digest, ...], str], Iterable[RunRecord]]
+    beside: Callable[[tuple[str, ...]], Listing]
     drive: Callable[[RunRecord, tuple[DrivenJob, ...], int, Asker], Awaitable[None]]
     tag: Callable[[TagRecord, PeerId], Awaitable[None]]
     stopped: Callable[[Caller, Asker, RunId, bool, frozenset[PeerId]], None]
@@ -85,8 +88,10 @@ class RunServicer(rpc.RunServiceServicer):
         names = fields.items(request.runs, "Names of runs", MOST_RUNS)
         asked = fields.items(request.reuse_keys, "Reuse keys", MOST_KEYS)
         keys = tuple(fields.digest(each, "The reuse key") for each in asked)
-        async with self._rests.turn(context):
-            return page_of(self._runs.listing(names, keys), request.before)
+        further = bool(request.before)
+        async with self._rests.turn(context, further):
+            beside = Listing((), ()) if further or keys else self._runs.beside(names)
+            return page_of(beside, self._runs.runs(names, keys, request.before))
 
     async def Stop(
         self, request: pb.StopRequest, context: "grpc.aio.ServicerContext[Any, Any]"

@@ -103,6 +103,7 @@ class TransferServicer(TransferServiceServicer):
         self._asking: defaultdict[Caller, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(MOST_QUESTIONS)
         )
+        self._squeezes: dict[Caller, Squeeze] = {}
         self._takers = Takers()
 
     async def Missing(self, request: MissingRequest, context: "Context") -> MissingResponse:
@@ -133,10 +134,11 @@ class TransferServicer(TransferServiceServicer):
     async def Fetch(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[FetchRequest], context: "Context"
     ) -> None:
-        wishes = _Wishes()
-        async with self._fetching[caller(context)], asyncio.TaskGroup() as group:
+        wishes, who = _Wishes(), caller(context)
+        async with self._fetching[who], asyncio.TaskGroup() as group:
             group.create_task(wishes.listen(request_iterator))
-            squeeze = Squeeze()
+            # Agents fetch a tree in many calls of a few packs each.
+            squeeze = self._squeezes[who] = Squeeze(self._squeezes.get(who))
             while wish := await wishes.next():
                 made = flat_packs(self._store, wish.digests, squeeze if wish.zstd else None)
                 async with aclosing(read_ahead(made, ready=squeeze.ready)) as responses:

@@ -90,8 +90,8 @@ def add(
 ) -> None:
     """Make a machine that your ssh reaches an agent of this mesh.
 
-    It needs Linux and Python 3.11 there, no internet and no administrator. Run again, it repairs
-    and updates.
+    It needs Linux and Python 3.11 or newer there, no internet and no administrator. Run again, it
+    repairs and updates.
     """
     from dstack_cli.enrolling.adding import Wish
     from dstack_cli.enrolling.command import add_here

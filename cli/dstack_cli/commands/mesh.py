@@ -137,7 +137,7 @@ def role(home: Home, name: str, role: str, void: bool, as_json: bool) -> None:
 def require_protocol(home: Home, number: int, as_json: bool) -> None:
     """Shut software that speaks only a protocol older than NUMBER out of new work.
 
-    What runs goes on. For the root and admins.
+    What runs goes on. For the root.
     """
     from dstack_cli.governing import require_protocol as require
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dstack_cli.remotes.places import id_of_remote
 from dstack_mesh.chunks.manifest import Manifest
+from dstack_mesh.chunks.rescuing import RESCUE_SECONDS
 from dstack_mesh.chunks.store import ChunkStore
 from dstack_mesh.home import Home
 from dstack_mesh.ids import Digest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dstack_mesh.chunks.fetched import Fetched
 
 LEAVE_SECONDS = 2.0
-"""So long a transfer that nobody wants any more may take to end."""
+"""So long a transfer that nobody wants any more may take to end, beside what it keeps of files."""
 
 T = TypeVar("T")
 
@@ -52,7 +53,12 @@ class OpenRemote:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(self._opened()))
 
-    async def move(self, work: Callable[[Archive, Tally], T], tally: Tally | None = None) -> T:
+    async def move(
+        self,
+        work: Callable[[Archive, Tally], T],
+        tally: Tally | None = None,
+        leave_seconds: float = LEAVE_SECONDS,
+    ) -> T:
         """The same for a transfer, which ends if nobody waits for it any more."""
         counted = tally or Tally()
         working = asyncio.ensure_future(self.do(lambda archive: work(archive, counted)))
@@ -61,7 +67,7 @@ class OpenRemote:
         except asyncio.CancelledError:
             counted.give_up()
             # It gives up what it had begun there; if that takes long, a later push sweeps it.
-            await asyncio.wait({working}, timeout=LEAVE_SECONDS)
+            await asyncio.wait({working}, timeout=leave_seconds)
             if working.done() and not working.cancelled():
                 working.exception()
             raise
@@ -81,7 +87,8 @@ class OpenRemote:
     ) -> "Fetched":
         told = on_bytes or _nobody
         return await self.move(
-            lambda archive, tally: archive.fetcher.fetch_into(digest, target, prefix, told, tally)
+            lambda archive, tally: archive.fetcher.fetch_into(digest, target, prefix, told, tally),
+            leave_seconds=RESCUE_SECONDS + LEAVE_SECONDS,
         )
 
     def close(self) -> None:

@@ -87,7 +87,7 @@ class Gathering:
             self._asked[target] = heard
             self._news.set()
             if trusted:
-                self._begin(self._greet(heard, self._within))
+                self._begin(self._greet_trusted(heard))
             else:
                 self._hints.append(heard)
                 self._greet_hints()
@@ -139,33 +139,43 @@ class Gathering:
             self._at_once += 1
             self._begin(self._greet_hint(waiting.pop()))
 
+    async def _greet_trusted(self, heard: Heard) -> None:
+        further: Heard | None = heard
+        while further is not None:
+            further = await self._greet(further)
+
     async def _greet_hint(self, heard: Heard) -> None:
         try:
             async with asyncio.timeout(HINT_SECONDS):
-                await self._greet(heard, self._within)
+                further = await self._greet(heard)
         except TimeoutError:
             self._slow.append(heard)
+            further = None
+        if further is not None:
+            await self._greet_hint(further)
+            return
         self._at_once -= 1
         self._greet_hints()
 
-    async def _greet(self, heard: Heard, within: float) -> None:
+    async def _greet(self, heard: Heard) -> Heard | None:
+        """Greets somebody; returns whom to greet next for that."""
         target = heard.target
         if target.peer_id == self._own and heard.found_by != "local":
-            return
+            return None
         try:
-            answer = await self._greeter.hello(target, within)
+            answer = await self._greeter.hello(target, self._within)
         except MeshError as failed:
             self.refusal = failed if failed.code in NO_MEMBER else self.refusal
-            return
+            return None
         peer_id = answer.card.peer_id
         if target.peer_id is None and heard.found_by != "local":
             # Any member could have said that; now it has to prove it.
             named = Heard(Target(target.address, peer_id), heard.found_by)
-            if self._is_new(named.target):
-                self._asked[named.target] = named
-                await self._greet(named, within)
-        elif peer_id == (target.peer_id or peer_id) and answer.card.agent:
+            self._asked.setdefault(named.target, named)
+            return named if peer_id not in self._answered else None
+        if peer_id == (target.peer_id or peer_id) and answer.card.agent:
             self._take(heard, answer)
+        return None
 
     def _take(self, heard: Heard, answer: HelloAnswer) -> None:
         if answer.card.peer_id in self._answered:

@@ -22,7 +22,8 @@ class LastWord:
         return getattr(self._context, name)
 
     async def write(self, message: Any) -> None:
-        """Sends a message. Whoever is cancelled here leaves it to go on."""
+        """Sends a message, after one that was left; who is cancelled here leaves it to go on."""
+        await self.over()
         self._writing = asyncio.create_task(self._context.write(message))
         self._writing.add_done_callback(_noticed)
         await asyncio.shield(self._writing)

@@ -30,16 +30,20 @@ MOST_PATIENCE = 256
 
 
 class Squeeze:
-    """Decides for the packs of one stream, in its task, and compresses them, in a thread."""
+    """Decides for the packs of one stream, in its task, and compresses them, in a thread.
 
-    def __init__(self) -> None:
+    Args:
+        earlier: Of the stream before to the same peer; this one begins with what was learnt there.
+    """
+
+    def __init__(self, earlier: "Squeeze | None" = None) -> None:
         # On while nothing is known: a pack too much costs milliseconds, one too few on a slow
         # network seconds.
-        self._on = True
+        self._on = earlier is None or earlier._on
         self._compressed = False
-        self._late = 0
-        self._in_time = 0
-        self._patience = 1
+        self._late = 0 if earlier is None else earlier._late
+        self._in_time = 0 if earlier is None else earlier._in_time
+        self._patience = 1 if earlier is None else earlier._patience
 
     def ready(self, in_time: bool) -> None:
         """Whether a pack lay ready when the way out was free for it."""

@@ -4,8 +4,9 @@ Every call has a deadline but Attach, which lasts as long as its job: keepalive 
 the agent is gone.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import grpc.aio
 from dstack_mesh.card import PeerCard
 from dstack_mesh.chunks.replacing import Replaced
 from dstack_mesh.chunks.store import ChunkStore
-from dstack_mesh.faults import Refused
+from dstack_mesh.faults import MeshError, Refused
 from dstack_mesh.ids import Digest, HoldId, RunId
 from dstack_mesh.signing import Signed
 from dstack_mesh.v1 import auction_pb2, run_pb2
@@ -44,8 +45,9 @@ QUICK_SECONDS = 5.0
 WRITE_SECONDS = 15.0
 """For what must be on the other side's disk."""
 
-MOST_PAGES = 64
-"""Answers, of a mebibyte of runs or more each, that one agent's runs are read from."""
+OLDER_SECONDS = 1.2
+"""Older runs are read from further answers for so long: whoever lists waits for no agent longer,
+and the newest will do."""
 
 
 class GrpcAgent:
@@ -128,15 +130,17 @@ class GrpcAgent:
         self, runs: Sequence[str] = (), reuse_keys: Sequence[Digest] = ()
     ) -> Listing:
         request = run_pb2.ListRequest(runs=runs, reuse_keys=reuse_keys)
+        until = asyncio.get_running_loop().time() + OLDER_SECONDS
         listing, more = await self._page(request)
-        runs_told = list(listing.runs)
-        for _ in range(MOST_PAGES):
-            if not more or not runs_told:
-                break
-            request.before = runs_told[-1].run_id
-            older, more = await self._page(request)
-            runs_told += older.runs
-        return replace(listing, runs=tuple(runs_told))
+        told = list(listing.runs)
+        with suppress(MeshError, TimeoutError):
+            async with asyncio.timeout_at(until):
+                while more and told:
+                    request.before = told[-1].run_id
+                    older, more = await self._page(request)
+                    more = more and all(run.run_id < request.before for run in older.runs)
+                    told += older.runs
+        return replace(listing, runs=tuple(told))
 
     async def _page(self, request: run_pb2.ListRequest) -> tuple[Listing, bool]:
         """One answer, and whether there are older runs."""

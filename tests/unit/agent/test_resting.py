@@ -4,6 +4,8 @@ import asyncio
 import time
 from typing import Any, cast
 
+import pytest
+
 from dstack_agent.servicers.resting import LONGEST_REST_SECONDS, REST, Rests
 from dstack_mesh.ids import PeerId
 from dstack_mesh.trust.membership import Role
@@ -55,3 +57,20 @@ async def test_who_asks_now_and_then_never_waits() -> None:
         async with asyncio.timeout(1), rests.turn(call):
             now += 1.0
         now += min(REST, LONGEST_REST_SECONDS)
+
+
+async def test_what_goes_on_from_an_answer_rests_later_and_not_for_ever() -> None:
+    now = 0.0
+
+    def elapsed() -> float:
+        return now
+
+    rests, call = Rests(elapsed), cast("Any", object())
+    judge(call, ANA)
+    for _ in range(2):
+        async with asyncio.timeout(1), rests.turn(call, further=True):
+            now += LONGEST_REST_SECONDS / REST
+    for further in (True, False):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), rests.turn(call, further=further):
+                pytest.fail("what was lent is not given back")

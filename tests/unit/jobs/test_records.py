@@ -247,10 +247,11 @@ async def test_driven_runs_are_found_by_name_and_only_the_newest_that_are_over_s
     for number in range(2, 6):
         await drive(number, f"lazy-bobcat-{number}", over=True)
     await drive(6, "calm-ibex-2", over=False)
-    assert [int(record.run_id) for record in driven.records()] == [6, 5, 4, 1]
-    assert [int(record.run_id) for record in driven.records(("calm", "x"))] == [6, 1]
-    assert [int(record.run_id) for record in driven.records(("calm",), most=1)] == [6]
-    assert [int(record.run_id) for record in driven.records((f"{4:026d}",))] == [4]
+    assert [int(run_id) for run_id in driven.run_ids()] == [6, 5, 4, 1]
+    assert [int(run_id) for run_id in driven.run_ids(("calm", "x"))] == [6, 1]
+    assert [int(run_id) for run_id in driven.run_ids(("calm",), most=1)] == [6]
+    assert [int(run_id) for run_id in driven.run_ids((f"{4:026d}",))] == [4]
+    assert driven.knows(RunId(f"{4:026d}")) and not driven.knows(RunId(f"{3:026d}"))
     assert [int(run.record.run_id) for run in driven.unfinished()] == [1, 6]
 
 
@@ -262,13 +263,13 @@ async def test_a_run_that_is_inherited_is_told_of_and_one_that_is_known_stays_as
     giver = PeerId("c" * 32)
     await driven.inherit(driven_record(), Asker(giver))
     assert touched.take() == ({RUN}, False)
-    [told] = driven.records(("calm",))
-    assert told == replace(driven_record(), given_by=giver)
+    assert driven.told(RUN) == replace(driven_record(), given_by=giver)
     assert driven.unfinished() == []
     await driven.inherit(replace(driven_record(), target="other"), Asker(giver))
-    assert [run.target for run in driven.records()] == ["train"]
+    told = driven.told(RUN)
+    assert told is not None and told.target == "train"
     await driven.forget(RUN)
-    assert driven.records() == []
+    assert driven.told(RUN) is None and not driven.knows(RUN)
 
 
 async def test_a_listing_joins_what_is_driven_with_what_runs_here(database: Database) -> None:
@@ -277,12 +278,12 @@ async def test_a_listing_joins_what_is_driven_with_what_runs_here(database: Data
     await records.enter(change(spec(1).key, JobState.RUNNING))
     await driven.take(driven_record(), (DrivenJob(spec(0)), DrivenJob(spec(1))), 1)
     listings = Listings(records, driven, Tags(database), lambda: ME)
-    (run,) = listings.listing(()).runs
+    (run,) = listings.runs(())
     assert (run.job_count, run.target) == (2, "train")
     assert [(job.key.job, job.agent_name) for job in run.jobs] == [(1, "ws-1")]
     assert run.jobs[0].state.state is JobState.RUNNING
-    assert [each.run_id for each in listings.listing(("calm",)).runs] == [RUN]
-    assert listings.listing(("calmer",)).runs == ()
+    assert [each.run_id for each in listings.runs(("calm",))] == [RUN]
+    assert list(listings.runs(("calmer",))) == []
 
 
 async def test_a_run_that_cannot_be_read_is_missing_from_a_listing_alone(
@@ -293,8 +294,8 @@ async def test_a_run_that_cannot_be_read_is_missing_from_a_listing_alone(
         await records.accept(spec(run=run), ())
     await records.enter(replace(change(spec().key, JobState.RUNNING), cause="\0"))
     listings = Listings(records, DrivenRuns(database), Tags(database), lambda: ME)
-    assert [run.run_id for run in listings.listing(()).runs] == [other]
-    assert [run.run_id for run in listings.listing(("calm",)).runs] == [other]
+    assert [run.run_id for run in listings.runs(())] == [other]
+    assert [run.run_id for run in listings.runs(("calm",))] == [other]
 
 
 async def test_a_listing_has_the_newest_runs_and_those_that_a_tag_names(database: Database) -> None:
@@ -304,9 +305,11 @@ async def test_a_listing_has_the_newest_runs_and_those_that_a_tag_names(database
         await records.accept(spec(run=run), ())
     await tags.state(TagRecord("repo", "best", runs[2], RunName("calm-ibex-1"), AT))
     listings = Listings(records, DrivenRuns(database), tags, lambda: ME)
-    listed = [run.run_id for run in listings.listing(()).runs]
+    listed = [run.run_id for run in listings.runs(())]
     assert listed == [*reversed(runs[5:]), runs[2]]
-    (named,) = listings.listing((runs[0],)).runs
+    older = [run.run_id for run in listings.runs((), before=runs[7])]
+    assert older == [runs[6], runs[5], runs[2]]
+    (named,) = listings.runs((runs[0],))
     assert named.run_id == runs[0]
 
 

@@ -48,7 +48,7 @@ class Agent:
     told_of: set[RunId] = field(default_factory=set[RunId])
 
     def listed(self) -> list[RunId]:
-        return [run.run_id for run in self.listings.listing(()).runs]
+        return [run.run_id for run in self.listings.runs(())]
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ async def test_nobody_removes_what_nobody_told_of(agent: Agent) -> None:
 
 async def test_what_was_not_checked_counts_for_the_submitter_s_runs_alone(agent: Agent) -> None:
     await ended(agent)
-    [run] = agent.listings.listing(()).runs
+    [run] = agent.listings.runs(())
     assert run.given_by == ANA
     assert removed([run], [Removal(RUN, AT, BOB), Removal(OTHER, AT, ANA)]) == frozenset()
     assert removed([run], [Removal(RUN, AT, ANA)]) == {RUN}
@@ -156,9 +156,9 @@ async def test_a_tag_keeps_what_a_run_kept_until_it_is_taken_back(agent: Agent) 
     (agent.jobs / f"{RUN}.0.1").mkdir(parents=True)
     agent.clock.time += REST_SECONDS + 1
     await agent.removing.look()
-    listing = agent.listings.listing(())
-    assert [run.run_id for run in listing.runs] == [RUN]
-    assert removed(listing.runs, listing.removed) == {RUN}
+    runs = list(agent.listings.runs(()))
+    assert [run.run_id for run in runs] == [RUN]
+    assert removed(runs, agent.listings.beside(()).removed) == {RUN}
     await agent.tags.state(TagRecord("lab", "v1", None, "calm-ibex-1", AT + timedelta(1)))
     await agent.removing.look()
     assert agent.records.of_run(RUN) == []

@@ -18,10 +18,12 @@ AT_ANA = Address("10.0.0.2:7420")
 
 
 class Answering:
-    """Ana answers at once; of the others each does what `others` does with its number."""
+    """Ana answers after `ana` seconds; of the others each fails after what `others` says of its
+    number."""
 
-    def __init__(self, others: Callable[[int], float]) -> None:
+    def __init__(self, others: Callable[[int], float], ana: float = 0.0) -> None:
         self._others = others
+        self._ana = ana
         self.asked = 0
         self.now = 0
         self.most = 0
@@ -29,6 +31,7 @@ class Answering:
     async def hello(self, target: Target, within: float) -> HelloAnswer:
         self.asked += 1
         if target.address == AT_ANA:
+            await asyncio.sleep(self._ana)
             card = PeerCard(ANA, MeshId("m" * 32), "ws-a", (AT_ANA,), "1", agent=True)
             machine = Machine(1, 2, 3, 4)
             return HelloAnswer(card, AgentState.ALIVE, machine, (), (), datetime.now(UTC))
@@ -133,3 +136,32 @@ async def test_a_seed_that_answers_late_ends_the_search_at_once() -> None:
         assert not quiet.done()
         gathering.ask(Heard(Target(AT_ANA), "seed"))
         await quiet
+
+
+async def test_who_needs_most_of_a_turn_to_say_who_it_is_has_another_to_prove_it() -> None:
+    greeter = Answering(lambda number: 0.0, ana=0.8 * HINT_SECONDS)
+    assert await seconds_until_found(greeter, []) < 2 * HINT_SECONDS
+
+
+async def test_who_refused_a_moment_ago_and_is_announced_now_is_greeted_again() -> None:
+    gathering, up = Gathering(late := Late(), OWN), Heard(Target(AT_ANA), "mdns")
+    async with asyncio.TaskGroup() as tasks:
+        gathering.start(tasks, 5)
+        gathering.ask(Heard(Target(AT_ANA, ANA), "saved"))
+        await gathering.until_settled(1)
+        late.up = True
+        gathering.ask(up)
+    assert [one.card.peer_id for one in gathering.answered] == [ANA]
+
+
+class Late(Answering):
+    """Ana, who is not there at first."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda number: 0.0)
+        self.up = False
+
+    async def hello(self, target: Target, within: float) -> HelloAnswer:
+        if not self.up:
+            raise Unreachable("Nobody listens there.")
+        return await super().hello(target, within)

@@ -133,3 +133,12 @@ async def test_whoever_exchanges_much_at_once_waits_for_itself_and_nobody_for_it
         enough.set()
         await modest
     assert going_on == 0
+
+
+def test_news_that_come_during_an_exchange_are_a_reason_for_the_next() -> None:
+    core = calm(live("a"))
+    core.changed("new")
+    assert core.due(live("a"), 1.0) == ("a",)
+    assert core.due(live("a", digest="newest"), 1.1) == ()
+    core.done(PeerId("a"), "new", 1.2)
+    assert core.due(live("a", digest="newest"), 1.3) == ("a",)

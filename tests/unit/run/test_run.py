@@ -306,3 +306,11 @@ def test_every_run_ends_exactly_once_whatever_happens_in_whatever_order(
 
     assert len(player.ends) == 1
     assert player.ends[0].state.state.ended
+
+
+def test_a_search_is_given_up_once_however_much_happens_meanwhile() -> None:
+    run = Run([Part(key(index), f"job-{index}") for index in range(3)])
+    run.start()
+
+    assert run.handle(STOP) == [StopPlacing(0), StopPlacing(1), StopPlacing(2)]
+    assert run.handle(Unplaced(0, None, AT)) == []

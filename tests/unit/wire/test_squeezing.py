@@ -143,3 +143,13 @@ def test_a_changed_frame_is_read_or_refused(chance: random.Random) -> None:
         assert len(unsqueezed(bytes(frame), len(TEXT))) == len(TEXT)
     except Invalid:
         return
+
+
+def test_many_short_streams_to_one_peer_learn_what_a_long_one_learns() -> None:
+    squeeze = Squeeze()
+    for _ in range(MOST_LATE // 4):
+        squeeze = Squeeze(squeeze)
+        for _ in range(4):
+            assert is_on(squeeze)
+            squeeze.ready(False)
+    assert not is_on(Squeeze(squeeze))

@@ -52,6 +52,7 @@ class _Kept:
     said: str = ""
     owed: bool = True
     going_on: bool = False
+    heard_meanwhile: bool = False
     not_before: float = float("-inf")
     settled: tuple[str, str] = ("", "")
 
@@ -83,7 +84,7 @@ class Spreading:
         """An exchange ended; `digest` is what the agent knew then."""
         kept = self._agents.get(peer_id)
         if kept is not None:
-            kept.going_on, kept.digest = False, digest
+            kept.going_on, kept.digest = False, kept.said if kept.heard_meanwhile else digest
             kept.settled = (self.own, digest)
             kept.not_before = now + self.pace.retry if digest != self.own else now
 
@@ -105,7 +106,7 @@ class Spreading:
         begun: list[PeerId] = []
         for peer_id, kept in self._agents.items():
             if len(begun) < room and self._is_due(kept, now):
-                kept.going_on, kept.owed = True, False
+                kept.going_on, kept.owed, kept.heard_meanwhile = True, False, False
                 begun.append(peer_id)
         return tuple(begun)
 
@@ -119,6 +120,7 @@ class Spreading:
             if digest != kept.said:
                 kept.said = digest
                 kept.digest = digest or kept.digest
+                kept.heard_meanwhile = kept.going_on and bool(digest)
 
     def _is_due(self, kept: _Kept, now: float) -> bool:
         if kept.going_on or now < kept.not_before:
