@@ -82,6 +82,14 @@ async def test_all_runs_are_told_however_large_they_are(
         assert await listed(channel, tmp_path) == known
 
 
+async def test_a_run_as_large_as_an_answer_has_one_of_its_own(tmp_path: Path) -> None:
+    known = replace(much(1, 10_000), others=(replace(much().others[0], runs=much(25).runs),))
+    assert convert.listing_to_wire(known).ByteSize() > GRPC_BYTES
+    assert convert.run_record_to_wire(known.runs[0]).ByteSize() < GRPC_BYTES
+    async with asked_by(Role.READER, tmp_path, listing=known) as (_, _, channel):
+        assert await listed(channel, tmp_path) == known
+
+
 async def test_of_a_long_history_the_newest_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,9 +106,10 @@ def test_pages_have_each_run_once_and_all_else_once(jobs: list[int], small: int)
     runs = tuple(run(number, count) for number, count in enumerate([*jobs, *[1] * small]))[::-1]
     known = replace(much(1, 1), runs=runs)
     told: list[str] = []
-    more = True
+    more, pages = True, 0
     while more:
-        before = told[-1] if told else ""
+        before = told[-1] if told else agent.BEHIND_ALL if pages else ""
+        pages += 1
         beside = Listing((), ()) if before else replace(known, runs=())
         left = iter([one for one in runs if not before or one.run_id < before])
         page = page_of(beside, left, SMALL_BYTES)

@@ -14,16 +14,18 @@ PAGE_BYTES = 1 << 20
 def page_of(
     beside: Listing, runs: Iterable[RunRecord], most_bytes: int = PAGE_BYTES
 ) -> pb.ListResponse:
-    """One answer: as many of the runs as fit; no more of them are taken than these and one.
+    """One answer: as many of the runs as fit; no more of them are taken than these and one. A run
+    that is larger than that has a page of its own.
 
     Args:
         beside: What is told beside the runs.
     """
     page, size = convert.listing_to_wire(beside), 0
+    first = bool(page.ByteSize())
     for run in runs:
         told = convert.run_record_to_wire(run)
         size += told.ByteSize()
-        if page.runs and size > most_bytes:
+        if (page.runs or first) and size > most_bytes:
             page.more = True
             break
         page.runs.append(told)

@@ -45,6 +45,9 @@ QUICK_SECONDS = 5.0
 WRITE_SECONDS = 15.0
 """For what must be on the other side's disk."""
 
+BEHIND_ALL = "~"
+"""Comes after every id of a run."""
+
 OLDER_SECONDS = 1.2
 """Older runs are read from further answers for so long: whoever lists waits for no agent longer,
 and the newest will do."""
@@ -135,11 +138,11 @@ class GrpcAgent:
         told = list(listing.runs)
         with suppress(MeshError, TimeoutError):
             async with asyncio.timeout_at(until):
-                while more and told:
-                    request.before = told[-1].run_id
+                while more:
+                    request.before = told[-1].run_id if told else BEHIND_ALL
                     older, more = await self._page(request)
-                    more = more and all(run.run_id < request.before for run in older.runs)
                     told += older.runs
+                    more = more and bool(older.runs) and told[-1].run_id < request.before
         return replace(listing, runs=tuple(told))
 
     async def _page(self, request: run_pb2.ListRequest) -> tuple[Listing, bool]:
