@@ -208,14 +208,18 @@ class _Ceph:
             return ""
 
     def _start_osd(self, number: str) -> None:
-        """It gives up if it asks the monitor before it was told of it; then it is started again."""
+        """It gives up if it asks the monitor before it was told of it, and at times without a
+        word; then it is started again."""
         for left in (2, 1, 0):
             try:
                 self._do("ceph-osd", "-i", number)
                 return
             except AssertionError as failed:
-                if left == 0 or "wrong fsid" not in str(failed):
-                    raise
+                log = self._folder / "run" / f"osd.{number}.log"
+                told = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-40:])
+                print(f"{failed}\n{told}", file=sys.stderr)
+                if left == 0:
+                    raise AssertionError(f"{failed}\n{told}") from failed
 
     def stop(self) -> None:
         """Ends what was started, gateway first."""
