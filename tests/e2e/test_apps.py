@@ -23,6 +23,7 @@ import pytest
 
 from support.eventually import eventually
 from support.going_on import going_on
+from support.holding import files_holding
 from support.lab import Daemon, Peer, join_mesh, make_peer, project, said
 from support.wheels import make_wheel
 
@@ -268,8 +269,7 @@ def test_a_token_is_nowhere_but_in_the_job_and_before_its_person(
         stored = lab.laptop.dstack("logs", name, cwd=lab.code, check=True)
         assert token.encode() not in stored.stdout + stored.stderr
         assert b"token=" + b"*" * 32 in stored.stderr
-        kept = [path for path in peer.home.rglob("*") if path.is_file()]
-        held = [path for path in kept if token.encode() in path.read_bytes()]
+        held = files_holding(peer.home, token.encode())
         assert held in ([], [notebook.out]), held
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -16,6 +16,7 @@ import pytest
 from support.alone import agent_pid, alone
 from support.docker_lab import DockerLab
 from support.eventually import eventually
+from support.holding import files_holding
 from support.lab import DSTACK, Peer, join_mesh, make_peer, project, said
 from support.person import as_person, give, person_id, persons_folder
 
@@ -245,8 +246,7 @@ def test_a_value_of_the_environment_is_no_argument_and_in_no_file_of_the_job(
     holding = {
         str(path.relative_to(home))
         for home in {bench.station.home, bench.peer.home}
-        for path in home.rglob("*")
-        if path.is_file() and canary.encode() in path.read_bytes()
+        for path in files_holding(home, canary.encode())
     }
     assert holding - {"state/agent.db", "state/agent.db-wal"} <= {f"state/orders/{run_id}"}
     bench.peer.dstack("stop", "-a", name, check=True)

@@ -16,6 +16,7 @@ import pytest
 from dstack_agent.executor.masking import why_no_masks
 from support.eventually import eventually
 from support.going_on import going_on
+from support.holding import files_holding
 from support.lab import Peer, join_mesh, make_peer, project, said
 from support.person import give, persons_folder
 from support.ssh_machine import free_port
@@ -186,8 +187,7 @@ def test_a_key_is_where_it_is_needed_and_in_no_record(dev: Entered, lab: Lab) ->
         (theirs.read_bytes().splitlines()[2], theirs),
     ):
         homes = (lab.laptop.home, lab.station.home)
-        files = [path for home in homes for path in home.rglob("*") if path.is_file()]
-        assert [path for path in files if secret in path.read_bytes()] == [place]
+        assert [path for home in homes for path in files_holding(home, secret)] == [place]
         assert place.stat().st_mode & 0o077 == 0
 
 
