@@ -91,8 +91,9 @@ class Seat:
         try:
             channel = self.channels.to_peer(agent.card.peer_id, address)
             await RosterClient(channel, agent.card.name).exchange(self.keeper, TELL_SECONDS)
-        except MeshError:
-            return False
+        except MeshError as refused:
+            # Another one was faster: whoever knows that we left hears us no more.
+            return refused.code == "left-the-mesh"
         return True
 
     async def issue(self, scribe: Scribe, facts: Sequence[Fact]) -> None:
@@ -226,7 +227,6 @@ async def say_that_we_leave(home: Home, membership: Membership) -> Told | None:
         if own is None or own.belonging is not Belonging.MEMBER or not own.admissions:
             return None
         await seat.issue(own_scribe(home, membership), [Leave(own.admissions)])
-        # All at once: whoever knows that we left hears us no more.
         return await seat.tell()
 
 
