@@ -5,7 +5,7 @@ It says so in a few records that share them out by job: thousands of copies are 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -74,10 +74,10 @@ class Holdings:
                 if gone.intersection(told):
                     await self._say(place, [key for key in told if key not in gone])
 
-    def told(self, runs: Iterable[RunRecord]) -> Iterator[RunRecord]:
-        """Runs in which each job says who has copies, whoever told of it."""
+    def told(self) -> Callable[[RunRecord], RunRecord]:
+        """Makes a run one in which each job says who has copies, whoever told of it."""
         held = self._hearsay.copies()
-        return (self._run(run, held) for run in runs)
+        return lambda run: self._run(run, held)
 
     def _run(self, run: RunRecord, held: Mapping[JobKey, set[PeerId]]) -> RunRecord:
         if not any(job.key in held for job in run.jobs):

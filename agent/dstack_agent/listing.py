@@ -42,7 +42,7 @@ class Listings:
         card: Who we are.
         others: What others published, as `names` choose; None where nobody tells us.
         removals: Which runs are removed; None where none can be.
-        held: Adds to runs who has copies of what their jobs kept; None where nobody else has any.
+        held: What adds to a run who has copies of what its jobs kept; None where nobody else has.
     """
 
     records: Records
@@ -51,7 +51,7 @@ class Listings:
     card: Callable[[], PeerCard]
     others: Callable[[tuple[str, ...]], tuple[Telling, ...]] | None = None
     removals: Removals | None = None
-    held: Callable[[Iterable[RunRecord]], Iterator[RunRecord]] | None = None
+    held: Callable[[], Callable[[RunRecord], RunRecord]] | None = None
 
     def runs(
         self, names: tuple[str, ...], reuse_keys: tuple[Digest, ...] = (), before: str = ""
@@ -75,12 +75,13 @@ class Listings:
             for run_id in known
             if not before or run_id < before
         )
-        return self._held(run for run in told if run is not None)
+        return map(self._with_copies(), (run for run in told if run is not None))
 
     def beside(self, names: tuple[str, ...]) -> Listing:
         """All else that is told."""
         tellings = self.others(names) if self.others is not None else ()
-        others = tuple(replace(one, runs=tuple(self._held(one.runs))) for one in tellings)
+        copies = self._with_copies()
+        others = tuple(replace(one, runs=tuple(map(copies, one.runs))) for one in tellings)
         removed = self.removals.all(MOST_RUNS) if self.removals is not None else ()
         tags = self.tags.all()
         return Listing((), tags, others, for_all=self.others is not None, removed=removed)
@@ -100,8 +101,8 @@ class Listings:
         known = {*self.records.run_ids(most=MOST_RUNS), *self.driven.run_ids(most=MOST_RUNS)}
         return sorted(known, reverse=True)[:MOST_RUNS]
 
-    def _held(self, runs: Iterable[RunRecord]) -> Iterator[RunRecord]:
-        return self.held(runs) if self.held is not None else iter(runs)
+    def _with_copies(self) -> Callable[[RunRecord], RunRecord]:
+        return self.held() if self.held is not None else lambda run: run
 
     def _meant(
         self, names: tuple[str, ...], reuse_keys: tuple[Digest, ...]
