@@ -78,6 +78,7 @@ class Reach:
         self._local: PeerId | None = None
         self._found: tuple[float, Sequence[KnownAgent]] = (float("-inf"), ())
         self._away: Mapping[PeerId, Away] = {}
+        self._cut: set[PeerId] = set()
 
     @cached_property
     def elsewhere(self) -> "Elsewhere":
@@ -151,6 +152,7 @@ class Reach:
         kept, _ = await asyncio.gather(self._kept(), self._run(search))
         found = [*((peer, search.answers[peer]) for peer in sorted(search.answers)), *kept]
         self._away = absentees(found)
+        self._cut |= {peer for peer, listing in found if listing.cut}
         if found and not runs:  # then all runs and tags are told
             note_tags(self.home, [tag.tag for tag in current_tags(one for _, one in found)])
             note_runs(self.home, [run.run_name for _, one in words(found) for run in one.runs])
@@ -296,7 +298,9 @@ class Reach:
         return {**(self.elsewhere.names() if self.has_elsewhere else {}), **self._met}
 
     def leave(self) -> None:
-        """Lets go of what is elsewhere, and says which of it did not answer."""
+        """Lets go of what is elsewhere, and says which of it did not answer, or not to the end."""
+        for name in sorted(self._met.get(peer, peer[:8]) for peer in self._cut):
+            print(f"{name} told of its newest runs; older ones took too long.", file=sys.stderr)
         if "elsewhere" in self.__dict__:
             self.elsewhere.close()
             for line in self.elsewhere.notes:

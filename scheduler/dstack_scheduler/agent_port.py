@@ -133,6 +133,7 @@ class Listing:
     Attributes:
         for_all: Whether the agent tells of others at all.
         removed: Runs that it says are removed; one that a tag names is told all the same.
+        cut: Whether older runs were not read in time.
     """
 
     runs: tuple[RunRecord, ...]
@@ -140,6 +141,7 @@ class Listing:
     others: tuple[Telling, ...] = ()
     for_all: bool = False
     removed: tuple[Removal, ...] = ()
+    cut: bool = False
 
 
 @frozen

@@ -59,9 +59,7 @@ class Search:
     async def next(self) -> Won | MeshError:
         """The next agent that holds for the job, or why there will be none."""
         async with self._asking.open():
-            if (
-                self._effects is None
-            ):  # its clock runs from now on, not while the job waits its turn
+            if self._effects is None:  # a job that waits its turn has no time running
                 self._effects = self._auction.start(self._clock.elapsed())
             while True:
                 for effect in self._effects:

@@ -143,7 +143,7 @@ class GrpcAgent:
                     older, more = await self._page(request)
                     told += older.runs
                     more = more and bool(older.runs) and told[-1].run_id < request.before
-        return replace(listing, runs=tuple(told))
+        return replace(listing, runs=tuple(told), cut=more)
 
     async def _page(self, request: run_pb2.ListRequest) -> tuple[Listing, bool]:
         """One answer, and whether there are older runs."""

@@ -104,7 +104,7 @@ async def test_seeds_and_memory_wait_for_no_turn_and_are_not_hurried() -> None:
     gathering = Gathering(greeter, OWN)
     async with asyncio.TaskGroup() as tasks:
         gathering.start(tasks, 60)
-        for one in (*fakes(2 * MOST_AT_ONCE), *fakes(3, "seed")):
+        for one in fakes(2 * MOST_AT_ONCE):
             gathering.ask(one)
         await asyncio.sleep(0)
         gathering.ask(Heard(Target(AT_ANA, ANA), "saved"))
